@@ -1,0 +1,23 @@
+"""The one extension module; everything else is in pyproject.toml.
+
+Kept as a file because setuptools calls ``ext-modules`` in pyproject.toml experimental, and because the NumPy headers
+are found by asking NumPy.
+"""
+
+from glob import glob
+
+import numpy
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+core = Extension(
+    "shmq._core",
+    ["shmq/_core.pyx", *sorted(set(glob("shmq/_native/*.c")) - {"shmq/_native/client.c"})],
+    depends=[*glob("shmq/_native/*.h"), *glob("shmq/*.pxi")],
+    include_dirs=["shmq/_native", numpy.get_include()],
+    define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_22_API_VERSION")],
+    extra_compile_args=["-std=c11", "-O3", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-unused-function"],
+    libraries=["rt", "pthread"],
+)
+
+setup(ext_modules=cythonize([core], language_level=3))

@@ -1,0 +1,56 @@
+"""shmq: message queues between processes on one machine, in shared memory."""
+
+from shmq._codec import Codec, JSONCodec, json_codec
+from shmq._core import Lease, Loan
+from shmq._errors import (
+    Closed,
+    Empty,
+    Full,
+    InFlightLimit,
+    LeaseLost,
+    MessageTooLarge,
+    OutOfMemory,
+    PickleRefused,
+    SegmentCorrupt,
+    SegmentExists,
+    SegmentForeign,
+    SegmentMismatch,
+    SegmentNotFound,
+    ShmqError,
+    TooManyPorts,
+)
+from shmq._include import get_include
+from shmq._queue import Queue
+from shmq._segment import list_segments, unlink
+from shmq._stats import QueueStats, verify
+from shmq._version import __version__
+
+__all__ = [
+    "Closed",
+    "Codec",
+    "Empty",
+    "Full",
+    "InFlightLimit",
+    "JSONCodec",
+    "Lease",
+    "LeaseLost",
+    "Loan",
+    "MessageTooLarge",
+    "OutOfMemory",
+    "PickleRefused",
+    "Queue",
+    "QueueStats",
+    "SegmentCorrupt",
+    "SegmentExists",
+    "SegmentForeign",
+    "SegmentMismatch",
+    "SegmentNotFound",
+    "ShmqError",
+    "TooManyPorts",
+    "__version__",
+    "get_include",
+    "json_codec",
+    "list_segments",
+    "unlink",
+    "verify",
+]

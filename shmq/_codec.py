@@ -1,0 +1,139 @@
+"""From objects to bytes and back, where it takes Python: pickle, dtype descriptions, foreign buffers, a queue's own codec.
+
+The binding handles bytes, bytearray, str and plain arrays itself and comes here for the rest. Nothing else in shmq
+touches pickle.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import pickle
+import struct
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.lib.format import descr_to_dtype, dtype_to_descr
+
+from shmq._errors import PickleRefused
+
+__all__ = ["Codec", "JSONCodec", "json_codec"]
+
+# enum shmq_kind of layout.h
+KIND_BYTES = 0
+KIND_PICKLE = 4
+KIND_ENCODED = 5
+
+
+class Codec(Protocol):
+    """What ``codec=`` takes: how a queue's objects become bytes. Both ends must give the same one; its name is compared."""
+
+    name: str
+
+    def encode(self, obj: Any) -> bytes | bytearray | memoryview:
+        """Return the object's bytes. What it raises, put raises; nothing is put then."""
+
+    def decode(self, data: memoryview) -> Any:
+        """Return the object. `data` lies in the slot and is valid during this call only."""
+
+
+class JSONCodec:
+    """JSON, compact, in UTF-8."""
+
+    name = "json"
+
+    def encode(self, obj: Any) -> bytes:
+        return json.dumps(obj, ensure_ascii=False, separators=(",", ":")).encode()
+
+    def decode(self, data: memoryview) -> Any:
+        return json.loads(bytes(data))
+
+
+json_codec = JSONCodec()
+
+Encoded = tuple[int, list[Any], bytes]
+
+
+def encode(obj: Any, codec: Codec | None, pickles: bool) -> np.ndarray[Any, Any] | Encoded:
+    """Return an array that carries `obj`, or (kind, parts, description).
+
+    Raises PickleRefused where only pickle would do and the segment refuses it, and whatever pickling or the codec raises.
+    """
+    carried = None if isinstance(obj, (np.ndarray, np.generic)) else _raw(obj)
+    if carried is not None:
+        return carried
+    if codec is not None:
+        return KIND_ENCODED, [codec.encode(obj)], b""
+    if not pickles:
+        raise PickleRefused(
+            f"a {type(obj).__name__} can only travel by pickle, which this segment refuses: "
+            "put bytes, str or an array, give the queue a codec=, or create it with allow_pickle=True"
+        )
+    buffers: list[pickle.PickleBuffer] = []
+    stream = pickle.dumps(obj, protocol=5, buffer_callback=buffers.append)
+    if not buffers:
+        return KIND_PICKLE, [stream], b""
+    parts = [stream, *(buffer.raw() for buffer in buffers)]
+    return KIND_PICKLE, parts, struct.pack(f"<{len(parts)}Q", *(len(part) for part in parts))
+
+
+def _raw(obj: Any) -> np.ndarray[Any, Any] | Encoded | None:
+    """Raw memory for what exports it: memoryview and the like as bytes, other buffers and CPU tensors as arrays."""
+    try:
+        view = memoryview(obj)
+    except TypeError:
+        if not hasattr(type(obj), "__dlpack__"):
+            return None
+        try:
+            return np.from_dlpack(obj)
+        except (BufferError, RuntimeError, TypeError, ValueError):  # on another device, or of a type NumPy lacks
+            return None
+    if view.format in ("B", "b", "c") and view.ndim == 1:
+        return KIND_BYTES, [view if view.c_contiguous else bytes(view)], b""
+    array = np.asarray(view)
+    return None if array.dtype.hasobject else array
+
+
+def load_pickle(data: memoryview, description: bytes) -> Any:
+    """Unpickle a stream with out-of-band buffers; each buffer is copied out of the slot and is writable."""
+    sizes = struct.unpack(f"<{len(description) // 8}Q", description)
+    parts, offset = [], 0
+    for size in sizes:
+        offset = (offset + 63) & ~63
+        parts.append(data[offset : offset + size])
+        offset += size
+    if offset != len(data):
+        raise pickle.UnpicklingError(f"out-of-band buffers of {offset} bytes in a payload of {len(data)}")
+    return pickle.loads(parts[0], buffers=[bytearray(part) for part in parts[1:]])
+
+
+def decode(data: memoryview, codec: Codec | None) -> Any:
+    """Decode with the queue's codec."""
+    if codec is None:
+        raise TypeError("the message was encoded by the queue's codec: attach with the same codec=")
+    return codec.decode(data)
+
+
+def describe_array(array: np.ndarray[Any, Any]) -> bytes:
+    """Dtype, shape and order as text, for arrays whose header cannot say it: the literal of NumPy's own file format."""
+    fortran = array.flags.f_contiguous and not array.flags.c_contiguous
+    return repr((dtype_to_descr(array.dtype), array.shape, "F" if fortran else "C")).encode()
+
+
+def described_array(description: bytes, data: Any) -> np.ndarray[Any, Any]:
+    """An array over `data`. Raises ValueError where description and size do not agree."""
+    descr, shape, order = ast.literal_eval(description.decode())
+    return np.ndarray(shape, descr_to_dtype(descr), buffer=data, order="F" if order == "F" else "C")
+
+
+def plain_dtype(kind: str, itemsize: int, swapped: bool) -> np.dtype[Any]:
+    """The dtype that a header names by kind, size and byte order."""
+    return np.dtype(f"{'>' if swapped else '='}{kind}{itemsize // 4 if kind == 'U' else itemsize}")
+
+
+def loan_dtype(dtype: Any) -> np.dtype[Any]:
+    """The dtype of a loan. Raises TypeError for objects: a pointer means nothing in another process."""
+    result = np.dtype(dtype)
+    if result.hasobject:
+        raise TypeError(f"dtype {result} holds Python objects, which have no place in shared memory")
+    return result

@@ -1,0 +1,178 @@
+# What the binding sees of the engine. Each declaration mirrors a header of shmq/_native.
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+
+cdef extern from "<stdbool.h>" nogil:
+    ctypedef bint c_bool "_Bool"
+
+cdef extern from "<semaphore.h>" nogil:
+    ctypedef struct sem_t:
+        pass
+    sem_t *SEM_FAILED
+    sem_t *sem_open(const char *name, int flags)
+    int sem_close(sem_t *semaphore)
+
+cdef extern from "layout.h" nogil:
+    ctypedef uint64_t shmq_word
+    ctypedef uint32_t shmq_half
+    enum: SHMQ_NO_CELL, SHMQ_NO_PORT, SHMQ_MAX_SLOTS, SHMQ_MAX_CELLS, SHMQ_MAX_PORTS, SHMQ_PAGE, SHMQ_VERSION
+    enum: SHMQ_EMPTY, SHMQ_READY
+    enum: SHMQ_SPARE, SHMQ_WARM, SHMQ_IDLE, SHMQ_LOANED, SHMQ_LEASED, SHMQ_HELD, SHMQ_ORPHAN
+    enum: SHMQ_PUTS, SHMQ_GETS, SHMQ_RECEIVES, SHMQ_ACKS, SHMQ_NACKS, SHMQ_REDELIVERIES, SHMQ_COUNTERS
+    enum: SHMQ_BYTES, SHMQ_ARRAY, SHMQ_TEXT, SHMQ_BYTEARRAY, SHMQ_PICKLE, SHMQ_ENCODED, SHMQ_KINDS
+    enum: SHMQ_FORTRAN, SHMQ_SWAPPED, SHMQ_DESCRIBED, SHMQ_SPILLED
+    enum: SHMQ_SPILLS, SHMQ_PICKLES, SHMQ_ANONYMOUS
+    enum: SHMQ_INLINE_DIMS
+    struct shmq_cell:
+        shmq_word word
+        shmq_word leased_ns
+    struct shmq_port_record:
+        shmq_word owner
+        shmq_word pid
+        shmq_word started
+        shmq_word serial
+        shmq_word intent
+        shmq_word expected
+        shmq_word counters[6]
+    struct shmq_slot:
+        uint64_t id
+        uint64_t published_ns
+        uint64_t nbytes
+        shmq_word deliveries
+        uint8_t kind
+        uint8_t flags
+        uint8_t ndim
+        uint8_t dtype
+        uint32_t itemsize
+        uint32_t shape[4]
+        uint32_t described
+    struct shmq_header:
+        shmq_word magic
+        uint32_t version
+        uint32_t endian
+        uint64_t segment_bytes
+        uint64_t nonce
+        uint64_t slot_size
+        uint32_t slots
+        uint32_t cells
+        uint32_t ports
+        uint32_t flags
+        uint64_t creator
+        uint64_t creator_pid
+        uint64_t created_unix_ns
+        uint64_t lock_inode
+        uint8_t boot_id[16]
+        char codec[32]
+        shmq_word write_seq
+        shmq_word read_seq
+        shmq_half items_waiters
+        shmq_half space_waiters
+        shmq_word orphan_epoch
+        shmq_word attachments
+        shmq_word retired[6]
+    struct shmq_geometry:
+        uint64_t slot_size
+        uint32_t slots
+        uint32_t cells
+        uint32_t ports
+        uint32_t total_slots
+        bint paged
+        uint64_t slot_offset
+        uint64_t payload_offset
+        uint64_t segment_bytes
+    bint compute_geometry "shmq_geometry"(uint64_t slots, uint64_t slot_size, uint64_t cells, uint64_t ports, shmq_geometry *out)
+    uint32_t shmq_word_slot(uint64_t word)
+    uint64_t shmq_ring_lap(uint64_t word)
+    unsigned shmq_ring_state(uint64_t word)
+    unsigned shmq_cell_state(uint64_t word)
+    uint32_t shmq_cell_owner(uint64_t word)
+    uint64_t shmq_cell_generation(uint64_t word)
+    unsigned shmq_intent_operation(uint64_t word)
+
+cdef extern from "sync.h" nogil:
+    uint64_t shmq_now_ns()
+    uint64_t shmq_now_coarse_ns()
+    uint64_t shmq_load_relaxed(const shmq_word *word)
+    uint64_t shmq_load_acquire(const shmq_word *word)
+    uint32_t shmq_load_half "shmq_load_seq"(const shmq_half *half)
+    void shmq_store_relaxed(shmq_word *word, uint64_t value)
+    void shmq_count(shmq_word *word, uint64_t n)
+    bint shmq_likely(bint condition)
+    bint shmq_unlikely(bint condition)
+
+cdef extern from "port.h" nogil:
+    ctypedef enum shmq_status:
+        SHMQ_OK, SHMQ_WOULD_BLOCK, SHMQ_NO_CELLS, SHMQ_TIMED_OUT, SHMQ_INTERRUPTED, SHMQ_LOST, SHMQ_CORRUPT
+        SHMQ_NO_PORTS, SHMQ_TOO_LARGE, SHMQ_NOT_FOUND, SHMQ_MISMATCH, SHMQ_FOREIGN, SHMQ_SYSTEM
+    ctypedef enum shmq_side "enum shmq_side":
+        SHMQ_ITEMS, SHMQ_SPACE
+    ctypedef enum shmq_purpose "enum shmq_purpose":
+        SHMQ_TO_WRITE, SHMQ_TO_GIVE
+    struct shmq_port:
+        unsigned char *base
+        shmq_header *header
+        shmq_port_record *records
+        shmq_port_record *record
+        shmq_cell *cells
+        shmq_word *ring
+        shmq_geometry geometry
+        uint64_t owner
+        uint64_t nonce
+        uint32_t index
+        uint32_t kept
+        uint64_t next_id
+        sem_t *semaphores[2]
+        bint spins
+    void shmq_segment_format(void *base, const shmq_geometry *geometry, uint64_t nonce, uint32_t flags, const char *codec,
+                             const uint8_t *boot_id, uint64_t creator, uint64_t lock_inode)
+    void shmq_segment_ready(void *base)
+    shmq_status shmq_segment_check(const void *base, uint64_t file_bytes, shmq_geometry *out)
+    shmq_status shmq_port_attach(shmq_port *port, void *base, const shmq_geometry *geometry, uint64_t owner)
+    void shmq_port_detach(shmq_port *port)
+    shmq_status shmq_cell_claim(shmq_port *port, shmq_purpose purpose, uint32_t *cell)
+    void shmq_cell_release(shmq_port *port, uint32_t cell, bint warm)
+    shmq_status shmq_cell_take(shmq_port *port, shmq_purpose purpose, uint32_t *cell)
+    void shmq_cell_return(shmq_port *port, uint32_t cell, bint warm)
+    uint64_t shmq_cell_load(const shmq_port *port, uint32_t cell)
+    void shmq_cell_become(shmq_port *port, uint32_t cell, int state)
+    shmq_status shmq_lease_ack(shmq_port *port, uint32_t cell, uint64_t leased, bint looking)
+    shmq_status shmq_lease_give_back(shmq_port *port, uint32_t cell, uint64_t leased, bint failed)
+    shmq_status shmq_orphan_adopt(shmq_port *port, uint32_t *cell)
+    shmq_slot *shmq_slot_at(const shmq_port *port, uint32_t slot)
+    unsigned char *shmq_payload_at(const shmq_port *port, uint32_t slot)
+    uint32_t shmq_deliveries_failed(uint64_t word)
+    void shmq_slot_stamp(shmq_port *port, shmq_slot *slot)
+
+cdef extern from "ring.h" nogil:
+    ctypedef c_bool (*shmq_fill)(void *context, shmq_port *port, uint32_t slot) noexcept nogil
+    shmq_status shmq_ring_put(shmq_port *port, uint32_t cell)
+    shmq_status shmq_ring_get(shmq_port *port, uint32_t cell)
+    uint32_t shmq_ring_get_many(shmq_port *port, const uint32_t *cells, uint32_t count, shmq_status *status)
+    uint32_t shmq_ring_put_many(shmq_port *port, uint32_t cell, shmq_fill fill, void *context, shmq_status *status)
+    bint shmq_ring_has_space(shmq_port *port)
+    bint shmq_ring_has_item(shmq_port *port)
+    uint32_t shmq_ring_length(const shmq_port *port)
+    bint shmq_ring_peek(shmq_port *port, uint32_t nth, shmq_slot *slot, void *payload, uint64_t limit, c_bool *moved)
+
+cdef extern from "wait.h" nogil:
+    struct shmq_patience:
+        bint spun
+        uint32_t slice_ms
+    const uint64_t SHMQ_FOREVER
+    shmq_status shmq_wait(shmq_port *port, shmq_side side, uint64_t deadline_ns, shmq_patience *patience)
+    shmq_status shmq_wait_for_cell(shmq_port *port, uint64_t deadline_ns, shmq_patience *patience)
+    void shmq_wake(shmq_port *port, shmq_side side)
+    void shmq_wake_after(shmq_port *port, shmq_side side)
+    unsigned shmq_wait_cpus()
+
+cdef extern from "reap.h" nogil:
+    uint32_t shmq_reap(shmq_port *port)
+
+cdef extern from "owner.h" nogil:
+    uint64_t shmq_owner_self()
+    uint64_t shmq_owner_forks
+    bint shmq_owner_alive(uint64_t identity)
+    uint64_t shmq_owner_lock_inode()
+    bint shmq_owner_lock(uint64_t key)
+    void shmq_owner_unlock(uint64_t key)
+    bint shmq_owner_random(void *out, unsigned nbytes)

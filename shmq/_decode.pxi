@@ -1,0 +1,137 @@
+# From a slot back to an object. The header is a private copy: every length in it was written by somebody else, and is
+# checked against the slot (or side segment) before it is used.
+
+cdef int header_check(Port port, shmq_slot *header, uint64_t available) except -1:
+    """Raise SegmentCorrupt unless payload and description lie inside the `available` bytes."""
+    if header.kind >= SHMQ_KINDS or header.described > available or header.nbytes > available - header.described:
+        raise SegmentCorrupt(
+            f"a message in queue {port.name!r} claims {header.nbytes:,} bytes of kind {header.kind} in a slot of {available:,} bytes"
+        )
+    return 0
+
+
+cdef object build(Port port, shmq_slot *header, const char *data):
+    """Decode a copy of the payload. Pre: header_check passed for the memory at `data`."""
+    cdef uint64_t nbytes = header.nbytes
+    if header.kind == SHMQ_BYTES:
+        return build_bytes(data, nbytes)
+    if header.kind == SHMQ_TEXT:
+        return PyUnicode_DecodeUTF8(data, <Py_ssize_t>nbytes, NULL)
+    if header.kind == SHMQ_ARRAY and header.flags & SHMQ_DESCRIBED:
+        description = PyBytes_FromStringAndSize(data + nbytes, header.described)
+        return _codec.described_array(description, build_bytes(data, nbytes)).copy()
+    if header.kind == SHMQ_ARRAY:
+        array = array_over(port, header, NULL)
+        if <uint64_t>cnp.PyArray_NBYTES(array) >= RELEASE_BYTES:
+            with nogil:
+                memcpy(cnp.PyArray_DATA(array), data, nbytes)
+        else:
+            memcpy(cnp.PyArray_DATA(array), data, nbytes)
+        return array
+    if header.kind == SHMQ_BYTEARRAY:
+        return PyByteArray_FromStringAndSize(data, <Py_ssize_t>nbytes)
+    if header.kind == SHMQ_PICKLE:
+        if not port.pickles:
+            raise PickleRefused(f"queue {port.name!r} refuses pickle, and a message in it is pickled: some writer does not keep to the rules")
+        if not header.described:
+            return pickle_loads(PyMemoryView_FromMemory(<char *>data, <Py_ssize_t>nbytes, PyBUF_READ))
+        description = PyBytes_FromStringAndSize(data + nbytes, header.described)
+        return _codec.load_pickle(PyMemoryView_FromMemory(<char *>data, <Py_ssize_t>nbytes, PyBUF_READ), description)
+    view = PyMemoryView_FromMemory(<char *>data, <Py_ssize_t>nbytes, PyBUF_READ)
+    return _codec.decode(view, port.codec)
+
+
+cdef object build_bytes(const char *data, uint64_t nbytes):
+    cdef object result = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>nbytes)
+    cdef char *target = PyBytes_AS_STRING(result)
+    if nbytes >= RELEASE_BYTES:
+        with nogil:
+            memcpy(target, data, nbytes)
+    else:
+        memcpy(target, data, nbytes)
+    return result
+
+
+cdef cnp.ndarray array_over(Port port, shmq_slot *header, char *data):
+    """An array over `data`, or a new one of the same shape where `data` is NULL. The payload must have its very size."""
+    cdef cnp.npy_intp shape[64]
+    cdef int i, flags, ndim = header.ndim
+    cdef uint64_t total = header.itemsize
+    cdef cnp.dtype descr
+    cdef int typenum
+    if ndim > SHMQ_INLINE_DIMS:
+        raise SegmentCorrupt(f"a message in queue {port.name!r} claims an array of {ndim} dimensions")
+    for i in range(ndim):
+        shape[i] = header.shape[i]
+        if header.shape[i] != 0 and total > <uint64_t>0x3fffffffffffffff // header.shape[i]:
+            raise SegmentCorrupt(f"a message in queue {port.name!r} claims an array larger than memory")
+        total *= header.shape[i]
+    if total != header.nbytes:
+        raise SegmentCorrupt(f"a message in queue {port.name!r} claims an array of {total:,} bytes in a payload of {header.nbytes:,}")
+    typenum = -1 if header.flags & SHMQ_SWAPPED else typenum_of(header.dtype, header.itemsize)
+    descr = cnp.PyArray_DescrFromType(typenum) if typenum >= 0 else _codec.plain_dtype(
+        chr(header.dtype), header.itemsize, bool(header.flags & SHMQ_SWAPPED))
+    flags = cnp.NPY_ARRAY_F_CONTIGUOUS if header.flags & SHMQ_FORTRAN else 0
+    if data != NULL:
+        flags = cnp.NPY_ARRAY_FARRAY_RO if header.flags & SHMQ_FORTRAN else cnp.NPY_ARRAY_CARRAY_RO
+    Py_INCREF(descr)  # PyArray_NewFromDescr steals one
+    return PyArray_NewFromDescr(<PyTypeObject *>cnp.ndarray, <PyArray_Descr *>descr, ndim, shape, NULL, data, flags, NULL)
+
+
+cdef inline int typenum_of(uint8_t kind, uint32_t itemsize) noexcept:
+    """NumPy's type number for the dtypes that need no more than kind and size; -1 for the others."""
+    if kind == c'u':
+        return (cnp.NPY_UINT8 if itemsize == 1 else cnp.NPY_UINT16 if itemsize == 2 else cnp.NPY_UINT32 if itemsize == 4
+                else cnp.NPY_UINT64 if itemsize == 8 else -1)
+    if kind == c'i':
+        return (cnp.NPY_INT8 if itemsize == 1 else cnp.NPY_INT16 if itemsize == 2 else cnp.NPY_INT32 if itemsize == 4
+                else cnp.NPY_INT64 if itemsize == 8 else -1)
+    if kind == c'f':
+        return cnp.NPY_FLOAT32 if itemsize == 4 else cnp.NPY_FLOAT64 if itemsize == 8 else cnp.NPY_FLOAT16 if itemsize == 2 else -1
+    if kind == c'c':
+        return cnp.NPY_COMPLEX64 if itemsize == 8 else cnp.NPY_COMPLEX128 if itemsize == 16 else -1
+    if kind == c'b':
+        return cnp.NPY_BOOL if itemsize == 1 else -1
+    return -1
+
+
+cdef int as_bytes(shmq_slot *header) except -1:
+    """Turn a private header into that of a one-dimensional array of its bytes."""
+    if header.nbytes > 0xffffffff:
+        raise ValueError("more than 4 GiB of bytes have no array view: use .view")
+    header.kind = SHMQ_ARRAY
+    header.flags = 0
+    header.dtype = c'u'
+    header.itemsize = 1
+    header.ndim = 1
+    header.shape[0] = <uint32_t>header.nbytes
+    return 0
+
+
+cdef void header_of_side(shmq_slot *header, Py_ssize_t side_bytes) noexcept:
+    """Make a private header speak of the payload in the side segment instead of the key in the slot."""
+    header.nbytes = <uint64_t>side_bytes - header.described if header.described <= <uint64_t>side_bytes else <uint64_t>-1
+
+
+cdef int shape_header(shmq_slot *header, object shape, cnp.dtype descr) except -1:
+    """Header of an array that is yet to be written. Raises ValueError for what does not fit into a header."""
+    cdef uint64_t total = <uint64_t>PyDataType_ELSIZE(descr)
+    cdef object extent
+    if not (isinstance(shape, tuple) or isinstance(shape, list)):
+        shape = (shape,)
+    if len(shape) > SHMQ_INLINE_DIMS or not is_plain(descr):
+        raise ValueError(f"a loan takes up to {SHMQ_INLINE_DIMS} dimensions and a plain dtype: for {len(shape)} dimensions of {descr} put() the array")
+    header.kind = SHMQ_ARRAY
+    header.flags = SHMQ_SWAPPED if is_swapped(descr) else 0
+    header.dtype = <uint8_t>descr.kind
+    header.itemsize = <uint32_t>total
+    for extent in shape:
+        if extent < 0 or extent > 0xffffffff:
+            raise ValueError(f"a loan of shape {shape}: every extent must lie between 0 and 2**32 - 1")
+        header.shape[header.ndim] = <uint32_t>extent
+        header.ndim += 1
+        if extent and total > <uint64_t>0x3fffffffffffffff // <uint64_t>extent:
+            raise MessageTooLarge(f"a loan of shape {shape} is larger than memory")
+        total *= <uint64_t>extent
+    header.nbytes = total
+    return 0

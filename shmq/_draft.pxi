@@ -1,0 +1,229 @@
+# A draft: what a message will look like in its slot, before any slot is taken.
+#
+# All Python code that an object can trigger (pickling, __buffer__, __dlpack__, a codec) runs while the draft is made, so
+# that nothing between taking a cell and publishing it can raise, be interrupted, or call back into the queue.
+
+cdef struct draft_t:
+    const char *data            # of the only part
+    uint64_t nbytes             # of payload, all parts
+    Py_buffer *buffers          # several parts, each on a 64-byte boundary; or one that must be released
+    int buffer_count
+    PyObject *keep              # owned: what `data` and `description` point into
+    const char *description
+    uint32_t described
+    uint8_t kind
+    uint8_t flags
+    uint8_t ndim
+    uint8_t dtype
+    uint32_t itemsize
+    uint32_t shape[4]
+
+
+cdef inline void draft_plain(draft_t *draft, const char *data, uint64_t nbytes, uint8_t kind) noexcept:
+    draft.data = data
+    draft.nbytes = nbytes
+    draft.buffers = NULL
+    draft.keep = NULL
+    draft.described = 0
+    draft.kind = kind
+    draft.flags = 0
+    draft.ndim = 0
+
+
+cdef void draft_clear(draft_t *draft) noexcept:
+    cdef int i
+    if draft.buffers != NULL:
+        for i in range(draft.buffer_count):
+            PyBuffer_Release(&draft.buffers[i])
+        PyMem_Free(draft.buffers)
+        draft.buffers = NULL
+    if draft.keep != NULL:
+        Py_DECREF(<object>draft.keep)
+        draft.keep = NULL
+
+
+cdef int draft_keep(draft_t *draft, object thing) except -1:
+    """Own `thing` beside whatever the draft owns already."""
+    if draft.keep != NULL:
+        thing = (<object>draft.keep, thing)
+        Py_DECREF(<object>draft.keep)
+    Py_INCREF(thing)
+    draft.keep = <PyObject *>thing
+    return 0
+
+
+cdef int draft_buffers(draft_t *draft, list parts) except -1:
+    """Hold the parts' memory; the payload is all of them, each on a 64-byte boundary."""
+    cdef object part
+    draft.buffers = <Py_buffer *>PyMem_Malloc(len(parts) * sizeof(Py_buffer))
+    if draft.buffers == NULL:
+        raise MemoryError
+    draft.buffer_count = 0
+    draft.nbytes = 0
+    for part in parts:
+        PyObject_GetBuffer(part, &draft.buffers[draft.buffer_count], PyBUF_SIMPLE)
+        draft.nbytes = align(draft.nbytes) + <uint64_t>draft.buffers[draft.buffer_count].len
+        draft.buffer_count += 1
+    draft.data = <const char *>draft.buffers[0].buf
+    return 0
+
+
+cdef int draft_describe(draft_t *draft, bytes description) except -1:
+    draft_keep(draft, description)
+    draft.description = PyBytes_AS_STRING(description)
+    draft.described = <uint32_t>PyBytes_GET_SIZE(description)
+    return 0
+
+
+cdef int draft_array(draft_t *draft, cnp.ndarray array) except -1:
+    """Raw memory, in C or Fortran order as it lies; anything else is laid out in C order first."""
+    cdef cnp.dtype descr = <cnp.dtype><PyObject *>PyArray_DESCR(array)
+    cdef int i, ndim = cnp.PyArray_NDIM(array)
+    cdef bint simple = ndim <= SHMQ_INLINE_DIMS
+    cdef bint fortran = False
+    if not cnp.PyArray_IS_C_CONTIGUOUS(array):
+        if cnp.PyArray_IS_F_CONTIGUOUS(array):
+            fortran = True
+        else:
+            array = np_ascontiguousarray(array)
+            draft_keep(draft, array)
+    draft.data = <const char *>cnp.PyArray_DATA(array)
+    draft.nbytes = <uint64_t>cnp.PyArray_NBYTES(array)
+    draft.kind = SHMQ_ARRAY
+    draft.flags = (SHMQ_FORTRAN if fortran else 0) | (SHMQ_SWAPPED if is_swapped(descr) else 0)
+    draft.dtype = <uint8_t>descr.kind
+    draft.itemsize = <uint32_t>cnp.PyArray_ITEMSIZE(array)
+    if simple:
+        for i in range(ndim):
+            if <uint64_t>cnp.PyArray_DIM(array, i) > 0xffffffff:
+                simple = False
+                break
+            draft.shape[i] = <uint32_t>cnp.PyArray_DIM(array, i)
+    if simple and is_plain(descr):
+        draft.ndim = <uint8_t>ndim
+    else:
+        draft.flags |= SHMQ_DESCRIBED
+        draft_describe(draft, _codec.describe_array(array))
+    return 0
+
+
+cdef int draft_object(draft_t *draft, Port port, object obj) except -1:
+    """Everything that is not bytes, str or exactly an ndarray."""
+    cdef object kind, parts, description
+    if type(obj) is bytearray:
+        draft_buffers(draft, [obj])
+        draft.kind = SHMQ_BYTEARRAY
+        return 0
+    encoded = _codec.encode(obj, port.codec, port.pickles)
+    if isinstance(encoded, cnp.ndarray):
+        draft_keep(draft, encoded)
+        draft_array(draft, encoded)
+        return 0
+    kind, parts, description = encoded
+    draft_buffers(draft, parts)
+    draft.kind = kind
+    if description:
+        draft.flags |= SHMQ_DESCRIBED
+        draft_describe(draft, description)
+    return 0
+
+
+cdef int draft_make(draft_t *draft, Port port, object obj) except -1:
+    """Pre: nothing. Post: a complete draft, to be given to draft_clear; or an exception and nothing held.
+
+    Raises MessageTooLarge where the payload does not fit and the queue does not spill.
+    """
+    cdef const char *text
+    cdef Py_ssize_t length
+    draft_plain(draft, NULL, 0, SHMQ_BYTES)
+    try:
+        if type(obj) is bytes:
+            draft.data = PyBytes_AS_STRING(obj)
+            draft.nbytes = <uint64_t>PyBytes_GET_SIZE(obj)
+        elif type(obj) is str and is_utf8(<str>obj, &text, &length):
+            draft.data = text
+            draft.nbytes = <uint64_t>length
+            draft.kind = SHMQ_TEXT
+        elif cnp.PyArray_CheckExact(obj) and not PyDataType_REFCHK(<cnp.dtype><PyObject *>PyArray_DESCR(<cnp.ndarray>obj)):
+            draft_array(draft, <cnp.ndarray>obj)
+        else:
+            draft_object(draft, port, obj)
+        if draft.nbytes + draft.described > port.port.geometry.slot_size:
+            draft_spill(draft, port, obj)
+    except:
+        draft_clear(draft)
+        raise
+    return 0
+
+
+cdef int draft_spill(draft_t *draft, Port port, object obj) except -1:
+    """Write the payload to a side segment; the slot will hold its key."""
+    cdef Py_buffer memory
+    if not port.spills or port.port.geometry.slot_size < SPILL_KEY_BYTES:
+        raise MessageTooLarge(
+            f"a {type(obj).__name__} of {draft.nbytes + draft.described:,} bytes does not fit into a slot of queue {port.name!r} "
+            f"({port.port.geometry.slot_size:,} bytes): create the queue with a larger slot_size, or with oversize=\"spill\""
+        )
+    key, side = port.segment.create_side(draft.nbytes + draft.described)
+    PyObject_GetBuffer(side, &memory, PyBUF_WRITABLE)
+    draft_write_to(draft, <char *>memory.buf)
+    PyBuffer_Release(&memory)
+    side.close()
+    draft_clear(draft)
+    draft_keep(draft, key)
+    draft.data = PyBytes_AS_STRING(key)
+    draft.nbytes = <uint64_t>PyBytes_GET_SIZE(key)
+    draft.flags |= SHMQ_SPILLED
+    return 0
+
+
+cdef void draft_withdraw(draft_t *draft, Port port):
+    """The draft will not be published: leave no side segment behind."""
+    if draft.flags & SHMQ_SPILLED:
+        port.segment.unlink_side(<object>PyBytes_FromStringAndSize(draft.data, <Py_ssize_t>draft.nbytes))
+
+
+cdef void draft_write_to(const draft_t *draft, char *target) noexcept nogil:
+    """Payload, then description. Without the interpreter lock, or with it: touches no Python object."""
+    cdef uint64_t offset = 0
+    cdef int i
+    if draft.buffers == NULL:
+        memcpy(target, draft.data, draft.nbytes)
+    else:
+        for i in range(draft.buffer_count):
+            offset = align(offset)
+            memcpy(target + offset, draft.buffers[i].buf, <size_t>draft.buffers[i].len)
+            offset += <uint64_t>draft.buffers[i].len
+    if draft.described and not draft.flags & SHMQ_SPILLED:
+        memcpy(target + draft.nbytes, draft.description, draft.described)
+
+
+cdef inline void draft_write(const draft_t *draft, shmq_port *port, uint32_t slot) noexcept nogil:
+    """Fill the slot: header, then payload."""
+    cdef shmq_slot *header = shmq_slot_at(port, slot)
+    header.nbytes = draft.nbytes
+    header.kind = draft.kind
+    header.flags = draft.flags
+    header.ndim = draft.ndim
+    header.described = draft.described
+    if draft.kind == SHMQ_ARRAY:
+        header.dtype = draft.dtype
+        header.itemsize = draft.itemsize
+        memcpy(header.shape, draft.shape, sizeof(draft.shape))
+    draft_write_to(draft, <char *>shmq_payload_at(port, slot))
+
+
+cdef struct batch_t:
+    draft_t *drafts
+    Py_ssize_t next, count
+
+
+cdef c_bool batch_fill(void *context, shmq_port *port, uint32_t slot) noexcept nogil:
+    """shmq_ring_put_many's source: the next draft of a batch_t."""
+    cdef batch_t *batch = <batch_t *>context
+    if batch.next >= batch.count:
+        return False
+    draft_write(&batch.drafts[batch.next], port, slot)
+    shmq_slot_stamp(port, shmq_slot_at(port, slot))
+    batch.next += 1
+    return True

@@ -1,0 +1,102 @@
+"""Every exception of shmq, and nothing else.
+
+::
+
+    ShmqError
+    ├── Empty              (queue.Empty)        nothing arrived in time
+    ├── Full               (queue.Full)         no room in time
+    ├── Closed             (ValueError)         this handle was closed by this program
+    ├── MessageTooLarge    (ValueError)         larger than a slot, and the queue does not spill
+    ├── PickleRefused      (TypeError)          the object needs pickle, and the segment does not allow it
+    ├── LeaseLost                               the lease was settled, or taken back, before this call
+    ├── InFlightLimit                           every in-flight cell is loaned or leased
+    ├── TooManyPorts                            every port is in use by a living process
+    ├── SegmentExists      (FileExistsError)
+    ├── SegmentNotFound    (FileNotFoundError)
+    ├── SegmentMismatch    (ValueError)         other configuration, other format version, other machine
+    ├── SegmentForeign     (PermissionError)    another user's
+    ├── SegmentCorrupt                          the words in the segment contradict the format
+    └── OutOfMemory        (MemoryError)        /dev/shm is full
+"""
+
+from __future__ import annotations
+
+import queue
+
+__all__ = [
+    "Closed",
+    "Empty",
+    "Full",
+    "InFlightLimit",
+    "LeaseLost",
+    "MessageTooLarge",
+    "OutOfMemory",
+    "PickleRefused",
+    "SegmentCorrupt",
+    "SegmentExists",
+    "SegmentForeign",
+    "SegmentMismatch",
+    "SegmentNotFound",
+    "ShmqError",
+    "TooManyPorts",
+]
+
+
+class ShmqError(Exception):
+    """The base of every exception that shmq raises on its own account."""
+
+
+class Empty(ShmqError, queue.Empty):
+    """No message arrived within the time-out. Nothing was taken."""
+
+
+class Full(ShmqError, queue.Full):
+    """No room became free within the time-out. Nothing was put."""
+
+
+class Closed(ShmqError, ValueError):
+    """The handle was closed in this process. Others go on; attach again to continue."""
+
+
+class MessageTooLarge(ShmqError, ValueError):
+    """The message does not fit into a slot. Raised before anything is taken."""
+
+
+class PickleRefused(ShmqError, TypeError):
+    """The object can only travel by pickle, and the segment refuses pickle."""
+
+
+class LeaseLost(ShmqError):
+    """The message is no longer this lease's: acked, given back, or taken back before this call."""
+
+
+class InFlightLimit(ShmqError):
+    """Every in-flight cell is loaned or leased. The message names the holders."""
+
+
+class TooManyPorts(ShmqError):
+    """As many living handles are attached as the segment has ports."""
+
+
+class SegmentExists(ShmqError, FileExistsError):
+    """A strict create found a segment of that name."""
+
+
+class SegmentNotFound(ShmqError, FileNotFoundError):
+    """There is no segment of that name."""
+
+
+class SegmentMismatch(ShmqError, ValueError):
+    """The segment was made with other values, by another format version, or on another kind of machine."""
+
+
+class SegmentForeign(ShmqError, PermissionError):
+    """The segment, or the lock file beside it, belongs to another user."""
+
+
+class SegmentCorrupt(ShmqError):
+    """A word in the segment is outside what its format allows."""
+
+
+class OutOfMemory(ShmqError, MemoryError):
+    """The shared-memory file system has no room for the segment. Nothing was left behind."""

@@ -1,0 +1,257 @@
+/* The C interface of shmq.h: opens a segment by name, and the blocking loops around the engine. */
+#define _GNU_SOURCE
+#include "shmq.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "owner.h"
+#include "reap.h"
+#include "ring.h"
+#include "wait.h"
+
+/* shmq.h states the numbers so that it needs no other header; they must stay the engine's. */
+_Static_assert((int)SHMQ_ERROR_TIMED_OUT == SHMQ_TIMED_OUT && (int)SHMQ_ERROR_NO_CELLS == SHMQ_NO_CELLS, "errors");
+_Static_assert((int)SHMQ_ERROR_LOST == SHMQ_LOST && (int)SHMQ_ERROR_CORRUPT == SHMQ_CORRUPT, "errors");
+_Static_assert((int)SHMQ_ERROR_NO_PORTS == SHMQ_NO_PORTS && (int)SHMQ_ERROR_TOO_LARGE == SHMQ_TOO_LARGE, "errors");
+_Static_assert((int)SHMQ_ERROR_NOT_FOUND == SHMQ_NOT_FOUND && (int)SHMQ_ERROR_MISMATCH == SHMQ_MISMATCH, "errors");
+_Static_assert((int)SHMQ_ERROR_FOREIGN == SHMQ_FOREIGN && (int)SHMQ_ERROR_SYSTEM == SHMQ_SYSTEM, "errors");
+
+struct shmq_queue {
+    struct shmq_port port;
+    uint64_t mapped_bytes;
+};
+
+static sem_t *open_semaphore(const char *name, uint64_t nonce, const char *side) {
+    char path[256];
+    if ((size_t)snprintf(path, sizeof path, "/shmq.%s+%016llx.%s", name, (unsigned long long)nonce, side) >= sizeof path) return NULL;
+    sem_t *semaphore = sem_open(path, 0);
+    return semaphore == SEM_FAILED ? NULL : semaphore;
+}
+
+static int map_segment(const char *name, void **base, struct shmq_geometry *geometry, uint64_t *mapped) {
+    char path[256];
+    if (strchr(name, '/') || (size_t)snprintf(path, sizeof path, "/shmq.%s", name) >= sizeof path) return SHMQ_NOT_FOUND;
+    int fd = shm_open(path, O_RDWR | O_NOFOLLOW | O_CLOEXEC, 0);
+    if (fd < 0) return errno == ENOENT ? SHMQ_NOT_FOUND : errno == EACCES ? SHMQ_FOREIGN : SHMQ_SYSTEM;
+    struct stat found;
+    int status = SHMQ_SYSTEM;
+    if (fstat(fd, &found) == 0) {
+        status = !S_ISREG(found.st_mode) ? SHMQ_MISMATCH : found.st_uid != geteuid() ? SHMQ_FOREIGN : SHMQ_OK;
+        if (status == SHMQ_OK && (uint64_t)found.st_size < sizeof(struct shmq_header)) status = SHMQ_NOT_FOUND;
+    }
+    if (status == SHMQ_OK) {
+        *mapped = (uint64_t)found.st_size;
+        *base = mmap(NULL, *mapped, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+        status = *base == MAP_FAILED ? SHMQ_SYSTEM : (int)shmq_segment_check(*base, *mapped, geometry);
+        if (status != SHMQ_OK && *base != MAP_FAILED) munmap(*base, *mapped);
+        if (status == SHMQ_WOULD_BLOCK) status = SHMQ_NOT_FOUND;
+    }
+    close(fd);
+    return status;
+}
+
+int shmq_attach(const char *name, shmq_queue **out) {
+    uint64_t self = shmq_owner_self();
+    if (self == 0) return SHMQ_SYSTEM;
+    void *base;
+    struct shmq_geometry geometry;
+    uint64_t mapped;
+    int status = map_segment(name, &base, &geometry, &mapped);
+    if (status != SHMQ_OK) return status;
+    shmq_queue *queue = calloc(1, sizeof *queue);
+    if (queue == NULL) status = SHMQ_SYSTEM;
+    else if (((struct shmq_header *)base)->lock_inode != shmq_owner_lock_inode()) status = SHMQ_MISMATCH;
+    else status = (int)shmq_port_attach(&queue->port, base, &geometry, self);
+    if (status == SHMQ_OK) {
+        queue->mapped_bytes = mapped;
+        shmq_store_relaxed(&queue->port.record->pid, (uint64_t)getpid());
+        queue->port.semaphores[SHMQ_ITEMS] = open_semaphore(name, queue->port.nonce, "items");
+        queue->port.semaphores[SHMQ_SPACE] = open_semaphore(name, queue->port.nonce, "space");
+        shmq_reap(&queue->port);
+        if (queue->port.semaphores[SHMQ_ITEMS] && queue->port.semaphores[SHMQ_SPACE]) {
+            *out = queue;
+            return SHMQ_OK;
+        }
+        shmq_detach(queue);
+        return SHMQ_CORRUPT;
+    }
+    munmap(base, mapped);
+    free(queue);
+    return status;
+}
+
+void shmq_detach(shmq_queue *queue) {
+    if (queue == NULL) return;
+    if (queue->port.owner == shmq_owner_self()) shmq_port_detach(&queue->port); /* a forked child only lets go */
+    for (int side = 0; side < 2; side++)
+        if (queue->port.semaphores[side]) sem_close(queue->port.semaphores[side]);
+    munmap(queue->port.base, queue->mapped_bytes);
+    free(queue);
+}
+
+uint64_t shmq_slot_size(const shmq_queue *queue) { return queue->port.geometry.slot_size; }
+
+static uint64_t deadline_of(int64_t timeout_ns) { return timeout_ns < 0 ? SHMQ_FOREVER : shmq_now_ns() + (uint64_t)timeout_ns; }
+
+/* The waiting half of every blocking call. Signals end a sleep, not the call. */
+static int wait_on(shmq_queue *queue, int status, enum shmq_side side, uint64_t deadline, struct shmq_patience *patience) {
+    if (status == SHMQ_WOULD_BLOCK) status = (int)shmq_wait(&queue->port, side, deadline, patience);
+    else if (status == SHMQ_NO_CELLS) {
+        status = (int)shmq_wait_for_cell(&queue->port, deadline, patience);
+        if (status == SHMQ_TIMED_OUT) return SHMQ_NO_CELLS;
+    } else return status;
+    return status == SHMQ_INTERRUPTED ? SHMQ_OK : status;
+}
+
+static int describe(struct shmq_slot *slot, uint64_t nbytes, const shmq_shape *shape) {
+    slot->nbytes = nbytes;
+    slot->described = 0;
+    slot->flags = 0;
+    slot->kind = SHMQ_BYTES;
+    if (shape == NULL || shape->dtype == 0) return SHMQ_OK;
+    if (shape->ndim > SHMQ_INLINE_DIMS) return SHMQ_TOO_LARGE;
+    uint64_t total = shape->itemsize;
+    for (uint32_t i = 0; i < shape->ndim; i++) {
+        slot->shape[i] = shape->shape[i];
+        if (__builtin_mul_overflow(total, (uint64_t)shape->shape[i], &total)) return SHMQ_TOO_LARGE;
+    }
+    if (total != nbytes) return SHMQ_MISMATCH;
+    slot->kind = SHMQ_ARRAY;
+    slot->ndim = (uint8_t)shape->ndim;
+    slot->dtype = (uint8_t)shape->dtype;
+    slot->itemsize = shape->itemsize;
+    return SHMQ_OK;
+}
+
+int shmq_loan(shmq_queue *queue, uint64_t nbytes, const shmq_shape *shape, shmq_message *message) {
+    if (nbytes > queue->port.geometry.slot_size) return SHMQ_TOO_LARGE;
+    uint32_t cell;
+    int status = (int)shmq_cell_claim(&queue->port, SHMQ_TO_WRITE, &cell);
+    if (status != SHMQ_OK) return status;
+    uint32_t slot = shmq_word_slot(shmq_cell_load(&queue->port, cell));
+    status = describe(shmq_slot_at(&queue->port, slot), nbytes, shape);
+    if (status != SHMQ_OK) {
+        shmq_cell_return(&queue->port, cell, true);
+        return status;
+    }
+    shmq_cell_become(&queue->port, cell, SHMQ_LOANED);
+    memset(message, 0, sizeof *message);
+    message->data = shmq_payload_at(&queue->port, slot);
+    message->nbytes = nbytes;
+    message->cell = cell;
+    return SHMQ_OK;
+}
+
+/* Give the claimed or loaned cell's slot to the ring, waiting for room. On error the cell is still the caller's. */
+static int publish(shmq_queue *queue, uint32_t cell, uint64_t deadline) {
+    struct shmq_patience patience = {0};
+    shmq_slot_stamp(&queue->port, shmq_slot_at(&queue->port, shmq_word_slot(shmq_cell_load(&queue->port, cell))));
+    for (;;) {
+        int status = (int)shmq_ring_put(&queue->port, cell);
+        if (status == SHMQ_OK) break;
+        status = wait_on(queue, status, SHMQ_SPACE, deadline, &patience);
+        if (status != SHMQ_OK) return status;
+    }
+    shmq_count(&queue->port.record->counters[SHMQ_PUTS], 1);
+    shmq_wake_after(&queue->port, SHMQ_ITEMS);
+    shmq_cell_return(&queue->port, cell, false);
+    return SHMQ_OK;
+}
+
+int shmq_publish(shmq_queue *queue, shmq_message *message, int64_t timeout_ns) {
+    if (message->data == NULL) return SHMQ_LOST;
+    int status = publish(queue, (uint32_t)message->cell, deadline_of(timeout_ns));
+    if (status == SHMQ_OK) message->data = NULL;
+    return status;
+}
+
+int shmq_abandon(shmq_queue *queue, shmq_message *message) {
+    if (message->data == NULL) return SHMQ_LOST;
+    shmq_cell_return(&queue->port, (uint32_t)message->cell, true);
+    message->data = NULL;
+    return SHMQ_OK;
+}
+
+int shmq_put(shmq_queue *queue, const void *data, uint64_t nbytes, const shmq_shape *shape, int64_t timeout_ns) {
+    if (nbytes > queue->port.geometry.slot_size) return SHMQ_TOO_LARGE;
+    uint64_t deadline = deadline_of(timeout_ns);
+    struct shmq_patience patience = {0};
+    uint32_t cell;
+    int status;
+    while ((status = (int)shmq_cell_take(&queue->port, SHMQ_TO_WRITE, &cell)) != SHMQ_OK)
+        if ((status = wait_on(queue, status, SHMQ_SPACE, deadline, &patience)) != SHMQ_OK) return status;
+    uint32_t slot = shmq_word_slot(shmq_cell_load(&queue->port, cell));
+    status = describe(shmq_slot_at(&queue->port, slot), nbytes, shape);
+    if (status == SHMQ_OK) {
+        memcpy(shmq_payload_at(&queue->port, slot), data, nbytes);
+        status = publish(queue, cell, deadline);
+    }
+    if (status != SHMQ_OK) shmq_cell_return(&queue->port, cell, true);
+    return status;
+}
+
+int shmq_receive(shmq_queue *queue, shmq_message *message, int64_t timeout_ns) {
+    struct shmq_port *port = &queue->port;
+    struct shmq_patience patience = {0};
+    uint64_t deadline = deadline_of(timeout_ns);
+    uint32_t cell;
+    for (;;) {
+        int status = (int)shmq_orphan_adopt(port, &cell);
+        if (status == SHMQ_OK) break;
+        status = (int)shmq_cell_claim(port, SHMQ_TO_GIVE, &cell);
+        if (status == SHMQ_OK) {
+            status = (int)shmq_ring_get(port, cell);
+            if (status == SHMQ_OK) break;
+            shmq_cell_release(port, cell, false);
+        }
+        status = wait_on(queue, status, SHMQ_ITEMS, deadline, &patience);
+        if (status != SHMQ_OK) return status;
+    }
+    shmq_store_relaxed(&port->cells[cell].leased_ns, shmq_now_coarse_ns());
+    shmq_wake_after(port, SHMQ_SPACE);
+    shmq_count(&port->record->counters[SHMQ_RECEIVES], 1);
+    message->cell = cell;
+    message->word = shmq_cell_load(port, cell);
+    struct shmq_slot slot = *shmq_slot_at(port, shmq_word_slot(message->word));
+    if (slot.nbytes > port->geometry.slot_size || slot.ndim > SHMQ_INLINE_DIMS) return SHMQ_CORRUPT;
+    message->data = shmq_payload_at(port, shmq_word_slot(message->word));
+    message->nbytes = slot.nbytes;
+    message->id = slot.id;
+    message->published_ns = slot.published_ns;
+    message->delivery_count = shmq_deliveries_failed(shmq_load_relaxed(&slot.deliveries)) + 1;
+    message->kind = slot.kind;
+    message->shape = (shmq_shape){.dtype = (char)slot.dtype, .itemsize = slot.itemsize, .ndim = slot.ndim};
+    memcpy(message->shape.shape, slot.shape, sizeof slot.shape);
+    return SHMQ_OK;
+}
+
+int shmq_ack(shmq_queue *queue, shmq_message *message) {
+    int status = (int)shmq_lease_ack(&queue->port, (uint32_t)message->cell, message->word, false);
+    if (status == SHMQ_OK) shmq_cell_return(&queue->port, (uint32_t)message->cell, true);
+    message->data = NULL;
+    return status;
+}
+
+int shmq_nack(shmq_queue *queue, shmq_message *message) {
+    message->data = NULL;
+    return (int)shmq_lease_give_back(&queue->port, (uint32_t)message->cell, message->word, true);
+}
+
+const char *shmq_strerror(int error) {
+    static const char *const words[] = {
+        "success", "would block", "every in-flight cell of the queue is loaned or leased", "timed out",
+        "interrupted by a signal", "the message is no longer yours", "the segment is corrupt",
+        "every port of the queue is in use: close a handle, or create it with more ports",
+        "the message is larger than a slot of the queue", "there is no queue of this name",
+        "the segment is of another format, version or machine", "the segment belongs to another user",
+    };
+    if (error == SHMQ_SYSTEM) return strerror(errno);
+    return error >= 0 && (unsigned)error < sizeof words / sizeof *words ? words[error] : "unknown error";
+}

@@ -1,0 +1,295 @@
+/* The format of a segment, version 1. This file is its specification.
+ *
+ * Purpose: a queue of fixed-size slots in shared memory, in which any process may be killed at any instruction.
+ *
+ *   +--------+--------+----------------+------------+-----------------------------+
+ *   | header | ports  | in-flight cells | ring cells | slots: 64-byte header + payload |
+ *   +--------+--------+----------------+------------+-----------------------------+
+ *   0        1024     + 128 * ports     + 64 * cells  + 8 * slots, rounded to a line / a page
+ *
+ * All integers are little-endian and naturally aligned; there are no pointers. The geometry follows from four numbers
+ * (slots, slot_size, cells, ports) by shmq_geometry() alone: a reader recomputes it, compares the total with the size
+ * of the file, and never takes an offset from shared memory.
+ *
+ * Cells. A cell is one 64-bit word that names exactly one slot.
+ *
+ *   ring cell       bit 63 … 26: lap (38)          25 … 24: EMPTY 0 | READY 1                     23 … 0: slot
+ *   in-flight cell  bit 63 … 37: generation (27)   36 … 34: state (3)   33 … 24: owner port (10)  23 … 0: slot
+ *   sequence        bit 61 … 24: lap (38)                                                          23 … 0: ring index
+ *
+ * The lap of a ring cell counts how often it was emptied; laps and generations are compared modulo their width. An
+ * in-flight cell's generation moves with every change of the word, so that a late ack never matches another's work.
+ *
+ * States of an in-flight cell, who may change it, and what its slot holds:
+ *
+ *   SPARE   nobody's; anybody may claim it           nothing
+ *   WARM    as SPARE, but just released: in cache    nothing (only in segments of large slots, see `claim` in port.h)
+ *   IDLE    its owner's, during a call or kept       nothing, or a message that is being written
+ *   LOANED  its owner's, lent to the user's code     a message that is being written
+ *   LEASED  its owner's                              a message that was delivered and is not acked
+ *   HELD    its owner's                              a message that was acked but is still being looked at
+ *   ORPHAN  nobody's; any consumer may claim it      a message that was delivered and came back
+ *
+ *   SPARE/WARM -claim-> IDLE -exchange-> LEASED -ack-> IDLE | HELD -last view gone-> IDLE -release-> SPARE/WARM
+ *   IDLE -loan-> LOANED -publish/abandon-> IDLE        LEASED -nack, owner died-> ORPHAN -adopt-> LEASED
+ *
+ * States of a ring cell at lap n:  (n, EMPTY) -put-> (n, READY) -get-> (n+1, EMPTY).
+ *
+ * Invariants, true between any two instructions of any process:
+ *   I1  The slots named by all cells, each port's open exchange resolved, are a permutation of 0 … slots + cells - 1.
+ *   I2  A message is in exactly one place: a READY ring cell, or a LEASED or ORPHAN in-flight cell.
+ *   I3  write_seq never passes a ring cell of its lap that was not yet READY; read_seq never one that was not yet emptied.
+ *   I4  A port whose owner lives is changed by its owner alone; its cells too, but for ORPHAN, SPARE and WARM ones.
+ *   I5  At most one exchange of a port is open, and its intent names it before it happens.
+ *
+ * What a crash leaves, and who repairs it:
+ *   before the exchange         an intent; the cell names `give`. The reaper finds out (reap.h) and clears it.
+ *   after it, before the store  the same picture, other answer: `give` is in circulation. The reaper stores `take`.
+ *   before a sequence moved     a hint that lags. Whoever meets it helps it forward.
+ *   leased, held, loaned, idle  the reaper makes LEASED cells ORPHAN (one delivery more), the others SPARE.
+ *   while creating              no magic. Whoever opens next holds the creation lock, sees that, and starts afresh.
+ *   while reaping               each step is one word, and repeats harmlessly: the next reaper goes on.
+ *
+ * Bounds: slots + cells < 2^24; cells < 2^14; ports < 2^10.
+ *
+ * Sources: the lap in the cell that tells a full from an empty ring is D. Vyukov's bounded MPMC queue (2010); "exchange
+ * instead of copy into a place" and the ownership of every slot by exactly one cell are this project's. Helping lagging
+ * sequences is as in M. Michael and M. Scott's queue (PODC 1996).
+ */
+#ifndef SHMQ_LAYOUT_H
+#define SHMQ_LAYOUT_H
+
+#include <stddef.h>
+
+#include "sync.h"
+
+#define SHMQ_MAGIC UINT64_C(0x31676e6972716d73) /* "smqring1" */
+#define SHMQ_VERSION 1u
+#define SHMQ_ENDIAN 0x01020304u
+#define SHMQ_PAGE 4096u
+
+#define SHMQ_SLOT_BITS 24
+#define SHMQ_SLOT_MASK ((UINT64_C(1) << SHMQ_SLOT_BITS) - 1)
+#define SHMQ_MAX_SLOTS ((uint32_t)SHMQ_SLOT_MASK)
+#define SHMQ_MAX_CELLS ((1u << 14) - 1)
+#define SHMQ_MAX_PORTS ((1u << 10) - 1)
+#define SHMQ_NO_PORT SHMQ_MAX_PORTS
+#define SHMQ_NO_CELL UINT32_MAX
+
+/* -- ring cells ---------------------------------------------------------------------------------------------------- */
+
+enum { SHMQ_EMPTY = 0, SHMQ_READY = 1 };
+
+#define SHMQ_LAP_BITS 38
+#define SHMQ_LAP_MASK ((UINT64_C(1) << SHMQ_LAP_BITS) - 1)
+
+static inline uint64_t shmq_ring_word(uint64_t lap, unsigned state, uint32_t slot) {
+    return lap << 26 | (uint64_t)state << SHMQ_SLOT_BITS | slot;
+}
+static inline uint64_t shmq_ring_lap(uint64_t word) { return word >> 26; }
+static inline unsigned shmq_ring_state(uint64_t word) { return (unsigned)(word >> SHMQ_SLOT_BITS) & 3u; }
+static inline uint32_t shmq_word_slot(uint64_t word) { return (uint32_t)(word & SHMQ_SLOT_MASK); }
+
+/* How many laps `word` is ahead of `lap`, modulo the width of a lap. */
+static inline int64_t shmq_lap_ahead(uint64_t word_lap, uint64_t lap) {
+    return (int64_t)((word_lap - lap) << (64 - SHMQ_LAP_BITS)) >> (64 - SHMQ_LAP_BITS);
+}
+
+/* -- sequences ------------------------------------------------------------------------------------------------------ */
+
+static inline uint64_t shmq_seq_word(uint64_t lap, uint32_t index) { return (lap & SHMQ_LAP_MASK) << SHMQ_SLOT_BITS | index; }
+static inline uint64_t shmq_seq_lap(uint64_t seq) { return (seq >> SHMQ_SLOT_BITS) & SHMQ_LAP_MASK; }
+static inline uint32_t shmq_seq_index(uint64_t seq) { return (uint32_t)(seq & SHMQ_SLOT_MASK); }
+static inline uint64_t shmq_seq_next(uint64_t seq, uint32_t slots) {
+    return shmq_unlikely(shmq_seq_index(seq) + 1 >= slots) ? shmq_seq_word(shmq_seq_lap(seq) + 1, 0) : seq + 1;
+}
+
+/* -- in-flight cells ------------------------------------------------------------------------------------------------ */
+
+enum shmq_cell_state {
+    SHMQ_SPARE = 0,
+    SHMQ_WARM = 1,
+    SHMQ_IDLE = 2,
+    SHMQ_LOANED = 3,
+    SHMQ_LEASED = 4,
+    SHMQ_HELD = 5,
+    SHMQ_ORPHAN = 6,
+};
+
+static inline uint64_t shmq_cell_word(uint64_t generation, unsigned state, uint32_t owner, uint32_t slot) {
+    return generation << 37 | (uint64_t)state << 34 | (uint64_t)owner << SHMQ_SLOT_BITS | slot;
+}
+static inline uint64_t shmq_cell_generation(uint64_t word) { return word >> 37; }
+static inline unsigned shmq_cell_state(uint64_t word) { return (unsigned)(word >> 34) & 7u; }
+static inline uint32_t shmq_cell_owner(uint64_t word) { return (uint32_t)(word >> SHMQ_SLOT_BITS) & 1023u; }
+
+/* The word that follows `word`: the generation moves on, which its shift keeps within its width. */
+static inline uint64_t shmq_cell_next(uint64_t word, unsigned state, uint32_t owner, uint32_t slot) {
+    return shmq_cell_word(shmq_cell_generation(word) + 1, state, owner, slot);
+}
+
+/* One in-flight cell, alone on its cache line: its owner writes it with every message. */
+struct shmq_cell {
+    shmq_word word;        /*  0  written by: owner, claimant, reaper            read by: all */
+    shmq_word leased_ns;   /*  8  CLOCK_MONOTONIC, when the lease began; owner   read by: leases(), stalls */
+    uint8_t reserved[48];
+};
+
+/* -- ports ---------------------------------------------------------------------------------------------------------- */
+
+enum shmq_operation { SHMQ_NOTHING = 0, SHMQ_PUTTING = 1, SHMQ_GETTING = 2 };
+
+static inline uint64_t shmq_intent_word(unsigned operation, uint32_t cell, uint32_t index, uint32_t give) {
+    return (uint64_t)operation << 62 | (uint64_t)cell << 48 | (uint64_t)index << 24 | give;
+}
+static inline unsigned shmq_intent_operation(uint64_t word) { return (unsigned)(word >> 62); }
+static inline uint32_t shmq_intent_cell(uint64_t word) { return (uint32_t)(word >> 48) & SHMQ_MAX_CELLS; }
+static inline uint32_t shmq_intent_index(uint64_t word) { return (uint32_t)(word >> 24) & SHMQ_MAX_SLOTS; }
+
+/* What a port has counted. Counters have one writer each; a reader adds the ports up. */
+enum shmq_counter { SHMQ_PUTS, SHMQ_GETS, SHMQ_RECEIVES, SHMQ_ACKS, SHMQ_NACKS, SHMQ_REDELIVERIES, SHMQ_COUNTERS };
+
+struct shmq_port_record {
+    /* line 0: who; written at attach, read by reapers and by people */
+    shmq_word owner;          /*  0  0: free. Otherwise the owner's identity (owner.h): one CAS claims and identifies */
+    shmq_word pid;            /*  8  for people: the truth is `owner` */
+    shmq_word started;        /* 16  process start in clock ticks since boot, for people */
+    shmq_word serial;         /* 24  how many ports were attached before; makes message ids unique */
+    uint8_t reserved[32];
+    /* line 1: what; written by the owner with every message */
+    shmq_word intent;         /* 64  operation (2) | in-flight cell (14) | ring index (24) | give (24); 0: nothing open */
+    shmq_word expected;       /* 72  the ring word that the exchange expects: names `take` and the lap */
+    shmq_word counters[SHMQ_COUNTERS]; /* 80 … 127 */
+};
+
+/* -- slots ---------------------------------------------------------------------------------------------------------- */
+
+/* What the payload is. C programs use the first two; the rest belongs to the Python binding. */
+enum shmq_kind {
+    SHMQ_BYTES = 0,
+    SHMQ_ARRAY = 1,     /* dtype and up to 4 dimensions in the header, more behind the payload */
+    SHMQ_TEXT = 2,      /* UTF-8 */
+    SHMQ_BYTEARRAY = 3,
+    SHMQ_PICKLE = 4,    /* protocol 5, out-of-band buffers behind it */
+    SHMQ_ENCODED = 5,   /* by the queue's own codec, named in the header of the segment */
+    SHMQ_KINDS = 6,
+};
+
+enum shmq_slot_flag {
+    SHMQ_FORTRAN = 1,       /* the array is in Fortran order */
+    SHMQ_SWAPPED = 2,       /* the array's byte order is big-endian */
+    SHMQ_DESCRIBED = 4,     /* dtype and shape stand behind the data, as text: structured, more than 4 dimensions, … */
+    SHMQ_SPILLED = 8,       /* the payload is the name of a side segment */
+};
+
+#define SHMQ_INLINE_DIMS 4
+
+struct shmq_slot {
+    uint64_t id;              /*  0  serial of the port (24) | its count (40): unique in the segment's life */
+    uint64_t published_ns;    /*  8  CLOCK_MONOTONIC_COARSE */
+    uint64_t nbytes;          /* 16  of payload */
+    shmq_word deliveries;     /* 24  failed deliveries (16) | tag (48) of the cell and generation that counted last */
+    uint8_t kind;             /* 32 */
+    uint8_t flags;            /* 33 */
+    uint8_t ndim;             /* 34 */
+    uint8_t dtype;            /* 35  NumPy's kind letter */
+    uint32_t itemsize;        /* 36 */
+    uint32_t shape[SHMQ_INLINE_DIMS]; /* 40 */
+    uint32_t described;       /* 56  bytes of description behind the data */
+    uint32_t reserved;
+};
+
+/* -- header --------------------------------------------------------------------------------------------------------- */
+
+enum shmq_segment_flag {
+    SHMQ_SPILLS = 1,        /* payloads above slot_size go to a side segment */
+    SHMQ_PICKLES = 2,       /* pickle is allowed */
+    SHMQ_ANONYMOUS = 4,     /* gone with its creator */
+};
+
+struct shmq_header {
+    /* written once by the creator, before `magic` */
+    shmq_word magic;          /*   0  [ready] */
+    uint32_t version;         /*   8 */
+    uint32_t endian;          /*  12 */
+    uint64_t segment_bytes;   /*  16 */
+    uint64_t nonce;           /*  24  random; names the semaphores and the side segments of this very segment */
+    uint64_t slot_size;       /*  32 */
+    uint32_t slots;           /*  40 */
+    uint32_t cells;           /*  44 */
+    uint32_t ports;           /*  48 */
+    uint32_t flags;           /*  52 */
+    uint64_t creator;         /*  56  identity, as in a port's `owner` */
+    uint64_t creator_pid;     /*  64 */
+    uint64_t created_unix_ns; /*  72 */
+    uint64_t lock_inode;      /*  80  of the lock file: identities mean nothing in another one */
+    uint8_t boot_id[16];      /*  88 */
+    char codec[32];           /* 104  name of the codec, zero-padded */
+    uint8_t reserved0[120];
+    /* one line each for the words that everybody writes */
+    _Alignas(SHMQ_LINE) shmq_word write_seq;      /* 256 */
+    _Alignas(SHMQ_LINE) shmq_word read_seq;       /* 320 */
+    _Alignas(SHMQ_LINE) shmq_half items_waiters;  /* 384  consumers asleep; read by every publisher [park] */
+    shmq_half space_waiters;                      /* 388  producers asleep; read by every consumer [park] */
+    shmq_word orphan_epoch;                       /* 392  moves whenever a cell became ORPHAN [epoch] */
+    _Alignas(SHMQ_LINE) shmq_word space_woken_ns; /* 448  when a producer was last woken: see wait.c */
+    shmq_word attachments;                        /* 456  serial numbers for ports */
+    _Alignas(SHMQ_LINE) shmq_word retired[SHMQ_COUNTERS]; /* 512  counters of ports that are gone */
+    _Alignas(SHMQ_LINE) uint8_t reserved1[448];
+};
+
+_Static_assert(sizeof(struct shmq_cell) == 64, "layout");
+_Static_assert(sizeof(struct shmq_port_record) == 128, "layout");
+_Static_assert(offsetof(struct shmq_port_record, intent) == 64, "layout");
+_Static_assert(sizeof(struct shmq_slot) == 64, "layout");
+_Static_assert(offsetof(struct shmq_header, write_seq) == 256, "layout");
+_Static_assert(offsetof(struct shmq_header, retired) == 512, "layout");
+_Static_assert(sizeof(struct shmq_header) == 1024, "layout");
+
+/* -- geometry ------------------------------------------------------------------------------------------------------- */
+
+/* Where everything is. Small slots lie behind their headers, so that one pair of cache lines holds a short message;
+ * payloads of a page or more are page-aligned and their headers stand in a table of their own. */
+struct shmq_geometry {
+    uint64_t slot_size;
+    uint32_t slots, cells, ports;
+    uint32_t total_slots;          /* slots + cells */
+    bool paged;                    /* large slots */
+    uint64_t ports_offset, cells_offset, ring_offset;
+    uint64_t slot_offset, slot_stride;
+    uint64_t payload_offset, payload_stride;
+    uint64_t segment_bytes;
+};
+
+/* Post: true and *out filled, or false where the four numbers are out of bounds or the total overflows. */
+static inline bool shmq_geometry(uint64_t slots, uint64_t slot_size, uint64_t cells, uint64_t ports,
+                                 struct shmq_geometry *out) {
+    if (slots < 1 || cells < 1 || ports < 1 || slot_size < 1) return false;
+    if (cells > SHMQ_MAX_CELLS || ports >= SHMQ_MAX_PORTS || slots > SHMQ_MAX_SLOTS - SHMQ_MAX_CELLS) return false;
+    if (slot_size > UINT64_C(1) << 38) return false; /* 256 GiB; times 2^24 slots stays below 2^63 */
+    struct shmq_geometry g = {.slot_size = slot_size, .slots = (uint32_t)slots, .cells = (uint32_t)cells, .ports = (uint32_t)ports};
+    g.total_slots = g.slots + g.cells;
+    g.paged = slot_size >= SHMQ_PAGE;
+    g.ports_offset = sizeof(struct shmq_header);
+    g.cells_offset = g.ports_offset + ports * sizeof(struct shmq_port_record);
+    g.ring_offset = g.cells_offset + cells * sizeof(struct shmq_cell);
+    uint64_t end = g.ring_offset + slots * sizeof(shmq_word);
+    if (g.paged) {
+        g.slot_offset = (end + SHMQ_LINE - 1) & ~(uint64_t)(SHMQ_LINE - 1);
+        g.slot_stride = sizeof(struct shmq_slot);
+        end = g.slot_offset + g.total_slots * g.slot_stride;
+        g.payload_offset = (end + SHMQ_PAGE - 1) & ~(uint64_t)(SHMQ_PAGE - 1);
+        g.payload_stride = (slot_size + SHMQ_PAGE - 1) & ~(uint64_t)(SHMQ_PAGE - 1);
+        g.segment_bytes = g.payload_offset + g.total_slots * g.payload_stride;
+    } else {
+        g.slot_offset = (end + 2 * SHMQ_LINE - 1) & ~(uint64_t)(2 * SHMQ_LINE - 1);
+        g.slot_stride = sizeof(struct shmq_slot) + ((slot_size + SHMQ_LINE - 1) & ~(uint64_t)(SHMQ_LINE - 1));
+        g.payload_offset = g.slot_offset + sizeof(struct shmq_slot);
+        g.payload_stride = g.slot_stride;
+        g.segment_bytes = g.slot_offset + g.total_slots * g.slot_stride;
+    }
+    *out = g;
+    return true;
+}
+
+#endif

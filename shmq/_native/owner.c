@@ -1,0 +1,105 @@
+#define _GNU_SOURCE
+#include "owner.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define IDENTITY_BITS 62
+#define IDENTITY_MASK ((UINT64_C(1) << IDENTITY_BITS) - 1)
+#define HELD_LOCKS 16
+
+uint64_t shmq_owner_forks;
+
+static pthread_mutex_t guard = PTHREAD_MUTEX_INITIALIZER;
+static uint64_t self;               /* 0: none yet in this process */
+static int lock_file = -1;
+static uint64_t lock_inode;
+static uint64_t held[HELD_LOCKS];   /* named locks of this process: the kernel does not tell its threads apart */
+static bool registered;
+
+static void before_fork(void) { pthread_mutex_lock(&guard); }
+static void after_fork_in_parent(void) { pthread_mutex_unlock(&guard); }
+static void after_fork_in_child(void) {
+    self = 0; /* the descriptor is inherited, its locks are not */
+    for (int i = 0; i < HELD_LOCKS; i++) held[i] = 0;
+    shmq_owner_forks++;
+    pthread_mutex_unlock(&guard);
+}
+
+bool shmq_owner_random(void *out, unsigned nbytes) { return getrandom(out, nbytes, 0) == (ssize_t)nbytes; }
+
+static bool set_lock(short type, uint64_t offset) {
+    struct flock lock = {.l_type = type, .l_whence = SEEK_SET, .l_start = (off_t)offset, .l_len = 1};
+    return fcntl(lock_file, F_SETLK, &lock) == 0;
+}
+
+static bool open_lock_file(void) {
+    char path[64];
+    snprintf(path, sizeof path, "/dev/shm/.shmq-%lu.lock", (unsigned long)geteuid());
+    int fd = open(path, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
+    if (fd < 0) return false;
+    struct stat found;
+    if (fstat(fd, &found) != 0 || !S_ISREG(found.st_mode) || found.st_uid != geteuid()) {
+        close(fd); /* no lock of ours can be on it yet */
+        errno = EPERM;
+        return false;
+    }
+    lock_file = fd;
+    lock_inode = (uint64_t)found.st_ino;
+    return true;
+}
+
+uint64_t shmq_owner_self(void) {
+    pthread_mutex_lock(&guard);
+    if (!registered) registered = pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child) == 0;
+    if (self == 0 && registered && (lock_file >= 0 || open_lock_file())) {
+        uint64_t drawn = 0;
+        while (drawn == 0 && shmq_owner_random(&drawn, sizeof drawn)) drawn &= IDENTITY_MASK;
+        if (drawn != 0 && set_lock(F_WRLCK, drawn)) self = drawn;
+    }
+    uint64_t result = self;
+    pthread_mutex_unlock(&guard);
+    return result;
+}
+
+uint64_t shmq_owner_lock_inode(void) { return lock_inode; }
+
+bool shmq_owner_alive(uint64_t identity) {
+    if (identity == self) return true; /* F_GETLK never reports one's own lock */
+    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = (off_t)(identity & IDENTITY_MASK), .l_len = 1};
+    if (lock_file < 0 || fcntl(lock_file, F_GETLK, &lock) != 0) return true;
+    return lock.l_type != F_UNLCK;
+}
+
+bool shmq_owner_lock(uint64_t key) {
+    key = (key & IDENTITY_MASK) | UINT64_C(1) << IDENTITY_BITS;
+    bool taken = false;
+    pthread_mutex_lock(&guard);
+    int place = -1;
+    for (int i = 0; i < HELD_LOCKS; i++) {
+        if (held[i] == key) place = HELD_LOCKS;
+        if (held[i] == 0 && place < 0) place = i;
+    }
+    if (place >= 0 && place < HELD_LOCKS && lock_file >= 0 && set_lock(F_WRLCK, key)) {
+        held[place] = key;
+        taken = true;
+    }
+    pthread_mutex_unlock(&guard);
+    return taken;
+}
+
+void shmq_owner_unlock(uint64_t key) {
+    key = (key & IDENTITY_MASK) | UINT64_C(1) << IDENTITY_BITS;
+    pthread_mutex_lock(&guard);
+    for (int i = 0; i < HELD_LOCKS; i++)
+        if (held[i] == key) {
+            held[i] = 0;
+            set_lock(F_UNLCK, key);
+        }
+    pthread_mutex_unlock(&guard);
+}

@@ -1,0 +1,40 @@
+/* Who is alive: the kernel's answer.
+ *
+ * Each process draws a random identity below 2^62 and locks the byte at that offset, by fcntl(F_SETLK), in one lock file
+ * per user (/dev/shm/.shmq-UID.lock, mode 0600). The kernel drops the lock when the process ends, however it ends.
+ * Since identities are never used again, "the byte is free" means "that process is dead" and nothing else: pids are
+ * reused, start times differ between time namespaces, and neither is visible across pid namespaces.
+ *
+ * Rules that POSIX record locks impose, all kept here: the file is opened exactly once per process, since closing any
+ * other descriptor of it would drop the lock; a forked child does not inherit the lock and takes an identity of its own
+ * on first use; F_OFD_SETLK and flock would stay held by a forked child and are refused for that.
+ *
+ * Bytes from 2^62 on serve as named locks between processes: one reaper per segment, one creator per name.
+ */
+#ifndef SHMQ_OWNER_H
+#define SHMQ_OWNER_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/* This process's identity, locked; 0 with errno where the lock file cannot be opened or is not ours. Thread-safe. */
+uint64_t shmq_owner_self(void);
+
+/* Moves in the child of every fork: a handle that remembers another value was inherited. */
+extern uint64_t shmq_owner_forks;
+
+/* Does the process with this identity live? Errors of the kernel count as life: nobody is reaped on a guess. */
+bool shmq_owner_alive(uint64_t identity);
+
+/* The inode of the lock file: identities are comparable only within one. 0 before shmq_owner_self(). */
+uint64_t shmq_owner_lock_inode(void);
+
+/* Try to take, and give back, the named lock `key` (any number). The kernel gives it back at death. A second thread of
+ * this process is refused as another process would be. */
+bool shmq_owner_lock(uint64_t key);
+void shmq_owner_unlock(uint64_t key);
+
+/* Fill `out` from the kernel's generator. */
+bool shmq_owner_random(void *out, unsigned nbytes);
+
+#endif

@@ -1,0 +1,203 @@
+#define _GNU_SOURCE
+#include "port.h"
+
+#include <string.h>
+
+#include "wait.h"
+
+/* -- segment --------------------------------------------------------------------------------------------------------- */
+
+void shmq_segment_format(void *base, const struct shmq_geometry *g, uint64_t nonce, uint32_t flags, const char *codec,
+                         const uint8_t boot_id[16], uint64_t creator, uint64_t lock_inode) {
+    struct shmq_header *header = base;
+    header->version = SHMQ_VERSION;
+    header->endian = SHMQ_ENDIAN;
+    header->segment_bytes = g->segment_bytes;
+    header->nonce = nonce;
+    header->slot_size = g->slot_size;
+    header->slots = g->slots;
+    header->cells = g->cells;
+    header->ports = g->ports;
+    header->flags = flags;
+    header->creator = creator;
+    header->lock_inode = lock_inode;
+    header->created_unix_ns = shmq_clock_ns(CLOCK_REALTIME);
+    memcpy(header->boot_id, boot_id, sizeof header->boot_id);
+    strncpy(header->codec, codec, sizeof header->codec - 1);
+    unsigned char *bytes = base;
+    shmq_word *ring = (shmq_word *)(bytes + g->ring_offset);
+    for (uint32_t i = 0; i < g->slots; i++) shmq_store_relaxed(&ring[i], shmq_ring_word(0, SHMQ_EMPTY, i));
+    struct shmq_cell *cells = (struct shmq_cell *)(bytes + g->cells_offset);
+    for (uint32_t i = 0; i < g->cells; i++)
+        shmq_store_relaxed(&cells[i].word, shmq_cell_word(1, SHMQ_SPARE, SHMQ_NO_PORT, g->slots + i));
+}
+
+void shmq_segment_ready(void *base) {
+    shmq_store_release(&((struct shmq_header *)base)->magic, SHMQ_MAGIC); /* [ready] */
+}
+
+shmq_status shmq_segment_check(const void *base, uint64_t file_bytes, struct shmq_geometry *out) {
+    const struct shmq_header *header = base;
+    if (file_bytes < sizeof *header) return file_bytes == 0 ? SHMQ_WOULD_BLOCK : SHMQ_MISMATCH;
+    uint64_t magic = shmq_load_acquire(&header->magic); /* [ready] */
+    if (magic == 0) return SHMQ_WOULD_BLOCK;
+    if (magic != SHMQ_MAGIC || header->version != SHMQ_VERSION || header->endian != SHMQ_ENDIAN) return SHMQ_MISMATCH;
+    if (!shmq_geometry(header->slots, header->slot_size, header->cells, header->ports, out)) return SHMQ_CORRUPT;
+    if (out->segment_bytes != header->segment_bytes || out->segment_bytes > file_bytes) return SHMQ_CORRUPT;
+    return SHMQ_OK;
+}
+
+/* -- attach and detach ----------------------------------------------------------------------------------------------- */
+
+shmq_status shmq_port_attach(struct shmq_port *port, void *base, const struct shmq_geometry *g, uint64_t owner) {
+    memset(port, 0, sizeof *port);
+    port->base = base;
+    port->geometry = *g;
+    port->header = base;
+    port->records = (struct shmq_port_record *)(port->base + g->ports_offset);
+    port->cells = (struct shmq_cell *)(port->base + g->cells_offset);
+    port->ring = (shmq_word *)(port->base + g->ring_offset);
+    port->nonce = port->header->nonce;
+    port->owner = owner;
+    port->kept = SHMQ_NO_CELL;
+    port->spins = shmq_wait_cpus() > 1;
+    port->spin_ns[0] = port->spin_ns[1] = SHMQ_SPIN_NS;
+    for (uint32_t i = 0; i < g->ports; i++) {
+        uint64_t free = 0;
+        if (shmq_load_relaxed(&port->records[i].owner) != 0 || !shmq_swap_seq(&port->records[i].owner, &free, owner)) continue;
+        SHMQ_CRASH_POINT(port_claimed);
+        port->index = i;
+        port->record = &port->records[i];
+        uint64_t serial = shmq_add_relaxed(&port->header->attachments, 1);
+        shmq_store_relaxed(&port->record->serial, serial);
+        port->next_id = serial << 40 | 1;
+        port->hint = (uint32_t)((uint64_t)i * g->cells / g->ports); /* each port begins to look elsewhere */
+        shmq_status status = g->paged ? SHMQ_OK : shmq_cell_claim(port, SHMQ_TO_WRITE, &port->kept);
+        if (status != SHMQ_OK) shmq_store_release(&port->record->owner, 0);
+        return status;
+    }
+    return SHMQ_NO_PORTS;
+}
+
+void shmq_port_detach(struct shmq_port *port) {
+    bool orphaned = false;
+    for (uint32_t i = 0; i < port->geometry.cells; i++) {
+        uint64_t word = shmq_load_acquire(&port->cells[i].word);
+        if (shmq_cell_owner(word) != port->index) continue;
+        bool leased = shmq_cell_state(word) == SHMQ_LEASED;
+        orphaned |= leased;
+        uint64_t next = shmq_cell_next(word, leased ? SHMQ_ORPHAN : SHMQ_SPARE, SHMQ_NO_PORT, shmq_word_slot(word));
+        shmq_swap_seq(&port->cells[i].word, &word, next); /* [hand] */
+        SHMQ_CRASH_POINT(detach_cell);
+    }
+    for (int i = 0; i < SHMQ_COUNTERS; i++) {
+        shmq_add_relaxed(&port->header->retired[i], shmq_load_relaxed(&port->record->counters[i]));
+        shmq_store_relaxed(&port->record->counters[i], 0);
+    }
+    shmq_store_release(&port->record->owner, 0);
+    if (orphaned) {
+        shmq_add_seq(&port->header->orphan_epoch, 1); /* [epoch] */
+        shmq_wake(port, SHMQ_ITEMS);
+    }
+    shmq_wake(port, SHMQ_SPACE);
+}
+
+/* -- claiming cells -------------------------------------------------------------------------------------------------- */
+
+static bool claim(struct shmq_port *port, uint32_t cell, unsigned wanted) {
+    uint64_t word = shmq_load_acquire(&port->cells[cell].word); /* [hand] */
+    if (shmq_cell_state(word) != wanted || shmq_word_slot(word) >= port->geometry.total_slots) return false;
+    return shmq_swap_seq(&port->cells[cell].word, &word, shmq_cell_next(word, SHMQ_IDLE, port->index, shmq_word_slot(word)));
+}
+
+shmq_status shmq_cell_claim(struct shmq_port *port, enum shmq_purpose purpose, uint32_t *cell) {
+    const uint32_t cells = port->geometry.cells;
+    if (!port->geometry.paged) {
+        for (uint32_t n = 0, i = port->hint; n < cells; n++, i = i + 1 < cells ? i + 1 : 0)
+            if (claim(port, i, SHMQ_SPARE)) {
+                *cell = i;
+                port->hint = i + 1 < cells ? i + 1 : 0;
+                return SHMQ_OK;
+            }
+        return SHMQ_NO_CELLS;
+    }
+    const unsigned first = purpose == SHMQ_TO_WRITE ? SHMQ_WARM : SHMQ_SPARE;
+    for (uint32_t i = 0; i < cells; i++)
+        if (claim(port, i, first)) return *cell = i, SHMQ_OK;
+    for (uint32_t n = 0; n < cells; n++) {
+        uint32_t i = purpose == SHMQ_TO_WRITE ? n : cells - 1 - n; /* give away the warm slot that would be used last */
+        if (claim(port, i, first == SHMQ_WARM ? SHMQ_SPARE : SHMQ_WARM)) return *cell = i, SHMQ_OK;
+    }
+    return SHMQ_NO_CELLS;
+}
+
+void shmq_cell_release(struct shmq_port *port, uint32_t cell, bool warm) {
+    uint64_t word = shmq_cell_load(port, cell);
+    unsigned state = warm && port->geometry.paged ? SHMQ_WARM : SHMQ_SPARE;
+    shmq_store_release(&port->cells[cell].word, shmq_cell_next(word, state, SHMQ_NO_PORT, shmq_word_slot(word))); /* [hand] */
+    port->hint = cell;
+}
+
+shmq_status shmq_cell_take(struct shmq_port *port, enum shmq_purpose purpose, uint32_t *cell) {
+    if (shmq_unlikely(port->kept == SHMQ_NO_CELL)) return shmq_cell_claim(port, purpose, cell);
+    *cell = port->kept;
+    port->kept = SHMQ_NO_CELL;
+    return SHMQ_OK;
+}
+
+void shmq_cell_return(struct shmq_port *port, uint32_t cell, bool warm) {
+    if (shmq_unlikely(port->kept != SHMQ_NO_CELL || port->geometry.paged)) {
+        shmq_cell_release(port, cell, warm);
+        return;
+    }
+    if (shmq_cell_state(shmq_cell_load(port, cell)) != SHMQ_IDLE) shmq_cell_become(port, cell, SHMQ_IDLE);
+    port->kept = cell;
+}
+
+/* -- leases ---------------------------------------------------------------------------------------------------------- */
+
+shmq_status shmq_lease_ack(struct shmq_port *port, uint32_t cell, uint64_t leased, bool looking) {
+    uint64_t next = shmq_cell_next(leased, looking ? SHMQ_HELD : SHMQ_IDLE, port->index, shmq_word_slot(leased));
+    SHMQ_CRASH_POINT(ack_begun);
+    if (!shmq_swap_seq(&port->cells[cell].word, &leased, next)) return SHMQ_LOST;
+    SHMQ_CRASH_POINT(ack_done);
+    shmq_count(&port->record->counters[SHMQ_ACKS], 1);
+    return SHMQ_OK;
+}
+
+void shmq_delivery_failed(struct shmq_port *port, uint64_t leased, uint32_t cell) {
+    struct shmq_slot *slot = shmq_slot_at(port, shmq_word_slot(leased));
+    uint64_t tag = shmq_cell_generation(leased) << 14 | cell, before = shmq_load_acquire(&slot->deliveries);
+    if (before >> 16 == tag) return; /* whoever died between this and the next step had counted already */
+    uint64_t failed = shmq_deliveries_failed(before);
+    shmq_swap_seq(&slot->deliveries, &before, tag << 16 | (failed < 0xffff ? failed + 1 : failed));
+}
+
+shmq_status shmq_lease_give_back(struct shmq_port *port, uint32_t cell, uint64_t leased, bool failed) {
+    if (shmq_load_acquire(&port->cells[cell].word) != leased) return SHMQ_LOST;
+    if (failed) shmq_delivery_failed(port, leased, cell);
+    SHMQ_CRASH_POINT(nack_counted);
+    if (!shmq_swap_seq(&port->cells[cell].word, &leased, shmq_cell_next(leased, SHMQ_ORPHAN, SHMQ_NO_PORT, shmq_word_slot(leased))))
+        return SHMQ_LOST;
+    SHMQ_CRASH_POINT(nack_orphaned);
+    shmq_add_seq(&port->header->orphan_epoch, 1); /* [epoch] */
+    if (failed) shmq_count(&port->record->counters[SHMQ_NACKS], 1);
+    shmq_wake(port, SHMQ_ITEMS);
+    return SHMQ_OK;
+}
+
+shmq_status shmq_orphan_adopt(struct shmq_port *port, uint32_t *cell) {
+    uint64_t epoch = shmq_load_seq(&port->header->orphan_epoch); /* [epoch] */
+    if (shmq_likely(epoch == port->epoch_seen)) return SHMQ_WOULD_BLOCK;
+    for (uint32_t i = 0; i < port->geometry.cells; i++) {
+        uint64_t word = shmq_load_acquire(&port->cells[i].word); /* [hand] */
+        if (shmq_cell_state(word) != SHMQ_ORPHAN || shmq_word_slot(word) >= port->geometry.total_slots) continue;
+        if (!shmq_swap_seq(&port->cells[i].word, &word, shmq_cell_next(word, SHMQ_LEASED, port->index, shmq_word_slot(word)))) continue;
+        SHMQ_CRASH_POINT(orphan_adopted);
+        shmq_count(&port->record->counters[SHMQ_REDELIVERIES], 1);
+        *cell = i;
+        return SHMQ_OK;
+    }
+    port->epoch_seen = epoch;
+    return SHMQ_WOULD_BLOCK;
+}

@@ -1,0 +1,136 @@
+/* A port: one attached handle of one process, and the in-flight cells that it owns.
+ *
+ * `struct shmq_port` is private memory: where the segment is mapped, and what this handle remembers. Everything that
+ * others must know after this process's death is in the segment (layout.h).
+ *
+ * A port is used by one thread at a time; whoever shares a handle among threads serialises the calls (the Python binding
+ * does, by the GIL or a critical section). Different ports never wait for each other.
+ *
+ * Which cell for which call. In segments of small slots every port keeps one cell of its own, so that put and get never
+ * fail for want of one however many leases are out. In segments of large slots ("paged") a cell is claimed for each call
+ * and released after it: a claim costs two exchanges, nothing beside a copy of 4 KiB. There a producer claims the slot
+ * that was released last (WARM, lowest cell first) and a consumer gives a cold one into the ring, so that with n frames
+ * in flight the process walks through n + 1 slots of memory however long the ring is.
+ */
+#ifndef SHMQ_PORT_H
+#define SHMQ_PORT_H
+
+#include <semaphore.h>
+
+#include "layout.h"
+
+typedef enum shmq_status {
+    SHMQ_OK = 0,
+    SHMQ_WOULD_BLOCK,      /* empty, or full: try again later */
+    SHMQ_NO_CELLS,         /* every in-flight cell is in use */
+    SHMQ_TIMED_OUT,
+    SHMQ_INTERRUPTED,      /* a signal arrived while waiting */
+    SHMQ_LOST,             /* the lease is no longer this port's */
+    SHMQ_CORRUPT,          /* a word in the segment is outside what the format allows */
+    SHMQ_NO_PORTS,         /* every port is in use by the living */
+    SHMQ_TOO_LARGE,
+    SHMQ_NOT_FOUND,
+    SHMQ_MISMATCH,         /* no segment of this format, version or machine */
+    SHMQ_FOREIGN,          /* the segment belongs to another user */
+    SHMQ_SYSTEM,           /* errno tells */
+} shmq_status;
+
+/* Who waits where: the ring's two ends. */
+enum shmq_side { SHMQ_ITEMS = 0, SHMQ_SPACE = 1 };
+
+/* What the cell is wanted for; matters in segments of large slots only. */
+enum shmq_purpose { SHMQ_TO_WRITE, SHMQ_TO_GIVE };
+
+struct shmq_port {
+    unsigned char *base;
+    struct shmq_header *header;
+    struct shmq_port_record *records, *record;
+    struct shmq_cell *cells;
+    shmq_word *ring;
+    struct shmq_geometry geometry;   /* private copy, checked at attach: never read again from the segment */
+    uint64_t owner;                  /* identity of this process at attach */
+    uint64_t nonce;
+    uint32_t index;                  /* of `record` */
+    uint32_t kept;                   /* the port's own cell (IDLE), or SHMQ_NO_CELL while a call uses it */
+    uint32_t hint;                   /* where the last cell was released: where to look for the next */
+    uint64_t next_id;
+    uint64_t epoch_seen;
+    sem_t *semaphores[2];            /* by side; NULL: nobody sleeps here */
+    uint64_t spin_ns[2];             /* how long spinning has been worth it lately, by side */
+    bool spins;                      /* more than one CPU */
+};
+
+/* -- attach ---------------------------------------------------------------------------------------------------------- */
+
+/* Fill a new segment of at least geometry->segment_bytes zeroed bytes. Everything but `magic`, which the caller stores
+ * with shmq_segment_ready() once semaphores and the like exist too. */
+void shmq_segment_format(void *base, const struct shmq_geometry *geometry, uint64_t nonce, uint32_t flags,
+                         const char *codec, const uint8_t boot_id[16], uint64_t creator, uint64_t lock_inode);
+void shmq_segment_ready(void *base);
+
+/* Check a mapped header of `file_bytes` bytes. Post: OK and *out; WOULD_BLOCK: not ready yet (or abandoned half-made);
+ * MISMATCH: another format, version or byte order; CORRUPT: the numbers contradict each other or the file's size. */
+shmq_status shmq_segment_check(const void *base, uint64_t file_bytes, struct shmq_geometry *out);
+
+/* Take a free port and its cell. Pre: `base` was checked. Post: OK, NO_PORTS, NO_CELLS or CORRUPT.
+ * Killed here: a claimed port that holds nothing, or one cell; the reaper frees both. */
+shmq_status shmq_port_attach(struct shmq_port *port, void *base, const struct shmq_geometry *geometry, uint64_t owner);
+
+/* Give everything back: LEASED cells become ORPHAN, uncounted; the rest SPARE. The port is free afterwards. */
+void shmq_port_detach(struct shmq_port *port);
+
+/* -- cells ----------------------------------------------------------------------------------------------------------- */
+
+/* SPARE or WARM -> IDLE, mine. Post: OK and *cell, or NO_CELLS. Killed here: an IDLE cell of a dead port. */
+shmq_status shmq_cell_claim(struct shmq_port *port, enum shmq_purpose purpose, uint32_t *cell);
+
+/* IDLE, mine -> SPARE (or WARM where `warm` and the slots are large). */
+void shmq_cell_release(struct shmq_port *port, uint32_t cell, bool warm);
+
+/* The cell for one call: the kept one, or a claimed one; and its return. */
+shmq_status shmq_cell_take(struct shmq_port *port, enum shmq_purpose purpose, uint32_t *cell);
+void shmq_cell_return(struct shmq_port *port, uint32_t cell, bool warm);
+
+/* A cell that the caller will hold for long: never the last one that put and get depend on. */
+shmq_status shmq_cell_take_for_long(struct shmq_port *port, enum shmq_purpose purpose, uint32_t *cell);
+
+/* Change the state of my own cell; the slot stays. */
+static inline uint64_t shmq_cell_load(const struct shmq_port *port, uint32_t cell) {
+    return shmq_load_relaxed(&port->cells[cell].word); /* mine: no other process stores to it */
+}
+static inline void shmq_cell_become(struct shmq_port *port, uint32_t cell, enum shmq_cell_state state) {
+    uint64_t word = shmq_cell_load(port, cell);
+    /* [hand] */
+    shmq_store_release(&port->cells[cell].word, shmq_cell_next(word, state, port->index, shmq_word_slot(word)));
+}
+
+/* A LEASED cell whose word was `leased` is done. `looking`: somebody still reads the slot -> HELD, else IDLE, and the
+ * caller returns it. LOST: the lease had ended otherwise. Killed here: acked or not, by one exchange. */
+shmq_status shmq_lease_ack(struct shmq_port *port, uint32_t cell, uint64_t leased, bool looking);
+
+/* LEASED -> ORPHAN; `failed`: the delivery counts. The cell is nobody's afterwards. LOST as above. */
+shmq_status shmq_lease_give_back(struct shmq_port *port, uint32_t cell, uint64_t leased, bool failed);
+
+/* ORPHAN -> LEASED, mine. Only looks where the epoch has moved since this port last found nothing.
+ * Post: OK and *cell, or WOULD_BLOCK. One exchange of one cell: nothing is open if the process dies. */
+shmq_status shmq_orphan_adopt(struct shmq_port *port, uint32_t *cell);
+
+/* Count one failed delivery of the LEASED cell that reads `leased`, once however often it is called for that word. */
+void shmq_delivery_failed(struct shmq_port *port, uint64_t leased, uint32_t cell);
+
+static inline struct shmq_slot *shmq_slot_at(const struct shmq_port *port, uint32_t slot) {
+    return (struct shmq_slot *)(port->base + port->geometry.slot_offset + slot * port->geometry.slot_stride);
+}
+static inline unsigned char *shmq_payload_at(const struct shmq_port *port, uint32_t slot) {
+    return port->base + port->geometry.payload_offset + slot * port->geometry.payload_stride;
+}
+static inline uint32_t shmq_deliveries_failed(uint64_t word) { return (uint32_t)(word & 0xffff); }
+
+/* Id and time for the message about to be published in my cell's slot; everything else is the caller's. */
+static inline void shmq_slot_stamp(struct shmq_port *port, struct shmq_slot *slot) {
+    slot->id = port->next_id++;
+    slot->published_ns = shmq_now_coarse_ns();
+    shmq_store_relaxed(&slot->deliveries, 0); /* published by the exchange */
+}
+
+#endif

@@ -1,0 +1,113 @@
+#define _GNU_SOURCE
+#include "reap.h"
+
+#include <sched.h>
+
+#include "owner.h"
+#include "wait.h"
+
+enum verdict { HAPPENED, DID_NOT, UNKNOWN };
+
+/* What an in-flight cell proves, or SHMQ_MAX_SLOTS for nothing: the slot that it names, unless its owner may have given
+ * that slot away a moment ago. The cell is read around the intent: if both looks agree, no exchange of that cell began
+ * and ended between them (the generation would have moved). [intent] */
+static uint32_t proven_slot(const struct shmq_port *port, uint32_t cell) {
+    uint64_t word = shmq_load_acquire(&port->cells[cell].word);
+    uint32_t owner = shmq_cell_owner(word);
+    if (owner < port->geometry.ports) {
+        uint64_t intent = shmq_load_acquire(&port->records[owner].intent);
+        if (shmq_load_seq(&port->cells[cell].word) != word) return SHMQ_MAX_SLOTS;
+        if (shmq_intent_operation(intent) != SHMQ_NOTHING && shmq_intent_cell(intent) == cell &&
+            shmq_word_slot(intent) == shmq_word_slot(word))
+            return SHMQ_MAX_SLOTS;
+    }
+    return shmq_word_slot(word);
+}
+
+static enum verdict scan(const struct shmq_port *port, uint32_t dead_cell, uint32_t give, uint32_t take) {
+    for (uint32_t i = 0; i < port->geometry.slots; i++) {
+        uint32_t slot = shmq_word_slot(shmq_load_acquire(&port->ring[i]));
+        if (slot == give) return HAPPENED;
+        if (slot == take) return DID_NOT;
+    }
+    for (uint32_t i = 0; i < port->geometry.cells; i++) {
+        if (i == dead_cell) continue;
+        uint32_t slot = proven_slot(port, i);
+        if (slot == give) return HAPPENED;
+        if (slot == take) return DID_NOT;
+    }
+    return UNKNOWN;
+}
+
+/* Settle the dead port's open exchange. False: not yet to be told. */
+static bool settle(struct shmq_port *port, uint32_t dead) {
+    struct shmq_port_record *record = &port->records[dead];
+    uint64_t intent = shmq_load_acquire(&record->intent);
+    unsigned operation = shmq_intent_operation(intent);
+    if (operation == SHMQ_NOTHING) return true;
+    uint32_t cell = shmq_intent_cell(intent), index = shmq_intent_index(intent), give = shmq_word_slot(intent);
+    if (cell < port->geometry.cells && index < port->geometry.slots) {
+        uint64_t word = shmq_load_acquire(&port->cells[cell].word);
+        uint64_t expected = shmq_load_relaxed(&record->expected);
+        uint32_t take = shmq_word_slot(expected);
+        if (shmq_cell_owner(word) == dead && shmq_word_slot(word) == give && give != take) {
+            enum verdict verdict = UNKNOWN;
+            if (shmq_load_seq(&port->ring[index]) == expected) verdict = DID_NOT; /* laps: never the same word twice */
+            for (int tries = 0; verdict == UNKNOWN && tries < 64; tries++) {
+                verdict = scan(port, cell, give, take);
+                if (verdict == UNKNOWN) sched_yield();
+            }
+            if (verdict == UNKNOWN) return false;
+            SHMQ_CRASH_POINT(reap_judged);
+            if (verdict == HAPPENED)
+                shmq_store_release(&port->cells[cell].word, shmq_cell_next(word, operation == SHMQ_GETTING ? SHMQ_LEASED : SHMQ_IDLE, dead, take));
+        }
+    }
+    SHMQ_CRASH_POINT(reap_settled);
+    shmq_store_release(&record->intent, 0);
+    return true;
+}
+
+static bool recover(struct shmq_port *port, uint32_t dead) {
+    if (!settle(port, dead)) return false;
+    for (uint32_t i = 0; i < port->geometry.cells; i++) {
+        uint64_t word = shmq_load_acquire(&port->cells[i].word);
+        unsigned state = shmq_cell_state(word);
+        if (shmq_cell_owner(word) != dead) continue;
+        if (state == SHMQ_LEASED && shmq_word_slot(word) < port->geometry.total_slots) shmq_delivery_failed(port, word, i);
+        SHMQ_CRASH_POINT(reap_counted);
+        uint64_t next = shmq_cell_next(word, state == SHMQ_LEASED ? SHMQ_ORPHAN : SHMQ_SPARE, SHMQ_NO_PORT, shmq_word_slot(word));
+        shmq_swap_seq(&port->cells[i].word, &word, next); /* [hand] */
+        SHMQ_CRASH_POINT(reap_cell);
+    }
+    struct shmq_port_record *record = &port->records[dead];
+    for (int i = 0; i < SHMQ_COUNTERS; i++) {
+        uint64_t counted = shmq_load_relaxed(&record->counters[i]);
+        shmq_store_relaxed(&record->counters[i], 0);
+        shmq_add_relaxed(&port->header->retired[i], counted);
+    }
+    SHMQ_CRASH_POINT(reap_retired);
+    shmq_store_release(&record->owner, 0);
+    return true;
+}
+
+uint32_t shmq_reap(struct shmq_port *port) {
+    uint32_t freed = 0;
+    bool locked = false;
+    for (uint32_t i = 0; i < port->geometry.ports; i++) {
+        uint64_t owner = shmq_load_acquire(&port->records[i].owner);
+        if (owner == 0 || shmq_owner_alive(owner)) continue;
+        if (!locked && !(locked = shmq_owner_lock(port->nonce))) return 0;
+        /* Under the lock nobody else frees it; it may have been freed before, and claimed anew. */
+        if (shmq_load_acquire(&port->records[i].owner) == owner) freed += recover(port, i);
+    }
+    if (!locked) return 0;
+    /* The dead may have been the only one who knew of an orphan, of a message or of room: tell everybody to look. */
+    shmq_add_seq(&port->header->orphan_epoch, 1); /* [epoch] */
+    shmq_owner_unlock(port->nonce);
+    for (uint32_t i = 0; i < port->geometry.ports; i++) {
+        shmq_wake(port, SHMQ_ITEMS);
+        shmq_wake(port, SHMQ_SPACE);
+    }
+    return freed;
+}

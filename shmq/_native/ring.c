@@ -1,0 +1,235 @@
+#define _GNU_SOURCE
+#include "ring.h"
+
+#include <string.h>
+
+/* How often a call meets somebody else's progress before it returns to its caller, who looks at signals and tries again.
+ * A hostile segment may also get here; it never gets further. */
+#define ATTEMPTS 4096
+
+/* Help a sequence forward to at least `to`. Never back: the comparison is by distance. */
+static void sequence_advance(shmq_word *sequence, uint64_t from, uint64_t to) {
+    uint64_t now = from;
+    while (!shmq_swap_seq(sequence, &now, to)) {
+        int64_t ahead = (int64_t)((to - now) << 2) >> 2; /* sequences are 62 bits wide */
+        if (ahead <= 0) return;
+    }
+}
+
+/* One exchange of my in-flight cell with a ring cell. True: it happened. The intent stands before the exchange and is
+ * withdrawn after the in-flight cell tells the same. */
+static inline bool exchange(struct shmq_port *port, unsigned operation, uint32_t cell, uint32_t index, uint64_t expected,
+                            uint64_t desired, enum shmq_cell_state taken_state) {
+    struct shmq_cell *mine = &port->cells[cell];
+    uint64_t word = shmq_load_relaxed(&mine->word); /* mine */
+    shmq_store_relaxed(&port->record->expected, expected); /* [intent] released by the next store */
+    shmq_store_release(&port->record->intent, shmq_intent_word(operation, cell, index, shmq_word_slot(word)));
+    SHMQ_CRASH_POINT(exchange_intended);
+    bool happened = shmq_swap_seq(&port->ring[index], &expected, desired); /* [publish] [return] [park] */
+    if (happened) {
+        SHMQ_CRASH_POINT(exchange_happened);
+        shmq_store_release(&mine->word, shmq_cell_next(word, taken_state, port->index, shmq_word_slot(expected))); /* [hand] */
+        SHMQ_CRASH_POINT(exchange_recorded);
+    }
+    shmq_store_release(&port->record->intent, 0); /* [intent] */
+    return happened;
+}
+
+/* What a look at the ring cell under a sequence tells. */
+enum sight { CAN, CANNOT, PASSED, NONSENSE };
+
+/* At write_seq = t: EMPTY of t's lap can be filled. READY of the lap before: full. READY of t's lap, or any later lap:
+ * somebody published here and write_seq has not moved yet; that includes a message that was already taken again, which
+ * would stop everybody for ever if its publisher died before it moved write_seq and nobody helped. */
+static inline enum sight look_for_space(uint64_t word, uint64_t lap) {
+    int64_t ahead = shmq_lap_ahead(shmq_ring_lap(word), lap);
+    unsigned state = shmq_ring_state(word);
+    if (shmq_likely(ahead == 0)) return state == SHMQ_EMPTY ? CAN : state == SHMQ_READY ? PASSED : NONSENSE;
+    if (ahead > 0) return PASSED;
+    return ahead == -1 && state == SHMQ_READY ? CANNOT : NONSENSE;
+}
+
+/* At read_seq = h: READY of h's lap can be taken, EMPTY of h's lap means empty, a later lap that it was taken. */
+static inline enum sight look_for_item(uint64_t word, uint64_t lap) {
+    int64_t ahead = shmq_lap_ahead(shmq_ring_lap(word), lap);
+    unsigned state = shmq_ring_state(word);
+    if (shmq_likely(ahead == 0)) return state == SHMQ_READY ? CAN : state == SHMQ_EMPTY ? CANNOT : NONSENSE;
+    return ahead > 0 ? PASSED : NONSENSE;
+}
+
+shmq_status shmq_ring_put(struct shmq_port *port, uint32_t cell) {
+    const uint32_t slots = port->geometry.slots;
+    shmq_word *sequence = &port->header->write_seq;
+    uint32_t give = shmq_word_slot(shmq_cell_load(port, cell));
+    for (int attempt = 0; attempt < ATTEMPTS; attempt++) {
+        uint64_t t = shmq_load_acquire(sequence);
+        uint32_t index = shmq_seq_index(t);
+        if (shmq_unlikely(index >= slots)) return SHMQ_CORRUPT;
+        uint64_t word = shmq_load_acquire(&port->ring[index]); /* [return] */
+        uint64_t lap = shmq_seq_lap(t);
+        switch (look_for_space(word, lap)) {
+        case CAN: {
+            uint32_t take = shmq_word_slot(word);
+            if (shmq_unlikely(take >= port->geometry.total_slots)) return SHMQ_CORRUPT;
+            if (shmq_likely(exchange(port, SHMQ_PUTTING, cell, index, word, shmq_ring_word(lap, SHMQ_READY, give), SHMQ_IDLE))) {
+                /* This slot is written next, by this very port: fetch it for writing while nobody waits for it. */
+                shmq_prefetch_write(shmq_slot_at(port, take));
+                shmq_prefetch_write(shmq_payload_at(port, take));
+                sequence_advance(sequence, t, shmq_seq_next(t, slots));
+                return SHMQ_OK;
+            }
+            break;
+        }
+        case PASSED:
+            sequence_advance(sequence, t, shmq_seq_next(t, slots));
+            break;
+        case CANNOT:
+            if (shmq_load_seq(sequence) == t) return SHMQ_WOULD_BLOCK;
+            break;
+        case NONSENSE:
+            if (shmq_load_seq(sequence) == t) return SHMQ_CORRUPT;
+            break;
+        }
+    }
+    return SHMQ_WOULD_BLOCK;
+}
+
+uint32_t shmq_ring_put_many(struct shmq_port *port, uint32_t cell, shmq_fill fill, void *context, shmq_status *status) {
+    const uint32_t slots = port->geometry.slots;
+    shmq_word *sequence = &port->header->write_seq;
+    uint32_t done = 0;
+    *status = SHMQ_OK;
+    while (fill(context, port, shmq_word_slot(shmq_cell_load(port, cell)))) {
+        /* The first message, and any after a meeting with another producer, goes the careful way. The next ones try the
+         * cell behind the last success: it may be filled, since nothing before it is unfilled (I3). */
+        uint64_t t = shmq_load_relaxed(sequence); /* checked below by the word that is found there */
+        for (;;) {
+            uint32_t index = shmq_seq_index(t), give = shmq_word_slot(shmq_cell_load(port, cell));
+            if (shmq_unlikely(index >= slots)) { *status = SHMQ_CORRUPT; return done; }
+            uint64_t word = shmq_load_acquire(&port->ring[index]); /* [return] */
+            if (look_for_space(word, shmq_seq_lap(t)) != CAN || shmq_word_slot(word) >= port->geometry.total_slots ||
+                !exchange(port, SHMQ_PUTTING, cell, index, word, shmq_ring_word(shmq_seq_lap(t), SHMQ_READY, give), SHMQ_IDLE))
+                break;
+            shmq_prefetch_write(shmq_slot_at(port, shmq_word_slot(word)));
+            shmq_prefetch_write(shmq_payload_at(port, shmq_word_slot(word)));
+            done++;
+            t = shmq_seq_next(t, slots);
+            if (!fill(context, port, shmq_word_slot(shmq_cell_load(port, cell)))) {
+                sequence_advance(sequence, shmq_load_relaxed(sequence), t);
+                return done;
+            }
+        }
+        if (done) sequence_advance(sequence, shmq_load_relaxed(sequence), t);
+        *status = shmq_ring_put(port, cell); /* the one that is filled and did not go the quick way */
+        if (*status != SHMQ_OK) return done;
+        done++;
+    }
+    return done;
+}
+
+shmq_status shmq_ring_get(struct shmq_port *port, uint32_t cell) {
+    shmq_status status;
+    shmq_ring_get_many(port, &cell, 1, &status);
+    return status;
+}
+
+uint32_t shmq_ring_get_many(struct shmq_port *port, const uint32_t *cells, uint32_t count, shmq_status *status) {
+    const uint32_t slots = port->geometry.slots;
+    shmq_word *sequence = &port->header->read_seq;
+    uint32_t done = 0;
+    uint64_t from = shmq_load_acquire(sequence), h = from;
+    *status = SHMQ_WOULD_BLOCK;
+    for (int attempt = 0; attempt < ATTEMPTS && done < count; attempt++) {
+        uint32_t index = shmq_seq_index(h);
+        if (shmq_unlikely(index >= slots)) { *status = SHMQ_CORRUPT; break; }
+        uint64_t word = shmq_load_acquire(&port->ring[index]); /* [publish] */
+        uint64_t lap = shmq_seq_lap(h);
+        enum sight sight = look_for_item(word, lap);
+        if (shmq_likely(sight == CAN)) {
+            if (shmq_unlikely(shmq_word_slot(word) >= port->geometry.total_slots)) { *status = SHMQ_CORRUPT; break; }
+            uint64_t next = shmq_seq_next(h, slots);
+            /* The message after this one, if it is there: its slot will be read soon. */
+            uint64_t ahead = shmq_load_relaxed(&port->ring[shmq_seq_index(next)]); /* a hint for the cache only */
+            if (shmq_ring_state(ahead) == SHMQ_READY && shmq_word_slot(ahead) < port->geometry.total_slots) {
+                shmq_prefetch_read(shmq_slot_at(port, shmq_word_slot(ahead)));
+                shmq_prefetch_read(shmq_payload_at(port, shmq_word_slot(ahead)));
+            }
+            uint32_t give = shmq_word_slot(shmq_cell_load(port, cells[done]));
+            uint64_t emptied = shmq_ring_word((lap + 1) & SHMQ_LAP_MASK, SHMQ_EMPTY, give);
+            if (shmq_likely(exchange(port, SHMQ_GETTING, cells[done], index, word, emptied, SHMQ_LEASED))) {
+                done++;
+                h = next;
+                attempt = 0;
+            }
+            continue;
+        }
+        if (sight == PASSED) {
+            h = shmq_seq_next(h, slots);
+            if (!done) sequence_advance(sequence, from, h), from = h = shmq_load_acquire(sequence);
+            continue;
+        }
+        if (done) break; /* not everything that was wished for */
+        if (shmq_load_seq(sequence) != h) {
+            from = h = shmq_load_acquire(sequence);
+            continue;
+        }
+        if (sight == NONSENSE) *status = SHMQ_CORRUPT;
+        break;
+    }
+    if (shmq_likely(done)) {
+        *status = SHMQ_OK;
+        sequence_advance(sequence, from, h);
+    }
+    return done;
+}
+
+bool shmq_ring_has_space(struct shmq_port *port) {
+    uint64_t t = shmq_load_seq(&port->header->write_seq);
+    if (shmq_seq_index(t) >= port->geometry.slots) return true; /* corrupt: let the caller's try find out */
+    return look_for_space(shmq_load_seq(&port->ring[shmq_seq_index(t)]), shmq_seq_lap(t)) != CANNOT; /* [park] */
+}
+
+bool shmq_ring_has_item(struct shmq_port *port) {
+    uint64_t h = shmq_load_seq(&port->header->read_seq);
+    if (shmq_seq_index(h) >= port->geometry.slots) return true;
+    return look_for_item(shmq_load_seq(&port->ring[shmq_seq_index(h)]), shmq_seq_lap(h)) != CANNOT; /* [park] */
+}
+
+uint32_t shmq_ring_length(const struct shmq_port *port) {
+    const uint64_t slots = port->geometry.slots;
+    uint64_t h = shmq_load_acquire(&port->header->read_seq), t = shmq_load_acquire(&port->header->write_seq);
+    /* A put or get whose exchange happened counts although the sequence lags: look a few cells ahead. */
+    for (int ahead = 0; ahead < 64; ahead++) {
+        if (shmq_seq_index(t) >= slots || look_for_space(shmq_load_acquire(&port->ring[shmq_seq_index(t)]), shmq_seq_lap(t)) != PASSED) break;
+        t = shmq_seq_next(t, (uint32_t)slots);
+    }
+    for (int ahead = 0; ahead < 64; ahead++) {
+        if (shmq_seq_index(h) >= slots || look_for_item(shmq_load_acquire(&port->ring[shmq_seq_index(h)]), shmq_seq_lap(h)) != PASSED) break;
+        h = shmq_seq_next(h, (uint32_t)slots);
+    }
+    int64_t laps = shmq_lap_ahead(shmq_seq_lap(t), shmq_seq_lap(h));
+    int64_t length = laps * (int64_t)slots + (int64_t)shmq_seq_index(t) - (int64_t)shmq_seq_index(h);
+    return length < 0 ? 0 : length > (int64_t)slots ? (uint32_t)slots : (uint32_t)length;
+}
+
+bool shmq_ring_peek(struct shmq_port *port, uint32_t nth, struct shmq_slot *slot, void *payload, uint64_t limit, bool *moved) {
+    const uint32_t slots = port->geometry.slots;
+    uint64_t h = shmq_load_acquire(&port->header->read_seq);
+    *moved = false;
+    if (nth >= slots || shmq_seq_index(h) >= slots) return false;
+    uint32_t index = shmq_seq_index(h) + nth; /* no overflow: both below 2^24 */
+    uint64_t lap = shmq_seq_lap(h);
+    if (index >= slots) index -= slots, lap++;
+    uint64_t word = shmq_load_acquire(&port->ring[index]); /* [publish] */
+    enum sight sight = look_for_item(word, lap);
+    *moved = sight == PASSED;
+    if (sight != CAN || shmq_word_slot(word) >= port->geometry.total_slots) return false;
+    const struct shmq_slot *there = shmq_slot_at(port, shmq_word_slot(word));
+    memcpy(slot, there, sizeof *slot);
+    uint64_t nbytes = slot->nbytes + slot->described;
+    if (nbytes < slot->nbytes) nbytes = limit;
+    memcpy(payload, shmq_payload_at(port, shmq_word_slot(word)), nbytes < limit ? nbytes : limit);
+    atomic_thread_fence(memory_order_acquire); /* the copy before the second look */
+    *moved = shmq_load_relaxed(&port->ring[index]) != word;
+    return !*moved;
+}

@@ -1,0 +1,39 @@
+/* The exchange ring: put, get, and what can be known about the ring from outside.
+ *
+ * The only thing that happens to a message is that a ring cell and an in-flight cell exchange their slots, by one
+ * compare-and-swap on the ring cell. Before it the port writes its intent, after it the in-flight cell is brought up to
+ * date; reap.c settles the one question that a death between the two leaves open.
+ */
+#ifndef SHMQ_RING_H
+#define SHMQ_RING_H
+
+#include "port.h"
+
+/* Publish the slot of my IDLE cell, whose header and payload are complete. Post: OK, the cell now names an empty slot;
+ * WOULD_BLOCK: full, nothing changed; CORRUPT. Killed here: published whole, or not at all. Does not wake anybody. */
+shmq_status shmq_ring_put(struct shmq_port *port, uint32_t cell);
+
+/* Give the empty slot of my IDLE cell for the oldest message. Post: OK, the cell is LEASED and names the message;
+ * WOULD_BLOCK: empty; CORRUPT. Killed here: in the ring, or LEASED and redelivered by the reaper. */
+shmq_status shmq_ring_get(struct shmq_port *port, uint32_t cell);
+
+/* The same for as many cells as there are, one exchange each, the sequence moved once. Post: how many were done; a
+ * count below the wish means that the ring was full (empty) at that moment, *status says why. */
+uint32_t shmq_ring_get_many(struct shmq_port *port, const uint32_t *cells, uint32_t count, shmq_status *status);
+
+/* Publishes many from one cell: `fill` writes the next message into the cell's slot and returns false at the end. */
+typedef bool (*shmq_fill)(void *context, struct shmq_port *port, uint32_t slot);
+uint32_t shmq_ring_put_many(struct shmq_port *port, uint32_t cell, shmq_fill fill, void *context, shmq_status *status);
+
+/* Would a put (get) find room (a message) now? Sequentially consistent: the second half of the handshake [park]. */
+bool shmq_ring_has_space(struct shmq_port *port);
+bool shmq_ring_has_item(struct shmq_port *port);
+
+/* Messages in the ring: exact at a quiet moment, otherwise between what it was and what it is. */
+uint32_t shmq_ring_length(const struct shmq_port *port);
+
+/* Copy the header and up to `limit` payload bytes of the nth message from the front without taking it. False: there is
+ * none, or it was taken in the meantime (then *moved). The copy is whole: the cell is looked at again after it. */
+bool shmq_ring_peek(struct shmq_port *port, uint32_t nth, struct shmq_slot *slot, void *payload, uint64_t limit, bool *moved);
+
+#endif

@@ -1,0 +1,121 @@
+#define _GNU_SOURCE
+#include "wait.h"
+
+#include <errno.h>
+#include <sched.h>
+
+#include "reap.h"
+#include "ring.h"
+
+/* A producer that waits for space is worth waking for a quarter of the ring (at most this many cells) at once. Waking it
+ * for every freed cell would put a context switch (20 to 45 us) behind every message of a full ring. */
+#define SPACE_WORTH 256u
+/* … or when nobody was woken for this long: a slow consumer frees a cell now and then, and each is announced at once. */
+#define SPACE_PATIENCE_NS 200000u
+#define SPIN_LEAST_NS 2000u
+#define PAUSE_MOST 16
+
+unsigned shmq_wait_cpus(void) {
+    cpu_set_t set;
+    return sched_getaffinity(0, sizeof set, &set) == 0 ? (unsigned)CPU_COUNT(&set) : 1;
+}
+
+static bool promising(struct shmq_port *port, enum shmq_side side) {
+    if (side == SHMQ_SPACE) return shmq_ring_has_space(port);
+    return shmq_ring_has_item(port) || shmq_load_seq(&port->header->orphan_epoch) != port->epoch_seen;
+}
+
+bool shmq_wait_spin(struct shmq_port *port, enum shmq_side side, uint64_t deadline_ns) {
+    if (!port->spins) return false;
+    /* Polling takes the cache line from the very process that is about to write it, so the looks grow rarer: a ring that
+     * is nearly empty then fills by a few messages between two looks, and one transfer of the line serves them all. */
+    uint64_t begun = shmq_now_ns(), limit = port->spin_ns[side];
+    for (unsigned pauses = 1;; pauses = pauses < PAUSE_MOST ? pauses * 2 : pauses) {
+        for (unsigned i = 0; i < pauses; i++) shmq_pause();
+        if (promising(port, side)) {
+            port->spin_ns[side] = limit < SHMQ_SPIN_NS ? limit * 2 : limit;
+            return true;
+        }
+        if (pauses < PAUSE_MOST) continue;
+        uint64_t now = shmq_now_ns();
+        if (now - begun > limit || now >= deadline_ns) break;
+        if (now - begun > SPIN_LEAST_NS) sched_yield(); /* whoever could bring the message may be waiting for this CPU */
+    }
+    port->spin_ns[side] = limit > 2 * SPIN_LEAST_NS ? limit / 2 : SPIN_LEAST_NS; /* it did not help: less next time */
+    return false;
+}
+
+/* sem_clockwait is measured on the monotonic clock, sem_timedwait on the wall clock: where only the latter exists, a
+ * clock stepped back in the middle of a slice stretches that slice. */
+static int wait_until(sem_t *semaphore, uint64_t deadline_ns) {
+#if defined(__GLIBC__) && __GLIBC_PREREQ(2, 30)
+    struct timespec until = {.tv_sec = (time_t)(deadline_ns / 1000000000u), .tv_nsec = (long)(deadline_ns % 1000000000u)};
+    return sem_clockwait(semaphore, CLOCK_MONOTONIC, &until);
+#else
+    uint64_t now = shmq_now_ns(), wall = shmq_clock_ns(CLOCK_REALTIME) + (deadline_ns > now ? deadline_ns - now : 0);
+    struct timespec until = {.tv_sec = (time_t)(wall / 1000000000u), .tv_nsec = (long)(wall % 1000000000u)};
+    return sem_timedwait(semaphore, &until);
+#endif
+}
+
+static bool take_one_off(shmq_half *waiters) {
+    uint32_t n = shmq_load_seq(waiters);
+    while (n)
+        if (shmq_swap_seq(waiters, &n, n - 1)) return true;
+    return false;
+}
+
+shmq_status shmq_wait_park(struct shmq_port *port, enum shmq_side side, uint64_t deadline_ns, struct shmq_patience *patience) {
+    shmq_half *waiters = side == SHMQ_ITEMS ? &port->header->items_waiters : &port->header->space_waiters;
+    uint64_t now = shmq_now_ns();
+    if (now >= deadline_ns) return SHMQ_TIMED_OUT;
+    /* A producer's first slices are short, because a consumer does not announce every freed cell. */
+    uint32_t longer = patience->slice_ms ? patience->slice_ms * 2 : 1;
+    patience->slice_ms = side == SHMQ_ITEMS || longer > SHMQ_SLICE_MS ? SHMQ_SLICE_MS : longer;
+    uint64_t slice_end = now + patience->slice_ms * UINT64_C(1000000);
+    shmq_add_seq(waiters, 1); /* [park] */
+    SHMQ_CRASH_POINT(park_announced);
+    int result = EAGAIN;
+    if (!promising(port, side))
+        result = wait_until(port->semaphores[side], slice_end < deadline_ns ? slice_end : deadline_ns) ? errno : 0;
+    if (result == 0) return SHMQ_OK; /* whoever posted took us off the count */
+    /* Not woken: take ourselves off. If somebody else did, a post is there or on its way: eat it if it is there. */
+    if (!take_one_off(waiters)) sem_trywait(port->semaphores[side]);
+    return result == EAGAIN ? SHMQ_OK : result == EINTR ? SHMQ_INTERRUPTED : SHMQ_TIMED_OUT;
+}
+
+shmq_status shmq_wait(struct shmq_port *port, enum shmq_side side, uint64_t deadline_ns, struct shmq_patience *patience) {
+    if (!patience->spun) {
+        patience->spun = true;
+        if (shmq_wait_spin(port, side, deadline_ns)) return SHMQ_OK;
+    }
+    shmq_status status = shmq_wait_park(port, side, deadline_ns, patience);
+    if (status != SHMQ_TIMED_OUT) return status;
+    if (shmq_now_ns() >= deadline_ns) return SHMQ_TIMED_OUT;
+    shmq_reap(port);
+    return SHMQ_OK;
+}
+
+shmq_status shmq_wait_for_cell(struct shmq_port *port, uint64_t deadline_ns, struct shmq_patience *patience) {
+    if (shmq_now_ns() >= deadline_ns) return SHMQ_TIMED_OUT;
+    uint32_t shift = patience->slice_ms < 8 ? patience->slice_ms++ : 8;
+    struct timespec pause = {.tv_nsec = 50000l << (shift < 7 ? shift : 7)};
+    if (shift == 8) shmq_reap(port);
+    return clock_nanosleep(CLOCK_MONOTONIC, 0, &pause, NULL) == EINTR ? SHMQ_INTERRUPTED : SHMQ_OK;
+}
+
+void shmq_wake(struct shmq_port *port, enum shmq_side side) {
+    if (port->semaphores[side] == NULL) return;
+    if (side == SHMQ_ITEMS) {
+        if (take_one_off(&port->header->items_waiters)) sem_post(port->semaphores[side]);
+        return;
+    }
+    uint32_t space = port->geometry.slots - shmq_ring_length(port), worth = port->geometry.slots / 4;
+    if (space < (worth < SPACE_WORTH ? worth : SPACE_WORTH)) {
+        uint64_t now = shmq_now_ns(), woken = shmq_load_relaxed(&port->header->space_woken_ns); /* a hint */
+        if (now - woken < SPACE_PATIENCE_NS) return;
+    }
+    if (!take_one_off(&port->header->space_waiters)) return;
+    shmq_store_relaxed(&port->header->space_woken_ns, shmq_now_ns());
+    sem_post(port->semaphores[side]);
+}

@@ -1,0 +1,50 @@
+/* Waiting at the ring's ends: spin -> park, and waking those who parked.
+ *
+ * A waiter first spins for a short, bounded time (only where there is more than one CPU), then announces itself in the
+ * header's waiter count, looks again, and sleeps on the named POSIX semaphore of its side. Who publishes (frees a cell)
+ * looks at the count after its exchange, takes one waiter off it and posts once. The semaphore is a hint only: under
+ * SIGKILL it may lose a wake-up or keep one too many, so every sleep is sliced and the ring is looked at again.
+ */
+#ifndef SHMQ_WAIT_H
+#define SHMQ_WAIT_H
+
+#include "port.h"
+
+#define SHMQ_SLICE_MS 100u     /* the longest a lost wake-up can cost; dead peers are noticed at its end */
+#define SHMQ_SPIN_NS 40000u    /* the longest spin */
+#define SHMQ_FOREVER UINT64_MAX
+
+/* CPUs that this process may run on. */
+unsigned shmq_wait_cpus(void);
+
+/* What one blocking call remembers between its looks. Begin with {0}. */
+struct shmq_patience {
+    bool spun;
+    uint32_t slice_ms;
+};
+
+/* Wait until a look is worth it, dead peers were taken back, or the deadline has passed. Post: OK: look again;
+ * TIMED_OUT: the deadline; INTERRUPTED: a signal. */
+shmq_status shmq_wait(struct shmq_port *port, enum shmq_side side, uint64_t deadline_ns, struct shmq_patience *patience);
+
+/* Wait a little for an in-flight cell: nobody announces those, so this looks again after 50 us, 100 us, … 10 ms. */
+shmq_status shmq_wait_for_cell(struct shmq_port *port, uint64_t deadline_ns, struct shmq_patience *patience);
+
+/* Spin until the side looks promising (true) or spinning has ceased to be worth it (false). */
+bool shmq_wait_spin(struct shmq_port *port, enum shmq_side side, uint64_t deadline_ns);
+
+/* Sleep until woken, until the end of a slice, or until `deadline_ns` (CLOCK_MONOTONIC). Post: OK: look again;
+ * TIMED_OUT: the slice or the deadline has passed; INTERRUPTED: a signal. Killed here: the count stays one too high,
+ * which costs the next publisher one superfluous post. */
+shmq_status shmq_wait_park(struct shmq_port *port, enum shmq_side side, uint64_t deadline_ns, struct shmq_patience *patience);
+
+/* Wake one waiter of the side, if there is one (and, for space, if it is worth it). Never blocks. */
+void shmq_wake(struct shmq_port *port, enum shmq_side side);
+
+/* After a put (get): look at the count, which pairs with the announcement [park]. */
+static inline void shmq_wake_after(struct shmq_port *port, enum shmq_side side) {
+    shmq_half *waiters = side == SHMQ_ITEMS ? &port->header->items_waiters : &port->header->space_waiters;
+    if (shmq_unlikely(shmq_load_seq(waiters))) shmq_wake(port, side);
+}
+
+#endif

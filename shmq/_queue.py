@@ -1,0 +1,245 @@
+"""Queue: competing consumers, each message to one of them.
+
+What happens once per message is compiled (shmq/_core.pyx); this module adds birth, names, reports and death.
+"""
+
+from __future__ import annotations
+
+import atexit
+import operator
+import os
+import weakref
+from typing import Any, Literal
+
+from shmq import _core, _segment
+from shmq._codec import Codec, json_codec
+from shmq._errors import Empty, SegmentMismatch, SegmentNotFound
+from shmq._segment import Config, Segment
+from shmq._stats import QueueStats, holders_report, stats_of
+
+__all__ = ["Queue"]
+
+Oversize = Literal["error", "spill"]
+
+
+class Queue(_core.Port):
+    """A queue between the processes of this machine, in shared memory.
+
+    ``Queue("frames", …)`` opens it, or creates it where there is none; ``Queue()`` makes an anonymous one, which is passed
+    to child processes and gone with its creator. Values that are given must be those of an existing queue.
+
+    :param slots: capacity in messages, at least 1 (default 1,024).
+    :param slot_size: payload bytes of a slot (default 1,024).
+    :param in_flight: how many messages may be leased or loaned at once, over all processes.
+    :param ports: how many handles may be attached at once (default 64).
+    :param oversize: payloads above `slot_size`: "error" raises MessageTooLarge, "spill" takes a side segment for each.
+    :param allow_pickle: objects that are neither bytes, str nor arrays may travel by pickle (default True).
+    :param codec: an object with `name`, `encode` and `decode` for everything but bytes, str and arrays; shmq.json_codec.
+    :param mode: permissions; only 0o600, since another user's processes could not be told alive from dead.
+    :param spin: spin for some microseconds before sleeping (default: where there is more than one CPU).
+
+    **Raises** SegmentMismatch, SegmentCorrupt, SegmentForeign, OutOfMemory, TooManyPorts, ValueError, TypeError.
+    """
+
+    def __init__(
+        self,
+        name: str | None = None,
+        *,
+        slots: int | None = None,
+        slot_size: int | None = None,
+        in_flight: int | None = None,
+        ports: int | None = None,
+        oversize: Oversize | None = None,
+        allow_pickle: bool | None = None,
+        codec: Codec | None = None,
+        mode: int = 0o600,
+        spin: bool = True,
+    ) -> None:
+        config = _config(slots, slot_size, in_flight, ports, oversize, allow_pickle, codec, mode)
+        if name is None:
+            _segment.sweep_anonymous()
+            segment = _segment.create(_segment.anonymous_name(), config, anonymous=True)
+        else:
+            segment = _segment.open_or_create(name, config)
+        self._begin(segment, config, codec, spin)
+
+    @classmethod
+    def create(cls, name: str, *, codec: Codec | None = None, mode: int = 0o600, spin: bool = True, **values: Any) -> Queue:
+        """Create a queue; parameters as for Queue(). **Raises** SegmentExists where there is one, and what Queue() raises."""
+        config = _config(**_all_values(values), codec=codec, mode=mode)
+        queue = cls.__new__(cls)
+        queue._begin(_segment.create(name, config), config, codec, spin)
+        return queue
+
+    @classmethod
+    def attach(cls, name: str, *, codec: Codec | None = None, spin: bool = True) -> Queue:
+        """Attach to an existing queue. **Raises** SegmentNotFound where there is none, and what Queue() raises."""
+        queue = cls.__new__(cls)
+        queue._begin(_segment.attach(name), Config(), codec, spin)
+        return queue
+
+    def _begin(self, segment: Segment, config: Config, codec: Codec | None, spin: bool) -> None:
+        differences = config.differences(segment.config)
+        if differences:
+            raise SegmentMismatch(f"queue {segment.name!r} exists with other values: {'; '.join(differences)}")
+        there = segment.config.codec
+        if codec is None and there == json_codec.name:
+            codec = json_codec
+        if (codec.name if codec else "") != there:
+            wanted = f"was made with the codec {there!r}: attach with the same codec=" if there else "was made without a codec"
+            raise SegmentMismatch(f"queue {segment.name!r} {wanted}")
+        self._open(segment, codec, spin)
+        self._spin = spin
+        self._creator_pid = os.getpid() if segment.anonymous and segment.creator_pid == os.getpid() else None
+        _open_queues.add(self)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _attach_again, (type(self), self.name, self.segment.nonce, self.codec, self._spin)
+
+    # -- operating -----------------------------------------------------------------------------------------------------
+
+    def purge(self) -> int:
+        """Throw away every message that waits, those that came back included; return how many. Leased ones stay leased."""
+        count = 0
+        while True:
+            try:
+                with self.receive(timeout=0):
+                    count += 1
+            except Empty:
+                return count
+
+    def drain(self) -> list[Any]:
+        """Take every message that waits, oldest first; an empty list where there is none."""
+        taken: list[Any] = []
+        while True:
+            try:
+                taken += self.get_many(max(self.qsize(), 1), timeout=0)
+            except Empty:
+                return taken
+
+    def stats(self) -> QueueStats:
+        """Counts of this moment, over all processes."""
+        return stats_of(self)
+
+    def close(self) -> None:
+        super().close()
+        if self._creator_pid == os.getpid():
+            self._creator_pid = None
+            _segment.remove(self.name)
+
+    close.__doc__ = _core.Port.close.__doc__
+
+    def unlink(self) -> None:
+        """Remove the queue's name: nobody new finds it, and its memory is freed when the last handle is closed.
+
+        A second call does nothing. **Raises** SegmentNotFound where the name by now is another queue's.
+        """
+        try:
+            if _segment.attach(self.name).nonce != self.segment.nonce:
+                raise SegmentNotFound(f"the name {self.name!r} is another queue's by now: nothing was unlinked")
+            _segment.unlink(self.name)
+        except SegmentNotFound as error:
+            if "another queue" in str(error):
+                raise
+
+    def __enter__(self) -> Queue:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if not self.closed:
+            self.close()
+
+    def __repr__(self) -> str:
+        if self.closed:
+            return f"<shmq.Queue {self.name!r}, closed>" if self.segment else "<shmq.Queue, never opened>"
+        return f"<shmq.Queue {self.name!r}: {self.qsize():,} of {self.maxsize:,} slots of {self.slot_size:,} bytes>"
+
+    def _in_flight_report(self) -> str:
+        return holders_report(self)
+
+    def _holders(self) -> str:
+        from shmq._liveness import describe
+
+        return ", ".join(sorted({describe(pid) for _, _, pid, _, _ in self._ports()})[:8])
+
+
+_open_queues: weakref.WeakSet[Queue] = weakref.WeakSet()
+
+
+def _leave_all() -> None:
+    """At interpreter exit: what is leased goes back at once, anonymous queues vanish with their creator."""
+    for queue in list(_open_queues):
+        queue._abandon()
+        if queue._creator_pid == os.getpid():
+            _segment.remove(queue.name)
+
+
+atexit.register(_leave_all)
+
+
+def _attach_again(cls: type[Queue], name: str, nonce: int, codec: Codec | None, spin: bool) -> Queue:
+    """Unpickle a handle: attach to the very queue that it named."""
+    queue = cls.attach(name, codec=codec, spin=spin)
+    if queue.segment.nonce != nonce:
+        queue.close()
+        raise SegmentNotFound(f"queue {name!r} was unlinked and made anew since this handle was pickled")
+    return queue
+
+
+def _all_values(given: dict[str, Any]) -> dict[str, Any]:
+    known = ("slots", "slot_size", "in_flight", "ports", "oversize", "allow_pickle")
+    for name in given:
+        if name not in known:
+            raise TypeError(f"a queue has no parameter {name!r}; there are {', '.join(known)}, codec, mode, spin")
+    return {name: given.get(name) for name in known}
+
+
+def _config(
+    slots: int | None,
+    slot_size: int | None,
+    in_flight: int | None,
+    ports: int | None,
+    oversize: str | None,
+    allow_pickle: bool | None,
+    codec: Codec | None,
+    mode: int,
+) -> Config:
+    """Check what the user asked for. Raises ValueError or TypeError that names the parameter."""
+    if oversize not in (None, "error", "spill"):
+        raise ValueError(f'oversize must be "error" or "spill", not {oversize!r}')
+    if allow_pickle not in (None, True, False):
+        raise TypeError(f"allow_pickle must be True or False, not {allow_pickle!r}")
+    if mode != 0o600:
+        raise ValueError(f"mode must be 0o600, not {mode:#o}: the processes of another user could not be told alive from dead")
+    name = None
+    if codec is not None:
+        for attribute in ("name", "encode", "decode"):
+            if not hasattr(codec, attribute):
+                raise TypeError(f"codec={codec!r} has no {attribute}: a codec has name, encode(obj) and decode(memoryview)")
+        name = codec.name
+        if not (isinstance(name, str) and name.isascii() and name and len(name) <= 31):
+            raise ValueError(f"a codec's name has 1 to 31 ASCII characters, not {name!r}")
+    return Config(
+        slots=_count("slots", slots),
+        slot_size=_count("slot_size", slot_size),
+        in_flight=_count("in_flight", in_flight),
+        ports=_count("ports", ports),
+        oversize=oversize,
+        allow_pickle=allow_pickle,
+        codec=name,
+    )
+
+
+def _count(name: str, value: Any) -> int | None:
+    if value is None:
+        return None
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be a whole number, not {type(value).__name__}") from None
+    if number < 1:
+        raise ValueError(f"{name} must be at least 1, not {number}")
+    return number

@@ -1,0 +1,432 @@
+"""Segments: create, attach, list and unlink named shared memory, and nothing about what is in it.
+
+Files, all under /dev/shm (glibc's place for POSIX names), mode 0600::
+
+    shmq.NAME                         the segment
+    sem.shmq.NAME+NONCE.items|space   the semaphores on which consumers and producers sleep
+    shmq.NAME+NONCE.KEY               a side segment with one message that was too large for a slot
+    .shmq-UID.lock                    the user's lock file (shmq/_native/owner.h)
+
+Creation is atomic for those who open at the same moment: whoever opens or creates holds a named lock, which the kernel
+gives back at death, so that under it a segment without its magic word is known to be abandoned half-made.
+Nothing here uses ``multiprocessing``'s resource tracker, which unlinks segments behind other processes' backs.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import re
+import secrets
+import stat
+import sys
+import time
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import posix_ipc
+
+from shmq import _core
+from shmq._errors import (
+    OutOfMemory,
+    SegmentCorrupt,
+    SegmentExists,
+    SegmentForeign,
+    SegmentMismatch,
+    SegmentNotFound,
+    ShmqError,
+)
+
+__all__ = ["Config", "Segment", "attach", "create", "list_segments", "open_or_create", "unlink"]
+
+SHM = Path("/dev/shm")
+PREFIX = "shmq."
+SEPARATOR = "+"  # not allowed in names: what stands behind it belongs to one incarnation of a segment
+SIDES = ("items", "space")
+MODE = 0o600
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+LOCK_PATIENCE = 30.0
+LARGE_SLOT = 4096  # SHMQ_PAGE: from here on cells are claimed per call (port.h)
+UNMAPPED_FD: dict[str, Any] = {"trackfd": False} if sys.version_info >= (3, 13) else {}
+
+
+@dataclass(frozen=True)
+class Config:
+    """What a segment was, or is to be, made with. None: whatever is there, or the default where it is made."""
+
+    slots: int | None = None
+    slot_size: int | None = None
+    in_flight: int | None = None
+    ports: int | None = None
+    oversize: str | None = None
+    allow_pickle: bool | None = None
+    codec: str | None = None
+
+    def completed(self) -> Config:
+        """The defaults filled in."""
+        slots = 1024 if self.slots is None else self.slots
+        slot_size = 1024 if self.slot_size is None else self.slot_size
+        if slot_size < LARGE_SLOT:
+            in_flight = min(max(slots // 8, 64), 256)
+        else:
+            in_flight = max(4, min(slots, (64 << 20) // slot_size, 64))
+        return Config(
+            slots=slots,
+            slot_size=slot_size,
+            in_flight=in_flight if self.in_flight is None else self.in_flight,
+            ports=64 if self.ports is None else self.ports,
+            oversize="error" if self.oversize is None else self.oversize,
+            allow_pickle=True if self.allow_pickle is None else self.allow_pickle,
+            codec="" if self.codec is None else self.codec,
+        )
+
+    def differences(self, found: Config) -> list[str]:
+        """Each value that was asked for and is another there, in words."""
+        return [
+            f"{field} is {getattr(found, field)!r}, asked for {getattr(self, field)!r}"
+            for field in self.__dataclass_fields__
+            if getattr(self, field) is not None and getattr(self, field) != getattr(found, field)
+        ]
+
+
+def reserve(slot_size: int, ports: int) -> int:
+    """In-flight cells beyond `in_flight`, so that put and get go on when all of those are leased (port.h)."""
+    return ports if slot_size < LARGE_SLOT else 2
+
+
+def config_of(header: dict[str, Any]) -> Config:
+    """The configuration that a segment's header tells."""
+    return Config(
+        slots=header["slots"],
+        slot_size=header["slot_size"],
+        in_flight=header["cells"] - reserve(header["slot_size"], header["ports"]),
+        ports=header["ports"],
+        oversize="spill" if header["flags"] & _core.FLAG_SPILLS else "error",
+        allow_pickle=bool(header["flags"] & _core.FLAG_PICKLES),
+        codec=header["codec"],
+    )
+
+
+class Segment:
+    """One mapped segment. The mapping lives as long as somebody holds its buffer."""
+
+    def __init__(self, name: str, memory: mmap.mmap, header: dict[str, Any], inode: int) -> None:
+        self.name = name
+        self.memory = memory
+        self.nonce: int = header["nonce"]
+        self.anonymous = bool(header["flags"] & _core.FLAG_ANONYMOUS)
+        self.creator_pid: int = header["creator_pid"]
+        self.created_at: float = header["created_at"]
+        self.config = config_of(header)
+        self.inode = inode
+
+    def semaphore_name(self, side: int) -> str:
+        """POSIX name of the semaphore of a side: 0 items, 1 space."""
+        return semaphore_name(self.name, self.nonce, SIDES[side])
+
+    def side_path(self, key: bytes) -> str:
+        text = key.decode("ascii", "replace")
+        if not re.fullmatch("[0-9a-f]{16}", text):
+            raise SegmentCorrupt(f"a message in queue {self.name!r} names an impossible side segment")
+        return f"/{PREFIX}{self.name}{SEPARATOR}{self.nonce:016x}.{text}"
+
+    def create_side(self, nbytes: int) -> tuple[bytes, mmap.mmap]:
+        """A new side segment of `nbytes`, and the key by which `open_side` finds it. Raises OutOfMemory."""
+        key = secrets.token_hex(8).encode()
+        return key, make_memory(self.side_path(key), nbytes)
+
+    def open_side(self, key: bytes) -> mmap.mmap:
+        """Map a side segment for reading. Raises SegmentCorrupt where it is gone."""
+        try:
+            memory, _ = map_memory(self.side_path(key), readonly=True)
+        except SegmentNotFound:
+            raise SegmentCorrupt(f"the side segment of a message in queue {self.name!r} is gone: its payload is lost") from None
+        return memory
+
+    def unlink_side(self, key: bytes) -> None:
+        """Remove a side segment; one that is gone already is no error."""
+        unlink_memory(self.side_path(key))
+
+
+# -- names and places -----------------------------------------------------------------------------------------------------
+
+
+def check_name(name: str) -> str:
+    """The name, if it can be one. Raises ValueError or TypeError that says what a name is."""
+    if not isinstance(name, str):
+        raise TypeError(f"a queue's name is a str, not {type(name).__name__}")
+    if not NAME.fullmatch(name):
+        raise ValueError(
+            f"{name!r} cannot name a queue: a name has 1 to 200 letters, digits, '.', '_' or '-', and begins with a letter or digit"
+        )
+    return name
+
+
+def path_of(name: str) -> str:
+    return f"/{PREFIX}{name}"
+
+
+def semaphore_name(name: str, nonce: int, side: str) -> str:
+    return f"/{PREFIX}{name}{SEPARATOR}{nonce:016x}.{side}"
+
+
+def boot_id() -> bytes:
+    """The kernel's random id of this boot: a segment of another boot is stale."""
+    return bytes.fromhex(Path("/proc/sys/kernel/random/boot_id").read_text().strip().replace("-", ""))
+
+
+# -- memory ------------------------------------------------------------------------------------------------------------------
+
+
+def make_memory(path: str, nbytes: int) -> mmap.mmap:
+    """A new shared-memory file of `nbytes` zeroed, reserved bytes. Raises OutOfMemory, FileExistsError; leaves nothing behind."""
+    try:
+        shared = posix_ipc.SharedMemory(path, posix_ipc.O_CREX, mode=MODE)
+    except posix_ipc.ExistentialError:
+        raise FileExistsError(path) from None
+    try:
+        os.fchmod(shared.fd, MODE)  # whatever the umask left of it
+        os.posix_fallocate(shared.fd, 0, nbytes)  # ftruncate would succeed on a full file system, and the first write end in SIGBUS
+        return mmap.mmap(shared.fd, nbytes, **UNMAPPED_FD)
+    except OSError as error:
+        unlink_memory(path)
+        if error.errno not in (errno.ENOSPC, errno.ENOMEM, errno.EFBIG):
+            raise
+        space = os.statvfs(SHM)
+        raise OutOfMemory(
+            f"{path[1:]} needs {nbytes:,} bytes, and {SHM} has {space.f_bavail * space.f_frsize:,} free of {space.f_blocks * space.f_frsize:,}: "
+            "use fewer or smaller slots, unlink segments that are no longer used (`shmq ls`), or enlarge it "
+            "(`mount -o remount,size=… /dev/shm`, Docker: --shm-size)"
+        ) from None
+    finally:
+        shared.close_fd()
+
+
+def map_memory(path: str, readonly: bool = False) -> tuple[mmap.mmap, int]:
+    """Map an existing file, once it is known to be a regular file of this user; and its inode.
+
+    Raises SegmentNotFound, SegmentForeign, SegmentMismatch; BlockingIOError where it has no size yet.
+    """
+    try:
+        shared = posix_ipc.SharedMemory(path)
+    except posix_ipc.ExistentialError:
+        raise SegmentNotFound(f"there is no segment {path[1:].removeprefix(PREFIX)!r}") from None
+    except posix_ipc.PermissionsError:
+        raise SegmentForeign(f"{path[1:]} in {SHM} may not be opened by this user") from None
+    except OSError as error:
+        raise SegmentMismatch(f"{path[1:]} in {SHM} is no segment: {error.strerror}") from None
+    try:
+        found = os.fstat(shared.fd)
+        if not stat.S_ISREG(found.st_mode):
+            raise SegmentMismatch(f"{path[1:]} in {SHM} is no regular file")
+        if found.st_uid != os.geteuid():
+            raise SegmentForeign(f"{path[1:]} in {SHM} belongs to user {found.st_uid}, this process runs as {os.geteuid()}: refused")
+        if found.st_mode & 0o077:
+            raise SegmentForeign(f"{path[1:]} in {SHM} has mode {stat.S_IMODE(found.st_mode):#o}: others may have written to it; refused")
+        if found.st_size == 0:
+            raise BlockingIOError
+        access = mmap.ACCESS_READ if readonly else mmap.ACCESS_WRITE
+        return mmap.mmap(shared.fd, found.st_size, access=access, **UNMAPPED_FD), found.st_ino
+    finally:
+        shared.close_fd()
+
+
+def unlink_memory(path: str) -> bool:
+    try:
+        posix_ipc.unlink_shared_memory(path)
+    except posix_ipc.ExistentialError:
+        return False
+    return True
+
+
+# -- life of a segment --------------------------------------------------------------------------------------------------------
+
+
+class NameLock:
+    """One opener of a name at a time, over all processes of the user."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.key = int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "little")
+
+    def __enter__(self) -> None:
+        deadline = time.monotonic() + LOCK_PATIENCE
+        while not _core.try_lock(self.key):
+            if time.monotonic() > deadline:
+                raise ShmqError(f"another process has been opening {self.name!r} for {LOCK_PATIENCE:.0f} s: is it stopped?")
+            time.sleep(0.0005)
+
+    def __exit__(self, *exc: object) -> None:
+        _core.unlock(self.key)
+
+
+def find(name: str) -> Segment | None:
+    """The segment of this name, or None where it is not ready. Raises as `map_memory`, and SegmentCorrupt."""
+    try:
+        memory, inode = map_memory(path_of(name))
+    except BlockingIOError:
+        return None
+    try:
+        header = _core.read_header(memory)
+    except (SegmentMismatch, SegmentCorrupt) as error:
+        raise type(error)(f"segment {name!r} cannot be used: {error}") from None
+    if header is None:
+        return None
+    if header["boot_id"] != boot_id():
+        return None  # of another boot: as abandoned as one that was never finished
+    if header["lock_inode"] != _core.lock_inode():
+        raise SegmentMismatch(
+            f"segment {name!r} was made beside another lock file than {SHM}/.shmq-{os.geteuid()}.lock is now: "
+            "its users cannot be told from the dead. Stop them, then `shmq unlink` it"
+        )
+    return Segment(name, memory, header, inode)
+
+
+def attach(name: str) -> Segment:
+    """The segment of this name. Raises SegmentNotFound and what `find` raises."""
+    check_name(name)
+    segment = find(name)
+    if segment is None:
+        with NameLock(name):  # whoever was making it has finished, or is dead
+            segment = find(name)
+            if segment is None:
+                remove(name)
+                raise SegmentNotFound(f"there is no segment {name!r}: only the remains of one that was never finished, or of another boot")
+    return segment
+
+
+def create(name: str, config: Config, anonymous: bool = False) -> Segment:
+    """A new segment. Raises SegmentExists, OutOfMemory, ValueError."""
+    check_name(name)
+    with NameLock(name):
+        if exists(name):
+            raise SegmentExists(f"there is a segment {name!r} already: attach to it, or unlink it first")
+        return make(name, config, anonymous)
+
+
+def open_or_create(name: str, config: Config) -> Segment:
+    """The segment of this name, made with `config` where there is none. Raises SegmentMismatch naming each differing value."""
+    check_name(name)
+    with NameLock(name):
+        if not exists(name):
+            return make(name, config, anonymous=False)
+        segment = find(name)
+    assert segment is not None
+    return segment
+
+
+def exists(name: str) -> bool:
+    """Is there a usable segment? Remains are removed. Under the name's lock."""
+    try:
+        if find(name) is not None:
+            return True
+    except SegmentNotFound:
+        return False
+    remove(name)
+    return False
+
+
+def make(name: str, config: Config, anonymous: bool) -> Segment:
+    """Lay out a new segment. Under the name's lock; killed here, the next opener finds it without its magic word."""
+    full = config.completed()
+    assert full.slots is not None and full.slot_size is not None and full.in_flight is not None and full.ports is not None
+    cells = full.in_flight + reserve(full.slot_size, full.ports)
+    nbytes = _core.segment_bytes(full.slots, full.slot_size, cells, full.ports)
+    if nbytes == 0 or full.in_flight < 1:
+        raise ValueError(
+            f"a queue of {full.slots:,} slots of {full.slot_size:,} bytes, {full.in_flight:,} in flight, {full.ports:,} ports cannot be: "
+            f"each must be at least 1, slots and in-flight messages below 2**24 together, in_flight + ports at most {_core.MAX_CELLS:,}, "
+            "ports at most 1,022, slot_size at most 2**38"
+        )
+    flags = (
+        (_core.FLAG_SPILLS if full.oversize == "spill" else 0)
+        | (_core.FLAG_PICKLES if full.allow_pickle else 0)
+        | (_core.FLAG_ANONYMOUS if anonymous else 0)
+    )
+    nonce = secrets.randbits(62) | 1
+    memory = make_memory(path_of(name), nbytes)
+    try:
+        codec = (full.codec or "").encode("ascii")
+        _core.format_segment(memory, full.slots, full.slot_size, cells, full.ports, nonce, flags, codec, boot_id(), os.getpid())
+        for side in SIDES:
+            posix_ipc.Semaphore(semaphore_name(name, nonce, side), posix_ipc.O_CREX, mode=MODE, initial_value=0).close()
+        _core.mark_ready(memory)
+    except BaseException:
+        remove(name)
+        raise
+    header = _core.read_header(memory)
+    assert header is not None
+    return Segment(name, memory, header, os.stat(f"{SHM}{path_of(name)}").st_ino)
+
+
+def remove(name: str) -> bool:
+    """Unlink a segment's file, semaphores and side segments; mapped ones go on until they are unmapped."""
+    found = unlink_memory(path_of(name))
+    prefix = f"{PREFIX}{name}{SEPARATOR}"
+    for entry in os.listdir(SHM):
+        try:
+            if entry.startswith(prefix):
+                found |= unlink_memory(f"/{entry}")
+            elif entry.startswith(f"sem.{prefix}"):
+                posix_ipc.unlink_semaphore(f"/{entry.removeprefix('sem.')}")
+                found = True
+        except posix_ipc.ExistentialError:
+            pass  # somebody else was quicker
+    return found
+
+
+def unlink(name: str) -> None:
+    """Remove a queue by name. Handles that are attached go on among themselves; new ones do not find it.
+
+    Raises SegmentNotFound, and SegmentForeign where it is another user's.
+    """
+    check_name(name)
+    try:
+        found = remove(name)
+    except posix_ipc.PermissionsError:
+        raise SegmentForeign(f"segment {name!r} belongs to another user") from None
+    if not found:
+        raise SegmentNotFound(f"there is no segment {name!r}")
+
+
+def list_segments() -> list[str]:
+    """Names of all segments in /dev/shm that this user owns, sorted."""
+    names = []
+    for entry in os.scandir(SHM):
+        name = entry.name.removeprefix(PREFIX)
+        if entry.name.startswith(PREFIX) and NAME.fullmatch(name):
+            try:
+                if entry.stat(follow_symlinks=False).st_uid == os.geteuid():
+                    names.append(name)
+            except FileNotFoundError:
+                pass  # unlinked while we looked
+    return sorted(names)
+
+
+ANONYMOUS_PREFIX = "anon."
+
+
+def anonymous_name() -> str:
+    """A name for a queue that nobody finds by name."""
+    return f"{ANONYMOUS_PREFIX}{os.getpid()}.{secrets.token_hex(4)}"
+
+
+def sweep_anonymous() -> list[str]:
+    """Remove anonymous segments whose creator is dead and had no time to; return their names."""
+    swept = []
+    for name in list_segments():
+        if not name.startswith(ANONYMOUS_PREFIX):
+            continue
+        try:
+            memory, _ = map_memory(path_of(name))
+            header = _core.read_header(memory)
+            if header is None or not header["flags"] & _core.FLAG_ANONYMOUS or _core.alive(header["creator"]):
+                continue
+            remove(name)
+            swept.append(name)
+        except (ShmqError, BlockingIOError):
+            continue  # not ours to judge
+    return swept

@@ -1,0 +1,30 @@
+"""The command line: ``shmq demo``, ``shmq bench``, ``shmq ls``, ``shmq unlink``.
+
+One file per command; each of them uses the public names of :mod:`shmq` only, as any other program would. click and rich
+are an extra of the package (``pip install 'shmq[cli]'``) and are imported in :func:`main`, not before, so that a
+process which a command has spawned pays for neither.
+"""
+
+from __future__ import annotations
+
+import sys
+from io import TextIOWrapper
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Run the command line, and leave through :class:`SystemExit` with its status."""
+    try:
+        from shmq.cli._group import group
+    except ModuleNotFoundError as missing:
+        package = (missing.name or "").partition(".")[0]
+        if package not in {"click", "rich"}:
+            raise
+        print(f"shmq: the command line needs {package}: pip install 'shmq[cli]'", file=sys.stderr)
+        sys.exit(2)
+    # A terminal without Unicode or a file name without an encoding may cost a character, never the command.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    group(prog_name="shmq")

@@ -1,0 +1,97 @@
+"""Child processes of a command: they never outlive it, and Ctrl-C is the parent's to handle."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from multiprocessing import resource_tracker
+from multiprocessing.context import SpawnProcess
+from types import FrameType
+from typing import Any
+
+__all__ = ["Children", "available_cpus", "leaving_cleanly"]
+
+# spawn, since a parent that draws a progress bar has a thread, and a fork copies the locks which that thread holds.
+SPAWN = multiprocessing.get_context("spawn")
+
+
+def available_cpus() -> int:
+    """Return how many processors this process may run on, which in a container is not what the machine has."""
+    return len(os.sched_getaffinity(0))
+
+
+class Children:
+    """Processes that end with the block: by themselves, or by SIGKILL when the block is left early.
+
+    SIGKILL is no violence here: whatever a killed process held of a shmq queue goes back by itself.
+    """
+
+    def __init__(self) -> None:
+        self.processes: list[SpawnProcess] = []
+
+    def __enter__(self) -> Children:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self.processes:
+            process.kill()
+        for process in self.processes:
+            process.join()
+            process.close()
+        self.processes.clear()
+
+    def start(self, body: Callable[..., None], *arguments: Any) -> SpawnProcess:
+        """Start ``body(*arguments)`` in a process that has SIGINT blocked from its first instruction on."""
+        process = SPAWN.Process(target=_run, args=(body, *arguments), daemon=True)
+        resource_tracker.ensure_running()  # it unblocks these signals when it has to start; so not inside the block
+        with _signals_blocked():
+            process.start()
+            self.processes.append(process)
+        return process
+
+
+def _run(body: Callable[..., None], *arguments: Any) -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    body(*arguments)
+
+
+def _end_with_parent() -> None:
+    """A child whose parent was killed would wait on its queue for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+@contextlib.contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """Hold back what would leave a child half started; the child inherits the mask, the parent gets the signal after."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    try:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def leaving_cleanly() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM unwind the block, children and queues included, and leave with the usual status."""
+
+    def leave(number: int, _: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        raise SystemExit(128 + signal.SIGINT) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,89 @@
+"""Every example runs, checks itself, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+SCRIPTS = sorted(path.relative_to(EXAMPLES) for path in EXAMPLES.rglob("*.py"))
+ALONE = [path for path in SCRIPTS if len(path.parts) == 1]
+WITH_C = [
+    pytest.param(path, marks=pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler"))
+    for path in SCRIPTS
+    if path not in ALONE
+]
+WATCHDOG = 120
+SPAWNED = "import multiprocessing, {0}; multiprocessing.set_start_method('spawn'); {0}.main()"
+
+
+def run(*arguments: str | Path, folder: Path) -> str:
+    """Run Python in a session of its own; end all of it if the watchdog barks or a child outlives it."""
+    process = subprocess.Popen(
+        [sys.executable, *arguments],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        output, _ = process.communicate(timeout=WATCHDOG)
+    finally:
+        survivors = session_of(process.pid)
+        for pid in survivors:
+            os.kill(pid, signal.SIGKILL)
+    assert process.returncode == 0, output
+    assert not survivors, f"still running: {survivors}"
+    return output
+
+
+def session_of(leader: int) -> list[int]:
+    """Return the processes of a session that are still there a moment after its leader has ended."""
+    for _ in range(50):
+        found = []
+        for pid in filter(str.isdecimal, os.listdir("/proc")):
+            try:
+                state, _, _, session = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:4]
+            except OSError:
+                continue
+            if int(session) == leader and state != "Z":
+                found.append(int(pid))
+        if not found:
+            return []
+        time.sleep(0.1)
+    return found
+
+
+def segments() -> set[str]:
+    return {name for name in os.listdir("/dev/shm") if name.startswith(("shmq.", "sem.shmq."))}
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind() -> Iterator[None]:
+    before = segments()
+    yield
+    assert segments() - before == set()
+
+
+@pytest.mark.parametrize("script", [*ALONE, *WITH_C], ids=str)
+def test_example_runs_and_checks_itself(script: Path) -> None:
+    assert run(EXAMPLES / script, folder=EXAMPLES).strip()
+
+
+@pytest.mark.parametrize("script", ALONE, ids=str)
+def test_example_works_with_spawned_processes_too(script: Path) -> None:
+    assert run("-c", SPAWNED.format(script.stem), folder=EXAMPLES).strip()
+
+
+def test_every_example_has_its_line_in_the_readme() -> None:
+    readme = (EXAMPLES / "README.md").read_text()
+    assert [path for path in SCRIPTS if f"`python {path}`" not in readme] == []

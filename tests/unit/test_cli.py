@@ -1,0 +1,350 @@
+"""The command line, as its users meet it: words, exit statuses, and nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import shmq
+
+click_testing = pytest.importorskip("click.testing")
+pytest.importorskip("rich")
+
+from shmq.cli import _job, _screen  # noqa: E402
+from shmq.cli._group import group  # noqa: E402
+from shmq.cli._processes import Children  # noqa: E402
+
+WATCHDOG = 120
+
+
+def segments() -> set[str]:
+    return {name for name in os.listdir("/dev/shm") if name.startswith(("shmq.", "sem.shmq."))}
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind() -> Iterator[None]:
+    before = segments()
+    yield
+    assert segments() - before == set()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Files of every awkward kind: empty, larger than a slot, with odd names, beside links and pipes."""
+    root = tmp_path / "files"
+    (root / "below" / "site-packages").mkdir(parents=True)
+    (root / "empty").touch()
+    (root / "larger than a slot").write_bytes(os.urandom(_job.SLOT_SIZE * 2 + 1))
+    (root / "below" / "naïve [bold]résumé.txt").write_text("tëxt" * 1000)
+    Path(os.fsdecode(os.fsencode(root) + b"/not utf-8 \xff")).write_bytes(b"x")
+    (root / "below" / "site-packages" / "skipped").write_text("not part of it")
+    (root / "link").symlink_to(root / "empty")
+    (root / "loop").symlink_to(root)
+    os.mkfifo(root / "pipe")
+    for number in range(200):
+        (root / f"{number}.bin").write_bytes(bytes(range(256)) * number)
+    return root
+
+
+def files_of(seconds: float, folder: Path) -> Path:
+    """Make a folder that keeps one worker busy for about so many seconds: noise is slow to compress."""
+    folder.mkdir()
+    for number in range(int(seconds * 30)):
+        (folder / str(number)).write_bytes(os.urandom(1 << 20))
+    return folder
+
+
+def shmq_command(*arguments: str | Path, **environment: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "shmq.cli", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, **environment},
+    )
+
+
+def finished(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    """Wait for a command; return its status and outputs once no process of its session is left."""
+    try:
+        output, errors = process.communicate(timeout=WATCHDOG)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+    for _ in range(50):
+        if not (children := session_of(process.pid)):
+            return process.returncode, output, errors
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGKILL)
+    raise AssertionError(f"children outlive the command: {children}")
+
+
+def session_of(leader: int) -> list[int]:
+    found = []
+    for pid in filter(str.isdecimal, os.listdir("/proc")):
+        try:
+            state, _, _, session = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:4]
+        except OSError:
+            continue
+        if int(session) == leader and state != "Z":
+            found.append(int(pid))
+    return found
+
+
+def invoke(*arguments: str, **options: str) -> tuple[int, str]:
+    result = click_testing.CliRunner().invoke(group, arguments, **options)
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.output
+
+
+# ---- the command itself ----------------------------------------------------------------------------------------------
+
+
+def test_version_is_the_one_of_the_package() -> None:
+    assert invoke("--version") == (0, f"shmq {shmq.__version__}\n")
+
+
+def test_help_names_every_command() -> None:
+    status, output = invoke("--help")
+    assert status == 0
+    assert re.findall(r"^  (\w+) ", output[output.index("Commands:") :], re.M) == ["bench", "demo", "ls", "unlink"]
+
+
+@pytest.mark.parametrize("missing", ["click", "rich"])
+def test_missing_extra_is_one_clear_line_and_status_2(missing: str) -> None:
+    program = f"import sys; sys.modules[{missing!r}] = None; from shmq.cli import main; main()"
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=WATCHDOG)
+    assert process.returncode == 2
+    assert process.stdout == ""
+    assert process.stderr == f"shmq: the command line needs {missing}: pip install 'shmq[cli]'\n"
+
+
+def test_workers_import_neither_click_nor_rich() -> None:
+    program = "import sys, shmq.cli._job, shmq.cli._measure; print({'click', 'rich'} & set(sys.modules))"
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=WATCHDOG)
+    assert process.stdout == "set()\n"
+
+
+# ---- demo ------------------------------------------------------------------------------------------------------------
+
+
+def test_demo_checks_every_file_and_compares(folder: Path) -> None:
+    status, output, errors = finished(shmq_command("demo", folder, "--workers", "2"))
+    assert (status, errors) == (0, "")
+    assert "204 files" in output
+    for name in ("shmq", "multiprocessing.Queue"):
+        assert re.search(rf"✓ {name}: 204 of 204 files", output)
+    assert "own cost per message" in output
+    assert "\x1b" not in output
+
+
+def test_demo_does_without_the_comparison(folder: Path) -> None:
+    status, output, _ = finished(shmq_command("demo", folder, "--no-compare", "--workers", "3"))
+    assert status == 0
+    assert "✓ shmq: 204 of 204 files" in output
+    assert "multiprocessing" not in output
+
+
+def test_demo_loses_no_file_when_a_worker_is_killed(tmp_path: Path) -> None:
+    folder = files_of(1.0, tmp_path / "files")
+    status, output, errors = finished(shmq_command("demo", folder, "--no-compare", "--kill", "--workers", "2"))
+    assert (status, errors) == (0, "")
+    assert "1 worker killed" in output
+    assert "✓ shmq: 30 of 30 files" in output
+
+
+def test_files_of_killed_workers_come_back_to_the_others(tmp_path: Path) -> None:
+    files = _job.files_below(str(files_of(1.0, tmp_path / "files")))
+    with _job.shmq_transport() as transport, Children() as children:
+        crew = _job.Crew(transport, 2, children)
+        reports = []
+        for report in crew.run([file.path for file in files]):
+            reports.append(report)
+            if len(reports) in (5, 15):
+                while not transport.files.stats().leased:
+                    time.sleep(0.001)
+                crew.kill_one()
+        came_back = transport.files.stats().redeliveries
+        crew.dismiss()
+    assert crew.deaths == 2
+    assert came_back >= 1
+    assert sorted(report.path for report in reports) == sorted(file.path for file in files)
+    assert all(report == _job.inspect(memoryview(_job.pack(report.path))) for report in reports)
+
+
+@pytest.mark.parametrize("after", [0.1, 0.4, 1.0, 1.6])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "terminate"])
+def test_demo_interrupted_leaves_no_child_and_no_segment(tmp_path: Path, after: float, number: signal.Signals) -> None:
+    process = shmq_command("demo", files_of(4.0, tmp_path / "files"), "--workers", "2")
+    assert process.stdout is not None
+    process.stdout.readline()  # the folder is listed: it is about to start
+    time.sleep(after)
+    os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
+    status, _, errors = finished(process)
+    assert status == 128 + number
+    assert errors == ("interrupted\n" if number == signal.SIGINT else "")
+
+
+def test_demo_fails_when_a_digest_differs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = str(folder / "7.bin")
+    true_inspect = _job.inspect
+
+    def inspect_badly(message: memoryview) -> _job.Report:
+        report = true_inspect(message)
+        return report._replace(digest="0" * 64) if report.path == wrong else report
+
+    monkeypatch.setattr("shmq.cli.demo.inspect", inspect_badly)  # of the sequential pass; the workers stay right
+    status, output = invoke("demo", str(folder), "--no-compare", "--workers", "1")
+    assert status == 1
+    assert f"shmq: differs from the sequential pass: {wrong}" in output
+    assert "✗ shmq: 203 of 204 files" in output
+
+
+def test_demo_says_which_files_changed_meanwhile(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    changing = folder / "7.bin"
+    true_pack = _job.pack
+
+    def pack_late(path: str) -> bytes:
+        if path == str(changing):
+            changing.write_text("somebody saved it")
+        return true_pack(path)
+
+    monkeypatch.setattr("shmq.cli.demo.pack", pack_late)
+    status, output = invoke("demo", str(folder), "--no-compare", "--workers", "1")
+    assert status == 0
+    assert f"changed meanwhile, not compared: {changing}" in output
+    assert "✓ shmq: 203 of 204 files" in output
+
+
+def test_file_that_vanishes_is_left_out_and_named(folder: Path) -> None:
+    paths = [file.path for file in _job.files_below(str(folder))]
+    os.unlink(paths[3])
+    with _job.shmq_transport() as transport, Children() as children:
+        crew = _job.Crew(transport, 1, children)
+        reports = list(crew.run(paths))
+        crew.dismiss()
+    assert [report for report in reports if report.problem] == [
+        _job.Report(paths[3], problem="No such file or directory")
+    ]
+    assert len(reports) == len(paths)
+
+
+def test_demo_of_an_empty_folder_says_so(tmp_path: Path) -> None:
+    assert invoke("demo", str(tmp_path)) == (1, f"Error: there is no regular file below {tmp_path}\n")
+
+
+@pytest.mark.parametrize("arguments", [("/no/such/folder",), ("--workers", "0"), (__file__,)])
+def test_demo_refuses_bad_arguments_with_status_2(arguments: tuple[str, ...]) -> None:
+    assert invoke("demo", *arguments)[0] == 2
+
+
+def test_demo_survives_a_terminal_without_unicode(folder: Path) -> None:
+    status, output, errors = finished(shmq_command("demo", folder, "--no-compare", PYTHONIOENCODING="ascii"))
+    assert (status, errors) == (0, "")
+    assert "204 of 204 files" in output
+
+
+# ---- bench -----------------------------------------------------------------------------------------------------------
+
+
+def test_bench_shows_verified_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    from shmq.cli import _measure
+
+    rows = [
+        _measure.Row(row.name, (*row.ours[:2], row.ours[2] // 50), (*row.theirs[:2], row.theirs[2] // 20), row.nbytes)
+        for row in _measure.ROWS
+    ]
+    monkeypatch.setattr(_measure, "ROWS", rows)
+    monkeypatch.setattr("shmq.cli.bench.ROWS", rows)
+    status, output = invoke("bench")
+    assert status == 0
+    for row in rows:
+        assert row.name in output
+        assert f"{_measure.ROUNDS * (row.ours[2] + row.theirs[2]):,}" in output
+    assert "×" in output
+
+
+# ---- ls and unlink ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def queue() -> Iterator[shmq.Queue]:
+    with shmq.Queue.create(f"test-cli-{os.getpid()}", slots=10) as made:
+        yield made
+        if made.name in shmq.list_segments():
+            made.unlink()
+
+
+def test_ls_shows_what_is_in_a_segment(queue: shmq.Queue) -> None:
+    queue.put_many([b"one", b"two", b"three"])
+    lease = queue.receive()
+    status, output = invoke("ls")
+    lease.ack()
+    assert status == 0
+    (line,) = [line for line in output.splitlines() if line.split()[:1] == [queue.name]]
+    assert line.split()[1:5] == ["10", "2", "1", "1"]
+
+
+def test_ls_names_the_processes_that_hold_a_segment(queue: shmq.Queue) -> None:
+    program = "import shmq, sys; q = shmq.Queue.attach(sys.argv[1]); q.put(b''); sys.stdin.read()"
+    arguments = [sys.executable, "-c", program, queue.name]
+    with subprocess.Popen(arguments, stdin=subprocess.PIPE) as holder:
+        queue.get(timeout=30)
+        _, output = invoke("ls")
+        assert holder.stdin is not None
+        holder.stdin.close()
+    (line,) = [line for line in output.splitlines() if line.split()[:1] == [queue.name]]
+    assert f"{holder.pid} " in line
+
+
+def test_unlink_asks_first(queue: shmq.Queue) -> None:
+    assert invoke("unlink", queue.name, input="n\n")[0] == 1
+    assert queue.name in shmq.list_segments()
+    assert invoke("unlink", queue.name, input="y\n")[0] == 0
+    assert queue.name not in shmq.list_segments()
+
+
+def test_unlink_goes_on_after_a_name_that_is_not_there(queue: shmq.Queue) -> None:
+    status, output = invoke("unlink", "--yes", "test-cli-no-such-queue", queue.name)
+    assert status == 1
+    assert "test-cli-no-such-queue" in output
+    assert queue.name not in shmq.list_segments()
+
+
+@pytest.mark.parametrize("name", ["../etc/passwd", "", "a/b", "."])
+def test_unlink_refuses_what_is_no_name(name: str) -> None:
+    status, output = invoke("unlink", "--yes", name)
+    assert status == 1
+    assert output.startswith("Error: ")
+
+
+# ---- what figures look like ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(0, "0.00 ns"), (1.234e-8, "12.3 ns"), (9.9e-7, "990 ns"), (1.5e-6, "1.50 µs"), (0.02, "20.0 ms"), (75, "75.0 s")],
+)
+def test_durations_take_the_unit_that_fits(seconds: float, shown: str) -> None:
+    assert _screen.duration(seconds) == shown
+
+
+@pytest.mark.parametrize(
+    ("nbytes", "shown"), [(0, "0 B"), (999, "999 B"), (1500, "1.5 KB"), (123_456_789, "123 MB"), (5e12, "5000.0 GB")]
+)
+def test_sizes_are_decimal(nbytes: float, shown: str) -> None:
+    assert _screen.size(nbytes) == shown
+
+
+def test_ratio_of_nothing_is_a_dash() -> None:
+    assert _screen.ratio(0, 1) == "–"
