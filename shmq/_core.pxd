@@ -123,6 +123,7 @@ cdef extern from "port.h" nogil:
         uint64_t next_id
         sem_t *semaphores[2]
         bint spins
+        bint caught_up
     void shmq_segment_format(void *base, const shmq_geometry *geometry, uint64_t nonce, uint32_t flags, const char *codec,
                              const uint8_t *boot_id, uint64_t creator, uint64_t lock_inode)
     void shmq_segment_ready(void *base)
@@ -161,6 +162,7 @@ cdef extern from "wait.h" nogil:
     const uint64_t SHMQ_FOREVER
     shmq_status shmq_wait(shmq_port *port, shmq_side side, uint64_t deadline_ns, shmq_patience *patience)
     shmq_status shmq_wait_for_cell(shmq_port *port, uint64_t deadline_ns, shmq_patience *patience)
+    void shmq_wait_linger(shmq_port *port)
     void shmq_wake(shmq_port *port, shmq_side side)
     void shmq_wake_after(shmq_port *port, shmq_side side)
     unsigned shmq_wait_cpus()

@@ -429,6 +429,8 @@ cdef class Port:
 
     cdef inline shmq_status take(self, uint32_t *cell) noexcept:
         """One try to lease the oldest message: what came back before what is new."""
+        if self.port.caught_up:
+            shmq_wait_linger(&self.port)
         cdef shmq_status status = shmq_orphan_adopt(&self.port, cell)
         if shmq_likely(status != SHMQ_OK):
             status = shmq_cell_take(&self.port, SHMQ_TO_GIVE, cell)
@@ -443,6 +445,8 @@ cdef class Port:
 
     cdef inline shmq_status take_for_long(self, uint32_t *cell) noexcept:
         """The same with a cell that is not the port's kept one."""
+        if self.port.caught_up:
+            shmq_wait_linger(&self.port)
         cdef shmq_status status = shmq_orphan_adopt(&self.port, cell)
         if shmq_likely(status != SHMQ_OK):
             status = shmq_cell_claim(&self.port, SHMQ_TO_GIVE, cell)

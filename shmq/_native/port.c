@@ -60,6 +60,7 @@ shmq_status shmq_port_attach(struct shmq_port *port, void *base, const struct sh
     port->nonce = port->header->nonce;
     port->owner = owner;
     port->kept = SHMQ_NO_CELL;
+    port->linger_probe = 16;
     port->spins = shmq_wait_cpus() > 1;
     port->spin_ns[0] = port->spin_ns[1] = SHMQ_SPIN_NS;
     for (uint32_t i = 0; i < g->ports; i++) {

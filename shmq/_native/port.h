@@ -58,6 +58,9 @@ struct shmq_port {
     sem_t *semaphores[2];            /* by side; NULL: nobody sleeps here */
     uint64_t spin_ns[2];             /* how long spinning has been worth it lately, by side */
     bool spins;                      /* more than one CPU */
+    bool caught_up;                  /* the last get took the last message */
+    uint32_t linger_ns;              /* see shmq_wait_linger */
+    uint32_t lingers, linger_probe;
 };
 
 /* -- attach ---------------------------------------------------------------------------------------------------------- */

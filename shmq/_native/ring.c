@@ -57,6 +57,33 @@ static inline enum sight look_for_item(uint64_t word, uint64_t lap) {
     return ahead > 0 ? PASSED : NONSENSE;
 }
 
+/* A transfer of a cache line between cores takes as long as two or three messages. So fetch early what will be touched:
+ * the slot in the ring cell after `t` is taken by the next put and written by the one after. */
+#define AHEAD 2
+
+static inline uint32_t index_after(uint32_t index, uint32_t distance, uint32_t slots) {
+    index += distance;
+    return index < slots ? index : index - slots < slots ? index - slots : 0;
+}
+
+static inline void prefetch_for_writing(struct shmq_port *port, uint64_t t, uint32_t slots) {
+    uint64_t ahead = shmq_load_relaxed(&port->ring[index_after(shmq_seq_index(t), AHEAD, slots)]); /* a hint for the cache */
+    if (shmq_ring_state(ahead) != SHMQ_EMPTY || shmq_word_slot(ahead) >= port->geometry.total_slots) return;
+    shmq_prefetch_write(shmq_slot_at(port, shmq_word_slot(ahead)));
+    shmq_prefetch_write(shmq_payload_at(port, shmq_word_slot(ahead)));
+}
+
+/* The same for reading. True: the message after `h` is there. */
+static inline bool prefetch_for_reading(struct shmq_port *port, uint64_t h, uint32_t slots) {
+    uint64_t ahead = shmq_load_relaxed(&port->ring[index_after(shmq_seq_index(h), AHEAD, slots)]); /* a hint for the cache */
+    if (shmq_ring_state(ahead) == SHMQ_READY && shmq_word_slot(ahead) < port->geometry.total_slots) {
+        shmq_prefetch_read(shmq_slot_at(port, shmq_word_slot(ahead)));
+        shmq_prefetch_read(shmq_payload_at(port, shmq_word_slot(ahead)));
+        return true;
+    }
+    return shmq_ring_state(shmq_load_relaxed(&port->ring[index_after(shmq_seq_index(h), 1, slots)])) == SHMQ_READY;
+}
+
 shmq_status shmq_ring_put(struct shmq_port *port, uint32_t cell) {
     const uint32_t slots = port->geometry.slots;
     shmq_word *sequence = &port->header->write_seq;
@@ -72,9 +99,7 @@ shmq_status shmq_ring_put(struct shmq_port *port, uint32_t cell) {
             uint32_t take = shmq_word_slot(word);
             if (shmq_unlikely(take >= port->geometry.total_slots)) return SHMQ_CORRUPT;
             if (shmq_likely(exchange(port, SHMQ_PUTTING, cell, index, word, shmq_ring_word(lap, SHMQ_READY, give), SHMQ_IDLE))) {
-                /* This slot is written next, by this very port: fetch it for writing while nobody waits for it. */
-                shmq_prefetch_write(shmq_slot_at(port, take));
-                shmq_prefetch_write(shmq_payload_at(port, take));
+                prefetch_for_writing(port, t, slots);
                 sequence_advance(sequence, t, shmq_seq_next(t, slots));
                 return SHMQ_OK;
             }
@@ -110,8 +135,7 @@ uint32_t shmq_ring_put_many(struct shmq_port *port, uint32_t cell, shmq_fill fil
             if (look_for_space(word, shmq_seq_lap(t)) != CAN || shmq_word_slot(word) >= port->geometry.total_slots ||
                 !exchange(port, SHMQ_PUTTING, cell, index, word, shmq_ring_word(shmq_seq_lap(t), SHMQ_READY, give), SHMQ_IDLE))
                 break;
-            shmq_prefetch_write(shmq_slot_at(port, shmq_word_slot(word)));
-            shmq_prefetch_write(shmq_payload_at(port, shmq_word_slot(word)));
+            prefetch_for_writing(port, t, slots);
             done++;
             t = shmq_seq_next(t, slots);
             if (!fill(context, port, shmq_word_slot(shmq_cell_load(port, cell)))) {
@@ -148,12 +172,7 @@ uint32_t shmq_ring_get_many(struct shmq_port *port, const uint32_t *cells, uint3
         if (shmq_likely(sight == CAN)) {
             if (shmq_unlikely(shmq_word_slot(word) >= port->geometry.total_slots)) { *status = SHMQ_CORRUPT; break; }
             uint64_t next = shmq_seq_next(h, slots);
-            /* The message after this one, if it is there: its slot will be read soon. */
-            uint64_t ahead = shmq_load_relaxed(&port->ring[shmq_seq_index(next)]); /* a hint for the cache only */
-            if (shmq_ring_state(ahead) == SHMQ_READY && shmq_word_slot(ahead) < port->geometry.total_slots) {
-                shmq_prefetch_read(shmq_slot_at(port, shmq_word_slot(ahead)));
-                shmq_prefetch_read(shmq_payload_at(port, shmq_word_slot(ahead)));
-            }
+            port->caught_up = !prefetch_for_reading(port, h, slots);
             uint32_t give = shmq_word_slot(shmq_cell_load(port, cells[done]));
             uint64_t emptied = shmq_ring_word((lap + 1) & SHMQ_LAP_MASK, SHMQ_EMPTY, give);
             if (shmq_likely(exchange(port, SHMQ_GETTING, cells[done], index, word, emptied, SHMQ_LEASED))) {
@@ -193,6 +212,22 @@ bool shmq_ring_has_item(struct shmq_port *port) {
     uint64_t h = shmq_load_seq(&port->header->read_seq);
     if (shmq_seq_index(h) >= port->geometry.slots) return true;
     return look_for_item(shmq_load_seq(&port->ring[shmq_seq_index(h)]), shmq_seq_lap(h)) != CANNOT; /* [park] */
+}
+
+bool shmq_ring_has_items(struct shmq_port *port, uint32_t nth) {
+    uint64_t h = shmq_load_relaxed(&port->header->read_seq);
+    uint32_t index = shmq_seq_index(h), slots = port->geometry.slots;
+    if (nth >= slots || index >= slots) return false;
+    uint64_t lap = shmq_seq_lap(h) + (index + nth >= slots);
+    return look_for_item(shmq_load_relaxed(&port->ring[index_after(index, nth, slots)]), lap) == CAN;
+}
+
+bool shmq_ring_has_spaces(struct shmq_port *port, uint32_t nth) {
+    uint64_t t = shmq_load_relaxed(&port->header->write_seq);
+    uint32_t index = shmq_seq_index(t), slots = port->geometry.slots;
+    if (nth >= slots || index >= slots) return false;
+    uint64_t lap = shmq_seq_lap(t) + (index + nth >= slots);
+    return look_for_space(shmq_load_relaxed(&port->ring[index_after(index, nth, slots)]), lap) != CANNOT;
 }
 
 uint32_t shmq_ring_length(const struct shmq_port *port) {

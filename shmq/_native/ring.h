@@ -29,6 +29,10 @@ uint32_t shmq_ring_put_many(struct shmq_port *port, uint32_t cell, shmq_fill fil
 bool shmq_ring_has_space(struct shmq_port *port);
 bool shmq_ring_has_item(struct shmq_port *port);
 
+/* Is the nth cell from the front filled (from the back free)? A look that takes a cache line from whoever writes it. */
+bool shmq_ring_has_items(struct shmq_port *port, uint32_t nth);
+bool shmq_ring_has_spaces(struct shmq_port *port, uint32_t nth);
+
 /* Messages in the ring: exact at a quiet moment, otherwise between what it was and what it is. */
 uint32_t shmq_ring_length(const struct shmq_port *port);
 

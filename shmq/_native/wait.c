@@ -13,7 +13,14 @@
 /* … or when nobody was woken for this long: a slow consumer frees a cell now and then, and each is announced at once. */
 #define SPACE_PATIENCE_NS 200000u
 #define SPIN_LEAST_NS 2000u
-#define PAUSE_MOST 16
+#define PAUSE_MOST 8
+#define LINGER_LEAST_NS 250u
+#define LINGER_MOST_NS 2000u
+#define LINGER_PROBE_MOST 1024u /* one get in so many tries whether lingering pays; in 16, where it paid lately */
+#define LINGER_ENOUGH 12u  /* messages: more than a cache line of ring cells */
+/* A producer that found the ring full waits for this much room (or a quarter of a small ring): it loses nothing, since
+ * the consumer has a full ring before it. */
+#define SPACE_ENOUGH 32u
 
 unsigned shmq_wait_cpus(void) {
     cpu_set_t set;
@@ -25,19 +32,43 @@ static bool promising(struct shmq_port *port, enum shmq_side side) {
     return shmq_ring_has_item(port) || shmq_load_seq(&port->header->orphan_epoch) != port->epoch_seen;
 }
 
+void shmq_wait_linger(struct shmq_port *port) {
+    port->caught_up = false;
+    if (!port->spins) return;
+    uint32_t linger = port->linger_ns;
+    if (linger == 0) {
+        if (++port->lingers < port->linger_probe) return;
+        port->lingers = 0;
+        linger = LINGER_LEAST_NS;
+    }
+    uint64_t begun = shmq_now_ns();
+    do shmq_pause(); while (shmq_now_ns() - begun < linger);
+    if (!shmq_ring_has_items(port, 1)) {
+        port->linger_ns = linger / 2 < LINGER_LEAST_NS ? 0 : linger / 2;
+        if (port->linger_probe < LINGER_PROBE_MOST) port->linger_probe *= 2;
+        return;
+    }
+    port->linger_probe = 16;
+    if (shmq_ring_has_items(port, LINGER_ENOUGH) || 2 * linger > LINGER_MOST_NS) port->linger_ns = linger;
+    else port->linger_ns = 2 * linger;
+}
+
 bool shmq_wait_spin(struct shmq_port *port, enum shmq_side side, uint64_t deadline_ns) {
     if (!port->spins) return false;
     /* Polling takes the cache line from the very process that is about to write it, so the looks grow rarer: a ring that
      * is nearly empty then fills by a few messages between two looks, and one transfer of the line serves them all. */
     uint64_t begun = shmq_now_ns(), limit = port->spin_ns[side];
+    uint32_t quarter = port->geometry.slots / 4, enough = quarter < SPACE_ENOUGH ? quarter : SPACE_ENOUGH;
+    bool patient = side == SHMQ_SPACE && enough > 1; /* for the first microseconds */
     for (unsigned pauses = 1;; pauses = pauses < PAUSE_MOST ? pauses * 2 : pauses) {
         for (unsigned i = 0; i < pauses; i++) shmq_pause();
-        if (promising(port, side)) {
+        if (patient ? shmq_ring_has_spaces(port, enough) : promising(port, side)) {
             port->spin_ns[side] = limit < SHMQ_SPIN_NS ? limit * 2 : limit;
             return true;
         }
         if (pauses < PAUSE_MOST) continue;
         uint64_t now = shmq_now_ns();
+        patient = patient && now - begun < SPIN_LEAST_NS;
         if (now - begun > limit || now >= deadline_ns) break;
         if (now - begun > SPIN_LEAST_NS) sched_yield(); /* whoever could bring the message may be waiting for this CPU */
     }

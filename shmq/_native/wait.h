@@ -33,6 +33,13 @@ shmq_status shmq_wait_for_cell(struct shmq_port *port, uint64_t deadline_ns, str
 /* Spin until the side looks promising (true) or spinning has ceased to be worth it (false). */
 bool shmq_wait_spin(struct shmq_port *port, enum shmq_side side, uint64_t deadline_ns);
 
+/* Before a get that follows one which took the last message: hold back a moment, if that has paid lately.
+ *
+ * A consumer on the heels of a producer waits for every cache line while the producer waits to get it back, and a message
+ * costs three transfers. A little further back, eight messages share one. Whether messages would come in the meantime
+ * (a stream) or not (a ping-pong) is found out by trying: rarely while it does not pay, doubled while it does. */
+void shmq_wait_linger(struct shmq_port *port);
+
 /* Sleep until woken, until the end of a slice, or until `deadline_ns` (CLOCK_MONOTONIC). Post: OK: look again;
  * TIMED_OUT: the slice or the deadline has passed; INTERRUPTED: a signal. Killed here: the count stays one too high,
  * which costs the next publisher one superfluous post. */

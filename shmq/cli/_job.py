@@ -33,8 +33,8 @@ from typing import Any, NamedTuple
 import shmq
 from shmq.cli._processes import SPAWN, Children
 
-__all__ = ["Cost", "Crew", "Failed", "File", "Report", "Transport", "files_below", "inspect", "queue_costs"]
-__all__ += ["multiprocessing_transport", "shmq_transport"]
+__all__ = ["Cost", "Crew", "Failed", "File", "Report", "Transport", "files_below", "inspect", "pack"]
+__all__ += ["SLOT_SIZE", "multiprocessing_transport", "queue_costs", "shmq_transport"]
 
 SLOTS = 64
 SLOT_SIZE = 256 << 10  # of a library's files one in a hundred is larger, and spills
@@ -132,11 +132,12 @@ def taken(files: multiprocessing.Queue[bytes]) -> Iterator[memoryview]:
 
 
 @contextlib.contextmanager
-def shmq_transport() -> Iterator[Transport]:
+def shmq_transport(workers: int) -> Iterator[Transport]:
     """Make two anonymous shmq queues, which end with this process whatever ends it."""
+    ports = workers + 8  # producer, parent, and the port of a dead worker that nobody has taken back yet
     with (
-        shmq.Queue(slots=SLOTS, slot_size=SLOT_SIZE, oversize="spill") as files,
-        shmq.Queue(slots=1024, slot_size=1024, oversize="spill") as reports,
+        shmq.Queue(slots=SLOTS, slot_size=SLOT_SIZE, ports=ports, oversize="spill") as files,
+        shmq.Queue(slots=1024, slot_size=1024, ports=ports, oversize="spill") as reports,
     ):
         yield Transport(files, reports, leased, survives_kills=True)
 
@@ -284,27 +285,32 @@ class Cost:
     nbytes: int
 
 
-def queue_costs(paths: list[str], workers: int, rounds: int, transports: Iterable[Transport]) -> list[Cost]:
-    """Move the same messages over each transport in turn, and return the median cost of each.
+def queue_costs(
+    groups: list[list[str]], workers: int, rounds: int, transports: Iterable[Transport]
+) -> list[list[Cost]]:
+    """Move each group of files over each transport in turn; return the median cost, a list of transports per group.
 
     The producer has loaded the messages beforehand, and the workers only call ``get``, which gives ``bytes`` on either
     side. Raises :class:`Failed` when what arrived is not what was sent.
     """
+    costs = []
     with Children() as children:
-        carriers = [_Carrier(transport, paths, workers, children) for transport in transports]
-        turns = [[carrier.round() for carrier in carriers] for _ in range(rounds)]
+        carriers = [_Carrier(transport, groups, workers, children) for transport in transports]
+        for number, group in enumerate(groups):
+            turns = [[carrier.round(number) for carrier in carriers] for _ in range(rounds)]
+            medians = [statistics.median(seconds) for seconds in zip(*turns, strict=True)]
+            nbytes = carriers[0].sent[number][1]
+            costs.append([Cost(seconds / len(group), len(group), nbytes) for seconds in medians])
         for carrier in carriers:
             carrier.dismiss()
-    medians = [statistics.median(seconds) for seconds in zip(*turns, strict=True)]
-    return [Cost(seconds / len(paths), len(paths), carriers[0].nbytes) for seconds in medians]
+    return costs
 
 
 class _Carrier:
-    def __init__(self, transport: Transport, paths: list[str], workers: int, children: Children) -> None:
-        self.count = len(paths)
-        self.giver = self._begin(children, give, transport.files, paths, workers)
+    def __init__(self, transport: Transport, groups: list[list[str]], workers: int, children: Children) -> None:
+        self.giver = self._begin(children, give, transport.files, groups, workers)
         self.takers = [self._begin(children, take_only, transport.files) for _ in range(workers)]
-        self.nbytes = int(_answer(self.giver))
+        self.sent: list[tuple[int, int]] = _answer(self.giver)
 
     @staticmethod
     def _begin(children: Children, body: Callable[..., None], *arguments: Any) -> Connection:
@@ -313,20 +319,20 @@ class _Carrier:
         theirs.close()
         return ours
 
-    def round(self) -> float:
-        """Move all messages once and return how long it took from the first put to the last get."""
+    def round(self, group: int) -> float:
+        """Move one group's messages and return how long it took from the first put to the last get."""
         for child in (*self.takers, self.giver):
-            child.send(True)
+            child.send(group)
         started = _answer(self.giver)
         tallies = [_answer(taker) for taker in self.takers]
-        count, nbytes = sum(tally[0] for tally in tallies), sum(tally[1] for tally in tallies)
-        if (count, nbytes) != (self.count, self.nbytes):
-            raise Failed(f"{count} messages of {nbytes} bytes arrived, sent were {self.count} of {self.nbytes}")
+        arrived = (sum(tally[0] for tally in tallies), sum(tally[1] for tally in tallies))
+        if arrived != self.sent[group]:
+            raise Failed("{} messages of {} bytes arrived, sent were {} of {}".format(*arrived, *self.sent[group]))
         return float(max(tally[2] for tally in tallies) - started)
 
     def dismiss(self) -> None:
         for pipe in (self.giver, *self.takers):
-            pipe.send(False)
+            pipe.send(None)
 
 
 def _answer(child: Connection) -> Any:
@@ -336,13 +342,13 @@ def _answer(child: Connection) -> Any:
     raise Failed("a process ended early while the queue's own cost was measured")
 
 
-def give(parent: Connection, files: Any, paths: list[str], workers: int) -> None:
-    """Load the messages, then put them all, once a round."""
-    messages = [pack(path) for path in paths]
-    parent.send(sum(map(len, messages)))
-    while parent.recv():
+def give(parent: Connection, files: Any, groups: list[list[str]], workers: int) -> None:
+    """Load the messages, then put a group of them in each round."""
+    loaded = [[pack(path) for path in group] for group in groups]
+    parent.send([(len(messages), sum(map(len, messages))) for messages in loaded])
+    while (group := parent.recv()) is not None:
         started = time.monotonic()
-        for message in messages:
+        for message in loaded[group]:
             put_when_there_is_room(files, message)
         for _ in range(workers):
             files.put(STOP)
@@ -350,8 +356,8 @@ def give(parent: Connection, files: Any, paths: list[str], workers: int) -> None
 
 
 def take_only(parent: Connection, files: Any) -> None:
-    """Take messages and do nothing with them, once a round."""
-    while parent.recv():
+    """Take messages and do nothing with them, in each round until its end."""
+    while parent.recv() is not None:
         count = nbytes = 0
         last = time.monotonic()
         while message := files.get():

@@ -18,6 +18,7 @@ __all__ = ["Children", "available_cpus", "leaving_cleanly"]
 
 # spawn, since a parent that draws a progress bar has a thread, and a fork copies the locks which that thread holds.
 SPAWN = multiprocessing.get_context("spawn")
+DEFERRED = (signal.SIGINT, signal.SIGTERM)
 
 
 def available_cpus() -> int:
@@ -49,7 +50,7 @@ class Children:
         """Start ``body(*arguments)`` in a process that has SIGINT blocked from its first instruction on."""
         process = SPAWN.Process(target=_run, args=(body, *arguments), daemon=True)
         resource_tracker.ensure_running()  # it unblocks these signals when it has to start; so not inside the block
-        with _signals_blocked():
+        with _signals_deferred():
             process.start()
             self.processes.append(process)
         return process
@@ -70,14 +71,26 @@ def _end_with_parent() -> None:
 
 
 @contextlib.contextmanager
-def _signals_blocked() -> Iterator[None]:
-    """Hold back what would leave a child half started; the child inherits the mask, the parent gets the signal after."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+def _signals_deferred() -> Iterator[None]:
+    """Let a child be started whole: the parent gets its signals afterwards, the child has SIGINT blocked for good.
+
+    The mask is what the child inherits. It would not be enough here, since the kernel may give a signal to any thread,
+    NumPy has some, and Python would raise the exception in this one.
+    """
+    arrived: list[int] = []
+    handlers = {number: signal.getsignal(number) for number in DEFERRED}
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     try:
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+        for number in DEFERRED:
+            signal.signal(number, lambda number, _: arrived.append(number))
+        signal.pthread_sigmask(signal.SIG_BLOCK, DEFERRED)
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for number in arrived:
+            signal.raise_signal(number)
 
 
 @contextlib.contextmanager

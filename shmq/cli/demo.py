@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from shmq.cli._job import (
+    SLOT_SIZE,
     Cost,
     Crew,
     Failed,
@@ -96,9 +97,10 @@ def run(screen: Console, folder: str, workers: int, compare: bool, kill: bool) -
             for file in advancing(progress, "read once", files, files):
                 with contextlib.suppress(OSError):
                     pack(file.path)
-        ours = in_parallel(progress, "shmq", shmq_transport(), files, workers, kill)
+        ours = in_parallel(progress, "shmq", shmq_transport(workers), files, workers, kill)
         files = [file for file in files if file.path in ours.done]
-        theirs, costs = None, []
+        theirs: Outcome | None = None
+        costs: list[list[Cost]] = []
         if compare and files:
             theirs = in_parallel(progress, "multiprocessing.Queue", multiprocessing_transport(), files, workers, False)
             costs = costs_of_both(progress, files, workers)
@@ -108,7 +110,7 @@ def run(screen: Console, folder: str, workers: int, compare: bool, kill: bool) -
         if report.problem:
             complain(screen, "yellow", f"left out: {report.problem}", [path])
     if costs:
-        screen.print(how_measured(costs[0], workers))
+        screen.print(how_measured(costs, workers))
         screen.print()
     if ours.deaths:
         screen.print(
@@ -158,19 +160,19 @@ def one_by_one(progress: Progress, name: str, files: list[File]) -> Outcome:
     return outcome
 
 
-def costs_of_both(progress: Progress, files: list[File], workers: int) -> list[Cost]:
-    """Measure what the two queues themselves cost, with as many of the messages as fit in memory."""
-    sample: list[str] = []
+def costs_of_both(progress: Progress, files: list[File], workers: int) -> list[list[Cost]]:
+    """Measure what the two queues themselves cost: for the messages that fit in a slot, and for the larger ones."""
+    sample: list[File] = []
     nbytes = 0
     for file in files:
         if nbytes + file.size <= COST_SAMPLE:
-            sample.append(file.path)
+            sample.append(file)
             nbytes += file.size
-    if not sample:
-        return []
+    small = [file.path for file in sample if file.size <= SLOT_SIZE]
+    large = [file.path for file in sample if file.size > SLOT_SIZE]
     bar = progress.add_task("the queues alone", total=None, files=f"{len(sample):,}", speed="")
-    with shmq_transport() as ours, multiprocessing_transport() as theirs:
-        costs = queue_costs(sample, workers, COST_ROUNDS, (ours, theirs))
+    with shmq_transport(workers) as ours, multiprocessing_transport() as theirs:
+        costs = queue_costs([group for group in (small, large) if group], workers, COST_ROUNDS, (ours, theirs))
     progress.update(bar, total=1, completed=1)
     return costs
 
@@ -220,7 +222,7 @@ def advancing(progress: Progress, name: str, files: list[File], steps: Iterable[
     redraw()
 
 
-def results(ours: Outcome, theirs: Outcome | None, alone: Outcome, costs: list[Cost]) -> Table:
+def results(ours: Outcome, theirs: Outcome | None, alone: Outcome, costs: list[list[Cost]]) -> Table:
     """Return the final table: the two queues and how many times ours is better, then the job without any queue."""
     ways = [ours, theirs, alone] if theirs else [ours, alone]
     shown = table("the same job in one run", "shmq", *(["multiprocessing.Queue", ""] if theirs else []), "one process")
@@ -233,17 +235,20 @@ def results(ours: Outcome, theirs: Outcome | None, alone: Outcome, costs: list[C
     add("time", [duration(way.seconds) for way in ways], ratio(ours.seconds, theirs.seconds) if theirs else "")
     add("files per second", [quantity(len(way.done) / way.seconds) for way in ways])
     add("bytes per second", [size(way.nbytes / way.seconds) for way in ways])
-    if costs:
-        own = [cost.seconds for cost in costs]
-        add("the queue's own cost per message", [*map(duration, own), "–"], ratio(*own), style="bold")
+    for both in costs:
+        large = both[0].nbytes > both[0].messages * SLOT_SIZE
+        what = "own cost per larger message" if large else f"own cost per message up to {size(SLOT_SIZE)}"
+        own = [cost.seconds for cost in both]
+        add(what, [*map(duration, own), "–"], ratio(*own), style="bold")
     return shown
 
 
-def how_measured(cost: Cost, workers: int) -> str:
+def how_measured(costs: list[list[Cost]], workers: int) -> str:
+    messages, nbytes = sum(cost[0].messages for cost in costs), sum(cost[0].nbytes for cost in costs)
     return (
-        f"The queue's own cost: {counted(cost.messages, 'message')} ({size(cost.nbytes)}) loaded beforehand, one"
-        f" process puts them, {counted(workers, 'process')} get them as bytes and do nothing else; both queues in turn,"
-        f" median of {COST_ROUNDS} rounds."
+        f"Own cost of the queue: {counted(messages, 'message')} ({size(nbytes)}) loaded beforehand, one process puts"
+        f" them, {counted(workers, 'process')} get them as bytes and do nothing else; both queues in turn, median of"
+        f" {COST_ROUNDS} rounds."
     )
 
 

@@ -8,58 +8,48 @@ from contextlib import suppress
 import click
 
 import shmq
+from shmq._liveness import describe
+from shmq._segment import PREFIX, SEPARATOR, SHM
 from shmq.cli._screen import console, show, size, table
 
-__all__ = ["holders", "ls"]
-
-FOLDER = "/dev/shm"
-PREFIX = "shmq."
+__all__ = ["ls"]
 
 
 @click.command()
 def ls() -> None:
-    """List the segments of this machine: what is in each of them, and which processes have it open."""
+    """List the segments of this user: what is in each of them, and which processes have it open."""
     screen = console()
-    names = sorted(shmq.list_segments())
+    names = shmq.list_segments()
     if not names:
         click.echo("there are no segments", err=True)
         return
     shown = table("segment", "capacity", "ready", "leased", "ports", "size", "held by")
     shown.columns[-1].justify = "left"
-    held = holders()
+    unusable = []
     for name in names:
-        shown.add_row(name, *figures(name), size(nbytes(name)), ", ".join(held.get(name, [])) or "nobody")
+        try:
+            with shmq.Queue.attach(name) as queue:
+                stats, pids = queue.stats(), [pid for _, _, pid, _, _ in queue._ports()]
+        except shmq.ShmqError as error:
+            unusable.append(error)
+            shown.add_row(name, "?", "?", "?", "?", size(nbytes(name)), type(error).__name__)
+            continue
+        pids.remove(os.getpid())  # the port through which we looked
+        held_by = [describe(pid) for pid in sorted(set(pids))] or ["nobody"]
+        figures = (stats.capacity, stats.ready + stats.returned, stats.leased, len(pids))
+        separator = "\n" if screen.is_terminal else ", "
+        shown.add_row(name, *(f"{figure:,}" for figure in figures), size(nbytes(name)), separator.join(held_by))
     show(screen, shown)
-
-
-def figures(name: str) -> tuple[str, ...]:
-    """Return capacity, ready, leased and ports of a queue, or what stood in the way of looking."""
-    try:
-        with shmq.Queue.attach(name) as queue:
-            stats = queue.stats()
-    except shmq.ShmqError as error:
-        return type(error).__name__, "", "", ""
-    return f"{stats.capacity:,}", f"{stats.ready:,}", f"{stats.leased:,}", f"{stats.ports - 1:,}"
+    for error in unusable:
+        click.echo(f"{type(error).__name__}: {error}", err=True)
 
 
 def nbytes(name: str) -> int:
-    with suppress(OSError):
-        return os.stat(f"{FOLDER}/{PREFIX}{name}").st_size
-    return 0
-
-
-def holders() -> dict[str, list[str]]:
-    """Return the processes that have each segment mapped, as ``pid name``, as far as this user may look."""
-    held: dict[str, list[str]] = {}
-    for pid in filter(str.isdecimal, os.listdir("/proc")):
-        if int(pid) == os.getpid():
-            continue
-        with suppress(OSError):
-            with open(f"/proc/{pid}/maps", encoding="utf-8", errors="replace") as maps:
-                paths = {line.split(maxsplit=5)[-1].strip() for line in maps if PREFIX in line}
-            with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as comm:
-                process = f"{pid} {comm.read().strip()}"
-            for path in paths:
-                if path.startswith(f"{FOLDER}/{PREFIX}"):
-                    held.setdefault(path[len(f"{FOLDER}/{PREFIX}") :], []).append(process)
-    return held
+    """Return the memory of a segment, and of its messages that were too large for a slot."""
+    own = f"{PREFIX}{name}"
+    total = 0
+    with suppress(OSError), os.scandir(SHM) as entries:
+        for entry in entries:
+            if entry.name == own or entry.name.startswith(f"{own}{SEPARATOR}"):
+                total += entry.stat().st_size
+    return total
