@@ -189,7 +189,9 @@ def make_memory(path: str, nbytes: int) -> mmap.mmap:
         raise FileExistsError(path) from None
     try:
         os.fchmod(shared.fd, MODE)  # whatever the umask left of it
-        os.posix_fallocate(shared.fd, 0, nbytes)  # ftruncate would succeed on a full file system, and the first write end in SIGBUS
+        os.posix_fallocate(
+            shared.fd, 0, nbytes
+        )  # ftruncate would succeed on a full file system, and the first write end in SIGBUS
         return mmap.mmap(shared.fd, nbytes, **UNMAPPED_FD)
     except OSError as error:
         unlink_memory(path)
@@ -223,9 +225,13 @@ def map_memory(path: str, readonly: bool = False) -> tuple[mmap.mmap, int]:
         if not stat.S_ISREG(found.st_mode):
             raise SegmentMismatch(f"{path[1:]} in {SHM} is no regular file")
         if found.st_uid != os.geteuid():
-            raise SegmentForeign(f"{path[1:]} in {SHM} belongs to user {found.st_uid}, this process runs as {os.geteuid()}: refused")
+            raise SegmentForeign(
+                f"{path[1:]} in {SHM} belongs to user {found.st_uid}, this process runs as {os.geteuid()}: refused"
+            )
         if found.st_mode & 0o077:
-            raise SegmentForeign(f"{path[1:]} in {SHM} has mode {stat.S_IMODE(found.st_mode):#o}: others may have written to it; refused")
+            raise SegmentForeign(
+                f"{path[1:]} in {SHM} has mode {stat.S_IMODE(found.st_mode):#o}: others may have written to it; refused"
+            )
         if found.st_size == 0:
             raise BlockingIOError
         access = mmap.ACCESS_READ if readonly else mmap.ACCESS_WRITE
@@ -294,7 +300,9 @@ def attach(name: str) -> Segment:
             segment = find(name)
             if segment is None:
                 remove(name)
-                raise SegmentNotFound(f"there is no segment {name!r}: only the remains of one that was never finished, or of another boot")
+                raise SegmentNotFound(
+                    f"there is no segment {name!r}: only the remains of one that was never finished, or of another boot"
+                )
     return segment
 
 

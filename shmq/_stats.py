@@ -72,7 +72,9 @@ def holders_report(port: Port) -> str:
 
     pids = {index: pid for index, _, pid, _, _ in port._ports()}
     now = _core.monotonic_ns() * 1e-9
-    held = Counter((pids.get(owner, 0), state) for state, owner, _, _ in port._cells() if state not in ("spare", "warm", "orphan"))
+    held = Counter(
+        (pids.get(owner, 0), state) for state, owner, _, _ in port._cells() if state not in ("spare", "warm", "orphan")
+    )
     since = min((at for state, _, _, at in port._cells() if state == "leased" and at), default=now)
     parts = [f"{count} {state} by {describe(pid)}" for (pid, state), count in held.most_common(5)]
     return (
@@ -103,4 +105,6 @@ def verify(port: Port) -> None:
     for state, owner, slot, _ in cells:
         owned = state in ("idle", "loaned", "leased", "held")
         if state == "?" or owned != (owner in owners):
-            raise SegmentCorrupt(f"slot {slot} of queue {port.name!r} is {state} with owner {owner}, attached are {sorted(owners)}")
+            raise SegmentCorrupt(
+                f"slot {slot} of queue {port.name!r} is {state} with owner {owner}, attached are {sorted(owners)}"
+            )

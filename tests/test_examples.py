@@ -8,10 +8,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+import shmq
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SCRIPTS = sorted(path.relative_to(EXAMPLES) for path in EXAMPLES.rglob("*.py"))
@@ -34,6 +35,7 @@ def run(*arguments: str | Path, folder: Path) -> str:
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
+        env={**os.environ, "PYTHONPATH": str(Path(shmq.__file__).parents[1])},  # the same shmq that the tests test
     )
     try:
         output, _ = process.communicate(timeout=WATCHDOG)
@@ -43,7 +45,13 @@ def run(*arguments: str | Path, folder: Path) -> str:
             os.kill(pid, signal.SIGKILL)
     assert process.returncode == 0, output
     assert not survivors, f"still running: {survivors}"
+    assert left_behind_by(process.pid) == []
     return output
+
+
+def left_behind_by(pid: int) -> list[str]:
+    """Return what an example has left in memory; its queues are anonymous and have its pid in their names."""
+    return [name for name in os.listdir("/dev/shm") if name.startswith(("shmq.", "sem.shmq.")) and f".{pid}." in name]
 
 
 def session_of(leader: int) -> list[int]:
@@ -63,17 +71,6 @@ def session_of(leader: int) -> list[int]:
     return found
 
 
-def segments() -> set[str]:
-    return {name for name in os.listdir("/dev/shm") if name.startswith(("shmq.", "sem.shmq."))}
-
-
-@pytest.fixture(autouse=True)
-def nothing_left_behind() -> Iterator[None]:
-    before = segments()
-    yield
-    assert segments() - before == set()
-
-
 @pytest.mark.parametrize("script", [*ALONE, *WITH_C], ids=str)
 def test_example_runs_and_checks_itself(script: Path) -> None:
     assert run(EXAMPLES / script, folder=EXAMPLES).strip()
@@ -82,6 +79,12 @@ def test_example_runs_and_checks_itself(script: Path) -> None:
 @pytest.mark.parametrize("script", ALONE, ids=str)
 def test_example_works_with_spawned_processes_too(script: Path) -> None:
     assert run("-c", SPAWNED.format(script.stem), folder=EXAMPLES).strip()
+
+
+def test_segments_of_examples_are_known_by_the_pid() -> None:
+    with shmq.Queue():
+        assert len(left_behind_by(os.getpid())) == 3  # the segment and two semaphores
+    assert left_behind_by(os.getpid()) == []
 
 
 def test_every_example_has_its_line_in_the_readme() -> None:

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <sched.h>
+#include <unistd.h>
 
 #include "reap.h"
 #include "ring.h"
@@ -23,8 +24,9 @@
 #define SPACE_ENOUGH 32u
 
 unsigned shmq_wait_cpus(void) {
-    cpu_set_t set;
-    return sched_getaffinity(0, sizeof set, &set) == 0 ? (unsigned)CPU_COUNT(&set) : 1;
+    /* Of the machine, not of this process: two processes that are pinned to a CPU each may well spin for one another. */
+    long online = sysconf(_SC_NPROCESSORS_ONLN);
+    return online > 1 ? (unsigned)online : 1;
 }
 
 static bool promising(struct shmq_port *port, enum shmq_side side) {
@@ -100,11 +102,12 @@ shmq_status shmq_wait_park(struct shmq_port *port, enum shmq_side side, uint64_t
     shmq_half *waiters = side == SHMQ_ITEMS ? &port->header->items_waiters : &port->header->space_waiters;
     uint64_t now = shmq_now_ns();
     if (now >= deadline_ns) return SHMQ_TIMED_OUT;
+    uint64_t rank = shmq_add_seq(waiters, 1) + 1; /* [park] */
+    uint32_t longest = rank * SHMQ_SLICE_MS < SHMQ_SLICE_MOST_MS ? (uint32_t)rank * SHMQ_SLICE_MS : SHMQ_SLICE_MOST_MS;
     /* A producer's first slices are short, because a consumer does not announce every freed cell. */
     uint32_t longer = patience->slice_ms ? patience->slice_ms * 2 : 1;
-    patience->slice_ms = side == SHMQ_ITEMS || longer > SHMQ_SLICE_MS ? SHMQ_SLICE_MS : longer;
+    patience->slice_ms = side == SHMQ_ITEMS || longer > longest ? longest : longer;
     uint64_t slice_end = now + patience->slice_ms * UINT64_C(1000000);
-    shmq_add_seq(waiters, 1); /* [park] */
     SHMQ_CRASH_POINT(park_announced);
     int result = EAGAIN;
     if (!promising(port, side))

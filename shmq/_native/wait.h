@@ -10,11 +10,15 @@
 
 #include "port.h"
 
-#define SHMQ_SLICE_MS 100u     /* the longest a lost wake-up can cost; dead peers are noticed at its end */
+/* A lone sleeper looks again after this long: what a lost wake-up can cost, and when dead peers are noticed. Several
+ * sleepers share the watch: the nth to lie down sleeps n times as long, up to the second number, so that somebody looks
+ * about as often and four idle consumers cost little more than one. */
+#define SHMQ_SLICE_MS 100u
+#define SHMQ_SLICE_MOST_MS 250u
 #define SHMQ_SPIN_NS 40000u    /* the longest spin */
 #define SHMQ_FOREVER UINT64_MAX
 
-/* CPUs that this process may run on. */
+/* CPUs of this machine. */
 unsigned shmq_wait_cpus(void);
 
 /* What one blocking call remembers between its looks. Begin with {0}. */

@@ -285,9 +285,7 @@ class Cost:
     nbytes: int
 
 
-def queue_costs(
-    groups: list[list[str]], workers: int, rounds: int, transports: Iterable[Transport]
-) -> list[list[Cost]]:
+def queue_costs(groups: list[list[str]], workers: int, rounds: int, transports: Iterable[Transport]) -> list[list[Cost]]:
     """Move each group of files over each transport in turn; return the median cost, a list of transports per group.
 
     The producer has loaded the messages beforehand, and the workers only call ``get``, which gives ``bytes`` on either

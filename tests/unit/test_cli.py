@@ -25,15 +25,16 @@ from shmq.cli._processes import Children  # noqa: E402
 WATCHDOG = 120
 
 
-def segments() -> set[str]:
-    return {name for name in os.listdir("/dev/shm") if name.startswith(("shmq.", "sem.shmq."))}
+def left_behind_by(pid: int) -> list[str]:
+    """Return what a process has left in memory; anonymous queues and those of these tests have its pid in the name."""
+    names = [name for name in os.listdir("/dev/shm") if name.startswith(("shmq.", "sem.shmq."))]
+    return [name for name in names if re.search(rf"\b{pid}\b", name)]
 
 
 @pytest.fixture(autouse=True)
 def nothing_left_behind() -> Iterator[None]:
-    before = segments()
     yield
-    assert segments() - before == set()
+    assert left_behind_by(os.getpid()) == []
 
 
 @pytest.fixture
@@ -69,7 +70,7 @@ def shmq_command(*arguments: str | Path, **environment: str) -> subprocess.Popen
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        env={**os.environ, **environment},
+        env={**os.environ, "PYTHONPATH": str(Path(shmq.__file__).parents[1]), **environment},
     )
 
 
@@ -82,6 +83,7 @@ def finished(process: subprocess.Popen[str]) -> tuple[int, str, str]:
         raise
     for _ in range(50):
         if not (children := session_of(process.pid)):
+            assert left_behind_by(process.pid) == []
             return process.returncode, output, errors
         time.sleep(0.1)
     os.killpg(process.pid, signal.SIGKILL)
@@ -105,6 +107,11 @@ def invoke(*arguments: str, **options: str) -> tuple[int, str]:
     if result.exception and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result.exit_code, result.output
+
+
+def test_segments_are_known_by_the_pid_of_their_creator() -> None:
+    with shmq.Queue():
+        assert len(left_behind_by(os.getpid())) == 3  # the segment and two semaphores
 
 
 # ---- the command itself ----------------------------------------------------------------------------------------------
@@ -165,7 +172,7 @@ def test_demo_loses_no_file_when_a_worker_is_killed(tmp_path: Path) -> None:
 
 def test_files_of_killed_workers_come_back_to_the_others(tmp_path: Path) -> None:
     files = _job.files_below(str(files_of(1.0, tmp_path / "files")))
-    with _job.shmq_transport() as transport, Children() as children:
+    with _job.shmq_transport(2) as transport, Children() as children:
         crew = _job.Crew(transport, 2, children)
         reports = []
         for report in crew.run([file.path for file in files]):
@@ -193,6 +200,22 @@ def test_demo_interrupted_leaves_no_child_and_no_segment(tmp_path: Path, after: 
     status, _, errors = finished(process)
     assert status == 128 + number
     assert errors == ("interrupted\n" if number == signal.SIGINT else "")
+
+
+def test_demo_killed_takes_its_children_along_and_the_next_one_cleans_up(tmp_path: Path) -> None:
+    process = shmq_command("demo", files_of(4.0, tmp_path / "files"), "--workers", "2")
+    assert process.stdout is not None
+    process.stdout.readline()
+    while len(session_of(process.pid)) < 5:  # itself, multiprocessing's tracker, a producer, two workers
+        time.sleep(0.05)
+    process.kill()
+    process.communicate(timeout=WATCHDOG)
+    deadline = time.monotonic() + WATCHDOG
+    while session_of(process.pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    shmq.Queue().close()
+    assert left_behind_by(process.pid) == []
 
 
 def test_demo_fails_when_a_digest_differs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,7 +252,7 @@ def test_demo_says_which_files_changed_meanwhile(folder: Path, monkeypatch: pyte
 def test_file_that_vanishes_is_left_out_and_named(folder: Path) -> None:
     paths = [file.path for file in _job.files_below(str(folder))]
     os.unlink(paths[3])
-    with _job.shmq_transport() as transport, Children() as children:
+    with _job.shmq_transport(2) as transport, Children() as children:
         crew = _job.Crew(transport, 1, children)
         reports = list(crew.run(paths))
         crew.dismiss()
