@@ -133,7 +133,7 @@ def plain_dtype(kind: str, itemsize: int, swapped: bool) -> np.dtype[Any]:
 
 def loan_dtype(dtype: Any) -> np.dtype[Any]:
     """The dtype of a loan. Raises TypeError for objects: a pointer means nothing in another process."""
-    result = np.dtype(dtype)
+    result: np.dtype[Any] = np.dtype(dtype)
     if result.hasobject:
         raise TypeError(f"dtype {result} holds Python objects, which have no place in shared memory")
     return result

@@ -2,7 +2,6 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Generic, TypeVar, overload
 
-import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 Handed = TypeVar("Handed")

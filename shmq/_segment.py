@@ -69,10 +69,8 @@ class Config:
         """The defaults filled in."""
         slots = 1024 if self.slots is None else self.slots
         slot_size = 1024 if self.slot_size is None else self.slot_size
-        if slot_size < LARGE_SLOT:
-            in_flight = min(max(slots // 8, 64), 256)
-        else:
-            in_flight = max(4, min(slots, (64 << 20) // slot_size, 64))
+        small = slot_size < LARGE_SLOT
+        in_flight = min(max(slots // 8, 64), 256) if small else max(4, min(slots, (64 << 20) // slot_size, 64))
         return Config(
             slots=slots,
             slot_size=slot_size,
@@ -199,7 +197,8 @@ def make_memory(path: str, nbytes: int) -> mmap.mmap:
             raise
         space = os.statvfs(SHM)
         raise OutOfMemory(
-            f"{path[1:]} needs {nbytes:,} bytes, and {SHM} has {space.f_bavail * space.f_frsize:,} free of {space.f_blocks * space.f_frsize:,}: "
+            f"{path[1:]} needs {nbytes:,} bytes, and {SHM} has {space.f_bavail * space.f_frsize:,} free "
+            f"of {space.f_blocks * space.f_frsize:,}: "
             "use fewer or smaller slots, unlink segments that are no longer used (`shmq ls`), or enlarge it "
             "(`mount -o remount,size=… /dev/shm`, Docker: --shm-size)"
         ) from None

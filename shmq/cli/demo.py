@@ -228,7 +228,8 @@ def results(ours: Outcome, theirs: Outcome | None, alone: Outcome, costs: list[l
     shown = table("the same job in one run", "shmq", *(["multiprocessing.Queue", ""] if theirs else []), "one process")
 
     def add(what: str, figures: list[str], times: str = "", style: str = "") -> None:
-        shown.add_row(what, *figures[: len(ways) - 1], *([times] if theirs else []), *figures[len(ways) - 1 :], style=style)
+        *queues, one_process = figures
+        shown.add_row(what, *queues, *([times] if theirs else []), one_process, style=style)
 
     add("time", [duration(way.seconds) for way in ways], ratio(ours.seconds, theirs.seconds) if theirs else "")
     add("files per second", [quantity(len(way.done) / way.seconds) for way in ways])

@@ -40,8 +40,8 @@ def ls() -> None:
         separator = "\n" if screen.is_terminal else ", "
         shown.add_row(name, *(f"{figure:,}" for figure in figures), size(nbytes(name)), separator.join(held_by))
     show(screen, shown)
-    for error in unusable:
-        click.echo(f"{type(error).__name__}: {error}", err=True)
+    for problem in unusable:
+        click.echo(f"{type(problem).__name__}: {problem}", err=True)
 
 
 def nbytes(name: str) -> int:
