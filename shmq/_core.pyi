@@ -17,6 +17,7 @@ class Port:
     pickles: bool
     spills: bool
     closed: bool
+    spin: bool
     @property
     def name(self) -> str: ...
     @property

@@ -115,6 +115,7 @@ cdef class Port:
     cdef readonly bint spills
     cdef readonly bint closed
     cdef bint attached
+    cdef readonly bint spin
     cdef uint64_t forks             # of the process that attached; anything else sends a call through enter()
     cdef Py_ssize_t users           # leases, loans, and calls that have given up the interpreter lock
     cdef object __weakref__
@@ -132,10 +133,9 @@ cdef class Port:
         cdef shmq_header *header = <shmq_header *>self.memory.buf
         self.spills = header.flags & SHMQ_SPILLS != 0
         self.pickles = header.flags & SHMQ_PICKLES != 0
+        self.spin = spin
         self.attach()
         self.closed = False
-        if not spin:
-            self.port.spins = False
 
     cdef int attach(self) except -1:
         cdef shmq_geometry geometry
@@ -169,6 +169,8 @@ cdef class Port:
                     raise SegmentCorrupt(f"the semaphore {name.decode()} of queue {self.segment.name!r} is gone from /dev/shm "
                                          "(a logout with systemd's RemoveIPC does that): unlink the queue and create it anew")
         shmq_store_relaxed(&self.port.record.pid, <uint64_t>_os.getpid())
+        if not self.spin:
+            self.port.spins = False
         self.attached = True
         self.forks = shmq_owner_forks
         self.users = 0
@@ -188,6 +190,7 @@ cdef class Port:
             self.detach()
 
     cdef void detach(self) noexcept:
+        """Free the port, unless it was inherited: then it is the parent's."""
         if self.attached and self.port.owner == shmq_owner_self():
             shmq_port_detach(&self.port)
         self.attached = False
@@ -209,15 +212,13 @@ cdef class Port:
 
     def _abandon(self) -> None:
         """At interpreter exit: detach although leases are held; they go back at once, uncounted."""
-        if self.attached and self.forks == shmq_owner_forks or self.closed:
-            self.detach()
+        self.detach()
         self.closed = True
         self.forks = <uint64_t>-1
 
     def __dealloc__(self):
         cdef int side
-        if not self.closed and self.forks == shmq_owner_forks or self.closed:
-            self.detach()
+        self.detach()
         for side in range(2):
             if self.port.semaphores[side] != NULL:
                 sem_close(self.port.semaphores[side])
@@ -418,7 +419,7 @@ cdef class Port:
         cdef shmq_status status
         if shmq_unlikely(self.forks != shmq_owner_forks):
             self.enter()
-        status = self.take(&cell)
+        status = self.take(&cell, False)
         if shmq_unlikely(status != SHMQ_OK):
             self.take_patiently(&cell, status, deadline_of(timeout) if block else 1, False)
         return self.finish(cell)
@@ -427,39 +428,25 @@ cdef class Port:
         """get(block=False)"""
         return self.get(False)
 
-    cdef inline shmq_status take(self, uint32_t *cell) noexcept:
-        """One try to lease the oldest message: what came back before what is new."""
+    cdef inline shmq_status take(self, uint32_t *cell, bint for_long) noexcept:
+        """One try to lease the oldest message, what came back before what is new. `for_long`: not in the port's kept cell."""
+        cdef shmq_status status
         if self.port.caught_up:
-            shmq_wait_linger(&self.port)
-        cdef shmq_status status = shmq_orphan_adopt(&self.port, cell)
-        if shmq_likely(status != SHMQ_OK):
-            status = shmq_cell_take(&self.port, SHMQ_TO_GIVE, cell)
-            if shmq_unlikely(status != SHMQ_OK):
-                return status
-            status = shmq_ring_get(&self.port, cell[0])
-            if shmq_unlikely(status != SHMQ_OK):
-                shmq_cell_return(&self.port, cell[0], False)
-                return status
-            shmq_wake_after(&self.port, SHMQ_SPACE)
+            shmq_wait_linger(&self.port, 1)
+        status = shmq_orphan_adopt(&self.port, cell)
+        if shmq_unlikely(status == SHMQ_OK):
+            return status
+        status = shmq_cell_claim(&self.port, SHMQ_TO_GIVE, cell) if for_long else shmq_cell_take(&self.port, SHMQ_TO_GIVE, cell)
+        if shmq_unlikely(status != SHMQ_OK):
+            return status
+        status = shmq_ring_get(&self.port, cell[0])
+        if shmq_unlikely(status != SHMQ_OK):
+            shmq_cell_return(&self.port, cell[0], False)
+            return status
+        shmq_wake_after(&self.port, SHMQ_SPACE)
         return SHMQ_OK
 
-    cdef inline shmq_status take_for_long(self, uint32_t *cell) noexcept:
-        """The same with a cell that is not the port's kept one."""
-        if self.port.caught_up:
-            shmq_wait_linger(&self.port)
-        cdef shmq_status status = shmq_orphan_adopt(&self.port, cell)
-        if shmq_likely(status != SHMQ_OK):
-            status = shmq_cell_claim(&self.port, SHMQ_TO_GIVE, cell)
-            if shmq_unlikely(status != SHMQ_OK):
-                return status
-            status = shmq_ring_get(&self.port, cell[0])
-            if shmq_unlikely(status != SHMQ_OK):
-                shmq_cell_release(&self.port, cell[0], False)
-                return status
-            shmq_wake_after(&self.port, SHMQ_SPACE)
-        return SHMQ_OK
-
-    cdef int take_patiently(self, uint32_t *cell, shmq_status status, uint64_t deadline, bint long) except -1:
+    cdef int take_patiently(self, uint32_t *cell, shmq_status status, uint64_t deadline, bint for_long) except -1:
         cdef shmq_patience patience
         cdef uint64_t cells_deadline = 0, until
         memset(&patience, 0, sizeof(patience))
@@ -473,7 +460,7 @@ cdef class Port:
                 if status == SHMQ_NO_CELLS:
                     raise InFlightLimit(self._in_flight_report())
                 raise Empty(f"queue {self.name!r} is empty")
-            status = self.take_for_long(cell) if long else self.take(cell)
+            status = self.take(cell, for_long)
             if status == SHMQ_OK:
                 return 0
 
@@ -558,11 +545,13 @@ cdef class Port:
         cdef uint32_t wanted, taken
         if shmq_unlikely(self.forks != shmq_owner_forks):
             self.enter()
+        if self.port.caught_up:
+            shmq_wait_linger(&self.port, <uint32_t>min(max, 0xffff) if max > 0 else 1)
         wanted = self.batch_size(max)
         status = SHMQ_OK if wanted == 1 else shmq_orphan_adopt(&self.port, &cell)
         if wanted == 1 or status == SHMQ_OK:
             if wanted == 1:
-                status = self.take(&cell)
+                status = self.take(&cell, False)
                 if status != SHMQ_OK:
                     self.take_patiently(&cell, status, deadline_of(timeout), False)
             return [self.finish(cell)]
@@ -652,7 +641,7 @@ cdef class Port:
         cdef shmq_status status
         if shmq_unlikely(self.forks != shmq_owner_forks):
             self.enter()
-        status = self.take_for_long(&cell)
+        status = self.take(&cell, True)
         if shmq_unlikely(status != SHMQ_OK):
             self.take_patiently(&cell, status, deadline_of(timeout), True)
         return self.lease_of(cell)
@@ -664,7 +653,7 @@ cdef class Port:
         cdef shmq_status status
         cdef list result = [self.receive(timeout)]
         for i in range(self.batch_size(max) if max > 1 else 0):
-            if <Py_ssize_t>len(result) >= max or self.take_for_long(&cell) != SHMQ_OK:
+            if <Py_ssize_t>len(result) >= max or self.take(&cell, True) != SHMQ_OK:
                 break
             result.append(self.lease_of(cell))
         return result

@@ -89,12 +89,11 @@ class Queue(_core.Port):
             wanted = f"was made with the codec {there!r}: attach with the same codec=" if there else "was made without a codec"
             raise SegmentMismatch(f"queue {segment.name!r} {wanted}")
         self._open(segment, codec, spin)
-        self._spin = spin
         self._creator_pid = os.getpid() if segment.anonymous and segment.creator_pid == os.getpid() else None
         _open_queues.add(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _attach_again, (type(self), self.name, self.segment.nonce, self.codec, self._spin)
+        return _attach_again, (type(self), self.name, self.segment.nonce, self.codec, self.spin)
 
     # -- operating -----------------------------------------------------------------------------------------------------
 
@@ -135,12 +134,12 @@ class Queue(_core.Port):
         A second call does nothing. **Raises** SegmentNotFound where the name by now is another queue's.
         """
         try:
-            if _segment.attach(self.name).nonce != self.segment.nonce:
-                raise SegmentNotFound(f"the name {self.name!r} is another queue's by now: nothing was unlinked")
-            _segment.unlink(self.name)
-        except SegmentNotFound as error:
-            if "another queue" in str(error):
-                raise
+            there = _segment.attach(self.name)
+        except SegmentNotFound:
+            return
+        if there.nonce != self.segment.nonce:
+            raise SegmentNotFound(f"the name {self.name!r} is another queue's by now: nothing was unlinked")
+        _segment.unlink(self.name)
 
     def __enter__(self) -> Queue:
         return self

@@ -191,9 +191,9 @@ def make_memory(path: str, nbytes: int) -> mmap.mmap:
             shared.fd, 0, nbytes
         )  # ftruncate would succeed on a full file system, and the first write end in SIGBUS
         return mmap.mmap(shared.fd, nbytes, **UNMAPPED_FD)
-    except OSError as error:
+    except BaseException as error:  # also an interrupt: reserving gigabytes takes a while
         unlink_memory(path)
-        if error.errno not in (errno.ENOSPC, errno.ENOMEM, errno.EFBIG):
+        if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.ENOMEM, errno.EFBIG):
             raise
         space = os.statvfs(SHM)
         raise OutOfMemory(

@@ -16,7 +16,7 @@
 uint64_t shmq_owner_forks;
 
 static pthread_mutex_t guard = PTHREAD_MUTEX_INITIALIZER;
-static uint64_t self;               /* 0: none yet in this process */
+static _Atomic uint64_t self;               /* 0: none yet in this process */
 static int lock_file = -1;
 static uint64_t lock_inode;
 static uint64_t held[HELD_LOCKS];   /* named locks of this process: the kernel does not tell its threads apart */
@@ -54,10 +54,18 @@ static bool open_lock_file(void) {
     return true;
 }
 
+/* Somebody may have closed all descriptors (daemons do, between fork and the first use here), and the number may be
+ * another file's by now. */
+static bool is_lock_file(int fd) {
+    struct stat found;
+    return fd >= 0 && fstat(fd, &found) == 0 && (uint64_t)found.st_ino == lock_inode && S_ISREG(found.st_mode);
+}
+
 uint64_t shmq_owner_self(void) {
+    if (self != 0) return self; /* a fork may only reset it in the child, before anybody can call */
     pthread_mutex_lock(&guard);
     if (!registered) registered = pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child) == 0;
-    if (self == 0 && registered && (lock_file >= 0 || open_lock_file())) {
+    if (self == 0 && registered && (is_lock_file(lock_file) || open_lock_file())) {
         uint64_t drawn = 0;
         while (drawn == 0 && shmq_owner_random(&drawn, sizeof drawn)) drawn &= IDENTITY_MASK;
         if (drawn != 0 && set_lock(F_WRLCK, drawn)) self = drawn;
@@ -68,6 +76,8 @@ uint64_t shmq_owner_self(void) {
 }
 
 uint64_t shmq_owner_lock_inode(void) { return lock_inode; }
+
+bool shmq_owner_can_judge(void) { return is_lock_file(lock_file); }
 
 bool shmq_owner_alive(uint64_t identity) {
     if (identity == self) return true; /* F_GETLK never reports one's own lock */

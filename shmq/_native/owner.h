@@ -26,6 +26,9 @@ extern uint64_t shmq_owner_forks;
 /* Does the process with this identity live? Errors of the kernel count as life: nobody is reaped on a guess. */
 bool shmq_owner_alive(uint64_t identity);
 
+/* Is our descriptor still that of the lock file? Where a program closed it, nobody can be told from the dead. */
+bool shmq_owner_can_judge(void);
+
 /* The inode of the lock file: identities are comparable only within one. 0 before shmq_owner_self(). */
 uint64_t shmq_owner_lock_inode(void);
 

@@ -94,6 +94,7 @@ static bool recover(struct shmq_port *port, uint32_t dead) {
 uint32_t shmq_reap(struct shmq_port *port) {
     uint32_t freed = 0;
     bool locked = false;
+    if (!shmq_owner_can_judge()) return 0;
     for (uint32_t i = 0; i < port->geometry.ports; i++) {
         uint64_t owner = shmq_load_acquire(&port->records[i].owner);
         if (owner == 0 || shmq_owner_alive(owner)) continue;

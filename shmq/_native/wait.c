@@ -19,6 +19,7 @@
 #define LINGER_MOST_NS 2000u
 #define LINGER_PROBE_MOST 1024u /* one get in so many tries whether lingering pays; in 16, where it paid lately */
 #define LINGER_ENOUGH 12u  /* messages: more than a cache line of ring cells */
+#define LINGER_MOST 48u    /* messages, where the caller wishes for many */
 /* A producer that found the ring full waits for this much room (or a quarter of a small ring): it loses nothing, since
  * the consumer has a full ring before it. */
 #define SPACE_ENOUGH 32u
@@ -34,7 +35,7 @@ static bool promising(struct shmq_port *port, enum shmq_side side) {
     return shmq_ring_has_item(port) || shmq_load_seq(&port->header->orphan_epoch) != port->epoch_seen;
 }
 
-void shmq_wait_linger(struct shmq_port *port) {
+void shmq_wait_linger(struct shmq_port *port, uint32_t wished) {
     port->caught_up = false;
     if (!port->spins) return;
     uint32_t linger = port->linger_ns;
@@ -43,16 +44,22 @@ void shmq_wait_linger(struct shmq_port *port) {
         port->lingers = 0;
         linger = LINGER_LEAST_NS;
     }
+    uint32_t half = port->geometry.slots / 2, enough = wished < LINGER_ENOUGH ? LINGER_ENOUGH : wished < LINGER_MOST ? wished : LINGER_MOST;
+    if (enough > half) enough = half;
     uint64_t begun = shmq_now_ns();
-    do shmq_pause(); while (shmq_now_ns() - begun < linger);
-    if (!shmq_ring_has_items(port, 1)) {
+    bool plenty; /* looked for so far ahead that it disturbs nobody */
+    do {
+        shmq_pause();
+        shmq_pause();
+        plenty = shmq_ring_has_items(port, enough);
+    } while (!plenty && shmq_now_ns() - begun < linger);
+    if (!plenty && !shmq_ring_has_items(port, 1)) {
         port->linger_ns = linger / 2 < LINGER_LEAST_NS ? 0 : linger / 2;
         if (port->linger_probe < LINGER_PROBE_MOST) port->linger_probe *= 2;
         return;
     }
     port->linger_probe = 16;
-    if (shmq_ring_has_items(port, LINGER_ENOUGH) || 2 * linger > LINGER_MOST_NS) port->linger_ns = linger;
-    else port->linger_ns = 2 * linger;
+    port->linger_ns = plenty || 2 * linger > LINGER_MOST_NS ? linger : 2 * linger;
 }
 
 bool shmq_wait_spin(struct shmq_port *port, enum shmq_side side, uint64_t deadline_ns) {

@@ -37,10 +37,9 @@ __all__ = ["Cost", "Crew", "Failed", "File", "Report", "Transport", "files_below
 __all__ += ["SLOT_SIZE", "multiprocessing_transport", "queue_costs", "shmq_transport"]
 
 SLOTS = 64
-SLOT_SIZE = 256 << 10  # of a library's files one in a hundred is larger, and spills
+SLOT_SIZE = 128 << 10  # a few of a library's files are larger, and spill; the queue fits in the 64 MB that Docker gives
 SKIPPED_FOLDERS = frozenset({"site-packages", "dist-packages", "__pycache__"})
 DEATHS_ALLOWED = 20
-NO_ROOM_PATIENCE = 2.0
 ANSWER_PATIENCE = 60.0
 STOP = b""
 
@@ -55,6 +54,10 @@ class File(NamedTuple):
     path: str
     size: int
     modified_ns: int
+
+    @property
+    def message_size(self) -> int:
+        return 2 + len(os.fsencode(self.path)) + self.size
 
     def changed(self) -> bool:
         """Whether the file is another one now, so that a difference proves nothing."""
@@ -136,7 +139,7 @@ def shmq_transport(workers: int) -> Iterator[Transport]:
     """Make two anonymous shmq queues, which end with this process whatever ends it."""
     ports = workers + 8  # producer, parent, and the port of a dead worker that nobody has taken back yet
     with (
-        shmq.Queue(slots=SLOTS, slot_size=SLOT_SIZE, ports=ports, oversize="spill") as files,
+        shmq.Queue(slots=SLOTS, slot_size=SLOT_SIZE, in_flight=ports, ports=ports, oversize="spill") as files,
         shmq.Queue(slots=1024, slot_size=1024, ports=ports, oversize="spill") as reports,
     ):
         yield Transport(files, reports, leased, survives_kills=True)
@@ -254,16 +257,18 @@ def produce(start: Connection, transport: Transport) -> None:
 
 
 def put_when_there_is_room(files: Any, message: bytes) -> None:
-    """Put a message; while the memory of the machine's tmpfs is full, the workers may be about to free some."""
-    give_up = time.monotonic() + NO_ROOM_PATIENCE
+    """Put a message; where the machine's shared memory is full, wait until the workers have freed what they hold."""
+    drained = False
     while True:
         try:
             files.put(message)
             return
         except shmq.OutOfMemory:
-            if time.monotonic() > give_up:
+            if drained:
                 raise
-            time.sleep(0.02)
+            stats = files.stats()
+            drained = stats.ready + stats.returned + stats.leased == 0
+            time.sleep(0 if drained else 0.01)
 
 
 def work(transport: Transport) -> None:

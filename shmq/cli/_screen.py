@@ -10,7 +10,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-__all__ = ["console", "duration", "fail", "quantity", "ratio", "show", "size", "table"]
+__all__ = ["console", "duration", "fail", "printable", "quantity", "ratio", "show", "size", "table"]
 
 PLAIN_WIDTH = 500
 
@@ -53,6 +53,11 @@ def quantity(value: float) -> str:
 def ratio(better: float, worse: float) -> str:
     """Return how many times ``better`` goes into ``worse``, or a dash where that says nothing."""
     return f"{quantity(worse / better)}×" if better > 0 else "–"
+
+
+def printable(text: str) -> str:
+    """Return somebody else's text (a file name, a command line) without what would move the cursor or break the line."""
+    return "".join(character if character.isprintable() else " " for character in text)
 
 
 def table(*columns: str) -> Table:

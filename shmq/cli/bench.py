@@ -30,15 +30,17 @@ def bench() -> None:
     shown = table("one producer, one consumer", "shmq", "multiprocessing.Queue", "", "verified")
     started = time.monotonic()
     try:
-        with leaving_cleanly(), screen.status("starting"):
+        with leaving_cleanly(), screen.status("starting") as status:
             outcomes = measure()
             for row in ROWS:
+                status.update(row.name)
                 measured = next(outcomes)
                 shown.add_row(row.name, *cells(row, measured), f"{measured.verified:,}")
-    except Failed as failed:
+    except (Failed, shmq.ShmqError) as failed:
         raise fail(failed) from failed
     show(screen, shown)
     screen.print(
+        "Batches: multiprocessing.Queue has none, so a list of 64 goes as one message there.\n"
         f"Median of {ROUNDS} rounds in which the two take turns; {time.monotonic() - started:.0f} s in all.\n"
         f"{processor()}, {available_cpus()} available · {platform.python_implementation()}"
         f" {platform.python_version()} · shmq {shmq.__version__}"

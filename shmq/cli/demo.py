@@ -16,6 +16,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+import shmq
 from shmq.cli._job import (
     SLOT_SIZE,
     Cost,
@@ -32,7 +33,7 @@ from shmq.cli._job import (
     shmq_transport,
 )
 from shmq.cli._processes import Children, available_cpus, leaving_cleanly
-from shmq.cli._screen import console, duration, fail, quantity, ratio, show, size, table
+from shmq.cli._screen import console, duration, fail, printable, quantity, ratio, show, size, table
 
 __all__ = ["demo"]
 
@@ -79,7 +80,7 @@ def demo(folder: str | None, workers: int | None, compare: bool, kill: bool) -> 
     with leaving_cleanly():
         try:
             agreed = run(console(), folder or sysconfig.get_path("stdlib"), workers or available_cpus(), compare, kill)
-        except Failed as failed:
+        except (Failed, shmq.ShmqError) as failed:
             raise fail(failed) from failed
     raise SystemExit(0 if agreed else 1)
 
@@ -89,9 +90,12 @@ def run(screen: Console, folder: str, workers: int, compare: bool, kill: bool) -
     files = files_below(folder)
     if not files:
         raise Failed(f"there is no regular file below {folder}")
-    summary = f"{len(files):,} files, {size(sum(file.size for file in files))}, "
-    summary += f"the largest {size(max(file.size for file in files))} · {counted(workers, 'worker')}"
-    screen.print(Text.assemble((folder, "bold"), f" · {summary}"), soft_wrap=True)
+    largest = max(file.size for file in files)
+    screen.print(Text(printable(folder), style="bold"), soft_wrap=True)
+    screen.print(
+        f"{counted(len(files), 'file')}, {size(sum(file.size for file in files))}, the largest {size(largest)};"
+        f" {counted(workers, 'worker')}"
+    )
     with bars(screen) as progress:
         if compare:  # each way of doing the job shall find the files in memory, the first one too
             for file in advancing(progress, "read once", files, files):
@@ -106,9 +110,8 @@ def run(screen: Console, folder: str, workers: int, compare: bool, kill: bool) -
             costs = costs_of_both(progress, files, workers)
         alone = one_by_one(progress, "check: one process", files)
     show(screen, results(ours, theirs, alone, costs))
-    for path, report in ours.reports.items():
-        if report.problem:
-            complain(screen, "yellow", f"left out: {report.problem}", [path])
+    left_out = [f"{path}: {report.problem}" for path, report in ours.reports.items() if report.problem]
+    complain(screen, "yellow", "left out", left_out)
     if costs:
         screen.print(how_measured(costs, workers))
         screen.print()
@@ -168,8 +171,8 @@ def costs_of_both(progress: Progress, files: list[File], workers: int) -> list[l
         if nbytes + file.size <= COST_SAMPLE:
             sample.append(file)
             nbytes += file.size
-    small = [file.path for file in sample if file.size <= SLOT_SIZE]
-    large = [file.path for file in sample if file.size > SLOT_SIZE]
+    small = [file.path for file in sample if file.message_size <= SLOT_SIZE]
+    large = [file.path for file in sample if file.message_size > SLOT_SIZE]
     bar = progress.add_task("the queues alone", total=None, files=f"{len(sample):,}", speed="")
     with shmq_transport(workers) as ours, multiprocessing_transport() as theirs:
         costs = queue_costs([group for group in (small, large) if group], workers, COST_ROUNDS, (ours, theirs))
@@ -225,7 +228,7 @@ def advancing(progress: Progress, name: str, files: list[File], steps: Iterable[
 def results(ours: Outcome, theirs: Outcome | None, alone: Outcome, costs: list[list[Cost]]) -> Table:
     """Return the final table: the two queues and how many times ours is better, then the job without any queue."""
     ways = [ours, theirs, alone] if theirs else [ours, alone]
-    shown = table("the same job in one run", "shmq", *(["multiprocessing.Queue", ""] if theirs else []), "one process")
+    shown = table("the same job", "shmq", *(["multiprocessing.Queue", ""] if theirs else []), "one process")
 
     def add(what: str, figures: list[str], times: str = "", style: str = "") -> None:
         *queues, one_process = figures
@@ -236,7 +239,7 @@ def results(ours: Outcome, theirs: Outcome | None, alone: Outcome, costs: list[l
     add("bytes per second", [size(way.nbytes / way.seconds) for way in ways])
     for both in costs:
         large = both[0].nbytes > both[0].messages * SLOT_SIZE
-        what = "own cost per larger message" if large else f"own cost per message up to {size(SLOT_SIZE)}"
+        what = f"own cost, over {size(SLOT_SIZE)}" if large else "own cost per message"
         own = [cost.seconds for cost in both]
         add(what, [*map(duration, own), "–"], ratio(*own), style="bold")
     return shown
@@ -245,8 +248,8 @@ def results(ours: Outcome, theirs: Outcome | None, alone: Outcome, costs: list[l
 def how_measured(costs: list[list[Cost]], workers: int) -> str:
     messages, nbytes = sum(cost[0].messages for cost in costs), sum(cost[0].nbytes for cost in costs)
     return (
-        f"Own cost of the queue: {counted(messages, 'message')} ({size(nbytes)}) loaded beforehand, one process puts"
-        f" them, {counted(workers, 'process')} get them as bytes and do nothing else; both queues in turn, median of"
+        f"Own cost of the queue, per message: {counted(messages, 'message')} ({size(nbytes)}) loaded beforehand, one"
+        f" process puts them, {counted(workers, 'process')} get them as bytes and do nothing else; both queues in turn, median of"
         f" {COST_ROUNDS} rounds."
     )
 
@@ -260,14 +263,14 @@ def verdict(screen: Console, name: str, outcome: Outcome, alone: Outcome, files:
     complain(screen, "red", f"{name}: differs from the sequential pass", [file.path for file in wrong])
     mark = ("✗ ", "bold red") if wrong else ("✓ ", "green")
     equal = f"{len(files) - len(different):,} of {len(files):,} files"
-    screen.print(Text.assemble(mark, f"{name}: {equal}, SHA-256 and sizes, as in the sequential pass"))
+    screen.print(Text.assemble(mark, f"{name}: {equal} agree with the sequential pass"))
     return not wrong
 
 
 def complain(screen: Console, style: str, what: str, paths: list[str]) -> None:
     """Name the paths that something is to be said about, or the first of them where there are many."""
     for path in paths[:NAMED]:
-        screen.print(Text(f"{what}: {path}", style=style), soft_wrap=True)
+        screen.print(Text(f"{what}: {printable(path)}", style=style), soft_wrap=True)
     if len(paths) > NAMED:
         screen.print(Text(f"{what}: {len(paths) - NAMED:,} more", style=style), soft_wrap=True)
 

@@ -6,11 +6,12 @@ import os
 from contextlib import suppress
 
 import click
+from rich.text import Text
 
 import shmq
 from shmq._liveness import describe
 from shmq._segment import PREFIX, SEPARATOR, SHM
-from shmq.cli._screen import console, show, size, table
+from shmq.cli._screen import console, printable, show, size, table
 
 __all__ = ["ls"]
 
@@ -23,22 +24,24 @@ def ls() -> None:
     if not names:
         click.echo("there are no segments", err=True)
         return
-    shown = table("segment", "capacity", "ready", "leased", "ports", "size", "held by")
-    shown.columns[-1].justify = "left"
+    shown = table("segment", "capacity", "ready", "leased", "ports", "size")
+    shown.add_column("held by", overflow="fold")  # the one that gives way on a narrow terminal
     unusable = []
     for name in names:
         try:
             with shmq.Queue.attach(name) as queue:
                 stats, pids = queue.stats(), [pid for _, _, pid, _, _ in queue._ports()]
+        except shmq.SegmentNotFound:
+            continue  # unlinked while we looked
         except shmq.ShmqError as error:
             unusable.append(error)
             shown.add_row(name, "?", "?", "?", "?", size(nbytes(name)), type(error).__name__)
             continue
         pids.remove(os.getpid())  # the port through which we looked
-        held_by = [describe(pid) for pid in sorted(set(pids))] or ["nobody"]
+        held_by = [printable(describe(pid)) for pid in sorted(set(pids))] or ["nobody"]
         figures = (stats.capacity, stats.ready + stats.returned, stats.leased, len(pids))
         separator = "\n" if screen.is_terminal else ", "
-        shown.add_row(name, *(f"{figure:,}" for figure in figures), size(nbytes(name)), separator.join(held_by))
+        shown.add_row(name, *(f"{figure:,}" for figure in figures), size(nbytes(name)), Text(separator.join(held_by)))
     show(screen, shown)
     for problem in unusable:
         click.echo(f"{type(problem).__name__}: {problem}", err=True)

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -256,10 +257,35 @@ def test_file_that_vanishes_is_left_out_and_named(folder: Path) -> None:
         crew = _job.Crew(transport, 1, children)
         reports = list(crew.run(paths))
         crew.dismiss()
-    assert [report for report in reports if report.problem] == [
-        _job.Report(paths[3], problem="No such file or directory")
-    ]
+    assert [report for report in reports if report.problem] == [_job.Report(paths[3], problem="No such file or directory")]
     assert len(reports) == len(paths)
+
+
+class Crowded:
+    """A queue whose memory is full until the workers have acknowledged `leased` messages; or for good, with `for_good`."""
+
+    def __init__(self, leased: int, for_good: bool) -> None:
+        self.leased, self.for_good, self.taken = leased, for_good, False
+
+    def put(self, message: bytes) -> None:
+        if self.leased or self.for_good:
+            raise shmq.OutOfMemory("full")
+        self.taken = True
+
+    def stats(self) -> SimpleNamespace:
+        self.leased = max(self.leased - 1, 0)
+        return SimpleNamespace(ready=0, returned=0, leased=self.leased)
+
+
+def test_producer_waits_for_memory_that_workers_are_about_to_free() -> None:
+    files = Crowded(leased=3, for_good=False)
+    _job.put_when_there_is_room(files, b"large")
+    assert files.taken
+
+
+def test_producer_gives_up_on_a_file_that_no_worker_can_make_room_for() -> None:
+    with pytest.raises(shmq.OutOfMemory):
+        _job.put_when_there_is_room(Crowded(leased=3, for_good=True), b"too large")
 
 
 def test_demo_of_an_empty_folder_says_so(tmp_path: Path) -> None:
@@ -328,6 +354,20 @@ def test_ls_names_the_processes_that_hold_a_segment(queue: shmq.Queue) -> None:
         holder.stdin.close()
     (line,) = [line for line in output.splitlines() if line.split()[:1] == [queue.name]]
     assert f"{holder.pid} " in line
+
+
+def test_ls_goes_on_after_a_segment_that_it_cannot_read(queue: shmq.Queue) -> None:
+    broken = Path(f"/dev/shm/shmq.{queue.name}-broken")
+    broken.touch(mode=0o600)
+    broken.write_bytes(b"\0x" * 5000)
+    try:
+        status, output = invoke("ls")
+    finally:
+        broken.unlink()
+    assert status == 0
+    lines = {line.split()[0]: line.split()[1:] for line in output.splitlines() if line}
+    assert lines[f"{queue.name}-broken"][-1].startswith("Segment")
+    assert lines[queue.name][0] == "10"
 
 
 def test_unlink_asks_first(queue: shmq.Queue) -> None:
