@@ -6,8 +6,6 @@ touches pickle.
 
 from __future__ import annotations
 
-import ast
-import json
 import pickle
 import struct
 from typing import Any, Protocol
@@ -43,9 +41,13 @@ class JSONCodec:
     name = "json"
 
     def encode(self, obj: Any) -> bytes:
+        import json  # on first use: `import shmq` stays light
+
         return json.dumps(obj, ensure_ascii=False, separators=(",", ":")).encode()
 
     def decode(self, data: memoryview) -> Any:
+        import json
+
         return json.loads(bytes(data))
 
 
@@ -122,6 +124,8 @@ def describe_array(array: np.ndarray[Any, Any]) -> bytes:
 
 def described_array(description: bytes, data: Any) -> np.ndarray[Any, Any]:
     """An array over `data`. Raises ValueError where description and size do not agree."""
+    import ast
+
     descr, shape, order = ast.literal_eval(description.decode())
     return np.ndarray(shape, descr_to_dtype(descr), buffer=data, order="F" if order == "F" else "C")
 

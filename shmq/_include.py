@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 
 
 def get_include() -> str:
     """The folder with shmq.h and the C files that a C program compiles in (link with -lrt -lpthread)."""
-    return str(Path(__file__).parent / "_native")
+    return os.path.join(os.path.dirname(os.path.abspath(__file__)), "_native")

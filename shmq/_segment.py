@@ -18,13 +18,10 @@ import errno
 import mmap
 import os
 import re
-import secrets
 import stat
 import sys
 import time
-from dataclasses import dataclass
-from hashlib import blake2b
-from pathlib import Path
+import zlib
 from typing import Any
 
 import posix_ipc
@@ -42,7 +39,7 @@ from shmq._errors import (
 
 __all__ = ["Config", "Segment", "attach", "create", "list_segments", "open_or_create", "unlink"]
 
-SHM = Path("/dev/shm")
+SHM = "/dev/shm"
 PREFIX = "shmq."
 SEPARATOR = "+"  # not allowed in names: what stands behind it belongs to one incarnation of a segment
 SIDES = ("items", "space")
@@ -53,17 +50,29 @@ LARGE_SLOT = 4096  # SHMQ_PAGE: from here on cells are claimed per call (port.h)
 UNMAPPED_FD: dict[str, Any] = {"trackfd": False} if sys.version_info >= (3, 13) else {}
 
 
-@dataclass(frozen=True)
 class Config:
     """What a segment was, or is to be, made with. None: whatever is there, or the default where it is made."""
 
-    slots: int | None = None
-    slot_size: int | None = None
-    in_flight: int | None = None
-    ports: int | None = None
-    oversize: str | None = None
-    allow_pickle: bool | None = None
-    codec: str | None = None
+    # Written out, since making a dataclass costs more than the rest of `import shmq`.
+    __slots__ = ("allow_pickle", "codec", "in_flight", "oversize", "ports", "slot_size", "slots")
+
+    def __init__(
+        self,
+        slots: int | None = None,
+        slot_size: int | None = None,
+        in_flight: int | None = None,
+        ports: int | None = None,
+        oversize: str | None = None,
+        allow_pickle: bool | None = None,
+        codec: str | None = None,
+    ) -> None:
+        self.slots = slots
+        self.slot_size = slot_size
+        self.in_flight = in_flight
+        self.ports = ports
+        self.oversize = oversize
+        self.allow_pickle = allow_pickle
+        self.codec = codec
 
     def completed(self) -> Config:
         """The defaults filled in."""
@@ -85,7 +94,7 @@ class Config:
         """Each value that was asked for and is another there, in words."""
         return [
             f"{field} is {getattr(found, field)!r}, asked for {getattr(self, field)!r}"
-            for field in self.__dataclass_fields__
+            for field in self.__slots__
             if getattr(self, field) is not None and getattr(self, field) != getattr(found, field)
         ]
 
@@ -133,7 +142,7 @@ class Segment:
 
     def create_side(self, nbytes: int) -> tuple[bytes, mmap.mmap]:
         """A new side segment of `nbytes`, and the key by which `open_side` finds it. Raises OutOfMemory."""
-        key = secrets.token_hex(8).encode()
+        key = os.urandom(8).hex().encode()
         return key, make_memory(self.side_path(key), nbytes)
 
     def open_side(self, key: bytes) -> mmap.mmap:
@@ -158,7 +167,8 @@ def check_name(name: str) -> str:
         raise TypeError(f"a queue's name is a str, not {type(name).__name__}")
     if not NAME.fullmatch(name):
         raise ValueError(
-            f"{name!r} cannot name a queue: a name has 1 to 200 letters, digits, '.', '_' or '-', and begins with a letter or digit"
+            f"{name!r} cannot name a queue: a name has 1 to 200 letters, digits, '.', '_' or '-', "
+            "and begins with a letter or digit"
         )
     return name
 
@@ -173,7 +183,8 @@ def semaphore_name(name: str, nonce: int, side: str) -> str:
 
 def boot_id() -> bytes:
     """The kernel's random id of this boot: a segment of another boot is stale."""
-    return bytes.fromhex(Path("/proc/sys/kernel/random/boot_id").read_text().strip().replace("-", ""))
+    with open("/proc/sys/kernel/random/boot_id") as file:
+        return bytes.fromhex(file.read().strip().replace("-", ""))
 
 
 # -- memory ------------------------------------------------------------------------------------------------------------------
@@ -255,7 +266,7 @@ class NameLock:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.key = int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "little")
+        self.key = zlib.crc32(name.encode())  # names that collide wait for each other, no more
 
     def __enter__(self) -> None:
         deadline = time.monotonic() + LOCK_PATIENCE
@@ -344,16 +355,16 @@ def make(name: str, config: Config, anonymous: bool) -> Segment:
     nbytes = _core.segment_bytes(full.slots, full.slot_size, cells, full.ports)
     if nbytes == 0 or full.in_flight < 1:
         raise ValueError(
-            f"a queue of {full.slots:,} slots of {full.slot_size:,} bytes, {full.in_flight:,} in flight, {full.ports:,} ports cannot be: "
-            f"each must be at least 1, slots and in-flight messages below 2**24 together, in_flight + ports at most {_core.MAX_CELLS:,}, "
-            "ports at most 1,022, slot_size at most 2**38"
+            f"a queue of {full.slots:,} slots of {full.slot_size:,} bytes, {full.in_flight:,} in flight, {full.ports:,} ports "
+            "cannot be: each must be at least 1, slots and in-flight messages below 2**24 together, "
+            f"in_flight + ports at most {_core.MAX_CELLS:,}, ports at most 1,022, slot_size at most 2**38"
         )
     flags = (
         (_core.FLAG_SPILLS if full.oversize == "spill" else 0)
         | (_core.FLAG_PICKLES if full.allow_pickle else 0)
         | (_core.FLAG_ANONYMOUS if anonymous else 0)
     )
-    nonce = secrets.randbits(62) | 1
+    nonce = int.from_bytes(os.urandom(8), "little") >> 2 | 1
     memory = make_memory(path_of(name), nbytes)
     try:
         codec = (full.codec or "").encode("ascii")
@@ -418,7 +429,7 @@ ANONYMOUS_PREFIX = "anon."
 
 def anonymous_name() -> str:
     """A name for a queue that nobody finds by name."""
-    return f"{ANONYMOUS_PREFIX}{os.getpid()}.{secrets.token_hex(4)}"
+    return f"{ANONYMOUS_PREFIX}{os.getpid()}.{os.urandom(4).hex()}"
 
 
 def sweep_anonymous() -> list[str]:

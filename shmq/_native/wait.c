@@ -13,7 +13,8 @@
 #define SPACE_WORTH 256u
 /* … or when nobody was woken for this long: a slow consumer frees a cell now and then, and each is announced at once. */
 #define SPACE_PATIENCE_NS 200000u
-#define SPIN_LEAST_NS 2000u
+#define SPIN_LEAST_NS 6000u  /* the shortest spin; a park and a wake-up cost the two sides more than that */
+#define SPIN_ALONE_NS 2000u  /* from then on others may have the CPU between two looks */
 #define PAUSE_MOST 8
 #define LINGER_LEAST_NS 250u
 #define LINGER_MOST_NS 2000u
@@ -77,9 +78,9 @@ bool shmq_wait_spin(struct shmq_port *port, enum shmq_side side, uint64_t deadli
         }
         if (pauses < PAUSE_MOST) continue;
         uint64_t now = shmq_now_ns();
-        patient = patient && now - begun < SPIN_LEAST_NS;
+        patient = patient && now - begun < SPIN_ALONE_NS;
         if (now - begun > limit || now >= deadline_ns) break;
-        if (now - begun > SPIN_LEAST_NS) sched_yield(); /* whoever could bring the message may be waiting for this CPU */
+        if (now - begun > SPIN_ALONE_NS) sched_yield(); /* whoever could bring the message may be waiting for this CPU */
     }
     port->spin_ns[side] = limit > 2 * SPIN_LEAST_NS ? limit / 2 : SPIN_LEAST_NS; /* it did not help: less next time */
     return false;
