@@ -432,7 +432,7 @@ cdef class Port:
         """One try to lease the oldest message, what came back before what is new. `for_long`: not in the port's kept cell."""
         cdef shmq_status status
         if self.port.caught_up:
-            shmq_wait_linger(&self.port, 1)
+            shmq_wait_linger(&self.port)
         status = shmq_orphan_adopt(&self.port, cell)
         if shmq_unlikely(status == SHMQ_OK):
             return status
@@ -546,7 +546,7 @@ cdef class Port:
         if shmq_unlikely(self.forks != shmq_owner_forks):
             self.enter()
         if self.port.caught_up:
-            shmq_wait_linger(&self.port, <uint32_t>min(max, 0xffff) if max > 0 else 1)
+            shmq_wait_linger(&self.port)
         wanted = self.batch_size(max)
         status = SHMQ_OK if wanted == 1 else shmq_orphan_adopt(&self.port, &cell)
         if wanted == 1 or status == SHMQ_OK:

@@ -60,22 +60,23 @@ static inline enum sight look_for_item(uint64_t word, uint64_t lap) {
 /* A transfer of a cache line between cores takes as long as two or three messages. So fetch early what will be touched:
  * the slot in the ring cell after `t` is taken by the next put and written by the one after. */
 #define AHEAD 2
+#define AHEAD_IN_BATCH 7 /* a batch spends less time on each message */
 
 static inline uint32_t index_after(uint32_t index, uint32_t distance, uint32_t slots) {
     index += distance;
     return index < slots ? index : index - slots < slots ? index - slots : 0;
 }
 
-static inline void prefetch_for_writing(struct shmq_port *port, uint64_t t, uint32_t slots) {
-    uint64_t ahead = shmq_load_relaxed(&port->ring[index_after(shmq_seq_index(t), AHEAD, slots)]); /* a hint for the cache */
+static inline void prefetch_for_writing(struct shmq_port *port, uint64_t t, uint32_t slots, uint32_t distance) {
+    uint64_t ahead = shmq_load_relaxed(&port->ring[index_after(shmq_seq_index(t), distance, slots)]); /* a hint for the cache */
     if (shmq_ring_state(ahead) != SHMQ_EMPTY || shmq_word_slot(ahead) >= port->geometry.total_slots) return;
     shmq_prefetch_write(shmq_slot_at(port, shmq_word_slot(ahead)));
     shmq_prefetch_write(shmq_payload_at(port, shmq_word_slot(ahead)));
 }
 
 /* The same for reading. True: the message after `h` is there. */
-static inline bool prefetch_for_reading(struct shmq_port *port, uint64_t h, uint32_t slots) {
-    uint64_t ahead = shmq_load_relaxed(&port->ring[index_after(shmq_seq_index(h), AHEAD, slots)]); /* a hint for the cache */
+static inline bool prefetch_for_reading(struct shmq_port *port, uint64_t h, uint32_t slots, uint32_t distance) {
+    uint64_t ahead = shmq_load_relaxed(&port->ring[index_after(shmq_seq_index(h), distance, slots)]); /* a hint for the cache */
     if (shmq_ring_state(ahead) == SHMQ_READY && shmq_word_slot(ahead) < port->geometry.total_slots) {
         shmq_prefetch_read(shmq_slot_at(port, shmq_word_slot(ahead)));
         shmq_prefetch_read(shmq_payload_at(port, shmq_word_slot(ahead)));
@@ -99,7 +100,7 @@ shmq_status shmq_ring_put(struct shmq_port *port, uint32_t cell) {
             uint32_t take = shmq_word_slot(word);
             if (shmq_unlikely(take >= port->geometry.total_slots)) return SHMQ_CORRUPT;
             if (shmq_likely(exchange(port, SHMQ_PUTTING, cell, index, word, shmq_ring_word(lap, SHMQ_READY, give), SHMQ_IDLE))) {
-                prefetch_for_writing(port, t, slots);
+                prefetch_for_writing(port, t, slots, AHEAD);
                 sequence_advance(sequence, t, shmq_seq_next(t, slots));
                 return SHMQ_OK;
             }
@@ -135,7 +136,7 @@ uint32_t shmq_ring_put_many(struct shmq_port *port, uint32_t cell, shmq_fill fil
             if (look_for_space(word, shmq_seq_lap(t)) != CAN || shmq_word_slot(word) >= port->geometry.total_slots ||
                 !exchange(port, SHMQ_PUTTING, cell, index, word, shmq_ring_word(shmq_seq_lap(t), SHMQ_READY, give), SHMQ_IDLE))
                 break;
-            prefetch_for_writing(port, t, slots);
+            prefetch_for_writing(port, t, slots, AHEAD_IN_BATCH);
             done++;
             t = shmq_seq_next(t, slots);
             if (!fill(context, port, shmq_word_slot(shmq_cell_load(port, cell)))) {
@@ -172,7 +173,7 @@ uint32_t shmq_ring_get_many(struct shmq_port *port, const uint32_t *cells, uint3
         if (shmq_likely(sight == CAN)) {
             if (shmq_unlikely(shmq_word_slot(word) >= port->geometry.total_slots)) { *status = SHMQ_CORRUPT; break; }
             uint64_t next = shmq_seq_next(h, slots);
-            port->caught_up = !prefetch_for_reading(port, h, slots);
+            port->caught_up = !prefetch_for_reading(port, h, slots, count > 1 ? AHEAD_IN_BATCH : AHEAD);
             uint32_t give = shmq_word_slot(shmq_cell_load(port, cells[done]));
             uint64_t emptied = shmq_ring_word((lap + 1) & SHMQ_LAP_MASK, SHMQ_EMPTY, give);
             if (shmq_likely(exchange(port, SHMQ_GETTING, cells[done], index, word, emptied, SHMQ_LEASED))) {

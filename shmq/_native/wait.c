@@ -17,10 +17,10 @@
 #define SPIN_ALONE_NS 2000u  /* from then on others may have the CPU between two looks */
 #define PAUSE_MOST 8
 #define LINGER_LEAST_NS 250u
-#define LINGER_MOST_NS 2000u
+#define LINGER_MOST_NS 8000u
 #define LINGER_PROBE_MOST 1024u /* one get in so many tries whether lingering pays; in 16, where it paid lately */
-#define LINGER_ENOUGH 12u  /* messages: more than a cache line of ring cells */
-#define LINGER_MOST 48u    /* messages, where the caller wishes for many */
+#define LINGER_ENOUGH 96u  /* messages: a dozen cache lines of ring cells */
+#define LINGER_WORTH_NS 256u /* slower than a message in this time is no stream that a linger would help */
 /* A producer that found the ring full waits for this much room (or a quarter of a small ring): it loses nothing, since
  * the consumer has a full ring before it. */
 #define SPACE_ENOUGH 32u
@@ -36,7 +36,7 @@ static bool promising(struct shmq_port *port, enum shmq_side side) {
     return shmq_ring_has_item(port) || shmq_load_seq(&port->header->orphan_epoch) != port->epoch_seen;
 }
 
-void shmq_wait_linger(struct shmq_port *port, uint32_t wished) {
+void shmq_wait_linger(struct shmq_port *port) {
     port->caught_up = false;
     if (!port->spins) return;
     uint32_t linger = port->linger_ns;
@@ -45,8 +45,7 @@ void shmq_wait_linger(struct shmq_port *port, uint32_t wished) {
         port->lingers = 0;
         linger = LINGER_LEAST_NS;
     }
-    uint32_t half = port->geometry.slots / 2, enough = wished < LINGER_ENOUGH ? LINGER_ENOUGH : wished < LINGER_MOST ? wished : LINGER_MOST;
-    if (enough > half) enough = half;
+    uint32_t half = port->geometry.slots / 2, enough = half < LINGER_ENOUGH ? half : LINGER_ENOUGH;
     uint64_t begun = shmq_now_ns();
     bool plenty; /* looked for so far ahead that it disturbs nobody */
     do {
@@ -54,7 +53,7 @@ void shmq_wait_linger(struct shmq_port *port, uint32_t wished) {
         shmq_pause();
         plenty = shmq_ring_has_items(port, enough);
     } while (!plenty && shmq_now_ns() - begun < linger);
-    if (!plenty && !shmq_ring_has_items(port, 1)) {
+    if (!plenty && !shmq_ring_has_items(port, linger / LINGER_WORTH_NS + 1)) {
         port->linger_ns = linger / 2 < LINGER_LEAST_NS ? 0 : linger / 2;
         if (port->linger_probe < LINGER_PROBE_MOST) port->linger_probe *= 2;
         return;

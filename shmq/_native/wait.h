@@ -41,9 +41,8 @@ bool shmq_wait_spin(struct shmq_port *port, enum shmq_side side, uint64_t deadli
  *
  * A consumer on the heels of a producer waits for every cache line while the producer waits to get it back, and a message
  * costs three transfers. A little further back, eight messages share one. Whether messages would come in the meantime
- * (a stream) or not (a ping-pong) is found out by trying: rarely while it does not pay, doubled while it does. `wished`:
- * how many the caller would take at once. */
-void shmq_wait_linger(struct shmq_port *port, uint32_t wished);
+ * (a stream) or not (a ping-pong) is found out by trying: rarely while it does not pay, doubled while it does. */
+void shmq_wait_linger(struct shmq_port *port);
 
 /* Sleep until woken, until the end of a slice, or until `deadline_ns` (CLOCK_MONOTONIC). Post: OK: look again;
  * TIMED_OUT: the slice or the deadline has passed; INTERRUPTED: a signal. Killed here: the count stays one too high,
