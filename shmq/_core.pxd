@@ -153,6 +153,7 @@ cdef extern from "ring.h" nogil:
     bint shmq_ring_has_space(shmq_port *port)
     bint shmq_ring_has_item(shmq_port *port)
     uint32_t shmq_ring_length(const shmq_port *port)
+    uint32_t shmq_ring_estimate(const shmq_port *port)
     bint shmq_ring_peek(shmq_port *port, uint32_t nth, shmq_slot *slot, void *payload, uint64_t limit, c_bool *moved)
 
 cdef extern from "wait.h" nogil:

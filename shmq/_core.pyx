@@ -571,7 +571,7 @@ cdef class Port:
 
     cdef uint32_t batch_size(self, Py_ssize_t max) except 0:
         """How many of `max` could be there, at least 1."""
-        cdef uint32_t length = shmq_ring_length(&self.port)
+        cdef uint32_t length = shmq_ring_estimate(&self.port)
         if max < 1:
             raise ValueError(f"max must be at least 1, not {max}")
         if length > self.port.geometry.cells:

@@ -158,17 +158,23 @@ cdef int draft_make(draft_t *draft, Port port, object obj) except -1:
 
 cdef int draft_spill(draft_t *draft, Port port, object obj) except -1:
     """Write the payload to a side segment; the slot will hold its key."""
-    cdef Py_buffer memory
+    cdef list parts = []
+    cdef int i
     if not port.spills or port.port.geometry.slot_size < SPILL_KEY_BYTES:
         raise MessageTooLarge(
             f"a {type(obj).__name__} of {draft.nbytes + draft.described:,} bytes does not fit into a slot of queue {port.name!r} "
             f"({port.port.geometry.slot_size:,} bytes): create the queue with a larger slot_size, or with oversize=\"spill\""
         )
-    key, side = port.segment.create_side(draft.nbytes + draft.described)
-    PyObject_GetBuffer(side, &memory, PyBUF_WRITABLE)
-    draft_write_to(draft, <char *>memory.buf)
-    PyBuffer_Release(&memory)
-    side.close()
+    if draft.buffers == NULL:
+        parts.append(PyMemoryView_FromMemory(<char *>draft.data, <Py_ssize_t>draft.nbytes, PyBUF_READ))
+    else:
+        for i in range(draft.buffer_count):
+            parts.append(PyMemoryView_FromMemory(<char *>draft.buffers[i].buf, draft.buffers[i].len, PyBUF_READ))
+            if i + 1 < draft.buffer_count: # each part begins on a 64-byte boundary
+                parts.append(memoryview(bytes((64 - draft.buffers[i].len % 64) % 64)))
+    if draft.described:
+        parts.append(PyMemoryView_FromMemory(<char *>draft.description, draft.described, PyBUF_READ))
+    key = port.segment.write_side(parts)
     draft_clear(draft)
     draft_keep(draft, key)
     draft.data = PyBytes_AS_STRING(key)
@@ -194,7 +200,7 @@ cdef void draft_write_to(const draft_t *draft, char *target) noexcept nogil:
             offset = align(offset)
             memcpy(target + offset, draft.buffers[i].buf, <size_t>draft.buffers[i].len)
             offset += <uint64_t>draft.buffers[i].len
-    if draft.described and not draft.flags & SHMQ_SPILLED:
+    if draft.described and not draft.flags & SHMQ_SPILLED: # else it is in the side segment
         memcpy(target + draft.nbytes, draft.description, draft.described)
 
 

@@ -11,4 +11,5 @@ def describe(pid: int) -> str:
         command = " ".join(psutil.Process(pid).cmdline()) or psutil.Process(pid).name()
     except psutil.Error:
         return f"pid {pid} (gone)"
+    command = "".join(letter if letter.isprintable() else "?" for letter in command)  # it ends up in logs and terminals
     return f"pid {pid} ({command if len(command) <= 60 else command[:57] + '...'})"

@@ -140,10 +140,25 @@ class Segment:
             raise SegmentCorrupt(f"a message in queue {self.name!r} names an impossible side segment")
         return f"/{PREFIX}{self.name}{SEPARATOR}{self.nonce:016x}.{text}"
 
-    def create_side(self, nbytes: int) -> tuple[bytes, mmap.mmap]:
-        """A new side segment of `nbytes`, and the key by which `open_side` finds it. Raises OutOfMemory."""
+    def write_side(self, parts: list[memoryview]) -> bytes:
+        """A new side segment with these bytes, and the key by which `open_side` finds it. Raises OutOfMemory.
+
+        By write(2): a mapping would have every page zeroed and faulted in before it is filled.
+        """
         key = os.urandom(8).hex().encode()
-        return key, make_memory(self.side_path(key), nbytes)
+        path = self.side_path(key)
+        shared = posix_ipc.SharedMemory(path, posix_ipc.O_CREX, mode=MODE)
+        try:
+            os.fchmod(shared.fd, MODE)
+            for part in parts:
+                while part:
+                    part = part[os.write(shared.fd, part) :]
+        except BaseException as error:
+            unlink_memory(path)
+            raise memory_error(path, sum(len(part) for part in parts), error) from None
+        finally:
+            shared.close_fd()
+        return key
 
     def open_side(self, key: bytes) -> mmap.mmap:
         """Map a side segment for reading. Raises SegmentCorrupt where it is gone."""
@@ -204,17 +219,22 @@ def make_memory(path: str, nbytes: int) -> mmap.mmap:
         return mmap.mmap(shared.fd, nbytes, **UNMAPPED_FD)
     except BaseException as error:  # also an interrupt: reserving gigabytes takes a while
         unlink_memory(path)
-        if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.ENOMEM, errno.EFBIG):
-            raise
-        space = os.statvfs(SHM)
-        raise OutOfMemory(
-            f"{path[1:]} needs {nbytes:,} bytes, and {SHM} has {space.f_bavail * space.f_frsize:,} free "
-            f"of {space.f_blocks * space.f_frsize:,}: "
-            "use fewer or smaller slots, unlink segments that are no longer used (`shmq ls`), or enlarge it "
-            "(`mount -o remount,size=… /dev/shm`, Docker: --shm-size)"
-        ) from None
+        raise memory_error(path, nbytes, error) from None
     finally:
         shared.close_fd()
+
+
+def memory_error(path: str, nbytes: int, error: BaseException) -> BaseException:
+    """What to raise for an error met while memory was reserved: OutOfMemory in words where that is what it was."""
+    if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.ENOMEM, errno.EFBIG):
+        return error
+    space = os.statvfs(SHM)
+    return OutOfMemory(
+        f"{path[1:]} needs {nbytes:,} bytes, and {SHM} has {space.f_bavail * space.f_frsize:,} free "
+        f"of {space.f_blocks * space.f_frsize:,}: "
+        "use fewer or smaller slots, unlink segments that are no longer used (`shmq ls`), or enlarge it "
+        "(`mount -o remount,size=… /dev/shm`, Docker: --shm-size)"
+    )
 
 
 def map_memory(path: str, readonly: bool = False) -> tuple[mmap.mmap, int]:
@@ -244,8 +264,9 @@ def map_memory(path: str, readonly: bool = False) -> tuple[mmap.mmap, int]:
             )
         if found.st_size == 0:
             raise BlockingIOError
-        access = mmap.ACCESS_READ if readonly else mmap.ACCESS_WRITE
-        return mmap.mmap(shared.fd, found.st_size, access=access, **UNMAPPED_FD), found.st_ino
+        flags = mmap.MAP_SHARED | (mmap.MAP_POPULATE if readonly else 0)  # a side segment is read at once and whole
+        protection = mmap.PROT_READ | (0 if readonly else mmap.PROT_WRITE)
+        return mmap.mmap(shared.fd, found.st_size, flags, protection, **UNMAPPED_FD), found.st_ino
     finally:
         shared.close_fd()
 

@@ -7,6 +7,14 @@
  * A hostile segment may also get here; it never gets further. */
 #define ATTEMPTS 4096
 
+/* After losing an exchange to another port of the same side: let it run on alone for a moment. Two that meet at every message
+ * move four cache lines to and fro for each; one that holds back for a few microseconds lets the other have dozens for one. */
+#define HOLD_BACK 64
+
+static void hold_back(void) {
+    for (int i = 0; i < HOLD_BACK; i++) shmq_pause();
+}
+
 /* Help a sequence forward to at least `to`. Never back: the comparison is by distance. */
 static void sequence_advance(shmq_word *sequence, uint64_t from, uint64_t to) {
     uint64_t now = from;
@@ -104,6 +112,7 @@ shmq_status shmq_ring_put(struct shmq_port *port, uint32_t cell) {
                 sequence_advance(sequence, t, shmq_seq_next(t, slots));
                 return SHMQ_OK;
             }
+            hold_back();
             break;
         }
         case PASSED:
@@ -119,6 +128,9 @@ shmq_status shmq_ring_put(struct shmq_port *port, uint32_t cell) {
     }
     return SHMQ_WOULD_BLOCK;
 }
+
+/* A batch moves write_seq now and then, so that consumers who look at it know how much there is. */
+#define TELL 32
 
 uint32_t shmq_ring_put_many(struct shmq_port *port, uint32_t cell, shmq_fill fill, void *context, shmq_status *status) {
     const uint32_t slots = port->geometry.slots;
@@ -137,8 +149,8 @@ uint32_t shmq_ring_put_many(struct shmq_port *port, uint32_t cell, shmq_fill fil
                 !exchange(port, SHMQ_PUTTING, cell, index, word, shmq_ring_word(shmq_seq_lap(t), SHMQ_READY, give), SHMQ_IDLE))
                 break;
             prefetch_for_writing(port, t, slots, AHEAD_IN_BATCH);
-            done++;
             t = shmq_seq_next(t, slots);
+            if (++done % TELL == 0) sequence_advance(sequence, shmq_load_relaxed(sequence), t);
             if (!fill(context, port, shmq_word_slot(shmq_cell_load(port, cell)))) {
                 sequence_advance(sequence, shmq_load_relaxed(sequence), t);
                 return done;
@@ -180,6 +192,9 @@ uint32_t shmq_ring_get_many(struct shmq_port *port, const uint32_t *cells, uint3
                 done++;
                 h = next;
                 attempt = 0;
+            } else if (!done) {
+                hold_back();
+                from = h = shmq_load_acquire(sequence);
             }
             continue;
         }
@@ -231,21 +246,27 @@ bool shmq_ring_has_spaces(struct shmq_port *port, uint32_t nth) {
     return look_for_space(shmq_load_relaxed(&port->ring[index_after(index, nth, slots)]), lap) != CANNOT;
 }
 
-uint32_t shmq_ring_length(const struct shmq_port *port) {
-    const uint64_t slots = port->geometry.slots;
-    uint64_t h = shmq_load_acquire(&port->header->read_seq), t = shmq_load_acquire(&port->header->write_seq);
-    /* A put or get whose exchange happened counts although the sequence lags: look a few cells ahead. */
-    for (int ahead = 0; ahead < 64; ahead++) {
-        if (shmq_seq_index(t) >= slots || look_for_space(shmq_load_acquire(&port->ring[shmq_seq_index(t)]), shmq_seq_lap(t)) != PASSED) break;
-        t = shmq_seq_next(t, (uint32_t)slots);
-    }
-    for (int ahead = 0; ahead < 64; ahead++) {
-        if (shmq_seq_index(h) >= slots || look_for_item(shmq_load_acquire(&port->ring[shmq_seq_index(h)]), shmq_seq_lap(h)) != PASSED) break;
-        h = shmq_seq_next(h, (uint32_t)slots);
-    }
+static uint32_t distance(uint64_t h, uint64_t t, uint32_t slots) {
     int64_t laps = shmq_lap_ahead(shmq_seq_lap(t), shmq_seq_lap(h));
     int64_t length = laps * (int64_t)slots + (int64_t)shmq_seq_index(t) - (int64_t)shmq_seq_index(h);
-    return length < 0 ? 0 : length > (int64_t)slots ? (uint32_t)slots : (uint32_t)length;
+    return length < 0 ? 0 : length > (int64_t)slots ? slots : (uint32_t)length;
+}
+
+uint32_t shmq_ring_estimate(const struct shmq_port *port) {
+    uint64_t h = shmq_load_acquire(&port->header->read_seq), t = shmq_load_acquire(&port->header->write_seq);
+    return distance(h, t, port->geometry.slots);
+}
+
+uint32_t shmq_ring_length(const struct shmq_port *port) {
+    const uint32_t slots = port->geometry.slots;
+    uint64_t h = shmq_load_acquire(&port->header->read_seq), t = shmq_load_acquire(&port->header->write_seq);
+    /* An exchange that happened counts although its sequence lags: go on from where it points. A batch moves its sequence at
+     * its end, so there may be many; a lap is the bound. */
+    for (uint32_t n = 0; n < slots && shmq_seq_index(t) < slots; n++, t = shmq_seq_next(t, slots))
+        if (look_for_space(shmq_load_acquire(&port->ring[shmq_seq_index(t)]), shmq_seq_lap(t)) != PASSED) break;
+    for (uint32_t n = 0; n < slots && shmq_seq_index(h) < slots; n++, h = shmq_seq_next(h, slots))
+        if (look_for_item(shmq_load_acquire(&port->ring[shmq_seq_index(h)]), shmq_seq_lap(h)) != PASSED) break;
+    return distance(h, t, slots);
 }
 
 bool shmq_ring_peek(struct shmq_port *port, uint32_t nth, struct shmq_slot *slot, void *payload, uint64_t limit, bool *moved) {

@@ -36,6 +36,9 @@ bool shmq_ring_has_spaces(struct shmq_port *port, uint32_t nth);
 /* Messages in the ring: exact at a quiet moment, otherwise between what it was and what it is. */
 uint32_t shmq_ring_length(const struct shmq_port *port);
 
+/* The same by the sequences alone, which may lag: touches no ring cell that others are working on. */
+uint32_t shmq_ring_estimate(const struct shmq_port *port);
+
 /* Copy the header and up to `limit` payload bytes of the nth message from the front without taking it. False: there is
  * none, or it was taken in the meantime (then *moved). The copy is whole: the cell is looked at again after it. */
 bool shmq_ring_peek(struct shmq_port *port, uint32_t nth, struct shmq_slot *slot, void *payload, uint64_t limit, bool *moved);

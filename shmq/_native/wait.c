@@ -151,7 +151,7 @@ void shmq_wake(struct shmq_port *port, enum shmq_side side) {
         if (take_one_off(&port->header->items_waiters)) sem_post(port->semaphores[side]);
         return;
     }
-    uint32_t space = port->geometry.slots - shmq_ring_length(port), worth = port->geometry.slots / 4;
+    uint32_t space = port->geometry.slots - shmq_ring_estimate(port), worth = port->geometry.slots / 4;
     if (space < (worth < SPACE_WORTH ? worth : SPACE_WORTH)) {
         uint64_t now = shmq_now_ns(), woken = shmq_load_relaxed(&port->header->space_woken_ns); /* a hint */
         if (now - woken < SPACE_PATIENCE_NS) return;

@@ -1,0 +1,129 @@
+"""What all tests share: names of their own, child processes under a watchdog, and the check that nothing is left behind."""
+
+from __future__ import annotations
+
+import faulthandler
+import itertools
+import multiprocessing
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+import shmq
+
+WATCHDOG = 120.0  # seconds: no test waits longer, for anything
+SHM = "/dev/shm"
+_numbers = itertools.count()
+
+
+def left_behind_by(pid: int) -> list[str]:
+    """Files in shared memory that carry the pid in their name, as anonymous queues and those of these tests do."""
+    names = [name for name in os.listdir(SHM) if name.startswith(("shmq.", "sem.shmq."))]
+    return sorted(name for name in names if re.search(rf"\b{pid}\b", name))
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind() -> Iterator[None]:
+    """Fail a test that leaves a segment, a semaphore, a side segment or a child behind; end one that hangs."""
+    faulthandler.dump_traceback_later(WATCHDOG, exit=True)
+    yield
+    faulthandler.cancel_dump_traceback_later()
+    children = multiprocessing.active_children()
+    for child in children:
+        child.kill()
+    left = left_behind_by(os.getpid())
+    for file in left:
+        os.unlink(f"{SHM}/{file}")
+    assert not children, f"still running: {children}"
+    assert not left, f"left in {SHM}: {left}"
+
+
+@pytest.fixture
+def name() -> Iterator[str]:
+    """A queue name of this test alone; whatever it names is unlinked afterwards."""
+    unique = f"test.{os.getpid()}.{next(_numbers)}"
+    yield unique
+    if unique in shmq.list_segments():
+        shmq.unlink(unique)
+
+
+@pytest.fixture
+def make(name: str) -> Iterator[Callable[..., shmq.Queue]]:
+    """Make queues of this test's own names, with the given parameters; closed and unlinked afterwards."""
+    made: list[shmq.Queue] = []
+
+    def make(**parameters: Any) -> shmq.Queue:
+        queue = shmq.Queue.create(f"{name}.{len(made)}", **parameters)
+        made.append(queue)
+        return queue
+
+    yield make
+    for queue in made:
+        unlinked = queue.name not in shmq.list_segments()
+        queue.close()
+        if not unlinked:
+            shmq.unlink(queue.name)
+
+
+@pytest.fixture
+def queue(make: Callable[..., shmq.Queue]) -> shmq.Queue:
+    """A small queue: 16 slots of 256 bytes."""
+    return make(slots=16, slot_size=256)
+
+
+class Children:
+    """Child processes of one start method, joined or killed within the watchdog."""
+
+    def __init__(self, method: str) -> None:
+        self.context = multiprocessing.get_context(method)
+        self.started: list[Any] = []
+
+    def start(self, target: Callable[..., object], *arguments: object) -> Any:
+        process = self.context.Process(target=target, args=arguments)
+        process.start()
+        self.started.append(process)
+        return process
+
+    def join(self) -> None:
+        """Wait for all; each must end with status 0."""
+        deadline = time.monotonic() + WATCHDOG / 2
+        for process in self.started:
+            process.join(max(deadline - time.monotonic(), 0))
+        codes = [process.exitcode for process in self.started]
+        self.kill()
+        assert all(code == 0 for code in codes), f"exit codes {codes}"
+
+    def kill(self) -> None:
+        for process in self.started:
+            if process.is_alive():
+                process.kill()
+            process.join()
+        self.started.clear()
+
+
+@pytest.fixture
+def children() -> Iterator[Children]:
+    """Forked children."""
+    group = Children("fork")
+    yield group
+    group.kill()
+
+
+@pytest.fixture(params=["fork", "spawn", "forkserver"])
+def any_children(request: pytest.FixtureRequest) -> Iterator[Children]:
+    """Children of each start method."""
+    group = Children(request.param)
+    yield group
+    group.kill()
+
+
+def wait_until(condition: Callable[[], object], seconds: float = WATCHDOG / 4) -> None:
+    """Look again and again until the condition holds; fail when it does not in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.002)

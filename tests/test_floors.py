@@ -1,0 +1,227 @@
+"""The floors of ARCHITECTURE.md: who may import whom, and who alone may touch what."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import shmq
+
+PACKAGE = Path(shmq.__file__).parent
+FLOORS = {
+    "_errors": 0,
+    "_core": 0,
+    "_segment": 1,
+    "_codec": 1,
+    "_liveness": 1,
+    "_stats": 2,
+    "_queue": 2,
+    "cli": 4,
+}
+FREE = {"_version", "_include"}  # import nothing of shmq, may be imported by all
+MODULES = sorted(PACKAGE.glob("*.py")) + sorted((PACKAGE / "cli").glob("*.py"))
+CYTHON = sorted(PACKAGE.glob("*.pyx")) + sorted(PACKAGE.glob("*.pxi"))
+NATIVE = sorted((PACKAGE / "_native").glob("*.c"))
+PUBLIC = [
+    "Closed",
+    "Codec",
+    "Empty",
+    "Full",
+    "InFlightLimit",
+    "JSONCodec",
+    "Lease",
+    "LeaseLost",
+    "Loan",
+    "MessageTooLarge",
+    "OutOfMemory",
+    "PickleRefused",
+    "Queue",
+    "QueueStats",
+    "SegmentCorrupt",
+    "SegmentExists",
+    "SegmentForeign",
+    "SegmentMismatch",
+    "SegmentNotFound",
+    "ShmqError",
+    "TooManyPorts",
+    "__version__",
+    "get_include",
+    "json_codec",
+    "list_segments",
+    "unlink",
+    "verify",
+]
+
+
+def path_id(path: Path) -> str:
+    return str(path.relative_to(PACKAGE))
+
+
+def noun_of(path: Path) -> str:
+    """The name under which the table of floors knows a file."""
+    return "cli" if path.parent.name == "cli" else path.stem
+
+
+def walk_at_run_time(node: ast.AST) -> Iterator[ast.AST]:
+    """All nodes but those under `if TYPE_CHECKING:`."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and ast.unparse(child.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
+            continue
+        yield child
+        yield from walk_at_run_time(child)
+
+
+def imports_of(path: Path) -> set[str]:
+    """Dotted names of everything that a module imports when it runs, also inside functions."""
+    found: set[str] = set()
+    for node in walk_at_run_time(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path_id(path)} imports relatively"
+            found.add(str(node.module))
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return found
+
+
+def cython_imports_of(path: Path) -> set[str]:
+    """The same of a Cython file, without what it cimports."""
+    found: set[str] = set()
+    for match in re.finditer(r"^\s*(?:from\s+([\w.]+)\s+)?import\s+\(?([\w., \n]+)", path.read_text(), re.MULTILINE):
+        module, names = match[1], [name.split()[0] for name in match[2].split(",") if name.strip()]
+        found.update(f"{module}.{name}" if module else name for name in names)
+        found.update({module} if module else ())
+    return found
+
+
+def nouns_imported(imports: set[str]) -> set[str]:
+    """Which modules of shmq these imports name; "" is the package itself."""
+    nouns = set()
+    for name in imports:
+        package, _, rest = name.partition(".")
+        if package == "shmq":
+            noun = rest.partition(".")[0]
+            nouns.add(noun if noun in FLOORS or noun in FREE else "")
+    return nouns - {""} if nouns - {""} else nouns
+
+
+def test_every_module_has_its_floor() -> None:
+    nouns = {noun_of(path) for path in MODULES + sorted(PACKAGE.glob("*.pyx"))} - {"__init__"}
+    assert nouns == set(FLOORS) | FREE
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if path != PACKAGE / "__init__.py"], ids=path_id)
+def test_a_module_imports_its_own_floor_and_those_below(path: Path) -> None:
+    floor = FLOORS.get(noun_of(path), 0)
+    for noun in nouns_imported(imports_of(path)):
+        if noun == "":
+            assert floor == 4, f"{path_id(path)} imports the package that is made of it"
+        else:
+            assert FLOORS.get(noun, 0) <= floor, f"{path_id(path)} of floor {floor} imports {noun}"
+
+
+@pytest.mark.parametrize("noun", sorted(FREE))
+def test_free_modules_import_nothing_of_shmq(noun: str) -> None:
+    assert nouns_imported(imports_of(PACKAGE / f"{noun}.py")) == set()
+
+
+def test_the_binding_calls_up_into_the_codec_alone() -> None:
+    found = set().union(*(nouns_imported(cython_imports_of(path)) for path in CYTHON))
+    assert found == {"_codec", "_errors"}
+
+
+def importers_of(*names: str) -> set[str]:
+    """Files below the command line that import any of these top-level modules."""
+    found = {path.stem for path in MODULES if {name.partition(".")[0] for name in imports_of(path)} & set(names)}
+    return found | {path.stem for path in CYTHON if {name.partition(".")[0] for name in cython_imports_of(path)} & set(names)}
+
+
+def test_only_the_codec_and_the_binding_touch_pickle() -> None:
+    assert importers_of("pickle", "_pickle", "marshal", "shelve", "copyreg", "dill", "cloudpickle") == {"_codec", "_core"}
+
+
+def test_only_the_segment_module_maps_and_unlinks() -> None:
+    assert importers_of("mmap", "posix_ipc", "_posixshmem") == {"_segment"}
+
+
+def test_only_the_errors_module_defines_exceptions() -> None:
+    bases = {name for name in PUBLIC if isinstance(getattr(shmq, name), type) and issubclass(getattr(shmq, name), Exception)}
+    bases |= {name for name, thing in vars(__import__("builtins")).items() if isinstance(thing, type)} - {"object", "type"}
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef) and path.stem != "_errors":
+                parents = {ast.unparse(base).rpartition(".")[2] for base in node.bases}
+                raising = {parent for parent in parents if parent in bases and ("Exception" in parent or is_exception(parent))}
+                assert not raising, f"{path_id(path)} defines the exception {node.name}"
+    for path in CYTHON:
+        for name, parent in re.findall(r"class\s+(\w+)\((\w+)", path.read_text()):
+            assert not is_exception(parent), f"{path_id(path)} defines the exception {name}"
+
+
+def is_exception(name: str) -> bool:
+    thing = getattr(shmq, name, None) or vars(__import__("builtins")).get(name)
+    return isinstance(thing, type) and issubclass(thing, BaseException)
+
+
+def test_every_exception_of_the_errors_module_is_public_and_has_our_base() -> None:
+    tree = ast.parse((PACKAGE / "_errors.py").read_text())
+    names = [node.name for node in tree.body if isinstance(node, ast.ClassDef)]
+    assert all(issubclass(getattr(shmq, name), shmq.ShmqError) for name in names)
+    assert set(names) <= set(shmq.__all__)
+
+
+def test_the_public_names_are_these() -> None:
+    assert shmq.__all__ == PUBLIC
+    assert sorted(PUBLIC) == PUBLIC
+    assert all(hasattr(shmq, name) for name in PUBLIC)
+
+
+def test_nothing_public_hides_behind_the_package() -> None:
+    modules = {"cli"}  # where it was imported
+    assert {name for name in vars(shmq) if not name.startswith("_")} - modules == set(PUBLIC) - {"__version__"}
+
+
+def loaded_after(statements: str) -> set[str]:
+    """Modules that a fresh interpreter has after these statements."""
+    script = f"{statements}; import sys; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True, cwd=PACKAGE.parent
+    )
+    return set(done.stdout.split())
+
+
+def test_importing_shmq_loads_nothing_heavy() -> None:
+    heavy = {"psutil", "multiprocessing", "asyncio", "click", "rich", "json", "secrets", "pathlib", "subprocess", "tempfile"}
+    added = loaded_after("import numpy, shmq") - loaded_after("import numpy")
+    assert {name for name in added if name.partition(".")[0] in heavy} == set()
+
+
+def test_importing_shmq_does_not_load_the_command_line() -> None:
+    assert not {name for name in loaded_after("import shmq") if name.startswith("shmq.cli")}
+
+
+BLOCKING = r"sem_clockwait|sem_timedwait|sem_wait|nanosleep|usleep|\bsleep\s*\(|\bpoll\s*\(|\bselect\s*\(|futex|F_SETLKW|pthread_cond"
+
+
+@pytest.mark.parametrize("path", [path for path in NATIVE if path.name != "wait.c"], ids=path_id)
+def test_only_wait_c_blocks(path: Path) -> None:
+    assert re.findall(BLOCKING, path.read_text()) == []
+
+
+def test_wait_c_sleeps_on_the_monotonic_clock() -> None:
+    text = (PACKAGE / "_native" / "wait.c").read_text()
+    assert "sem_clockwait(semaphore, CLOCK_MONOTONIC" in text and "clock_nanosleep(CLOCK_MONOTONIC" in text
+
+
+@pytest.mark.parametrize("path", NATIVE, ids=path_id)
+def test_the_engine_neither_allocates_nor_logs_nor_knows_python(path: Path) -> None:
+    allowed = "malloc|calloc|free" if path.name == "client.c" else ""
+    calls = set(re.findall(r"\b(malloc|calloc|realloc|free|printf|fprintf|puts|perror|syslog)\s*\(", path.read_text()))
+    assert calls - set(allowed.split("|")) == set()
+    assert "Python.h" not in path.read_text()
