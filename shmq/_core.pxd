@@ -15,7 +15,7 @@ cdef extern from "<semaphore.h>" nogil:
 cdef extern from "layout.h" nogil:
     ctypedef uint64_t shmq_word
     ctypedef uint32_t shmq_half
-    enum: SHMQ_NO_CELL, SHMQ_NO_PORT, SHMQ_MAX_SLOTS, SHMQ_MAX_CELLS, SHMQ_MAX_PORTS, SHMQ_PAGE, SHMQ_VERSION
+    enum: SHMQ_NO_CELL, SHMQ_NO_PORT, SHMQ_MAX_SLOTS, SHMQ_MAX_CELLS, SHMQ_MAX_PORTS, SHMQ_PAGE, SHMQ_RESERVED_WHERE_PAGED, SHMQ_VERSION
     enum: SHMQ_EMPTY, SHMQ_READY
     enum: SHMQ_SPARE, SHMQ_WARM, SHMQ_IDLE, SHMQ_LOANED, SHMQ_LEASED, SHMQ_HELD, SHMQ_ORPHAN
     enum: SHMQ_PUTS, SHMQ_GETS, SHMQ_RECEIVES, SHMQ_ACKS, SHMQ_NACKS, SHMQ_REDELIVERIES, SHMQ_COUNTERS
@@ -76,6 +76,7 @@ cdef extern from "layout.h" nogil:
         uint32_t cells
         uint32_t ports
         uint32_t total_slots
+        uint32_t reserved
         bint paged
         uint64_t slot_offset
         uint64_t payload_offset
@@ -130,7 +131,7 @@ cdef extern from "port.h" nogil:
     shmq_status shmq_segment_check(const void *base, uint64_t file_bytes, shmq_geometry *out)
     shmq_status shmq_port_attach(shmq_port *port, void *base, const shmq_geometry *geometry, uint64_t owner)
     void shmq_port_detach(shmq_port *port)
-    shmq_status shmq_cell_claim(shmq_port *port, shmq_purpose purpose, uint32_t *cell)
+    shmq_status shmq_cell_take_for_long(shmq_port *port, shmq_purpose purpose, uint32_t *cell)
     void shmq_cell_release(shmq_port *port, uint32_t cell, bint warm)
     shmq_status shmq_cell_take(shmq_port *port, shmq_purpose purpose, uint32_t *cell)
     void shmq_cell_return(shmq_port *port, uint32_t cell, bint warm)

@@ -15,10 +15,10 @@ cimport numpy as cnp
 from cpython.bytearray cimport PyByteArray_FromStringAndSize
 from cpython.buffer cimport PyBUF_READ, PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.exc cimport PyErr_CheckSignals, PyErr_Fetch, PyErr_Restore
+from cpython.exc cimport PyErr_CheckSignals
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.memoryview cimport PyMemoryView_FromMemory, PyMemoryView_FromObject
-from cpython.object cimport PyObject, PyTypeObject
+from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from cpython.weakref cimport PyWeakref_NewRef
@@ -37,8 +37,11 @@ from shmq._errors import (
 )
 
 cdef extern from "Python.h":
+    ctypedef void (*destructor)(PyObject *) noexcept
+    ctypedef struct PyTypeObject:
+        destructor tp_dealloc
+    PyObject *PyErr_Occurred()
     const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *length) except NULL
-    void PyErr_Clear()
 
 cdef extern from "numpy/arrayobject.h":
     ctypedef struct PyArray_Descr:
@@ -148,16 +151,12 @@ cdef class Port:
         for side in range(2):
             semaphores[side] = self.port.semaphores[side] # a forked child goes on with its parent's
         status = shmq_port_attach(&self.port, self.memory.buf, &geometry, owner)
-        if status == SHMQ_NO_PORTS or status == SHMQ_NO_CELLS:
+        if status == SHMQ_NO_PORTS:
             shmq_reap(&self.port)
             status = shmq_port_attach(&self.port, self.memory.buf, &geometry, owner)
         if status == SHMQ_NO_PORTS:
             raise TooManyPorts(f"all {geometry.ports} ports of {self.segment.name!r} are attached by living processes: "
                                f"{self._holders()}. Close handles, or create the queue with a larger ports=")
-        if status == SHMQ_NO_CELLS:
-            raise InFlightLimit(self._in_flight_report())
-        if status != SHMQ_OK:
-            raise SegmentCorrupt(f"segment {self.segment.name!r} is corrupt: its in-flight cells name slots that do not exist")
         for side in range(2):
             self.port.semaphores[side] = semaphores[side]
             if semaphores[side] == NULL:
@@ -436,7 +435,7 @@ cdef class Port:
         status = shmq_orphan_adopt(&self.port, cell)
         if shmq_unlikely(status == SHMQ_OK):
             return status
-        status = shmq_cell_claim(&self.port, SHMQ_TO_GIVE, cell) if for_long else shmq_cell_take(&self.port, SHMQ_TO_GIVE, cell)
+        status = shmq_cell_take_for_long(&self.port, SHMQ_TO_GIVE, cell) if for_long else shmq_cell_take(&self.port, SHMQ_TO_GIVE, cell)
         if shmq_unlikely(status != SHMQ_OK):
             return status
         status = shmq_ring_get(&self.port, cell[0])
@@ -721,10 +720,10 @@ cdef class Port:
         if header.nbytes > self.port.geometry.slot_size:
             raise MessageTooLarge(f"a loan of {header.nbytes:,} bytes does not fit into a slot of queue {self.name!r} "
                                   f"({self.port.geometry.slot_size:,} bytes): create the queue with a larger slot_size")
-        status = shmq_cell_claim(&self.port, SHMQ_TO_WRITE, &cell)
+        status = shmq_cell_take_for_long(&self.port, SHMQ_TO_WRITE, &cell)
         if shmq_unlikely(status != SHMQ_OK):
             shmq_reap(&self.port)
-            status = shmq_cell_claim(&self.port, SHMQ_TO_WRITE, &cell)
+            status = shmq_cell_take_for_long(&self.port, SHMQ_TO_WRITE, &cell)
         if status != SHMQ_OK:
             raise InFlightLimit(self._in_flight_report())
         loan = Loan.__new__(Loan)
@@ -941,6 +940,11 @@ def segment_bytes(slots, slot_size, cells, ports) -> int:
     return geometry.segment_bytes
 
 
+def reserved_cells(slot_size, ports) -> int:
+    """In-flight cells that loans and leases leave to put and get; a segment has so many more than its in_flight."""
+    return SHMQ_RESERVED_WHERE_PAGED if slot_size >= SHMQ_PAGE else ports
+
+
 def format_segment(memory, uint64_t slots, uint64_t slot_size, uint64_t cells, uint64_t ports, uint64_t nonce, uint32_t flags,
                    bytes codec, bytes boot_id, uint64_t pid) -> None:
     """Write header and cells into zeroed memory. It can be attached only after mark_ready."""
@@ -1003,6 +1007,7 @@ def monotonic_ns() -> int:
 
 
 MAX_CELLS = SHMQ_MAX_CELLS
+PAGE = SHMQ_PAGE
 FLAG_SPILLS = SHMQ_SPILLS
 FLAG_PICKLES = SHMQ_PICKLES
 FLAG_ANONYMOUS = SHMQ_ANONYMOUS

@@ -307,11 +307,12 @@ cdef class Leases:
     """Iterates over a queue for ever: receives, acks when the loop's body has ended, nacks when it raised.
 
     A `break` counts as an end of the body. The difference is seen in the moment when the abandoned iterator dies: the
-    interpreter unwinds a raising loop with the exception set.
+    interpreter unwinds a raising loop with the exception set, and leases_dealloc looks before anything hides it.
     """
 
     cdef Port port
     cdef Lease current
+    cdef bint raised
 
     def __iter__(self):
         return self
@@ -334,14 +335,19 @@ cdef class Leases:
         return 0
 
     def __dealloc__(self):
-        cdef PyObject *kind = NULL
-        cdef PyObject *value = NULL
-        cdef PyObject *traceback = NULL
-        if self.current is None:
-            return
-        PyErr_Fetch(&kind, &value, &traceback)
         try:
-            self.finish(kind == NULL)
+            self.finish(not self.raised)
         except ShmqError:
             pass # lost in the meantime: it is being redelivered, which is all that a nack could do
-        PyErr_Restore(kind, value, traceback)
+
+
+# Cython's own deallocator sets the current exception aside before it calls __dealloc__.
+cdef destructor leases_dealloc_by_cython = (<PyTypeObject *>Leases).tp_dealloc
+
+
+cdef void leases_dealloc(PyObject *leases) noexcept:
+    (<Leases>leases).raised = PyErr_Occurred() != NULL
+    leases_dealloc_by_cython(leases)
+
+
+(<PyTypeObject *>Leases).tp_dealloc = leases_dealloc

@@ -46,7 +46,6 @@ SIDES = ("items", "space")
 MODE = 0o600
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 LOCK_PATIENCE = 30.0
-LARGE_SLOT = 4096  # SHMQ_PAGE: from here on cells are claimed per call (port.h)
 UNMAPPED_FD: dict[str, Any] = {"trackfd": False} if sys.version_info >= (3, 13) else {}
 
 
@@ -78,7 +77,7 @@ class Config:
         """The defaults filled in."""
         slots = 1024 if self.slots is None else self.slots
         slot_size = 1024 if self.slot_size is None else self.slot_size
-        small = slot_size < LARGE_SLOT
+        small = slot_size < _core.PAGE
         in_flight = min(max(slots // 8, 64), 256) if small else max(4, min(slots, (64 << 20) // slot_size, 64))
         return Config(
             slots=slots,
@@ -99,17 +98,12 @@ class Config:
         ]
 
 
-def reserve(slot_size: int, ports: int) -> int:
-    """In-flight cells beyond `in_flight`, so that put and get go on when all of those are leased (port.h)."""
-    return ports if slot_size < LARGE_SLOT else 2
-
-
 def config_of(header: dict[str, Any]) -> Config:
     """The configuration that a segment's header tells."""
     return Config(
         slots=header["slots"],
         slot_size=header["slot_size"],
-        in_flight=header["cells"] - reserve(header["slot_size"], header["ports"]),
+        in_flight=header["cells"] - _core.reserved_cells(header["slot_size"], header["ports"]),
         ports=header["ports"],
         oversize="spill" if header["flags"] & _core.FLAG_SPILLS else "error",
         allow_pickle=bool(header["flags"] & _core.FLAG_PICKLES),
@@ -372,7 +366,7 @@ def make(name: str, config: Config, anonymous: bool) -> Segment:
     """Lay out a new segment. Under the name's lock; killed here, the next opener finds it without its magic word."""
     full = config.completed()
     assert full.slots is not None and full.slot_size is not None and full.in_flight is not None and full.ports is not None
-    cells = full.in_flight + reserve(full.slot_size, full.ports)
+    cells = full.in_flight + _core.reserved_cells(full.slot_size, full.ports)
     nbytes = _core.segment_bytes(full.slots, full.slot_size, cells, full.ports)
     if nbytes == 0 or full.in_flight < 1:
         raise ValueError(

@@ -133,7 +133,7 @@ static int describe(struct shmq_slot *slot, uint64_t nbytes, const shmq_shape *s
 int shmq_loan(shmq_queue *queue, uint64_t nbytes, const shmq_shape *shape, shmq_message *message) {
     if (nbytes > queue->port.geometry.slot_size) return SHMQ_TOO_LARGE;
     uint32_t cell;
-    int status = (int)shmq_cell_claim(&queue->port, SHMQ_TO_WRITE, &cell);
+    int status = (int)shmq_cell_take_for_long(&queue->port, SHMQ_TO_WRITE, &cell);
     if (status != SHMQ_OK) return status;
     uint32_t slot = shmq_word_slot(shmq_cell_load(&queue->port, cell));
     status = describe(shmq_slot_at(&queue->port, slot), nbytes, shape);
@@ -205,7 +205,7 @@ int shmq_receive(shmq_queue *queue, shmq_message *message, int64_t timeout_ns) {
     for (;;) {
         int status = (int)shmq_orphan_adopt(port, &cell);
         if (status == SHMQ_OK) break;
-        status = (int)shmq_cell_claim(port, SHMQ_TO_GIVE, &cell);
+        status = (int)shmq_cell_take_for_long(port, SHMQ_TO_GIVE, &cell);
         if (status == SHMQ_OK) {
             status = (int)shmq_ring_get(port, cell);
             if (status == SHMQ_OK) break;

@@ -248,12 +248,15 @@ _Static_assert(sizeof(struct shmq_header) == 1024, "layout");
 
 /* -- geometry ------------------------------------------------------------------------------------------------------- */
 
+#define SHMQ_RESERVED_WHERE_PAGED 2u
+
 /* Where everything is. Small slots lie behind their headers, so that one pair of cache lines holds a short message;
  * payloads of a page or more are page-aligned and their headers stand in a table of their own. */
 struct shmq_geometry {
     uint64_t slot_size;
     uint32_t slots, cells, ports;
     uint32_t total_slots;          /* slots + cells */
+    uint32_t reserved;             /* the first cells, which loans and leases leave to put and get */
     bool paged;                    /* large slots */
     uint64_t ports_offset, cells_offset, ring_offset;
     uint64_t slot_offset, slot_stride;
@@ -270,6 +273,8 @@ static inline bool shmq_geometry(uint64_t slots, uint64_t slot_size, uint64_t ce
     struct shmq_geometry g = {.slot_size = slot_size, .slots = (uint32_t)slots, .cells = (uint32_t)cells, .ports = (uint32_t)ports};
     g.total_slots = g.slots + g.cells;
     g.paged = slot_size >= SHMQ_PAGE;
+    g.reserved = g.paged ? SHMQ_RESERVED_WHERE_PAGED : g.ports;
+    if (g.cells <= g.reserved) return false;
     g.ports_offset = sizeof(struct shmq_header);
     g.cells_offset = g.ports_offset + ports * sizeof(struct shmq_port_record);
     g.ring_offset = g.cells_offset + cells * sizeof(struct shmq_cell);

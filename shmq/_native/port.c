@@ -47,6 +47,41 @@ shmq_status shmq_segment_check(const void *base, uint64_t file_bytes, struct shm
     return SHMQ_OK;
 }
 
+/* -- claiming cells -------------------------------------------------------------------------------------------------- */
+
+static bool claim(struct shmq_port *port, uint32_t cell, unsigned wanted) {
+    uint64_t word = shmq_load_acquire(&port->cells[cell].word); /* [hand] */
+    if (shmq_cell_state(word) != wanted || shmq_word_slot(word) >= port->geometry.total_slots) return false;
+    return shmq_swap_seq(&port->cells[cell].word, &word, shmq_cell_next(word, SHMQ_IDLE, port->index, shmq_word_slot(word)));
+}
+
+/* Any free cell from `first` on. */
+static shmq_status claim_from(struct shmq_port *port, uint32_t first, enum shmq_purpose purpose, uint32_t *cell) {
+    const uint32_t cells = port->geometry.cells;
+    if (!port->geometry.paged) {
+        uint32_t i = port->hint >= first ? port->hint : first;
+        for (uint32_t n = first; n < cells; n++, i = i + 1 < cells ? i + 1 : first)
+            if (claim(port, i, SHMQ_SPARE)) {
+                *cell = i;
+                port->hint = i + 1 < cells ? i + 1 : first;
+                return SHMQ_OK;
+            }
+        return SHMQ_NO_CELLS;
+    }
+    const unsigned preferred = purpose == SHMQ_TO_WRITE ? SHMQ_WARM : SHMQ_SPARE;
+    for (uint32_t i = first; i < cells; i++)
+        if (claim(port, i, preferred)) return *cell = i, SHMQ_OK;
+    for (uint32_t i = first; i < cells; i++) {
+        uint32_t other = purpose == SHMQ_TO_WRITE ? i : cells - 1 - (i - first); /* give away the warm slot that would be used last */
+        if (claim(port, other, preferred == SHMQ_WARM ? SHMQ_SPARE : SHMQ_WARM)) return *cell = other, SHMQ_OK;
+    }
+    return SHMQ_NO_CELLS;
+}
+
+shmq_status shmq_cell_take_for_long(struct shmq_port *port, enum shmq_purpose purpose, uint32_t *cell) {
+    return claim_from(port, port->geometry.reserved, purpose, cell);
+}
+
 /* -- attach and detach ----------------------------------------------------------------------------------------------- */
 
 shmq_status shmq_port_attach(struct shmq_port *port, void *base, const struct shmq_geometry *g, uint64_t owner) {
@@ -72,10 +107,9 @@ shmq_status shmq_port_attach(struct shmq_port *port, void *base, const struct sh
         uint64_t serial = shmq_add_relaxed(&port->header->attachments, 1);
         shmq_store_relaxed(&port->record->serial, serial);
         port->next_id = serial << 40 | 1;
-        port->hint = (uint32_t)((uint64_t)i * g->cells / g->ports); /* each port begins to look elsewhere */
-        shmq_status status = g->paged ? SHMQ_OK : shmq_cell_claim(port, SHMQ_TO_WRITE, &port->kept);
-        if (status != SHMQ_OK) shmq_store_release(&port->record->owner, 0);
-        return status;
+        port->hint = g->reserved + (uint32_t)((uint64_t)i * (g->cells - g->reserved) / g->ports); /* each looks elsewhere first */
+        if (!g->paged && claim(port, i, SHMQ_SPARE)) port->kept = i;
+        return SHMQ_OK;
     }
     return SHMQ_NO_PORTS;
 }
@@ -103,34 +137,7 @@ void shmq_port_detach(struct shmq_port *port) {
     shmq_wake(port, SHMQ_SPACE);
 }
 
-/* -- claiming cells -------------------------------------------------------------------------------------------------- */
-
-static bool claim(struct shmq_port *port, uint32_t cell, unsigned wanted) {
-    uint64_t word = shmq_load_acquire(&port->cells[cell].word); /* [hand] */
-    if (shmq_cell_state(word) != wanted || shmq_word_slot(word) >= port->geometry.total_slots) return false;
-    return shmq_swap_seq(&port->cells[cell].word, &word, shmq_cell_next(word, SHMQ_IDLE, port->index, shmq_word_slot(word)));
-}
-
-shmq_status shmq_cell_claim(struct shmq_port *port, enum shmq_purpose purpose, uint32_t *cell) {
-    const uint32_t cells = port->geometry.cells;
-    if (!port->geometry.paged) {
-        for (uint32_t n = 0, i = port->hint; n < cells; n++, i = i + 1 < cells ? i + 1 : 0)
-            if (claim(port, i, SHMQ_SPARE)) {
-                *cell = i;
-                port->hint = i + 1 < cells ? i + 1 : 0;
-                return SHMQ_OK;
-            }
-        return SHMQ_NO_CELLS;
-    }
-    const unsigned first = purpose == SHMQ_TO_WRITE ? SHMQ_WARM : SHMQ_SPARE;
-    for (uint32_t i = 0; i < cells; i++)
-        if (claim(port, i, first)) return *cell = i, SHMQ_OK;
-    for (uint32_t n = 0; n < cells; n++) {
-        uint32_t i = purpose == SHMQ_TO_WRITE ? n : cells - 1 - n; /* give away the warm slot that would be used last */
-        if (claim(port, i, first == SHMQ_WARM ? SHMQ_SPARE : SHMQ_WARM)) return *cell = i, SHMQ_OK;
-    }
-    return SHMQ_NO_CELLS;
-}
+/* -- releasing cells ------------------------------------------------------------------------------------------------- */
 
 void shmq_cell_release(struct shmq_port *port, uint32_t cell, bool warm) {
     uint64_t word = shmq_cell_load(port, cell);
@@ -140,14 +147,20 @@ void shmq_cell_release(struct shmq_port *port, uint32_t cell, bool warm) {
 }
 
 shmq_status shmq_cell_take(struct shmq_port *port, enum shmq_purpose purpose, uint32_t *cell) {
-    if (shmq_unlikely(port->kept == SHMQ_NO_CELL)) return shmq_cell_claim(port, purpose, cell);
+    if (shmq_unlikely(port->kept == SHMQ_NO_CELL)) {
+        /* The kept one is in use by another call of this handle, or large slots: reserved cells of others are not ours. */
+        if (port->geometry.paged) return claim_from(port, 0, purpose, cell);
+        if (!claim(port, port->index, SHMQ_SPARE)) return claim_from(port, port->geometry.reserved, purpose, cell);
+        *cell = port->index;
+        return SHMQ_OK;
+    }
     *cell = port->kept;
     port->kept = SHMQ_NO_CELL;
     return SHMQ_OK;
 }
 
 void shmq_cell_return(struct shmq_port *port, uint32_t cell, bool warm) {
-    if (shmq_unlikely(port->kept != SHMQ_NO_CELL || port->geometry.paged)) {
+    if (shmq_unlikely(port->kept != SHMQ_NO_CELL || port->geometry.paged || cell != port->index)) {
         shmq_cell_release(port, cell, warm);
         return;
     }

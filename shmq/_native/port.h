@@ -6,8 +6,9 @@
  * A port is used by one thread at a time; whoever shares a handle among threads serialises the calls (the Python binding
  * does, by the GIL or a critical section). Different ports never wait for each other.
  *
- * Which cell for which call. In segments of small slots every port keeps one cell of its own, so that put and get never
- * fail for want of one however many leases are out. In segments of large slots ("paged") a cell is claimed for each call
+ * Which cell for which call. Loans and leases take cells behind the first `reserved` ones, so that put and get go on
+ * however many of them are out. In segments of small slots there is a reserved cell per port, which keeps the one of its
+ * own index (or, while that one holds a message that came back, does without). In segments of large slots ("paged") a cell is claimed for each call
  * and released after it: a claim costs two exchanges, nothing beside a copy of 4 KiB. There a producer claims the slot
  * that was released last (WARM, lowest cell first) and a consumer gives a cold one into the ring, so that with n frames
  * in flight the process walks through n + 1 slots of memory however long the ring is.
@@ -75,7 +76,7 @@ void shmq_segment_ready(void *base);
  * MISMATCH: another format, version or byte order; CORRUPT: the numbers contradict each other or the file's size. */
 shmq_status shmq_segment_check(const void *base, uint64_t file_bytes, struct shmq_geometry *out);
 
-/* Take a free port and its cell. Pre: `base` was checked. Post: OK, NO_PORTS, NO_CELLS or CORRUPT.
+/* Take a free port and its cell. Pre: `base` was checked. Post: OK or NO_PORTS.
  * Killed here: a claimed port that holds nothing, or one cell; the reaper frees both. */
 shmq_status shmq_port_attach(struct shmq_port *port, void *base, const struct shmq_geometry *geometry, uint64_t owner);
 
@@ -84,17 +85,15 @@ void shmq_port_detach(struct shmq_port *port);
 
 /* -- cells ----------------------------------------------------------------------------------------------------------- */
 
-/* SPARE or WARM -> IDLE, mine. Post: OK and *cell, or NO_CELLS. Killed here: an IDLE cell of a dead port. */
-shmq_status shmq_cell_claim(struct shmq_port *port, enum shmq_purpose purpose, uint32_t *cell);
-
 /* IDLE, mine -> SPARE (or WARM where `warm` and the slots are large). */
 void shmq_cell_release(struct shmq_port *port, uint32_t cell, bool warm);
 
-/* The cell for one call: the kept one, or a claimed one; and its return. */
+/* The cell for one call: the kept one, or one that is claimed, SPARE or WARM -> IDLE, mine; and its return. Post: OK and
+ * *cell, or NO_CELLS. Killed here: an IDLE cell of a dead port. */
 shmq_status shmq_cell_take(struct shmq_port *port, enum shmq_purpose purpose, uint32_t *cell);
 void shmq_cell_return(struct shmq_port *port, uint32_t cell, bool warm);
 
-/* A cell that the caller will hold for long: never the last one that put and get depend on. */
+/* A cell that the caller will hold for long: none of the reserved ones. */
 shmq_status shmq_cell_take_for_long(struct shmq_port *port, enum shmq_purpose purpose, uint32_t *cell);
 
 /* Change the state of my own cell; the slot stays. */

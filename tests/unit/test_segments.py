@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import Children, wait_until
 
 import shmq
-from conftest import Children, wait_until
 
 SHM = Path("/dev/shm")
 BOOT_ID_AT = 88  # layout.h
@@ -69,7 +69,7 @@ def test_open_finds_a_queue_that_exists(opened: Make) -> None:
 
 
 def test_open_accepts_the_values_that_the_queue_has(opened: Make) -> None:
-    values = dict(slots=7, slot_size=100, in_flight=5, ports=3, oversize="spill", allow_pickle=False)
+    values = {"slots": 7, "slot_size": 100, "in_flight": 5, "ports": 3, "oversize": "spill", "allow_pickle": False}
     opened(**values)
     assert opened(**values).maxsize == 7
 
@@ -415,7 +415,7 @@ def test_a_semaphore_that_is_gone_is_told_by_name(queue: shmq.Queue) -> None:
     for path in files_of(queue.name):
         if path.name.endswith(".items"):
             path.unlink()
-    with pytest.raises(shmq.SegmentCorrupt, match="semaphore.*items"):
+    with pytest.raises(shmq.SegmentCorrupt, match=r"semaphore.*items"):
         shmq.Queue.attach(queue.name)
     assert queue.stats().ports == 1
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import Children, wait_until
 
 import shmq
-from conftest import Children, wait_until
 
 Make = Callable[..., shmq.Queue]
 SLOT_MASK = (1 << 24) - 1  # layout.h: the low bits of every cell
