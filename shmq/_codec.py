@@ -11,7 +11,6 @@ import struct
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.lib.format import descr_to_dtype, dtype_to_descr
 
 from shmq._errors import PickleRefused
 
@@ -36,14 +35,14 @@ class Codec(Protocol):
 
 
 class JSONCodec:
-    """JSON, compact, in UTF-8."""
+    """JSON, compact, in ASCII: text of any kind survives, lone surrogates of file names included."""
 
     name = "json"
 
     def encode(self, obj: Any) -> bytes:
         import json  # on first use: `import shmq` stays light
 
-        return json.dumps(obj, ensure_ascii=False, separators=(",", ":")).encode()
+        return json.dumps(obj, separators=(",", ":")).encode()
 
     def decode(self, data: memoryview) -> Any:
         import json
@@ -117,22 +116,50 @@ def decode(data: memoryview, codec: Codec | None) -> Any:
 
 
 def describe_array(array: np.ndarray[Any, Any]) -> bytes:
-    """Dtype, shape and order as text, for arrays whose header cannot say it: the literal of NumPy's own file format."""
+    """Dtype, shape and order as a Python literal, for arrays whose header cannot say it."""
     fortran = array.flags.f_contiguous and not array.flags.c_contiguous
-    return repr((dtype_to_descr(array.dtype), array.shape, "F" if fortran else "C")).encode()
+    return repr((_dtype_literal(array.dtype), array.shape, "F" if fortran else "C")).encode()
+
+
+def _dtype_literal(dtype: np.dtype[Any]) -> Any:
+    """What np.dtype() takes to make this dtype again: fields with their offsets, in any order, nested as they are."""
+    if dtype.subdtype is not None:
+        return _dtype_literal(dtype.subdtype[0]), dtype.subdtype[1]
+    if dtype.fields is None:
+        return dtype.str
+    names = dtype.names or ()
+    return {
+        "names": list(names),
+        "formats": [_dtype_literal(dtype.fields[name][0]) for name in names],
+        "offsets": [dtype.fields[name][1] for name in names],
+        "itemsize": dtype.itemsize,
+        "aligned": dtype.isalignedstruct,
+    }
 
 
 def described_array(description: bytes, data: Any) -> np.ndarray[Any, Any]:
-    """An array over `data`. Raises ValueError where description and size do not agree."""
+    """An array over `data`. Raises what it pleases where the description is nonsense or does not agree with the size."""
     import ast
 
     descr, shape, order = ast.literal_eval(description.decode())
-    return np.ndarray(shape, descr_to_dtype(descr), buffer=data, order="F" if order == "F" else "C")
+    dtype: np.dtype[Any] = np.dtype(descr)
+    if dtype.hasobject:
+        raise ValueError("it holds objects")
+    array: np.ndarray[Any, Any] = np.ndarray(shape, dtype, buffer=data, order="F" if order == "F" else "C")
+    if array.nbytes != len(data):
+        raise ValueError(f"it has {array.nbytes} bytes in a payload of {len(data)}")
+    return array
 
 
-def plain_dtype(kind: str, itemsize: int, swapped: bool) -> np.dtype[Any]:
-    """The dtype that a header names by kind, size and byte order."""
-    return np.dtype(f"{'>' if swapped else '='}{kind}{itemsize // 4 if kind == 'U' else itemsize}")
+def plain_dtype(kind: str, itemsize: int, swapped: bool) -> np.dtype[Any] | None:
+    """The dtype that a header names by kind, size and byte order; None where there is no such plain one."""
+    if kind not in "biufcSUV" or itemsize < 1:
+        return None
+    try:
+        dtype = np.dtype(f"{'>' if swapped else '='}{kind}{itemsize // 4 if kind == 'U' else itemsize}")
+    except TypeError:
+        return None
+    return dtype if dtype.itemsize == itemsize else None
 
 
 def loan_dtype(dtype: Any) -> np.dtype[Any]:

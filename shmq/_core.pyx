@@ -26,13 +26,14 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 import os as _os
+from operator import index as operator_index
 from pickle import loads as pickle_loads
 
 from numpy import ascontiguousarray as np_ascontiguousarray
 
 from shmq import _codec
 from shmq._errors import (
-    Closed, Empty, Full, InFlightLimit, LeaseLost, MessageTooLarge, PickleRefused, SegmentCorrupt, SegmentForeign, SegmentMismatch,
+    Closed, Empty, Full, InFlightLimit, LeaseLost, MessageTooLarge, PayloadLost, PickleRefused, SegmentCorrupt, SegmentForeign, SegmentMismatch,
     ShmqError, TooManyPorts,
 )
 
@@ -61,6 +62,7 @@ cdef enum:
     RELEASE_BYTES = 65536
     SPILL_KEY_BYTES = 16
     BATCH = 256
+    PEEKS = 1000  # how often peek begins anew while others take what it looks at
 # How long put and get wait for an in-flight cell before they say who holds them all.
 cdef uint64_t CELL_PATIENCE_NS = 1000000000
 
@@ -84,8 +86,24 @@ cdef inline bint is_swapped(cnp.dtype descr) noexcept:
 
 cdef inline bint is_plain(cnp.dtype descr) noexcept:
     """Kind, size and byte order say everything about this dtype."""
-    return descr.kind in (c'u', c'i', c'f', c'c', c'b', c'S', c'U') or (descr.kind == c'V' and descr.type_num == cnp.NPY_VOID
-            and not cnp.PyDataType_HASFIELDS(descr) and not cnp.PyDataType_HASSUBARRAY(descr))
+    return PyDataType_ELSIZE(descr) > 0 and (descr.kind in (c'u', c'i', c'f', c'c', c'b', c'S', c'U') or (descr.kind == c'V' and descr.type_num == cnp.NPY_VOID
+            and not cnp.PyDataType_HASFIELDS(descr) and not cnp.PyDataType_HASSUBARRAY(descr)))
+
+
+cdef inline int check_timeout(object timeout) except -1:
+    """Refuse what is no number, also where nobody will have to wait. Cheap: the clock is not read."""
+    if timeout is not None:
+        number_of_seconds(timeout)
+    return 0
+
+
+cdef double number_of_seconds(object timeout) except? -1:
+    if isinstance(timeout, (str, bytes)):
+        raise TypeError(f"a timeout is a number of seconds or None, not {timeout!r}")
+    cdef double seconds = timeout
+    if seconds != seconds:
+        raise ValueError("a timeout cannot be NaN")
+    return seconds
 
 
 cdef uint64_t deadline_of(object timeout) except? 0:
@@ -93,9 +111,7 @@ cdef uint64_t deadline_of(object timeout) except? 0:
     cdef double seconds
     if timeout is None:
         return SHMQ_FOREVER
-    seconds = timeout
-    if seconds != seconds:
-        raise ValueError("a timeout cannot be NaN")
+    seconds = number_of_seconds(timeout)
     if seconds <= 0:
         return 1
     if seconds > 9e9:
@@ -237,6 +253,7 @@ cdef class Port:
         """
         cdef draft_t draft
         cdef shmq_status status
+        check_timeout(timeout)
         if shmq_unlikely(self.forks != shmq_owner_forks):
             self.enter()
         if type(obj) is bytes and <uint64_t>PyBytes_GET_SIZE(obj) <= self.port.geometry.slot_size:
@@ -271,6 +288,8 @@ cdef class Port:
         if shmq_unlikely(status != SHMQ_OK):
             return status
         cdef uint32_t slot = shmq_word_slot(shmq_cell_load(&self.port, cell))
+        if shmq_unlikely(slot >= self.port.geometry.total_slots):
+            return SHMQ_CORRUPT
         if large:
             self.users += 1
             with nogil:
@@ -324,12 +343,10 @@ cdef class Port:
             if self.closed and self.users == 0:
                 self.detach()
             self.enter() # raises Closed
-        if status == SHMQ_INTERRUPTED:
-            PyErr_CheckSignals()
-            if self.forks != shmq_owner_forks:
-                self.enter()
-            return SHMQ_OK
-        return status
+        PyErr_CheckSignals() # also at the end of a slice: the signal may have met another thread
+        if self.forks != shmq_owner_forks: # a handler closed this handle
+            self.enter()
+        return SHMQ_TIMED_OUT if status == SHMQ_TIMED_OUT else SHMQ_OK
 
     @cython.critical_section
     def put_many(self, objs, timeout=None) -> int:
@@ -416,6 +433,7 @@ cdef class Port:
         """
         cdef uint32_t cell
         cdef shmq_status status
+        check_timeout(timeout)
         if shmq_unlikely(self.forks != shmq_owner_forks):
             self.enter()
         status = self.take(&cell, False)
@@ -448,6 +466,7 @@ cdef class Port:
     cdef int take_patiently(self, uint32_t *cell, shmq_status status, uint64_t deadline, bint for_long) except -1:
         cdef shmq_patience patience
         cdef uint64_t cells_deadline = 0, until
+        cdef bint timed_out
         memset(&patience, 0, sizeof(patience))
         while True:
             until = deadline
@@ -455,21 +474,31 @@ cdef class Port:
                 if cells_deadline == 0:
                     cells_deadline = shmq_now_ns() + CELL_PATIENCE_NS
                 until = min(deadline, cells_deadline)
-            if self.wait(status, SHMQ_ITEMS, until, &patience) == SHMQ_TIMED_OUT:
+            timed_out = self.wait(status, SHMQ_ITEMS, until, &patience) == SHMQ_TIMED_OUT
+            if not timed_out or deadline != 1: # a last look: it may have come with the last tick
+                status = self.take(cell, for_long)
+                if status == SHMQ_OK:
+                    return 0
+            if timed_out:
                 if status == SHMQ_NO_CELLS:
                     raise InFlightLimit(self._in_flight_report())
                 raise Empty(f"queue {self.name!r} is empty")
-            status = self.take(cell, for_long)
-            if status == SHMQ_OK:
-                return 0
+
+    cdef inline int check_slot(self, uint32_t slot) except -1:
+        """A cell's slot, read from shared memory a moment ago: never beyond the last one."""
+        if shmq_unlikely(slot >= self.port.geometry.total_slots):
+            raise SegmentCorrupt(f"queue {self.name!r} is corrupt: an in-flight cell of this process names slot {slot}")
+        return 0
 
     cdef object finish(self, uint32_t cell):
         """Decode the LEASED cell's message, then ack: the order in which a death loses nothing."""
         cdef uint64_t word = shmq_cell_load(&self.port, cell)
         cdef uint32_t slot = shmq_word_slot(word)
-        cdef shmq_slot *there = shmq_slot_at(&self.port, slot)
+        cdef shmq_slot *there
         cdef shmq_slot header
         cdef object result
+        self.check_slot(slot)
+        there = shmq_slot_at(&self.port, slot)
         if shmq_likely(there.kind == SHMQ_BYTES and there.flags == 0):
             header.nbytes = there.nbytes # read once, checked, used
             if shmq_likely(header.nbytes < RELEASE_BYTES and header.nbytes <= self.port.geometry.slot_size):
@@ -501,6 +530,7 @@ cdef class Port:
         cdef uint32_t slot = shmq_word_slot(word)
         cdef shmq_slot header
         cdef Py_buffer memory
+        self.check_slot(slot)
         memcpy(&header, shmq_slot_at(&self.port, slot), sizeof(header))
         spilled[0] = header.flags & SHMQ_SPILLED != 0
         self.users += 1 # it may run Python code, and a large copy releases the interpreter lock
@@ -516,6 +546,9 @@ cdef class Port:
                 return build(self, &header, <const char *>memory.buf)
             finally:
                 PyBuffer_Release(&memory)
+        except PayloadLost:
+            shmq_cell_return(&self.port, cell, True) # nothing to deliver again
+            raise
         except:
             shmq_lease_give_back(&self.port, cell, word, True)
             raise
@@ -542,6 +575,7 @@ cdef class Port:
         cdef uint32_t *cells = few
         cdef shmq_status status
         cdef uint32_t wanted, taken
+        check_timeout(timeout)
         if shmq_unlikely(self.forks != shmq_owner_forks):
             self.enter()
         if self.port.caught_up:
@@ -607,6 +641,7 @@ cdef class Port:
             while decoded < taken:
                 word = shmq_cell_load(&self.port, cells[decoded])
                 slot = shmq_word_slot(word)
+                self.check_slot(slot)
                 there = shmq_slot_at(&self.port, slot)
                 nbytes = there.nbytes
                 if shmq_likely(there.kind == SHMQ_BYTES and there.flags == 0 and nbytes < RELEASE_BYTES
@@ -638,6 +673,7 @@ cdef class Port:
         """
         cdef uint32_t cell
         cdef shmq_status status
+        check_timeout(timeout)
         if shmq_unlikely(self.forks != shmq_owner_forks):
             self.enter()
         status = self.take(&cell, True)
@@ -648,12 +684,11 @@ cdef class Port:
     @cython.critical_section
     def receive_many(self, Py_ssize_t max, timeout=None) -> list:
         """Take up to `max` messages with responsibility: as many as are there, at least one. Otherwise as `receive`."""
-        cdef uint32_t cell, i
-        cdef shmq_status status
+        cdef uint32_t cell
+        if max < 1:
+            raise ValueError(f"max must be at least 1, not {max}")
         cdef list result = [self.receive(timeout)]
-        for i in range(self.batch_size(max) if max > 1 else 0):
-            if <Py_ssize_t>len(result) >= max or self.take(&cell, True) != SHMQ_OK:
-                break
+        while <Py_ssize_t>len(result) < max and self.take(&cell, True) == SHMQ_OK:
             result.append(self.lease_of(cell))
         return result
 
@@ -661,6 +696,7 @@ cdef class Port:
         """The lease object of a LEASED cell. Where it cannot be made, the message goes back, or is given up if its payload is gone."""
         cdef uint64_t word = shmq_cell_load(&self.port, cell)
         cdef Lease lease
+        self.check_slot(shmq_word_slot(word))
         shmq_store_relaxed(&self.port.cells[cell].leased_ns, shmq_now_coarse_ns())
         try:
             lease = Lease.__new__(Lease)
@@ -679,6 +715,9 @@ cdef class Port:
                 header_check(self, &lease.header, <uint64_t>len(lease.side))
                 PyObject_GetBuffer(lease.side, &lease.side_memory, PyBUF_SIMPLE)
                 lease.data = <char *>lease.side_memory.buf
+        except PayloadLost:
+            shmq_cell_return(&self.port, cell, True) # nothing to deliver again
+            raise
         except:
             shmq_lease_give_back(&self.port, cell, word, True)
             raise
@@ -709,9 +748,10 @@ cdef class Port:
         if dtype is None:
             if isinstance(shape, tuple) or isinstance(shape, list):
                 raise TypeError("loan(shape, dtype) needs a dtype; loan(nbytes) takes one number")
-            if shape < 0:
-                raise ValueError(f"a loan of {shape} bytes: the size must not be negative")
-            header.nbytes = <uint64_t>shape
+            size = operator_index(shape)
+            if size < 0:
+                raise ValueError(f"a loan of {size} bytes: the size must not be negative")
+            header.nbytes = <uint64_t>min(size, <uint64_t>-1)
             header.kind = SHMQ_BYTES
         else:
             shape_header(&header, shape, _codec.loan_dtype(dtype))
@@ -728,9 +768,10 @@ cdef class Port:
             raise InFlightLimit(self._in_flight_report())
         loan = Loan.__new__(Loan)
         shmq_cell_become(&self.port, cell, SHMQ_LOANED)
+        loan.word = shmq_cell_load(&self.port, cell)
+        self.check_slot(shmq_word_slot(loan.word))
         loan.port = self
         loan.cell = cell
-        loan.word = shmq_cell_load(&self.port, cell)
         loan.data = <char *>shmq_payload_at(&self.port, shmq_word_slot(loan.word))
         memcpy(&loan.header, &header, sizeof(header))
         loan.forks = self.forks
@@ -763,7 +804,7 @@ cdef class Port:
         cdef shmq_slot header
         cdef c_bool moved = False
         cdef list result = []
-        cdef uint32_t nth = 0
+        cdef uint32_t nth = 0, again = 0
         cdef uint64_t limit = self.port.geometry.slot_size
         if shmq_unlikely(self.forks != shmq_owner_forks):
             self.enter()
@@ -773,8 +814,9 @@ cdef class Port:
         while <Py_ssize_t>len(result) < n:
             copy = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>limit)
             if not shmq_ring_peek(&self.port, nth, &header, PyBytes_AS_STRING(copy), limit, &moved):
-                if moved: # taken while we looked: the front is elsewhere by now
+                if moved and again < PEEKS: # taken while we looked: the front is elsewhere by now
                     nth = 0
+                    again += 1
                     result.clear()
                     continue
                 break
@@ -782,12 +824,19 @@ cdef class Port:
             if header.flags & SHMQ_SPILLED:
                 try:
                     copy = bytes(self.segment.open_side(copy[:SPILL_KEY_BYTES]))
-                except SegmentCorrupt: # taken meanwhile
-                    continue
+                except SegmentCorrupt:
+                    if not self.still_there(nth - 1, header.id):
+                        continue # taken meanwhile, its side segment with it
+                    raise
                 header_of_side(&header, len(copy))
             header_check(self, &header, <uint64_t>len(copy))
             result.append(build(self, &header, PyBytes_AS_STRING(copy)))
         return result
+
+    cdef bint still_there(self, uint32_t nth, uint64_t id) noexcept:
+        cdef shmq_slot header
+        cdef c_bool moved
+        return shmq_ring_peek(&self.port, nth, &header, NULL, 0, &moved) and header.id == id
 
     def qsize(self) -> int:
         """Messages that wait in the ring: leased ones and those that came back are not counted. Exact at a quiet moment."""

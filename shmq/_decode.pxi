@@ -18,8 +18,7 @@ cdef object build(Port port, shmq_slot *header, const char *data):
     if header.kind == SHMQ_TEXT:
         return PyUnicode_DecodeUTF8(data, <Py_ssize_t>nbytes, NULL)
     if header.kind == SHMQ_ARRAY and header.flags & SHMQ_DESCRIBED:
-        description = PyBytes_FromStringAndSize(data + nbytes, header.described)
-        return _codec.described_array(description, build_bytes(data, nbytes)).copy()
+        return described_array(port, header, data, build_bytes(data, nbytes)).copy("K")
     if header.kind == SHMQ_ARRAY:
         array = array_over(port, header, NULL)
         if <uint64_t>cnp.PyArray_NBYTES(array) >= RELEASE_BYTES:
@@ -69,13 +68,25 @@ cdef cnp.ndarray array_over(Port port, shmq_slot *header, char *data):
     if total != header.nbytes:
         raise SegmentCorrupt(f"a message in queue {port.name!r} claims an array of {total:,} bytes in a payload of {header.nbytes:,}")
     typenum = -1 if header.flags & SHMQ_SWAPPED else typenum_of(header.dtype, header.itemsize)
-    descr = cnp.PyArray_DescrFromType(typenum) if typenum >= 0 else _codec.plain_dtype(
-        chr(header.dtype), header.itemsize, bool(header.flags & SHMQ_SWAPPED))
+    if typenum >= 0:
+        descr = cnp.PyArray_DescrFromType(typenum)
+    else:
+        descr = _codec.plain_dtype(chr(header.dtype), header.itemsize, bool(header.flags & SHMQ_SWAPPED))
+        if descr is None:
+            raise SegmentCorrupt(f"a message in queue {port.name!r} claims an array of impossible items")
     flags = cnp.NPY_ARRAY_F_CONTIGUOUS if header.flags & SHMQ_FORTRAN else 0
     if data != NULL:
         flags = cnp.NPY_ARRAY_FARRAY_RO if header.flags & SHMQ_FORTRAN else cnp.NPY_ARRAY_CARRAY_RO
     Py_INCREF(descr)  # PyArray_NewFromDescr steals one
     return PyArray_NewFromDescr(<PyTypeObject *>cnp.ndarray, <PyArray_Descr *>descr, ndim, shape, NULL, data, flags, NULL)
+
+
+cdef cnp.ndarray described_array(Port port, shmq_slot *header, const char *data, object memory):
+    """The array over `memory` that the description behind the payload tells."""
+    try:
+        return _codec.described_array(PyBytes_FromStringAndSize(data + header.nbytes, header.described), memory)
+    except Exception as error: # text of somebody else's: whatever is wrong with it
+        raise SegmentCorrupt(f"a message in queue {port.name!r} describes an impossible array: {error}") from None
 
 
 cdef inline int typenum_of(uint8_t kind, uint32_t itemsize) noexcept:
@@ -125,7 +136,7 @@ cdef int shape_header(shmq_slot *header, object shape, cnp.dtype descr) except -
     header.flags = SHMQ_SWAPPED if is_swapped(descr) else 0
     header.dtype = <uint8_t>descr.kind
     header.itemsize = <uint32_t>total
-    for extent in shape:
+    for extent in map(operator_index, shape):
         if extent < 0 or extent > 0xffffffff:
             raise ValueError(f"a loan of shape {shape}: every extent must lie between 0 and 2**32 - 1")
         header.shape[header.ndim] = <uint32_t>extent

@@ -16,6 +16,7 @@
     ├── SegmentMismatch    (ValueError)         other configuration, other format version, other machine
     ├── SegmentForeign     (PermissionError)    another user's
     ├── SegmentCorrupt                          the words in the segment contradict the format
+    │   └── PayloadLost                         the side segment of one spilled message is gone
     └── OutOfMemory        (MemoryError)        /dev/shm is full
 """
 
@@ -31,6 +32,7 @@ __all__ = [
     "LeaseLost",
     "MessageTooLarge",
     "OutOfMemory",
+    "PayloadLost",
     "PickleRefused",
     "SegmentCorrupt",
     "SegmentExists",
@@ -96,6 +98,14 @@ class SegmentForeign(ShmqError, PermissionError):
 
 class SegmentCorrupt(ShmqError):
     """A word in the segment is outside what its format allows."""
+
+
+class PayloadLost(SegmentCorrupt):
+    """The side segment of a spilled message is gone. The message is given up: the next call goes on behind it."""
+
+
+class JobFailed(ShmqError):
+    """A job of the command line ended early, or moved something else than it was given."""
 
 
 class OutOfMemory(ShmqError, MemoryError):

@@ -58,14 +58,15 @@ cdef class Slot:
         """A zero-copy array whose life keeps the slot and the mapping."""
         cdef cnp.ndarray array
         cdef View view
-        if header.kind == SHMQ_ARRAY and header.flags & SHMQ_DESCRIBED:
-            return _codec.described_array(PyBytes_FromStringAndSize(self.data + header.nbytes, header.described), PyMemoryView_FromObject(self))
-        array = array_over(self.port, header, self.data)
-        if self.writable:
-            PyArray_ENABLEFLAGS(array, cnp.NPY_ARRAY_WRITEABLE)
         view = View.__new__(View)
         view.slot = self
         self.views += 1
+        if header.kind == SHMQ_ARRAY and header.flags & SHMQ_DESCRIBED:
+            # Not over a memoryview: NumPy would keep what is behind that, and let the memoryview itself go.
+            return described_array(self.port, header, self.data, view)
+        array = array_over(self.port, header, self.data)
+        if self.writable:
+            PyArray_ENABLEFLAGS(array, cnp.NPY_ARRAY_WRITEABLE)
         cnp.set_array_base(array, view)
         return array
 
@@ -93,6 +94,12 @@ cdef class View:
     """The base object of a zero-copy array: tells the slot when the array is gone."""
 
     cdef Slot slot
+
+    def __getbuffer__(self, Py_buffer *buffer, int flags):
+        PyBuffer_FillInfo(buffer, self, self.slot.data, <Py_ssize_t>self.slot.header.nbytes, not self.slot.writable, flags)
+
+    def __len__(self):
+        return self.slot.header.nbytes
 
     def __dealloc__(self):
         if self.slot is not None:
@@ -126,16 +133,16 @@ cdef class Loan(Slot):
     def publish(self, nbytes=None, timeout=None) -> None:
         """Make the message visible to consumers.
 
-        `nbytes`: publish only so many bytes of a loan that was taken by size. **Waits** for room in the ring, up to
+        `nbytes`: publish only so many bytes of a loan that was taken by size. The array that was handed out becomes
+        read-only; slices and memoryviews of it do not, and must not be written afterwards. **Waits** for room in the ring, up to
         `timeout` seconds (None: for ever). **Raises** Full (the loan stays open), ValueError, LeaseLost, Closed.
         """
         self.check_open("published")
         if nbytes is not None:
-            if self.header.kind != SHMQ_BYTES or not 0 <= nbytes <= self.header.nbytes:
+            if self.header.kind != SHMQ_BYTES or not 0 <= operator_index(nbytes) <= self.header.nbytes:
                 raise ValueError(f"publish(nbytes={nbytes}) of a loan of {self.header.nbytes:,} bytes: only a loan taken by size shrinks")
-            self.header.nbytes = <uint64_t>nbytes
         cdef shmq_slot *header = shmq_slot_at(&self.port.port, shmq_word_slot(self.word))
-        header.nbytes = self.header.nbytes
+        header.nbytes = self.header.nbytes if nbytes is None else <uint64_t>nbytes
         header.kind = self.header.kind
         header.flags = self.header.flags
         header.ndim = self.header.ndim
@@ -212,7 +219,12 @@ cdef class Lease(Slot):
 
     @property
     def writable_array(self) -> cnp.ndarray:
-        """As `array`, but writable: the slot is this process's own until the ack. A redelivery would show the change."""
+        """As `array`, but writable: the slot is this process's own until the ack. A redelivery would show the change.
+
+        **Raises** ValueError for a message that was spilled: its side segment is mapped for reading. Use `data`.
+        """
+        if self.side is not None:
+            raise ValueError(f"message {self.header.id} of queue {self.port.name!r} was spilled and has no writable view: use .data")
         array = self.array
         PyArray_ENABLEFLAGS(<cnp.ndarray>array, cnp.NPY_ARRAY_WRITEABLE)
         return array
@@ -306,7 +318,8 @@ cdef class Lease(Slot):
 cdef class Leases:
     """Iterates over a queue for ever: receives, acks when the loop's body has ended, nacks when it raised.
 
-    A `break` counts as an end of the body. The difference is seen in the moment when the abandoned iterator dies: the
+    A `break` counts as an end of the body. Loop over the queue itself: an iterator that is kept under a name outlives the
+    loop, and acks when it dies or goes on. The difference is seen in the moment when the abandoned iterator dies: the
     interpreter unwinds a raising loop with the exception set, and leases_dealloc looks before anything hides it.
     """
 

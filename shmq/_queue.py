@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from shmq import _core, _segment
 from shmq._codec import Codec, json_codec
-from shmq._errors import Empty, SegmentMismatch, SegmentNotFound
+from shmq._errors import Empty, PayloadLost, SegmentMismatch, SegmentNotFound
 from shmq._segment import Config, Segment
 from shmq._stats import QueueStats, holders_report, stats_of
 
@@ -74,6 +74,7 @@ class Queue(_core.Port):
     @classmethod
     def attach(cls, name: str, *, codec: Codec | None = None, spin: bool = True) -> Queue:
         """Attach to an existing queue. **Raises** SegmentNotFound where there is none, and what Queue() raises."""
+        _codec_name(codec)
         queue = cls.__new__(cls)
         queue._begin(_segment.attach(name), Config(), codec, spin)
         return queue
@@ -104,6 +105,8 @@ class Queue(_core.Port):
             try:
                 with self.receive(timeout=0):
                     count += 1
+            except PayloadLost:
+                count += 1
             except Empty:
                 return count
 
@@ -117,7 +120,8 @@ class Queue(_core.Port):
                 return taken
 
     def stats(self) -> QueueStats:
-        """Counts of this moment, over all processes."""
+        """Counts of this moment, over all processes. **Raises** Closed."""
+        self.qsize()
         return stats_of(self)
 
     def close(self) -> None:
@@ -212,15 +216,10 @@ def _config(
     if allow_pickle not in (None, True, False):
         raise TypeError(f"allow_pickle must be True or False, not {allow_pickle!r}")
     if mode != 0o600:
-        raise ValueError(f"mode must be 0o600, not {mode:#o}: the processes of another user could not be told alive from dead")
-    name = None
-    if codec is not None:
-        for attribute in ("name", "encode", "decode"):
-            if not hasattr(codec, attribute):
-                raise TypeError(f"codec={codec!r} has no {attribute}: a codec has name, encode(obj) and decode(memoryview)")
-        name = codec.name
-        if not (isinstance(name, str) and name.isascii() and name and len(name) <= 31):
-            raise ValueError(f"a codec's name has 1 to 31 ASCII characters, not {name!r}")
+        raise ValueError(
+            f"mode must be 0o600, not {oct(mode) if isinstance(mode, int) else repr(mode)}: "
+            "the processes of another user could not be told alive from dead"
+        )
     return Config(
         slots=_count("slots", slots),
         slot_size=_count("slot_size", slot_size),
@@ -228,8 +227,20 @@ def _config(
         ports=_count("ports", ports),
         oversize=oversize,
         allow_pickle=allow_pickle,
-        codec=name,
+        codec=_codec_name(codec),
     )
+
+
+def _codec_name(codec: Codec | None) -> str | None:
+    if codec is None:
+        return None
+    for attribute in ("name", "encode", "decode"):
+        if not hasattr(codec, attribute):
+            raise TypeError(f"codec={codec!r} has no {attribute}: a codec has name, encode(obj) and decode(memoryview)")
+    name = codec.name
+    if not (isinstance(name, str) and name.isascii() and name and len(name) <= 31):
+        raise ValueError(f"a codec's name has 1 to 31 ASCII characters, not {name!r}")
+    return name
 
 
 def _count(name: str, value: Any) -> int | None:

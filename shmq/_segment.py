@@ -29,6 +29,7 @@ import posix_ipc
 from shmq import _core
 from shmq._errors import (
     OutOfMemory,
+    PayloadLost,
     SegmentCorrupt,
     SegmentExists,
     SegmentForeign,
@@ -155,11 +156,11 @@ class Segment:
         return key
 
     def open_side(self, key: bytes) -> mmap.mmap:
-        """Map a side segment for reading. Raises SegmentCorrupt where it is gone."""
+        """Map a side segment for reading. Raises PayloadLost where it is gone."""
         try:
             memory, _ = map_memory(self.side_path(key), readonly=True)
         except SegmentNotFound:
-            raise SegmentCorrupt(f"the side segment of a message in queue {self.name!r} is gone: its payload is lost") from None
+            raise PayloadLost(f"the side segment of a message in queue {self.name!r} is gone: its payload is lost") from None
         return memory
 
     def unlink_side(self, key: bytes) -> None:
@@ -242,8 +243,8 @@ def map_memory(path: str, readonly: bool = False) -> tuple[mmap.mmap, int]:
         raise SegmentNotFound(f"there is no segment {path[1:].removeprefix(PREFIX)!r}") from None
     except posix_ipc.PermissionsError:
         raise SegmentForeign(f"{path[1:]} in {SHM} may not be opened by this user") from None
-    except OSError as error:
-        raise SegmentMismatch(f"{path[1:]} in {SHM} is no segment: {error.strerror}") from None
+    except (OSError, ValueError) as error:  # posix_ipc: ValueError for a directory
+        raise SegmentMismatch(f"{path[1:]} in {SHM} is no segment: {error}") from None
     try:
         found = os.fstat(shared.fd)
         if not stat.S_ISREG(found.st_mode):
@@ -385,7 +386,9 @@ def make(name: str, config: Config, anonymous: bool) -> Segment:
         codec = (full.codec or "").encode("ascii")
         _core.format_segment(memory, full.slots, full.slot_size, cells, full.ports, nonce, flags, codec, boot_id(), os.getpid())
         for side in SIDES:
-            posix_ipc.Semaphore(semaphore_name(name, nonce, side), posix_ipc.O_CREX, mode=MODE, initial_value=0).close()
+            semaphore = semaphore_name(name, nonce, side)
+            posix_ipc.Semaphore(semaphore, posix_ipc.O_CREX, mode=MODE, initial_value=0).close()
+            os.chmod(f"{SHM}/sem.{semaphore[1:]}", MODE)  # whatever the umask left of it
         _core.mark_ready(memory)
     except BaseException:
         remove(name)
@@ -418,10 +421,12 @@ def unlink(name: str) -> None:
     """
     check_name(name)
     try:
-        found = remove(name)
-    except posix_ipc.PermissionsError:
-        raise SegmentForeign(f"segment {name!r} belongs to another user") from None
-    if not found:
+        owner = os.stat(f"{SHM}{path_of(name)}", follow_symlinks=False).st_uid
+    except FileNotFoundError:
+        owner = os.geteuid()  # its remains may still be there
+    if owner != os.geteuid():
+        raise SegmentForeign(f"segment {name!r} belongs to user {owner}, this process runs as {os.geteuid()}: refused")
+    if not remove(name):
         raise SegmentNotFound(f"there is no segment {name!r}")
 
 

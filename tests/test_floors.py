@@ -41,6 +41,7 @@ PUBLIC = [
     "Loan",
     "MessageTooLarge",
     "OutOfMemory",
+    "PayloadLost",
     "PickleRefused",
     "Queue",
     "QueueStats",
@@ -93,11 +94,11 @@ def imports_of(path: Path) -> set[str]:
 
 def cython_imports_of(path: Path) -> set[str]:
     """The same of a Cython file, without what it cimports."""
-    found: set[str] = set()
-    for match in re.finditer(r"^\s*(?:from\s+([\w.]+)\s+)?import\s+\(?([\w., \n]+)", path.read_text(), re.MULTILINE):
-        module, names = match[1], [name.split()[0] for name in match[2].split(",") if name.strip()]
-        found.update(f"{module}.{name}" if module else name for name in names)
-        found.update({module} if module else ())
+    text = path.read_text()
+    found = set(re.findall(r"^\s*import\s+([\w.]+)", text, re.MULTILINE))
+    for module, names in re.findall(r"^\s*from\s+([\w.]+)\s+import\s+(\([^)]*\)|[^\n(]+)", text, re.MULTILINE):
+        found.add(module)
+        found.update(f"{module}.{name.split()[0]}" for name in names.strip("()").split(",") if name.strip())
     return found
 
 

@@ -129,6 +129,12 @@ shmq_status shmq_ring_put(struct shmq_port *port, uint32_t cell) {
     return SHMQ_WOULD_BLOCK;
 }
 
+/* The slot of my own cell, which nobody else writes; a scribbler in the segment may, and must not lead us out of it. */
+static inline uint32_t slot_of(const struct shmq_port *port, uint32_t cell) {
+    uint32_t slot = shmq_word_slot(shmq_cell_load(port, cell));
+    return shmq_likely(slot < port->geometry.total_slots) ? slot : 0;
+}
+
 /* A batch moves write_seq now and then, so that consumers who look at it know how much there is. */
 #define TELL 32
 
@@ -137,7 +143,7 @@ uint32_t shmq_ring_put_many(struct shmq_port *port, uint32_t cell, shmq_fill fil
     shmq_word *sequence = &port->header->write_seq;
     uint32_t done = 0;
     *status = SHMQ_OK;
-    while (fill(context, port, shmq_word_slot(shmq_cell_load(port, cell)))) {
+    while (fill(context, port, slot_of(port, cell))) {
         /* The first message, and any after a meeting with another producer, goes the careful way. The next ones try the
          * cell behind the last success: it may be filled, since nothing before it is unfilled (I3). */
         uint64_t t = shmq_load_relaxed(sequence); /* checked below by the word that is found there */
@@ -151,7 +157,7 @@ uint32_t shmq_ring_put_many(struct shmq_port *port, uint32_t cell, shmq_fill fil
             prefetch_for_writing(port, t, slots, AHEAD_IN_BATCH);
             t = shmq_seq_next(t, slots);
             if (++done % TELL == 0) sequence_advance(sequence, shmq_load_relaxed(sequence), t);
-            if (!fill(context, port, shmq_word_slot(shmq_cell_load(port, cell)))) {
+            if (!fill(context, port, slot_of(port, cell))) {
                 sequence_advance(sequence, shmq_load_relaxed(sequence), t);
                 return done;
             }
@@ -257,6 +263,14 @@ uint32_t shmq_ring_estimate(const struct shmq_port *port) {
     return distance(h, t, port->geometry.slots);
 }
 
+/* Where the oldest message is or will be taken, though read_seq may lag behind consumers that have not moved it (yet). */
+static uint64_t front(const struct shmq_port *port, uint64_t h) {
+    const uint32_t slots = port->geometry.slots;
+    for (uint32_t n = 0; n < slots && shmq_seq_index(h) < slots; n++, h = shmq_seq_next(h, slots))
+        if (look_for_item(shmq_load_acquire(&port->ring[shmq_seq_index(h)]), shmq_seq_lap(h)) != PASSED) break;
+    return h;
+}
+
 uint32_t shmq_ring_length(const struct shmq_port *port) {
     const uint32_t slots = port->geometry.slots;
     uint64_t h = shmq_load_acquire(&port->header->read_seq), t = shmq_load_acquire(&port->header->write_seq);
@@ -264,14 +278,12 @@ uint32_t shmq_ring_length(const struct shmq_port *port) {
      * its end, so there may be many; a lap is the bound. */
     for (uint32_t n = 0; n < slots && shmq_seq_index(t) < slots; n++, t = shmq_seq_next(t, slots))
         if (look_for_space(shmq_load_acquire(&port->ring[shmq_seq_index(t)]), shmq_seq_lap(t)) != PASSED) break;
-    for (uint32_t n = 0; n < slots && shmq_seq_index(h) < slots; n++, h = shmq_seq_next(h, slots))
-        if (look_for_item(shmq_load_acquire(&port->ring[shmq_seq_index(h)]), shmq_seq_lap(h)) != PASSED) break;
-    return distance(h, t, slots);
+    return distance(front(port, h), t, slots);
 }
 
 bool shmq_ring_peek(struct shmq_port *port, uint32_t nth, struct shmq_slot *slot, void *payload, uint64_t limit, bool *moved) {
     const uint32_t slots = port->geometry.slots;
-    uint64_t h = shmq_load_acquire(&port->header->read_seq);
+    uint64_t h = front(port, shmq_load_acquire(&port->header->read_seq));
     *moved = false;
     if (nth >= slots || shmq_seq_index(h) >= slots) return false;
     uint32_t index = shmq_seq_index(h) + nth; /* no overflow: both below 2^24 */

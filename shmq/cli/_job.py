@@ -31,9 +31,10 @@ from multiprocessing.context import SpawnProcess
 from typing import Any, NamedTuple
 
 import shmq
+from shmq._errors import JobFailed
 from shmq.cli._processes import SPAWN, Children
 
-__all__ = ["Cost", "Crew", "Failed", "File", "Report", "Transport", "files_below", "inspect", "pack"]
+__all__ = ["Cost", "Crew", "File", "Report", "Transport", "files_below", "inspect", "pack"]
 __all__ += ["SLOT_SIZE", "multiprocessing_transport", "queue_costs", "shmq_transport"]
 
 SLOTS = 64
@@ -42,10 +43,6 @@ SKIPPED_FOLDERS = frozenset({"site-packages", "dist-packages", "__pycache__"})
 DEATHS_ALLOWED = 20
 ANSWER_PATIENCE = 60.0
 STOP = b""
-
-
-class Failed(Exception):
-    """The job could not be finished; the text says why."""
 
 
 class File(NamedTuple):
@@ -228,14 +225,14 @@ class Crew:
 
     def _replace_the_dead(self) -> None:
         if self._producer.exitcode:
-            raise Failed(f"the producer ended early ({_cause(self._producer.exitcode)})")
+            raise JobFailed(f"the producer ended early ({_cause(self._producer.exitcode)})")
         for worker in [worker for worker in self.workers if worker.exitcode is not None]:
             cause = _cause(worker.exitcode)
             if not cause.startswith("SIG") or not self.transport.survives_kills:
-                raise Failed(f"a worker ended early ({cause})")
+                raise JobFailed(f"a worker ended early ({cause})")
             self.deaths += 1
             if self.deaths > DEATHS_ALLOWED:
-                raise Failed(f"{self.deaths} workers were killed, the last one by {cause}: giving up")
+                raise JobFailed(f"{self.deaths} workers were killed, the last one by {cause}: giving up")
             self.workers.remove(worker)
             self._hire()
 
@@ -294,7 +291,7 @@ def queue_costs(groups: list[list[str]], workers: int, rounds: int, transports: 
     """Move each group of files over each transport in turn; return the median cost, a list of transports per group.
 
     The producer has loaded the messages beforehand, and the workers only call ``get``, which gives ``bytes`` on either
-    side. Raises :class:`Failed` when what arrived is not what was sent.
+    side. Raises :class:`JobFailed` when what arrived is not what was sent.
     """
     costs = []
     with Children() as children:
@@ -330,7 +327,7 @@ class _Carrier:
         tallies = [_answer(taker) for taker in self.takers]
         arrived = (sum(tally[0] for tally in tallies), sum(tally[1] for tally in tallies))
         if arrived != self.sent[group]:
-            raise Failed("{} messages of {} bytes arrived, sent were {} of {}".format(*arrived, *self.sent[group]))
+            raise JobFailed("{} messages of {} bytes arrived, sent were {} of {}".format(*arrived, *self.sent[group]))
         return float(max(tally[2] for tally in tallies) - started)
 
     def dismiss(self) -> None:
@@ -342,7 +339,7 @@ def _answer(child: Connection) -> Any:
     with contextlib.suppress(EOFError, ConnectionResetError):
         if child.poll(ANSWER_PATIENCE):
             return child.recv()
-    raise Failed("a process ended early while the queue's own cost was measured")
+    raise JobFailed("a process ended early while the queue's own cost was measured")
 
 
 def give(parent: Connection, files: Any, groups: list[list[str]], workers: int) -> None:

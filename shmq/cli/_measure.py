@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 
 import shmq
+from shmq._errors import JobFailed
 from shmq.cli._processes import SPAWN, Children
 
-__all__ = ["FRAME", "ROWS", "Failed", "Measured", "Row", "measure"]
+__all__ = ["FRAME", "ROWS", "Measured", "Row", "measure"]
 
 ROUNDS = 5
 SLOTS = 1024
@@ -28,10 +29,6 @@ SMALL = [bytes([1 + number]) * 64 for number in range(BATCH)]
 FRAME = 1 << 20
 FRAME_SLOTS = 4
 PATIENCE = 60.0
-
-
-class Failed(Exception):
-    """What arrived is not what was sent, or nothing arrived."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +72,7 @@ class Measured:
 
 
 def measure() -> Iterator[Measured]:
-    """Yield the outcome of each of :data:`ROWS`. Raises :class:`Failed` if anything is lost or changed on the way."""
+    """Yield the outcome of each of :data:`ROWS`. Raises :class:`JobFailed` if anything is lost or changed on the way."""
     with shmq_lane() as ours, multiprocessing_lane() as theirs, Children() as children:
         lanes = (ours, theirs)
         pipe, end = SPAWN.Pipe()
@@ -97,7 +94,7 @@ def turn(pipe: Connection, lanes: tuple[Lane, Lane], number: int, row: Row) -> f
     given = give(lanes[number], count)
     total, ended = expect(pipe)
     if total != given.total:
-        raise Failed(f"{row.name}: the contents add up to {total}, not to {given.total}")
+        raise JobFailed(f"{row.name}: the contents add up to {total}, not to {given.total}")
     return (ended - started) / count if given.seconds is None else given.seconds
 
 
@@ -105,7 +102,7 @@ def expect(pipe: Connection) -> Any:
     with contextlib.suppress(EOFError, ConnectionResetError):
         if pipe.poll(PATIENCE):
             return pipe.recv()
-    raise Failed("the consuming process ended early")
+    raise JobFailed("the consuming process ended early")
 
 
 def consume(pipe: Connection, lanes: tuple[Lane, Lane]) -> None:
@@ -196,7 +193,7 @@ def ping(lane: Lane, count: int) -> Given:
         answer = get()
         laps.append(clock() - started)
         if answer != message:
-            raise Failed("round trip: another message came back")
+            raise JobFailed("round trip: another message came back")
     return Given(count, statistics.median(laps))
 
 

@@ -12,7 +12,7 @@ from contextlib import suppress
 import click
 
 import shmq
-from shmq.cli._measure import ROUNDS, ROWS, Failed, Measured, Row, measure
+from shmq.cli._measure import ROUNDS, ROWS, Measured, Row, measure
 from shmq.cli._processes import available_cpus, leaving_cleanly
 from shmq.cli._screen import console, duration, fail, ratio, show, size, table
 
@@ -36,7 +36,7 @@ def bench() -> None:
                 status.update(row.name)
                 measured = next(outcomes)
                 shown.add_row(row.name, *cells(row, measured), f"{measured.verified:,}")
-    except (Failed, shmq.ShmqError) as failed:
+    except shmq.ShmqError as failed:
         raise fail(failed) from failed
     show(screen, shown)
     screen.print(

@@ -21,7 +21,6 @@ from shmq.cli._job import (
     SLOT_SIZE,
     Cost,
     Crew,
-    Failed,
     File,
     Report,
     Transport,
@@ -80,7 +79,7 @@ def demo(folder: str | None, workers: int | None, compare: bool, kill: bool) -> 
     with leaving_cleanly():
         try:
             agreed = run(console(), folder or sysconfig.get_path("stdlib"), workers or available_cpus(), compare, kill)
-        except (Failed, shmq.ShmqError) as failed:
+        except shmq.ShmqError as failed:
             raise fail(failed) from failed
     raise SystemExit(0 if agreed else 1)
 

@@ -118,6 +118,5 @@ def test_more_dead_processes_than_ports_do_not_fill_the_table(make, children):
         holder.kill()
         holder.join()
         q.get(timeout=30)
-    with shmq.Queue.attach(q.name), pytest.raises(shmq.TooManyPorts, match="pid"):
-        with shmq.Queue.attach(q.name):
-            shmq.Queue.attach(q.name)
+    with shmq.Queue.attach(q.name), shmq.Queue.attach(q.name), pytest.raises(shmq.TooManyPorts, match="pid"):
+        shmq.Queue.attach(q.name)

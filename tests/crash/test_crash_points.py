@@ -1,0 +1,147 @@
+"""Death at every crash point of the engine, and after every store that it makes to shared memory; what the survivors find.
+
+The work is done by ``tests/native/crash_test.c``: a child takes a role and dies in it, then this process's side takes back
+what is lost, drains the queue, and compares with a ledger: nothing lost, nothing twice, nothing torn, every slot in exactly
+one cell, the leases of others untouched. Here stands what must have become of the role's own messages.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import shmq
+
+ENGINE = Path(shmq.get_include())
+NATIVE = Path(__file__).parents[1] / "native"
+WATCHDOG = 90
+
+# Role → crash point that it passes → what has become of its messages, for each hit at which it may die: "-" gone, else the
+# delivery count with which they are found. Of batches, what has become of one message after the other.
+PASSED: dict[str, dict[str, list[str]]] = {
+    "putter": {"exchange_intended": ["-"], "exchange_happened": ["1"], "exchange_recorded": ["1"]},
+    "batch_putter": {
+        "exchange_intended": ["- - -", "1 - -", "1 1 -"],
+        "exchange_happened": ["1 - -", "1 1 -", "1 1 1"],
+        "exchange_recorded": ["1 - -", "1 1 -", "1 1 1"],
+    },
+    "publisher": {"exchange_intended": ["-"], "exchange_happened": ["1"], "exchange_recorded": ["1"]},
+    "abandoner": {},
+    "getter": {"exchange_intended": ["1"], "exchange_happened": ["2"], "exchange_recorded": ["2"]},
+    "receiver": {"exchange_intended": ["1"], "exchange_happened": ["2"], "exchange_recorded": ["2"]},
+    "batch_receiver": {
+        "exchange_intended": ["1 1 1", "2 1 1", "2 2 1"],
+        "exchange_happened": ["2 1 1", "2 2 1", "2 2 2"],
+        "exchange_recorded": ["2 1 1", "2 2 1", "2 2 2"],
+    },
+    "acker": {"ack_begun": ["2"], "ack_done": ["-"]},
+    "looking_acker": {"ack_begun": ["2"], "ack_done": ["-"]},
+    "nacker": {"nack_counted": ["2"], "nack_orphaned": ["2"]},
+    "releaser": {"nack_counted": ["2"], "nack_orphaned": ["1"]},  # given back uncounted, unless death was quicker
+    "adopter": {"orphan_adopted": ["3"]},  # it had come back once before
+    "detacher": {"detach_cell": ["2", "1"]},  # the first cell is an empty one, the second holds the lease
+    "attacher": {"port_claimed": ["1"]},
+    "item_waiter": {"park_announced": [""]},
+    "space_waiter": {"park_announced": ["1"]},
+    # They take back a dead process's lease, loan and idle cells; it died in a get or a put of the second message.
+    "reaper_after_get": {
+        "reap_judged": ["2 2"],
+        "reap_settled": ["2 2"],
+        "reap_counted": ["2 2"] * 4,
+        "reap_cell": ["2 2"] * 4,
+        "reap_retired": ["2 2"],
+    },
+    "reaper_before_get": {
+        "reap_judged": ["2 1"],
+        "reap_settled": ["2 1"],
+        "reap_counted": ["2 1"] * 4,
+        "reap_cell": ["2 1"] * 4,
+        "reap_retired": ["2 1"],
+    },
+    "reaper_after_put": {
+        "reap_judged": ["2 1"],
+        "reap_settled": ["2 1"],
+        "reap_counted": ["2 1"] * 4,
+        "reap_cell": ["2 1"] * 4,
+        "reap_retired": ["2 1"],
+    },
+    "reaper_before_put": {
+        "reap_judged": ["2 -"],
+        "reap_settled": ["2 -"],
+        "reap_counted": ["2 -"] * 4,
+        "reap_cell": ["2 -"] * 4,
+        "reap_retired": ["2 -"],
+    },
+}
+REAPERS = [role for role in PASSED if role.startswith("reaper")]
+DEATHS = [
+    pytest.param(role, point, nth, outcome, id=f"{role}-{point}-{nth}")
+    for role, points in PASSED.items()
+    for point, outcomes in points.items()
+    for nth, outcome in enumerate(outcomes, 1)
+]
+
+
+@pytest.fixture(scope="session")
+def program(tmp_path_factory):
+    path = tmp_path_factory.mktemp("crash") / "crash_test"
+    engine = [ENGINE / f"{part}.c" for part in ("ring", "port", "wait", "owner", "reap")]
+    flags = ["-std=c11", "-O2", "-g", "-Wall", "-Wextra", "-Werror", "-D_GNU_SOURCE=", "-DSHMQ_CRASH_POINTS"]
+    command = ["cc", *flags, "-include", NATIVE / "every_store.h", f"-I{ENGINE}", NATIVE / "crash_test.c", *engine]
+    built = subprocess.run([*command, "-o", path, "-lrt", "-lpthread"], capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    return path
+
+
+def run(program, *arguments):
+    done = subprocess.run([program, *map(str, arguments)], capture_output=True, text=True, timeout=WATCHDOG)
+    assert done.returncode == 0, f"status {done.returncode}\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def deaths_in(output):
+    return int(output.split()[0])
+
+
+def test_every_crash_point_of_the_engine_has_a_role_that_passes_it():
+    marked = {
+        name for source in ENGINE.glob("*.c") for name in re.findall(r"^\s*SHMQ_CRASH_POINT\((\w+)\)", source.read_text(), re.M)
+    }
+    assert marked == {point for points in PASSED.values() for point in points}
+
+
+@pytest.mark.parametrize("role", PASSED)
+def test_the_table_knows_every_crash_point_that_a_role_passes(program, role):
+    passed = {name: int(hits) for name, hits in (line.split() for line in run(program, "passes", role).splitlines())}
+    assert passed == {point: len(outcomes) for point, outcomes in PASSED[role].items()}
+
+
+@pytest.mark.parametrize(("role", "point", "nth", "outcome"), DEATHS)
+def test_a_death_at_a_crash_point_leaves_what_the_table_says(program, role, point, nth, outcome):
+    found = [line.split() for line in run(program, "kill", role, point, nth).splitlines()]
+    assert found, "in no queue did the role come so far"
+    wanted = [count.replace("-", "0") for count in outcome.split()]
+    for slots, *messages in found:
+        assert messages == wanted[: len(messages)], f"queue of {slots} slots"
+
+
+@pytest.mark.parametrize("role", [*PASSED, "dead_getter", "dead_putter"])
+def test_a_death_after_any_store_loses_nothing(program, role):
+    assert deaths_in(run(program, "sweep", role)) > 0
+
+
+@pytest.mark.parametrize("role", REAPERS)
+def test_a_reaper_that_dies_while_it_takes_back_a_dead_reaper_loses_nothing(program, role):
+    assert deaths_in(run(program, "pairs", role)) > 100
+
+
+@pytest.mark.parametrize("putters", range(8))
+def test_three_that_die_in_the_middle_of_their_calls_are_told_apart(program, putters):
+    assert deaths_in(run(program, "crowd", putters)) > 100
+
+
+def test_a_sleeper_that_is_killed_takes_no_message_and_no_wake_up_with_it(program):
+    run(program, "asleep")

@@ -1,0 +1,1196 @@
+/* The engine alone: threads as ports of one segment in plain memory. No test, no waiting on semaphores but where it says so.
+ *
+ *     engine_test flow MODE PRODUCERS CONSUMERS SLOTS SLOT_SIZE COUNT START
+ *         COUNT messages from each producer; MODE: single, batch, lease, churn; START: fresh, or edge (laps and generations
+ *         about to wrap around)
+ *     engine_test park PRODUCERS CONSUMERS SLOTS COUNT      the same, asleep on semaphores whenever there is nothing to do
+ *     engine_test settle ROUNDS                             ack and nack of one lease at the same moment
+ *     engine_test hostile SEED ROUNDS                       random words wherever the format has words
+ *     engine_test scribble SEED MILLISECONDS                the same while threads work
+ *     engine_test NAME                                      one of the tests of a single thread: `singles` */
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "owner.h"
+#include "reap.h"
+#include "ring.h"
+#include "wait.h"
+
+enum { WATCHDOG = 100 };
+
+static char context[256];
+
+#define CHECK(condition, ...) \
+    do { \
+        if (!(condition)) { \
+            fprintf(stderr, "%s:%d: %s: not %s: ", __FILE__, __LINE__, context, #condition); \
+            fprintf(stderr, __VA_ARGS__); \
+            fputc('\n', stderr); \
+            exit(1); \
+        } \
+    } while (0)
+
+static void barked(int signal_) {
+    (void)signal_;
+    static const char words[] = "hangs: ";
+    if (write(2, words, sizeof words - 1) < 0 || write(2, context, strlen(context)) < 0) _exit(4);
+    _exit(3);
+}
+
+/* -- a segment in plain memory ------------------------------------------------------------------------------------------ */
+
+struct arena {
+    struct shmq_geometry g;
+    unsigned char *base;
+};
+
+static struct arena arena_make(uint64_t slots, uint64_t slot_size, uint64_t in_flight, uint64_t ports) {
+    struct arena a;
+    uint64_t reserved = slot_size >= SHMQ_PAGE ? SHMQ_RESERVED_WHERE_PAGED : ports;
+    CHECK(shmq_geometry(slots, slot_size, reserved + in_flight, ports, &a.g), "geometry");
+    void *memory;
+    CHECK(posix_memalign(&memory, SHMQ_PAGE, a.g.segment_bytes) == 0, "memory"); /* exact: what is behind it is poisoned */
+    memset(memory, 0, a.g.segment_bytes);
+    a.base = memory;
+    static const uint8_t boot[16];
+    uint64_t nonce;
+    CHECK(shmq_owner_self() != 0 && shmq_owner_random(&nonce, sizeof nonce), "identity");
+    shmq_segment_format(a.base, &a.g, nonce, 0, "", boot, shmq_owner_self(), shmq_owner_lock_inode());
+    shmq_segment_ready(a.base);
+    return a;
+}
+
+static void attach(const struct arena *a, struct shmq_port *port) {
+    CHECK(shmq_port_attach(port, a->base, &a->g, shmq_owner_self()) == SHMQ_OK, "no port");
+}
+
+/* Another lap and another generation than those of a fresh segment. */
+static void start_at(const struct arena *a, uint64_t lap, uint64_t generation) {
+    struct shmq_header *header = (struct shmq_header *)a->base;
+    shmq_word *ring = (shmq_word *)(a->base + a->g.ring_offset);
+    struct shmq_cell *cells = (struct shmq_cell *)(a->base + a->g.cells_offset);
+    header->write_seq = header->read_seq = shmq_seq_word(lap, 0);
+    for (uint32_t i = 0; i < a->g.slots; i++) ring[i] = shmq_ring_word(lap & SHMQ_LAP_MASK, SHMQ_EMPTY, i);
+    for (uint32_t i = 0; i < a->g.cells; i++)
+        cells[i].word = shmq_cell_word(generation, SHMQ_SPARE, SHMQ_NO_PORT, a->g.slots + i);
+}
+
+/* Nobody is attached, nothing is there: every slot in one cell, every cell free. */
+static void check_quiet(const struct arena *a) {
+    const shmq_word *ring = (const shmq_word *)(a->base + a->g.ring_offset);
+    const struct shmq_cell *cells = (const struct shmq_cell *)(a->base + a->g.cells_offset);
+    unsigned char *named = calloc(a->g.total_slots, 1);
+    CHECK(named, "memory");
+    for (uint32_t i = 0; i < a->g.slots; i++) {
+        uint64_t word = shmq_load_acquire(&ring[i]);
+        CHECK(shmq_word_slot(word) < a->g.total_slots && !named[shmq_word_slot(word)]++, "ring cell %u names a slot twice", i);
+        CHECK(shmq_ring_state(word) == SHMQ_EMPTY, "ring cell %u is not empty", i);
+    }
+    for (uint32_t i = 0; i < a->g.cells; i++) {
+        uint64_t word = shmq_load_acquire(&cells[i].word);
+        CHECK(shmq_word_slot(word) < a->g.total_slots && !named[shmq_word_slot(word)]++, "in-flight cell %u names a slot twice", i);
+        CHECK(shmq_cell_state(word) <= SHMQ_WARM && shmq_cell_owner(word) == SHMQ_NO_PORT, "cell %u: %#lx", i, (unsigned long)word);
+    }
+    free(named);
+}
+
+/* -- messages ------------------------------------------------------------------------------------------------------------ */
+
+struct head { uint32_t producer, number; uint64_t sum; };
+
+static uint64_t sum_of(const unsigned char *bytes, uint64_t nbytes) {
+    uint64_t sum = nbytes;
+    for (uint64_t i = 0; i < nbytes; i++) sum = sum * 31 + bytes[i];
+    return sum;
+}
+
+enum { LONGEST = 5000 };
+
+static uint64_t length_of(const struct shmq_port *port, uint32_t producer, uint32_t number) {
+    uint64_t room = port->geometry.slot_size - sizeof(struct head);
+    if (room > LONGEST) room = LONGEST;
+    return sizeof(struct head) + (number * 2654435761u + producer) % (room + 1);
+}
+
+/* Returns the checksum. By memcpy from and to private memory: what ThreadSanitizer sees is one access of the whole payload. */
+static uint64_t write_message(struct shmq_port *port, uint32_t slot_index, uint32_t producer, uint32_t number) {
+    unsigned char bytes[sizeof(struct head) + LONGEST];
+    struct head head = {producer, number, 0};
+    uint64_t nbytes = length_of(port, producer, number);
+    memset(bytes + sizeof head, (int)(number * 7 + producer), nbytes - sizeof head);
+    head.sum = sum_of(bytes + sizeof head, nbytes - sizeof head) ^ ((uint64_t)producer << 32 | number);
+    memcpy(bytes, &head, sizeof head);
+    struct shmq_slot *slot = shmq_slot_at(port, slot_index);
+    slot->nbytes = nbytes;
+    slot->kind = SHMQ_BYTES;
+    slot->described = 0;
+    memcpy(shmq_payload_at(port, slot_index), bytes, nbytes);
+    shmq_slot_stamp(port, slot);
+    return head.sum;
+}
+
+static struct head read_message(struct shmq_port *port, uint32_t slot_index) {
+    unsigned char bytes[sizeof(struct head) + LONGEST];
+    struct head head;
+    uint64_t nbytes = shmq_slot_at(port, slot_index)->nbytes;
+    CHECK(nbytes >= sizeof head && nbytes <= sizeof bytes && nbytes <= port->geometry.slot_size, "length %lu", (unsigned long)nbytes);
+    memcpy(bytes, shmq_payload_at(port, slot_index), nbytes);
+    memcpy(&head, bytes, sizeof head);
+    CHECK(nbytes == length_of(port, head.producer, head.number), "length of message %u of %u", head.number, head.producer);
+    uint64_t sum = sum_of(bytes + sizeof head, nbytes - sizeof head) ^ ((uint64_t)head.producer << 32 | head.number);
+    CHECK(sum == head.sum, "message %u of producer %u is torn", head.number, head.producer);
+    return head;
+}
+
+static uint32_t slot_of(const struct shmq_port *port, uint32_t cell) { return shmq_word_slot(shmq_cell_load(port, cell)); }
+
+static uint32_t failures_of(const struct shmq_port *port, uint32_t cell) {
+    return shmq_deliveries_failed(shmq_load_relaxed(&shmq_slot_at(port, slot_of(port, cell))->deliveries));
+}
+
+static uint32_t random_below(uint64_t *state, uint32_t bound) { /* xorshift64* */
+    *state ^= *state >> 12, *state ^= *state << 25, *state ^= *state >> 27;
+    return (uint32_t)((*state * UINT64_C(2685821657736338717)) >> 33) % bound;
+}
+
+/* -- flow ---------------------------------------------------------------------------------------------------------------- */
+
+enum mode { SINGLE, BATCH, LEASE, CHURN, PARK };
+enum { THREADS = 8, IN_HAND = 3, TOGETHER = 7 };
+
+static struct {
+    struct arena a;
+    enum mode mode;
+    uint32_t producers, consumers, count;
+    sem_t semaphores[2];
+    _Atomic uint64_t sent, received;          /* sums of the checksums */
+    _Atomic uint32_t done;                    /* messages that were consumed for good */
+    _Atomic unsigned char *times;             /* per message: how often it was consumed */
+    _Atomic unsigned char *failures;          /* per message: nacks */
+} flow;
+
+static void flow_attach(struct shmq_port *port) {
+    attach(&flow.a, port);
+    if (flow.mode == PARK)
+        for (int side = 0; side < 2; side++) port->semaphores[side] = &flow.semaphores[side];
+}
+
+static void give_way(struct shmq_port *port, enum shmq_side side, struct shmq_patience *patience) {
+    if (flow.mode != PARK) {
+        sched_yield();
+        return;
+    }
+    /* Consumers that sleep when the last message is gone are woken by time: nobody tells them. */
+    shmq_status status = shmq_wait(port, side, shmq_now_ns() + 100000000u, patience);
+    CHECK(status == SHMQ_OK || status == SHMQ_TIMED_OUT, "wait: %d", status);
+}
+
+static uint32_t take_cell(struct shmq_port *port, enum shmq_purpose purpose, bool for_long) {
+    uint32_t cell;
+    shmq_status status;
+    while ((status = for_long ? shmq_cell_take_for_long(port, purpose, &cell) : shmq_cell_take(port, purpose, &cell)) != SHMQ_OK) {
+        CHECK(status == SHMQ_NO_CELLS, "take: %d", status);
+        sched_yield();
+    }
+    return cell;
+}
+
+struct batch { uint32_t producer, next, filled, end; uint64_t sum; };
+
+static bool fill_batch(void *batch_, struct shmq_port *port, uint32_t slot) {
+    struct batch *batch = batch_;
+    if (batch->next + batch->filled == batch->end) return false;
+    batch->sum = write_message(port, slot, batch->producer, batch->next + batch->filled++);
+    return true;
+}
+
+static void *produce(void *index) {
+    struct shmq_port port;
+    uint32_t producer = (uint32_t)(uintptr_t)index;
+    uint64_t sent = 0;
+    flow_attach(&port);
+    for (uint32_t number = 0; number < flow.count;) {
+        bool loan = flow.mode >= LEASE && flow.mode != PARK && number % 3 == 0;
+        uint32_t cell = take_cell(&port, SHMQ_TO_WRITE, loan);
+        struct shmq_patience patience = {0};
+        shmq_status status;
+        if (flow.mode == BATCH) {
+            struct batch batch = {.producer = producer, .next = number, .end = number + TOGETHER};
+            if (batch.end > flow.count) batch.end = flow.count;
+            uint32_t done = shmq_ring_put_many(&port, cell, fill_batch, &batch, &status);
+            CHECK(done <= batch.filled && (status == SHMQ_OK ? done == batch.filled : status == SHMQ_WOULD_BLOCK), "put_many: %d", status);
+            number += done;
+            shmq_cell_return(&port, cell, status != SHMQ_OK);
+            if (status != SHMQ_OK) give_way(&port, SHMQ_SPACE, &patience);
+            continue;
+        }
+        if (loan) shmq_cell_become(&port, cell, SHMQ_LOANED);
+        sent += write_message(&port, slot_of(&port, cell), producer, number);
+        if (loan && number % 2) { /* changed its mind: the next one takes the slot */
+            sent -= write_message(&port, slot_of(&port, cell), producer, number);
+            shmq_cell_return(&port, cell, true);
+            cell = take_cell(&port, SHMQ_TO_WRITE, false);
+            sent += write_message(&port, slot_of(&port, cell), producer, number);
+        }
+        while ((status = shmq_ring_put(&port, cell)) != SHMQ_OK) {
+            CHECK(status == SHMQ_WOULD_BLOCK, "put: %d", status);
+            give_way(&port, SHMQ_SPACE, &patience);
+        }
+        if (flow.mode == PARK) shmq_wake_after(&port, SHMQ_ITEMS);
+        shmq_cell_return(&port, cell, false);
+        number++;
+    }
+    if (flow.mode == BATCH)
+        for (uint32_t number = 0; number < flow.count; number++) { /* the sums again: a batch may have filled some twice */
+            unsigned char bytes[sizeof(struct head) + LONGEST];
+            uint64_t nbytes = length_of(&port, producer, number) - sizeof(struct head);
+            memset(bytes, (int)(number * 7 + producer), nbytes);
+            sent += sum_of(bytes, nbytes) ^ ((uint64_t)producer << 32 | number);
+        }
+    flow.sent += sent;
+    shmq_port_detach(&port);
+    return NULL;
+}
+
+static bool all_done(void) { return flow.done == flow.producers * flow.count; }
+
+static void consumed(struct head head) {
+    CHECK(head.producer < flow.producers && head.number < flow.count, "never sent");
+    CHECK(flow.times[head.producer * flow.count + head.number]++ == 0, "message %u of %u came twice", head.number, head.producer);
+    flow.received += head.sum;
+    flow.done++;
+}
+
+static void *consume_in_order(void *unused) {
+    (void)unused;
+    struct shmq_port port;
+    int64_t last[THREADS];
+    for (int i = 0; i < THREADS; i++) last[i] = -1;
+    flow_attach(&port);
+    struct shmq_patience patience = {0};
+    while (!all_done()) {
+        uint32_t cells[TOGETHER], wanted = flow.mode == BATCH ? TOGETHER : 1, done;
+        shmq_status status;
+        cells[0] = take_cell(&port, SHMQ_TO_GIVE, false);
+        for (uint32_t i = 1; i < wanted; i++)
+            if (shmq_cell_take_for_long(&port, SHMQ_TO_GIVE, &cells[i]) != SHMQ_OK) wanted = i;
+        done = shmq_ring_get_many(&port, cells, wanted, &status);
+        CHECK(done ? status == SHMQ_OK : status == SHMQ_WOULD_BLOCK, "get: %d", status);
+        for (uint32_t i = 0; i < done; i++) {
+            struct head head = read_message(&port, slot_of(&port, cells[i]));
+            CHECK(failures_of(&port, cells[i]) == 0, "a failure that nobody has had");
+            CHECK((int64_t)head.number > last[head.producer], "producer %u: %u after %ld", head.producer, head.number, (long)last[head.producer]);
+            last[head.producer] = head.number;
+            consumed(head);
+        }
+        for (uint32_t i = 0; i < wanted; i++) shmq_cell_return(&port, cells[i], i < done);
+        if (flow.mode == PARK) {
+            if (done) shmq_wake_after(&port, SHMQ_SPACE);
+            if (done && port.caught_up) shmq_wait_linger(&port);
+        }
+        if (done) patience = (struct shmq_patience){0};
+        else give_way(&port, SHMQ_ITEMS, &patience);
+    }
+    shmq_port_detach(&port);
+    return NULL;
+}
+
+struct lease { uint32_t cell; uint64_t word; };
+
+static void settle_one(struct shmq_port *port, struct lease lease, uint64_t *random) {
+    struct head head = read_message(port, shmq_word_slot(lease.word));
+    uint32_t chance = random_below(random, 100);
+    _Atomic unsigned char *failures = &flow.failures[head.producer * flow.count + head.number];
+    if (chance < 15 && *failures < 200) {
+        (*failures)++;
+        CHECK(shmq_lease_give_back(port, lease.cell, lease.word, true) == SHMQ_OK, "nack");
+        return;
+    }
+    if (chance < 25) {
+        CHECK(shmq_lease_give_back(port, lease.cell, lease.word, false) == SHMQ_OK, "release");
+        return;
+    }
+    bool looking = chance < 50;
+    CHECK(shmq_lease_ack(port, lease.cell, lease.word, looking) == SHMQ_OK, "ack");
+    if (looking) CHECK(read_message(port, slot_of(port, lease.cell)).number == head.number, "a slot changed while it was held");
+    CHECK(shmq_lease_ack(port, lease.cell, lease.word, false) == SHMQ_LOST, "acked twice");
+    CHECK(shmq_lease_give_back(port, lease.cell, lease.word, true) == SHMQ_LOST, "nacked after ack");
+    shmq_cell_return(port, lease.cell, true);
+    consumed(head);
+}
+
+static void *consume_leased(void *index) {
+    struct shmq_port port;
+    struct lease held[IN_HAND];
+    uint32_t in_hand = 0;
+    uint64_t random = 88172645463325252u + (uintptr_t)index * 7919;
+    flow_attach(&port);
+    for (uint32_t turn = 1; !all_done(); turn++) {
+        uint32_t cell;
+        bool got = shmq_orphan_adopt(&port, &cell) == SHMQ_OK;
+        if (!got && shmq_cell_take_for_long(&port, SHMQ_TO_GIVE, &cell) == SHMQ_OK) {
+            shmq_status status = shmq_ring_get(&port, cell);
+            CHECK(status == SHMQ_OK || status == SHMQ_WOULD_BLOCK, "get: %d", status);
+            got = status == SHMQ_OK;
+            if (!got) shmq_cell_release(&port, cell, false);
+        }
+        if (got) {
+            struct head head = read_message(&port, slot_of(&port, cell));
+            CHECK(failures_of(&port, cell) == flow.failures[head.producer * flow.count + head.number], "failures: %u", failures_of(&port, cell));
+            held[in_hand++] = (struct lease){cell, shmq_cell_load(&port, cell)};
+        }
+        if (flow.mode == CHURN && turn % 64 == 0) { /* what it holds goes back */
+            shmq_port_detach(&port);
+            flow_attach(&port);
+            in_hand = 0;
+        }
+        if (in_hand == IN_HAND || (in_hand && !got)) {
+            struct lease oldest = held[0];
+            in_hand--;
+            memmove(held, held + 1, in_hand * sizeof *held);
+            settle_one(&port, oldest, &random);
+        } else if (!got) sched_yield();
+    }
+    CHECK(in_hand == 0, "something in hand, and all is done");
+    shmq_port_detach(&port);
+    return NULL;
+}
+
+static void run_flow(enum mode mode, uint32_t producers, uint32_t consumers, uint64_t slots, uint64_t slot_size, uint32_t count, bool edge) {
+    CHECK(producers <= THREADS && consumers <= THREADS, "too many threads");
+    flow.a = arena_make(slots, slot_size, 2 + producers + consumers * IN_HAND, producers + consumers);
+    flow.mode = mode;
+    flow.producers = producers;
+    flow.consumers = consumers;
+    flow.count = count;
+    flow.times = calloc((size_t)producers * count, 1);
+    flow.failures = calloc((size_t)producers * count, 1);
+    CHECK(flow.times && flow.failures, "memory");
+    for (int side = 0; side < 2; side++) sem_init(&flow.semaphores[side], 0, 0);
+    if (edge) start_at(&flow.a, SHMQ_LAP_MASK - 1, (UINT64_C(1) << 27) - 3);
+    pthread_t threads[2 * THREADS];
+    void *(*consume)(void *) = mode == LEASE || mode == CHURN ? consume_leased : consume_in_order;
+    for (uint32_t i = 0; i < producers + consumers; i++)
+        CHECK(pthread_create(&threads[i], NULL, i < producers ? produce : consume, (void *)(uintptr_t)i) == 0, "thread");
+    for (uint32_t i = 0; i < producers + consumers; i++) pthread_join(threads[i], NULL);
+    CHECK(flow.sent == flow.received, "checksum of all");
+    for (uint32_t i = 0; i < producers * count; i++) CHECK(flow.times[i] == 1, "message %u was lost", i);
+    check_quiet(&flow.a);
+    struct shmq_header *header = (struct shmq_header *)flow.a.base;
+    CHECK(header->items_waiters == 0 && header->space_waiters == 0, "%u and %u wait", header->items_waiters, header->space_waiters);
+    struct shmq_port port;
+    attach(&flow.a, &port);
+    CHECK(shmq_ring_length(&port) == 0 && shmq_ring_estimate(&port) == 0, "length %u", shmq_ring_length(&port));
+    if (edge) CHECK(shmq_seq_lap(header->write_seq) < SHMQ_LAP_MASK / 2, "the laps have not come round");
+    shmq_port_detach(&port);
+    free((void *)flow.times), free((void *)flow.failures), free(flow.a.base);
+}
+
+/* -- settle: two ends of one lease at the same moment ---------------------------------------------------------------------- */
+
+static struct {
+    struct arena a;
+    pthread_barrier_t barrier;
+    uint32_t cell, rounds;
+    uint64_t word;
+    shmq_status given_back;
+} settling;
+
+static void *give_back_too(void *unused) {
+    (void)unused;
+    struct shmq_port port;
+    attach(&settling.a, &port);
+    for (uint32_t i = 0; i < settling.rounds; i++) {
+        pthread_barrier_wait(&settling.barrier);
+        settling.given_back = shmq_lease_give_back(&port, settling.cell, settling.word, true);
+        pthread_barrier_wait(&settling.barrier);
+    }
+    shmq_port_detach(&port);
+    return NULL;
+}
+
+static void settle(uint32_t rounds) {
+    struct shmq_port port;
+    pthread_t other;
+    settling.a = arena_make(4, 64, 4, 2);
+    settling.rounds = rounds;
+    pthread_barrier_init(&settling.barrier, NULL, 2);
+    attach(&settling.a, &port);
+    CHECK(pthread_create(&other, NULL, give_back_too, NULL) == 0, "thread");
+    for (uint32_t i = 0; i < rounds; i++) {
+        uint32_t cell = take_cell(&port, SHMQ_TO_WRITE, false);
+        write_message(&port, slot_of(&port, cell), 0, i);
+        CHECK(shmq_ring_put(&port, cell) == SHMQ_OK, "put");
+        shmq_cell_return(&port, cell, false);
+        cell = take_cell(&port, SHMQ_TO_GIVE, true);
+        CHECK(shmq_ring_get(&port, cell) == SHMQ_OK, "get");
+        settling.cell = cell;
+        settling.word = shmq_cell_load(&port, cell);
+        pthread_barrier_wait(&settling.barrier);
+        shmq_status acked = shmq_lease_ack(&port, cell, settling.word, false);
+        pthread_barrier_wait(&settling.barrier);
+        CHECK((acked == SHMQ_OK) != (settling.given_back == SHMQ_OK), "ack %d, nack %d", acked, settling.given_back);
+        CHECK(acked == SHMQ_OK || acked == SHMQ_LOST, "ack %d", acked);
+        CHECK(settling.given_back == SHMQ_OK || settling.given_back == SHMQ_LOST, "nack %d", settling.given_back);
+        if (acked == SHMQ_OK) {
+            shmq_cell_return(&port, cell, true);
+            CHECK(shmq_orphan_adopt(&port, &cell) == SHMQ_WOULD_BLOCK, "acked, and here again");
+            continue;
+        }
+        CHECK(shmq_orphan_adopt(&port, &cell) == SHMQ_OK && failures_of(&port, cell) == 1, "nacked, and not here again");
+        CHECK(read_message(&port, slot_of(&port, cell)).number == i, "another message");
+        CHECK(shmq_lease_ack(&port, cell, shmq_cell_load(&port, cell), false) == SHMQ_OK, "ack");
+        shmq_cell_return(&port, cell, true);
+    }
+    pthread_join(other, NULL);
+    shmq_port_detach(&port);
+    check_quiet(&settling.a);
+    free(settling.a.base);
+}
+
+/* -- single-threaded ------------------------------------------------------------------------------------------------------- */
+
+static shmq_status put(struct shmq_port *port, uint32_t number) {
+    uint32_t cell = take_cell(port, SHMQ_TO_WRITE, false);
+    write_message(port, slot_of(port, cell), 0, number);
+    shmq_status status = shmq_ring_put(port, cell);
+    shmq_cell_return(port, cell, status != SHMQ_OK);
+    return status;
+}
+
+static shmq_status get(struct shmq_port *port, uint32_t *number) {
+    uint32_t cell = take_cell(port, SHMQ_TO_GIVE, false);
+    shmq_status status = shmq_ring_get(port, cell);
+    if (status == SHMQ_OK) *number = read_message(port, slot_of(port, cell)).number;
+    shmq_cell_return(port, cell, true);
+    return status;
+}
+
+/* Lease the oldest message of the ring. */
+static uint32_t lease(struct shmq_port *port) {
+    uint32_t cell = take_cell(port, SHMQ_TO_GIVE, true);
+    CHECK(shmq_ring_get(port, cell) == SHMQ_OK, "nothing to lease");
+    return cell;
+}
+
+static void ack(struct shmq_port *port, uint32_t cell) {
+    CHECK(shmq_lease_ack(port, cell, shmq_cell_load(port, cell), false) == SHMQ_OK, "ack");
+    shmq_cell_return(port, cell, true);
+}
+
+static void end(struct arena *a, struct shmq_port *port) {
+    shmq_port_detach(port);
+    check_quiet(a);
+    free(a->base);
+}
+
+/* Every capacity holds exactly so many, in order, from any position and lap; length, estimate, peek and looks agree. */
+static void capacities(void) {
+    for (uint32_t slots = 1; slots <= 9; slots++)
+        for (uint32_t offset = 0; offset < 2 * slots + 1; offset++) {
+            snprintf(context, sizeof context, "capacity %u after %u messages", slots, offset);
+            struct arena a = arena_make(slots, 64, 2, 1);
+            struct shmq_port port;
+            uint32_t number = 0, sent = 0, next = 0;
+            start_at(&a, SHMQ_LAP_MASK, 5); /* the next lap is 0 */
+            attach(&a, &port);
+            for (; sent < offset; sent++, next++) CHECK(put(&port, sent) == SHMQ_OK && get(&port, &number) == SHMQ_OK && number == next, "%u", number);
+            CHECK(get(&port, &number) == SHMQ_WOULD_BLOCK && !shmq_ring_has_item(&port), "not empty");
+            for (uint32_t n = 0; n < slots; n++) {
+                CHECK(shmq_ring_length(&port) == n && shmq_ring_estimate(&port) == n && shmq_ring_has_space(&port), "length %u", n);
+                CHECK(put(&port, sent++) == SHMQ_OK && shmq_ring_has_item(&port), "no room for %u", n);
+                CHECK(shmq_ring_has_items(&port, n) && !shmq_ring_has_items(&port, n + 1), "items %u", n);
+                CHECK(n + 1 == slots || (shmq_ring_has_spaces(&port, slots - n - 2) && !shmq_ring_has_spaces(&port, slots - n - 1)), "spaces %u", n);
+            }
+            CHECK(put(&port, sent) == SHMQ_WOULD_BLOCK && !shmq_ring_has_space(&port), "more than the capacity");
+            CHECK(shmq_ring_length(&port) == slots && shmq_ring_estimate(&port) == slots, "length");
+            for (uint32_t n = 0; n <= slots; n++) {
+                struct shmq_slot slot;
+                struct head head;
+                bool moved;
+                bool there = shmq_ring_peek(&port, n, &slot, &head, sizeof head, &moved);
+                CHECK(!moved && there == (n < slots) && (!there || head.number == next + n), "peek at %u", n);
+            }
+            while (next < sent) CHECK(get(&port, &number) == SHMQ_OK && number == next++, "%u", number);
+            CHECK(get(&port, &number) == SHMQ_WOULD_BLOCK && shmq_ring_length(&port) == 0, "not empty again");
+            end(&a, &port);
+        }
+}
+
+/* Sequences that lag behind, by as much as a batch may leave them, are helped forward by whoever comes. */
+static void lagging(void) {
+    for (uint32_t slots = 1; slots <= 5; slots++)
+        for (uint32_t behind = 0; behind <= slots; behind++)
+            for (int which = 0; which < 3; which++) {
+                snprintf(context, sizeof context, "%u slots, sequences %u behind, %d", slots, behind, which);
+                struct arena a = arena_make(slots, 64, 2, 1);
+                struct shmq_header *header = (struct shmq_header *)a.base;
+                struct shmq_port port;
+                uint32_t number;
+                attach(&a, &port);
+                uint64_t at = header->write_seq;
+                for (uint32_t i = 0; i < behind; i++) CHECK(put(&port, i) == SHMQ_OK, "put");
+                header->write_seq = which == 1 ? header->write_seq : at;
+                uint32_t taken = which == 0 ? 0 : behind;
+                for (uint32_t i = 0; i < taken; i++) CHECK(get(&port, &number) == SHMQ_OK && number == i, "get %u", i);
+                if (which) header->read_seq = at;
+                if (which == 2) header->write_seq = at; /* the messages have come and gone, and nobody has moved anything */
+                CHECK(shmq_ring_length(&port) == behind - taken, "length %u", shmq_ring_length(&port));
+                for (uint32_t i = behind - taken; i < slots; i++) CHECK(put(&port, taken + i) == SHMQ_OK, "room for %u", i);
+                CHECK(put(&port, 99) == SHMQ_WOULD_BLOCK, "not full");
+                for (uint32_t i = 0; i < slots; i++) CHECK(get(&port, &number) == SHMQ_OK && number == taken + i, "%u", number);
+                CHECK(get(&port, &number) == SHMQ_WOULD_BLOCK, "not empty");
+                end(&a, &port);
+            }
+}
+
+/* A nack counts once whatever generation its lease has, that of the wrap-around included, in every cell. */
+static void generations(void) {
+    enum { SPAN = 8 };
+    for (uint64_t start = (UINT64_C(1) << 27) - SPAN; start < (UINT64_C(1) << 27) + 2; start++)
+        for (int kept = 0; kept < 2; kept++) {
+            snprintf(context, sizeof context, "generation %#lx, %s cell", (unsigned long)start, kept ? "reserved" : "other");
+            struct arena a = arena_make(2, 64, 1, 1);
+            struct shmq_port port;
+            start_at(&a, 0, start);
+            attach(&a, &port);
+            CHECK(put(&port, 1) == SHMQ_OK, "put");
+            uint32_t cell = take_cell(&port, SHMQ_TO_GIVE, !kept);
+            CHECK(shmq_ring_get(&port, cell) == SHMQ_OK, "get");
+            for (uint32_t failures = 0; failures < 2 * SPAN; failures++) {
+                CHECK(failures_of(&port, cell) == failures, "%u failures, not %u", failures_of(&port, cell), failures);
+                uint64_t leased = shmq_cell_load(&port, cell);
+                CHECK(shmq_lease_give_back(&port, cell, leased, true) == SHMQ_OK, "nack");
+                CHECK(shmq_lease_ack(&port, cell, leased, false) == SHMQ_LOST, "acked after a nack");
+                CHECK(shmq_orphan_adopt(&port, &cell) == SHMQ_OK, "no orphan");
+                CHECK(shmq_lease_ack(&port, cell, leased, false) == SHMQ_LOST, "acked another's lease");
+            }
+            ack(&port, cell);
+            end(&a, &port);
+        }
+}
+
+/* A delivery that fails is counted once however often the same failure is told, and up to the limit of the counter. */
+static void failures(void) {
+    struct arena a = arena_make(2, 64, 2, 1);
+    struct shmq_port port;
+    attach(&a, &port);
+    CHECK(put(&port, 1) == SHMQ_OK, "put");
+    uint32_t cell = lease(&port);
+    uint64_t word = shmq_cell_load(&port, cell);
+    for (int i = 0; i < 3; i++) shmq_delivery_failed(&port, word, cell);
+    CHECK(failures_of(&port, cell) == 1, "%u", failures_of(&port, cell));
+    shmq_word *deliveries = &shmq_slot_at(&port, shmq_word_slot(word))->deliveries;
+    shmq_store_relaxed(deliveries, (shmq_load_relaxed(deliveries) & ~UINT64_C(0xffff)) | 0xfffe);
+    for (uint32_t i = 0; i < 3; i++) { /* the first of these was counted before */
+        CHECK(shmq_lease_give_back(&port, cell, shmq_cell_load(&port, cell), true) == SHMQ_OK, "nack");
+        CHECK(shmq_orphan_adopt(&port, &cell) == SHMQ_OK, "no orphan");
+        CHECK(failures_of(&port, cell) == (i == 0 ? 0xfffe : 0xffff), "nack %u: %u failures", i, failures_of(&port, cell));
+    }
+    ack(&port, cell);
+    CHECK(put(&port, 2) == SHMQ_OK, "put");
+    cell = lease(&port);
+    CHECK(failures_of(&port, cell) == 0, "a new message inherits failures");
+    ack(&port, cell);
+    end(&a, &port);
+}
+
+/* What came back comes before what waits in the ring, to whoever asks, and only where something did come back. */
+static void orphans(void) {
+    struct arena a = arena_make(4, 64, 4, 3);
+    struct shmq_port port, other, late;
+    uint32_t cell, number;
+    attach(&a, &port);
+    attach(&a, &other);
+    for (uint32_t i = 0; i < 3; i++) CHECK(put(&port, i) == SHMQ_OK, "put");
+    CHECK(shmq_orphan_adopt(&port, &cell) == SHMQ_WOULD_BLOCK, "an orphan of nobody");
+    uint32_t first = lease(&port), second = lease(&port);
+    CHECK(shmq_lease_give_back(&port, first, shmq_cell_load(&port, first), true) == SHMQ_OK, "nack");
+    CHECK(shmq_orphan_adopt(&other, &cell) == SHMQ_OK && read_message(&other, slot_of(&other, cell)).number == 0, "not adopted");
+    CHECK(shmq_orphan_adopt(&port, &first) == SHMQ_WOULD_BLOCK, "adopted twice");
+    CHECK(shmq_lease_give_back(&other, cell, shmq_cell_load(&other, cell), false) == SHMQ_OK, "release");
+    CHECK(shmq_lease_give_back(&port, second, shmq_cell_load(&port, second), false) == SHMQ_OK, "release");
+    attach(&a, &late); /* and to one who was not there when it came back */
+    for (int i = 0; i < 2; i++) {
+        CHECK(shmq_orphan_adopt(&late, &cell) == SHMQ_OK, "not seen by a late one");
+        struct head head = read_message(&late, slot_of(&late, cell));
+        CHECK(head.number < 2 && failures_of(&late, cell) == (head.number == 0), "message %u, %u failures", head.number, failures_of(&late, cell));
+        ack(&late, cell);
+    }
+    CHECK(shmq_orphan_adopt(&late, &cell) == SHMQ_WOULD_BLOCK, "a third one");
+    CHECK(get(&port, &number) == SHMQ_OK && number == 2, "the ring");
+    shmq_port_detach(&late);
+    shmq_port_detach(&other);
+    end(&a, &port);
+}
+
+/* Detaching gives everything back: leases uncounted, loans and held messages for good. */
+static void detaching(void) {
+    for (int paged = 0; paged < 2; paged++) {
+        struct arena a = arena_make(4, paged ? 4096 : 64, 4, 2);
+        struct shmq_port port, other;
+        uint32_t cell;
+        attach(&a, &port);
+        attach(&a, &other);
+        for (uint32_t i = 0; i < 2; i++) CHECK(put(&other, i) == SHMQ_OK, "put");
+        uint32_t leased = lease(&port), held = lease(&port), loaned = take_cell(&port, SHMQ_TO_WRITE, true);
+        CHECK(shmq_lease_ack(&port, held, shmq_cell_load(&port, held), true) == SHMQ_OK, "ack");
+        shmq_cell_become(&port, loaned, SHMQ_LOANED);
+        uint64_t word = shmq_cell_load(&port, leased);
+        shmq_count(&port.record->counters[SHMQ_PUTS], 7);
+        shmq_port_detach(&port);
+        CHECK(shmq_load_relaxed(&other.header->retired[SHMQ_PUTS]) == 7, "counters");
+        CHECK(shmq_lease_ack(&port, leased, word, false) == SHMQ_LOST, "acked after detaching");
+        CHECK(shmq_orphan_adopt(&other, &cell) == SHMQ_OK && failures_of(&other, cell) == 0, "not given back");
+        CHECK(read_message(&other, slot_of(&other, cell)).number == 0, "another message");
+        ack(&other, cell);
+        CHECK(shmq_orphan_adopt(&other, &cell) == SHMQ_WOULD_BLOCK, "the held one came back");
+        attach(&a, &port);
+        CHECK(shmq_load_relaxed(&port.record->counters[SHMQ_PUTS]) == 0 && port.next_id >> 40 == 2, "a port of its own");
+        shmq_port_detach(&port);
+        end(&a, &other);
+    }
+}
+
+/* Leases and loans never take the cells that put and get depend on; ports and cells end where the geometry says. */
+static void limits(void) {
+    for (int paged = 0; paged < 2; paged++) {
+        struct arena a = arena_make(3, paged ? 4096 : 64, 2, 2);
+        struct shmq_port port, other, third;
+        uint32_t cells[2], number;
+        attach(&a, &port);
+        attach(&a, &other);
+        CHECK(shmq_port_attach(&third, a.base, &a.g, shmq_owner_self()) == SHMQ_NO_PORTS, "a port too many");
+        for (int i = 0; i < 2; i++) {
+            cells[i] = take_cell(&port, SHMQ_TO_WRITE, true);
+            CHECK(cells[i] >= a.g.reserved, "a reserved cell was taken for long");
+            shmq_cell_become(&port, cells[i], SHMQ_LOANED);
+        }
+        uint32_t cell;
+        CHECK(shmq_cell_take_for_long(&other, SHMQ_TO_GIVE, &cell) == SHMQ_NO_CELLS, "a cell too many");
+        CHECK(put(&port, 1) == SHMQ_OK && put(&other, 2) == SHMQ_OK, "put beside loans");
+        CHECK(get(&other, &number) == SHMQ_OK && number == 1 && get(&port, &number) == SHMQ_OK && number == 2, "get beside loans");
+        for (int i = 0; i < 2; i++) shmq_cell_return(&port, cells[i], true);
+        CHECK(shmq_cell_take_for_long(&other, SHMQ_TO_GIVE, &cell) == SHMQ_OK, "not returned");
+        shmq_cell_return(&other, cell, true);
+        shmq_port_detach(&other);
+        end(&a, &port);
+    }
+}
+
+/* In a ring of large slots, n frames in flight walk through n + 1 slots of memory. */
+static void warm(void) {
+    for (uint32_t in_flight = 1; in_flight <= 4; in_flight++) {
+        struct arena a = arena_make(64, 4096, 8, 2);
+        struct shmq_port producer, consumer;
+        unsigned char touched[256] = {0};
+        uint32_t count = 0, number, sent = 0;
+        attach(&a, &producer);
+        attach(&a, &consumer);
+        for (int round = 0; round < 500; round++) {
+            for (uint32_t i = 0; i < in_flight; i++) {
+                uint32_t cell = take_cell(&producer, SHMQ_TO_WRITE, false), slot = slot_of(&producer, cell);
+                count += !touched[slot];
+                touched[slot] = 1;
+                write_message(&producer, slot, 0, sent++);
+                CHECK(shmq_ring_put(&producer, cell) == SHMQ_OK, "put");
+                shmq_cell_return(&producer, cell, false);
+            }
+            for (uint32_t i = 0; i < in_flight; i++) CHECK(get(&consumer, &number) == SHMQ_OK, "get");
+        }
+        CHECK(count <= in_flight + 1, "%u in flight, %u slots touched", in_flight, count);
+        shmq_port_detach(&consumer);
+        end(&a, &producer);
+    }
+}
+
+/* Batches: as many as there is room for, from any position; the one that found no room was not sent. */
+static void batches(void) {
+    for (uint32_t slots = 1; slots <= 8; slots++)
+        for (uint32_t there = 0; there <= slots; there++)
+            for (uint32_t wanted = 0; wanted <= 6; wanted++) {
+                snprintf(context, sizeof context, "%u slots, %u there, %u more", slots, there, wanted);
+                struct arena a = arena_make(slots, 64, 8, 1);
+                struct shmq_port port;
+                start_at(&a, SHMQ_LAP_MASK, 3);
+                attach(&a, &port);
+                for (uint32_t i = 0; i < there; i++) CHECK(put(&port, i) == SHMQ_OK, "put");
+                struct batch batch = {.next = there, .end = there + wanted};
+                shmq_status status;
+                uint32_t cell = take_cell(&port, SHMQ_TO_WRITE, false), room = slots - there;
+                uint32_t sent = shmq_ring_put_many(&port, cell, fill_batch, &batch, &status);
+                shmq_cell_return(&port, cell, true);
+                CHECK(sent == (wanted < room ? wanted : room), "%u sent", sent);
+                CHECK(status == (wanted <= room ? SHMQ_OK : SHMQ_WOULD_BLOCK), "status %d", status);
+                uint32_t cells[7], got;
+                for (int i = 0; i < 7; i++) cells[i] = take_cell(&port, SHMQ_TO_GIVE, true);
+                for (uint32_t next = 0; next < there + sent; next += got) {
+                    got = shmq_ring_get_many(&port, cells, 7, &status);
+                    CHECK(status == SHMQ_OK && got == (there + sent - next < 7 ? there + sent - next : 7), "%u got", got);
+                    for (uint32_t i = 0; i < got; i++) {
+                        CHECK(read_message(&port, slot_of(&port, cells[i])).number == next + i, "order");
+                        ack(&port, cells[i]);
+                        cells[i] = take_cell(&port, SHMQ_TO_GIVE, true);
+                    }
+                }
+                CHECK(shmq_ring_get_many(&port, cells, 7, &status) == 0 && status == SHMQ_WOULD_BLOCK, "not empty");
+                for (int i = 0; i < 7; i++) shmq_cell_return(&port, cells[i], false);
+                end(&a, &port);
+            }
+}
+
+/* A batch is held up in the middle, and others go round the ring meanwhile: it must not take the sequence back to where it was. */
+struct held_up { struct shmq_port *others; uint32_t filled, meanwhile; uint64_t then; };
+
+static bool fill_held_up(void *held_up_, struct shmq_port *port, uint32_t slot) {
+    struct held_up *held_up = held_up_;
+    if (held_up->filled++ == 0) {
+        write_message(port, slot, 0, 0);
+        return true;
+    }
+    uint32_t number;
+    CHECK(get(held_up->others, &number) == SHMQ_OK && number == 0, "the first of the batch");
+    for (uint32_t i = 1; i <= held_up->meanwhile; i++)
+        CHECK(put(held_up->others, i) == SHMQ_OK && get(held_up->others, &number) == SHMQ_OK && number == i, "%u", number);
+    held_up->then = shmq_load_relaxed(&port->header->write_seq);
+    return false;
+}
+
+static void never_back(void) {
+    for (uint32_t slots = 1; slots <= 4; slots++)
+        for (uint32_t meanwhile = 0; meanwhile < 9; meanwhile++)
+            for (int edge = 0; edge < 2; edge++) {
+                snprintf(context, sizeof context, "%u slots, %u messages meanwhile%s", slots, meanwhile, edge ? ", last lap" : "");
+                struct arena a = arena_make(slots, 64, 2, 2);
+                struct shmq_port port, others;
+                struct held_up held_up = {&others, 0, meanwhile, 0};
+                shmq_status status;
+                start_at(&a, edge ? SHMQ_LAP_MASK : 0, 1);
+                attach(&a, &port);
+                attach(&a, &others);
+                uint32_t cell = take_cell(&port, SHMQ_TO_WRITE, false);
+                CHECK(shmq_ring_put_many(&port, cell, fill_held_up, &held_up, &status) == 1 && status == SHMQ_OK, "status %d", status);
+                shmq_cell_return(&port, cell, true);
+                int64_t moved = (int64_t)((port.header->write_seq - held_up.then) << 2) >> 2;
+                CHECK(moved >= 0, "write_seq went back from %#lx to %#lx", (unsigned long)held_up.then, (unsigned long)port.header->write_seq);
+                CHECK(shmq_ring_length(&port) == 0 && shmq_ring_estimate(&port) == 0, "length %u", shmq_ring_estimate(&port));
+                shmq_port_detach(&others);
+                end(&a, &port);
+            }
+}
+
+/* Words that the protocol never writes are told as such, and nothing is taken or given for them. */
+static void corruption(void) {
+    enum { SLOTS = 3, LAP = 7 };
+    const uint64_t outside = SLOTS + 3 + 1;
+    const struct { uint64_t word; shmq_status put, get; } cases[] = {
+        {shmq_ring_word(LAP, 2, 0), SHMQ_CORRUPT, SHMQ_CORRUPT},               /* states that there are not */
+        {shmq_ring_word(LAP, 3, 0), SHMQ_CORRUPT, SHMQ_CORRUPT},
+        {shmq_ring_word(LAP, SHMQ_EMPTY, (uint32_t)outside), SHMQ_CORRUPT, SHMQ_WOULD_BLOCK}, /* slots that there are not */
+        {shmq_ring_word(LAP, SHMQ_EMPTY, SHMQ_SLOT_MASK), SHMQ_CORRUPT, SHMQ_WOULD_BLOCK},
+        {shmq_ring_word(LAP, SHMQ_READY, (uint32_t)outside), SHMQ_OK, SHMQ_CORRUPT},
+        {shmq_ring_word(LAP - 1, SHMQ_EMPTY, 0), SHMQ_CORRUPT, SHMQ_CORRUPT},  /* laps that cannot be */
+        {shmq_ring_word(LAP - 2, SHMQ_READY, 0), SHMQ_CORRUPT, SHMQ_CORRUPT},
+        {shmq_ring_word(0, SHMQ_EMPTY, 0), SHMQ_CORRUPT, SHMQ_CORRUPT},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        for (int side = 0; side < 2; side++) {
+            snprintf(context, sizeof context, "corruption %zu", i);
+            struct arena a = arena_make(SLOTS, 64, 2, 1);
+            struct shmq_port port;
+            start_at(&a, LAP, 1);
+            attach(&a, &port);
+            port.ring[0] = cases[i].word;
+            uint32_t cell = take_cell(&port, side ? SHMQ_TO_GIVE : SHMQ_TO_WRITE, false);
+            uint64_t before = shmq_cell_load(&port, cell);
+            if (side == 0) write_message(&port, slot_of(&port, cell), 0, 0);
+            shmq_status status = side ? shmq_ring_get(&port, cell) : shmq_ring_put(&port, cell);
+            CHECK(status == (side ? cases[i].get : cases[i].put), "%s: %d", side ? "get" : "put", status);
+            CHECK(status == SHMQ_OK || (shmq_cell_load(&port, cell) == before && port.ring[0] == cases[i].word), "something was exchanged");
+            free(a.base);
+        }
+    for (uint32_t index = SLOTS; index < SLOTS + 2; index++) {
+        struct arena a = arena_make(SLOTS, 64, 2, 1);
+        struct shmq_port port;
+        uint32_t number;
+        attach(&a, &port);
+        port.header->write_seq = port.header->read_seq = shmq_seq_word(0, index);
+        CHECK(put(&port, 0) == SHMQ_CORRUPT && get(&port, &number) == SHMQ_CORRUPT, "index %u", index);
+        CHECK(shmq_ring_has_space(&port) && shmq_ring_has_item(&port), "whoever sleeps would never find out");
+        end(&a, &port);
+    }
+}
+
+/* The parts of a segment lie behind one another, aligned, and inside it; what the format has no room for is refused. */
+static void geometries(void) {
+    static const uint64_t sizes[] = {1, 63, 64, 65, 4095, 4096, 4097, 1 << 20};
+    struct shmq_geometry g;
+    for (uint64_t slots = 1; slots <= 1000; slots = slots * 3 + 1)
+        for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++)
+            for (uint64_t ports = 1; ports < 20; ports += 6) {
+                uint64_t cells = ports + 5;
+                CHECK(shmq_geometry(slots, sizes[s], cells, ports, &g), "refused");
+                CHECK(g.total_slots == slots + cells && g.ports_offset == sizeof(struct shmq_header), "start");
+                CHECK(g.cells_offset >= g.ports_offset + ports * sizeof(struct shmq_port_record) && g.cells_offset % SHMQ_LINE == 0, "cells");
+                CHECK(g.ring_offset >= g.cells_offset + cells * sizeof(struct shmq_cell), "ring");
+                CHECK(g.slot_offset >= g.ring_offset + slots * 8 && g.slot_offset % SHMQ_LINE == 0, "slots");
+                CHECK(g.slot_stride >= sizeof(struct shmq_slot) && g.payload_stride >= sizes[s], "strides");
+                CHECK(g.payload_offset % (sizes[s] >= SHMQ_PAGE ? SHMQ_PAGE : SHMQ_LINE) == 0, "payload");
+                CHECK(g.payload_stride % (sizes[s] >= SHMQ_PAGE ? SHMQ_PAGE : SHMQ_LINE) == 0, "payload stride");
+                CHECK(g.paged ? g.payload_offset >= g.slot_offset + g.total_slots * g.slot_stride : g.payload_offset == g.slot_offset + 64, "payload");
+                CHECK(g.segment_bytes >= g.payload_offset + (g.total_slots - 1) * g.payload_stride + sizes[s], "end");
+            }
+    static const uint64_t wrong[][4] = {
+        {0, 64, 9, 4}, {4, 0, 9, 4}, {4, 64, 0, 4}, {4, 64, 9, 0}, {4, 64, 4, 4}, {4, 4096, 2, 4}, {1 << 24, 64, 9, 4},
+        {4, 64, 1 << 14, 4}, {4, 64, 9000, 1023}, {4, UINT64_C(1) << 39, 9, 4}, {UINT64_MAX, 64, 9, 4}, {4, UINT64_MAX, 9, 4},
+        {4, 64, UINT64_MAX, 4}, {4, 64, 9, UINT64_MAX},
+    };
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++)
+        CHECK(!shmq_geometry(wrong[i][0], wrong[i][1], wrong[i][2], wrong[i][3], &g), "number %zu was accepted", i);
+    CHECK(shmq_geometry(SHMQ_MAX_SLOTS - SHMQ_MAX_CELLS, UINT64_C(1) << 38, SHMQ_MAX_CELLS, SHMQ_MAX_PORTS - 1, &g), "the largest");
+    CHECK(g.segment_bytes > g.payload_offset && g.segment_bytes < UINT64_C(1) << 63, "overflow");
+}
+
+/* A header is believed only as far as it agrees with itself, this machine and the size of the file. */
+static void headers(void) {
+    struct arena a = arena_make(4, 64, 4, 2);
+    struct shmq_header *header = (struct shmq_header *)a.base;
+    struct shmq_geometry g;
+    CHECK(shmq_segment_check(a.base, a.g.segment_bytes, &g) == SHMQ_OK && memcmp(&g, &a.g, sizeof g) == 0, "its own");
+    CHECK(shmq_segment_check(a.base, a.g.segment_bytes + 4096, &g) == SHMQ_OK, "a larger file");
+    CHECK(shmq_segment_check(a.base, a.g.segment_bytes - 1, &g) == SHMQ_CORRUPT, "a smaller file");
+    CHECK(shmq_segment_check(a.base, 0, &g) == SHMQ_WOULD_BLOCK && shmq_segment_check(a.base, 100, &g) == SHMQ_MISMATCH, "tiny files");
+    header->magic = 0;
+    CHECK(shmq_segment_check(a.base, a.g.segment_bytes, &g) == SHMQ_WOULD_BLOCK, "half-made");
+    header->magic = SHMQ_MAGIC ^ 1;
+    CHECK(shmq_segment_check(a.base, a.g.segment_bytes, &g) == SHMQ_MISMATCH, "magic");
+    header->magic = SHMQ_MAGIC;
+    header->version++;
+    CHECK(shmq_segment_check(a.base, a.g.segment_bytes, &g) == SHMQ_MISMATCH, "version");
+    header->version--;
+    header->endian = 0x04030201;
+    CHECK(shmq_segment_check(a.base, a.g.segment_bytes, &g) == SHMQ_MISMATCH, "byte order");
+    header->endian = SHMQ_ENDIAN;
+    for (size_t bit = 8 * 16; bit < 8 * 52; bit++) { /* from segment_bytes to ports, the nonce excepted */
+        if (bit >= 8 * 24 && bit < 8 * 32) continue;
+        a.base[bit / 8] ^= (unsigned char)(1 << bit % 8);
+        shmq_status status = shmq_segment_check(a.base, a.g.segment_bytes, &g);
+        CHECK(status == SHMQ_CORRUPT || g.segment_bytes == a.g.segment_bytes, "bit %zu: status %d", bit, status);
+        a.base[bit / 8] ^= (unsigned char)(1 << bit % 8);
+    }
+    CHECK(shmq_segment_check(a.base, a.g.segment_bytes, &g) == SHMQ_OK, "its own again");
+    free(a.base);
+}
+
+/* The kernel says who lives: a child has an identity of its own, and is dead when it is dead; locks go with their holder. */
+static void *lock_too(void *taken) {
+    *(bool *)taken = shmq_owner_lock(42);
+    return NULL;
+}
+static void owners(void) {
+    uint64_t self = shmq_owner_self(), forks = shmq_owner_forks;
+    uint64_t key;
+    CHECK(self != 0 && shmq_owner_self() == self && shmq_owner_alive(self) && shmq_owner_can_judge(), "self");
+    CHECK(!shmq_owner_alive(self ^ 1) && shmq_owner_lock_inode() != 0 && shmq_owner_random(&key, sizeof key), "somebody who never was");
+    int from_child[2], to_child[2];
+    CHECK(pipe(from_child) == 0 && pipe(to_child) == 0, "pipe");
+    pid_t pid = fork();
+    CHECK(pid >= 0, "fork");
+    if (pid == 0) {
+        uint64_t mine = shmq_owner_self();
+        bool fine = mine != 0 && mine != self && shmq_owner_alive(self) && shmq_owner_forks == forks + 1 && shmq_owner_lock(key);
+        if (!fine) mine = 0;
+        if (write(from_child[1], &mine, sizeof mine) != sizeof mine) _exit(1);
+        _exit(read(to_child[0], &mine, 1) != 1);
+    }
+    uint64_t child;
+    CHECK(read(from_child[0], &child, sizeof child) == sizeof child && child != 0, "the child's identity");
+    CHECK(shmq_owner_alive(child), "a living child is called dead");
+    CHECK(!shmq_owner_lock(key), "the child's lock was taken");
+    CHECK(shmq_owner_lock(key ^ 2), "another lock");
+    shmq_owner_unlock(key ^ 2);
+    CHECK(write(to_child[1], "x", 1) == 1 && waitpid(pid, NULL, 0) == pid, "its end");
+    CHECK(!shmq_owner_alive(child) && shmq_owner_alive(self), "a dead child is called alive");
+    CHECK(shmq_owner_lock(key), "the dead child's lock is still held");
+    shmq_owner_unlock(key);
+    pthread_t thread;
+    bool taken = true;
+    CHECK(shmq_owner_lock(42) && pthread_create(&thread, NULL, lock_too, &taken) == 0 && pthread_join(thread, NULL) == 0, "thread");
+    CHECK(!taken, "a lock was taken twice");
+    shmq_owner_unlock(42);
+    CHECK(pthread_create(&thread, NULL, lock_too, &taken) == 0 && pthread_join(thread, NULL) == 0 && taken, "a free lock was refused");
+    shmq_owner_unlock(42);
+}
+
+/* -- hostile words ----------------------------------------------------------------------------------------------------------- */
+
+static uint64_t random_word(uint64_t *random, uint64_t there, const struct shmq_geometry *g) {
+    uint64_t wild = (uint64_t)random_below(random, 1u << 31) << 33 ^ (uint64_t)random_below(random, 1u << 31) << 16 ^ random_below(random, 1u << 16);
+    switch (random_below(random, 8)) {
+    case 0: return wild;
+    case 1: return 0;
+    case 2: return UINT64_MAX;
+    case 3: return there ^ UINT64_C(1) << random_below(random, 64);
+    case 4: return (there & ~SHMQ_SLOT_MASK) | random_below(random, g->total_slots); /* a slot that another cell names, too */
+    case 5: return (there & ~SHMQ_SLOT_MASK) | (g->total_slots + random_below(random, 3)); /* just outside */
+    case 6: return there + (UINT64_C(1) << 26) * (random_below(random, 5) - 2); /* another lap */
+    default: return shmq_cell_word(wild, random_below(random, 8), random_below(random, g->ports + 2), random_below(random, g->total_slots + 1));
+    }
+}
+
+/* Any word of the segment between the geometry and the slots, and the header of any slot. */
+static shmq_word *random_place(uint64_t *random, const struct arena *a) {
+    struct shmq_header *header = (struct shmq_header *)a->base;
+    struct shmq_port_record *record = (struct shmq_port_record *)(a->base + a->g.ports_offset) + random_below(random, a->g.ports);
+    switch (random_below(random, 10)) {
+    case 0: return &header->write_seq;
+    case 1: return &header->read_seq;
+    case 2: return &header->orphan_epoch;
+    case 3: return &record->owner;
+    case 4: return &record->intent;
+    case 5: return &record->expected;
+    case 6: return (shmq_word *)(a->base + a->g.slot_offset + random_below(random, a->g.total_slots) * a->g.slot_stride) + random_below(random, 8);
+    case 7: return &((struct shmq_cell *)(a->base + a->g.cells_offset))[random_below(random, a->g.cells)].word;
+    default: return (shmq_word *)(a->base + a->g.ring_offset) + random_below(random, a->g.slots);
+    }
+}
+
+static void scribble_once(uint64_t *random, const struct arena *a) {
+    shmq_word *place = random_place(random, a);
+    shmq_store_relaxed(place, random_word(random, shmq_load_relaxed(place), &a->g));
+}
+
+/* The slot of a cell that the engine has just handed out: whatever the segment says, it must be one. */
+static uint32_t handed(struct shmq_port *port, uint32_t cell, const char *by) {
+    uint32_t slot = slot_of(port, cell);
+    CHECK(slot < port->geometry.total_slots, "%s handed out slot %u of %u", by, slot, port->geometry.total_slots);
+    return slot;
+}
+
+static void touch(struct shmq_port *port, uint32_t slot, bool write) {
+    unsigned char *payload = shmq_payload_at(port, slot);
+    struct shmq_slot *header = shmq_slot_at(port, slot);
+    uint64_t nbytes = header->nbytes < port->geometry.slot_size ? header->nbytes : port->geometry.slot_size;
+    unsigned char sink[4096];
+    if (nbytes > sizeof sink) nbytes = sizeof sink;
+    if (write) memset(payload, 1, port->geometry.slot_size < sizeof sink ? port->geometry.slot_size : sizeof sink), header->nbytes = 1;
+    else memcpy(sink, payload, nbytes);
+}
+
+static bool fill_hostile(void *left, struct shmq_port *port, uint32_t slot) {
+    if ((*(uint32_t *)left)-- == 0) return false;
+    if (slot >= port->geometry.total_slots) return true; /* of my own cell, and somebody has scribbled over it */
+    touch(port, slot, true);
+    shmq_slot_stamp(port, shmq_slot_at(port, slot));
+    return true;
+}
+
+static void expect(shmq_status status, const char *call) {
+    CHECK(status == SHMQ_OK || status == SHMQ_WOULD_BLOCK || status == SHMQ_CORRUPT || status == SHMQ_NO_CELLS || status == SHMQ_LOST,
+          "%s: status %d", call, status);
+}
+
+/* One random call on a segment of which nothing is to be believed. `quiet`: nobody scribbles between two instructions. */
+static void try_anything(struct shmq_port *port, uint64_t *random, bool quiet) {
+    uint32_t cell, cells[4], taken = 0, left = random_below(random, 12);
+    shmq_status status;
+    struct shmq_slot header;
+    unsigned char bytes[128];
+    bool moved;
+    switch (random_below(random, 11)) {
+    case 0:
+        expect(status = shmq_cell_take(port, SHMQ_TO_WRITE, &cell), "take");
+        if (status != SHMQ_OK) return;
+        if (quiet) touch(port, handed(port, cell, "shmq_cell_take"), true);
+        expect(shmq_ring_put(port, cell), "put");
+        shmq_cell_return(port, cell, false);
+        return;
+    case 1:
+        expect(status = shmq_cell_take(port, SHMQ_TO_GIVE, &cell), "take");
+        if (status != SHMQ_OK) return;
+        expect(status = shmq_ring_get(port, cell), "get");
+        if (status == SHMQ_OK && quiet) touch(port, handed(port, cell, "shmq_ring_get"), false);
+        shmq_cell_return(port, cell, true);
+        return;
+    case 2:
+        expect(status = shmq_cell_take(port, SHMQ_TO_WRITE, &cell), "take");
+        if (status != SHMQ_OK) return;
+        shmq_ring_put_many(port, cell, fill_hostile, &left, &status);
+        expect(status, "put_many");
+        shmq_cell_return(port, cell, false);
+        return;
+    case 3:
+        while (taken < 4 && shmq_cell_take_for_long(port, SHMQ_TO_GIVE, &cells[taken]) == SHMQ_OK) taken++;
+        left = taken ? shmq_ring_get_many(port, cells, taken, &status) : 0;
+        for (uint32_t i = 0; i < taken; i++) {
+            if (i < left && quiet) touch(port, handed(port, cells[i], "shmq_ring_get_many"), false);
+            shmq_cell_return(port, cells[i], false);
+        }
+        return;
+    case 4:
+        expect(status = shmq_orphan_adopt(port, &cell), "adopt");
+        if (status != SHMQ_OK) return;
+        if (quiet) touch(port, handed(port, cell, "shmq_orphan_adopt"), false);
+        expect(shmq_lease_ack(port, cell, shmq_cell_load(port, cell), false), "ack");
+        return;
+    case 5:
+        if (shmq_cell_take_for_long(port, SHMQ_TO_GIVE, &cell) != SHMQ_OK) return;
+        if (shmq_ring_get(port, cell) != SHMQ_OK) {
+            shmq_cell_return(port, cell, false);
+            return;
+        }
+        if (quiet) expect(shmq_lease_give_back(port, cell, shmq_cell_load(port, cell), left % 2), "give back");
+        return;
+    case 6:
+        CHECK(shmq_ring_length(port) <= port->geometry.slots && shmq_ring_estimate(port) <= port->geometry.slots, "length");
+        return;
+    case 7: shmq_ring_peek(port, left, &header, bytes, port->geometry.slot_size < sizeof bytes ? port->geometry.slot_size : sizeof bytes, &moved); return;
+    case 8:
+        shmq_ring_has_item(port), shmq_ring_has_space(port), shmq_ring_has_items(port, left), shmq_ring_has_spaces(port, left);
+        port->spins = true;
+        shmq_wait_spin(port, left % 2 ? SHMQ_ITEMS : SHMQ_SPACE, shmq_now_ns());
+        shmq_wake(port, SHMQ_ITEMS), shmq_wake(port, SHMQ_SPACE);
+        return;
+    case 9: shmq_reap(port); return;
+    default: {
+        struct shmq_patience patience = {0};
+        if (left == 0) shmq_wait_park(port, SHMQ_ITEMS, shmq_now_ns() + 100000, &patience);
+        shmq_wait_linger(port);
+    }
+    }
+}
+
+static bool attach_hostile(const struct arena *a, struct shmq_port *port, sem_t *semaphores) {
+    shmq_status status = shmq_port_attach(port, a->base, &a->g, shmq_owner_self());
+    CHECK(status == SHMQ_OK || status == SHMQ_NO_PORTS, "attach: %d", status);
+    for (int side = 0; side < 2; side++) port->semaphores[side] = &semaphores[side];
+    return status == SHMQ_OK;
+}
+
+static struct arena random_arena(uint64_t *random) {
+    static const uint64_t sizes[] = {1, 64, 100, 4096};
+    return arena_make(1 + random_below(random, 5), sizes[random_below(random, 4)], 1 + random_below(random, 5), 2 + random_below(random, 3));
+}
+
+static void hostile(uint64_t seed, uint32_t rounds) {
+    sem_t semaphores[2];
+    for (int side = 0; side < 2; side++) sem_init(&semaphores[side], 0, 0);
+    for (uint32_t round = 0; round < rounds; round++) {
+        uint64_t random = (seed * 1000003 + round) * UINT64_C(0x9e3779b97f4a7c15) | 1;
+        snprintf(context, sizeof context, "hostile %lu, round %u", (unsigned long)seed, round);
+        struct arena a = random_arena(&random);
+        struct shmq_port ports[2];
+        bool attached[2] = {false, false};
+        for (int turn = 0; turn < 150; turn++) {
+            int which = (int)random_below(&random, 2);
+            if (turn > 20 && random_below(&random, 4) == 0) scribble_once(&random, &a);
+            if (!attached[which]) attached[which] = attach_hostile(&a, &ports[which], semaphores);
+            if (!attached[which]) continue;
+            struct shmq_port *port = &ports[which];
+            try_anything(port, &random, true);
+            if (random_below(&random, 12) == 0) shmq_port_detach(port), attached[which] = false;
+        }
+        free(a.base);
+    }
+    /* And headers. */
+    for (uint32_t round = 0; round < rounds * 10; round++) {
+        uint64_t random = (seed * 7919 + round) * UINT64_C(0x9e3779b97f4a7c15) | 1;
+        struct shmq_header header;
+        struct shmq_geometry g;
+        memset(&header, 0, sizeof header);
+        header.magic = SHMQ_MAGIC;
+        header.version = SHMQ_VERSION;
+        header.endian = SHMQ_ENDIAN;
+        header.slots = 4;
+        header.slot_size = 64;
+        header.cells = 9;
+        header.ports = 4;
+        CHECK(shmq_geometry(4, 64, 9, 4, &g), "geometry");
+        header.segment_bytes = g.segment_bytes;
+        for (uint32_t i = 0; i < 1 + random_below(&random, 3); i++) {
+            uint64_t *word = (uint64_t *)&header + random_below(&random, 8);
+            *word = random_below(&random, 2) ? *word ^ UINT64_C(1) << random_below(&random, 64) : random_word(&random, *word, &g);
+        }
+        uint64_t file_bytes = sizeof header + random_below(&random, 100000);
+        if (shmq_segment_check(&header, file_bytes, &g) == SHMQ_OK)
+            CHECK(g.segment_bytes <= file_bytes && g.payload_offset + (g.total_slots - 1) * g.payload_stride + g.slot_size <= file_bytes, "outside");
+    }
+}
+
+static struct {
+    struct arena a;
+    sem_t semaphores[2];
+    uint64_t seed;
+    _Atomic bool over;
+} scribbling;
+
+static void *work_on_anything(void *index) {
+    uint64_t random = (scribbling.seed + (uintptr_t)index) * UINT64_C(0x9e3779b97f4a7c15) | 1;
+    struct shmq_port port;
+    bool attached = false;
+    while (!scribbling.over) {
+        if (!attached) attached = attach_hostile(&scribbling.a, &port, scribbling.semaphores);
+        if (!attached) {
+            scribble_once(&random, &scribbling.a); /* all ports look taken: perhaps this frees one */
+            continue;
+        }
+        try_anything(&port, &random, false);
+        if (random_below(&random, 12) == 0) shmq_port_detach(&port), attached = false;
+    }
+    return NULL;
+}
+
+static void scribble(uint64_t seed, uint32_t milliseconds) {
+    uint64_t random = seed * UINT64_C(0x9e3779b97f4a7c15) | 1, until = shmq_now_ns() + milliseconds * UINT64_C(1000000);
+    snprintf(context, sizeof context, "scribble %lu", (unsigned long)seed);
+    scribbling.a = arena_make(3, 64, 4, 4);
+    scribbling.seed = seed;
+    for (int side = 0; side < 2; side++) sem_init(&scribbling.semaphores[side], 0, 0);
+    pthread_t threads[2];
+    for (uintptr_t i = 0; i < 2; i++) CHECK(pthread_create(&threads[i], NULL, work_on_anything, (void *)(i + 1)) == 0, "thread");
+    while (shmq_now_ns() < until) {
+        for (uint32_t i = random_below(&random, 20); i > 0; i--) scribble_once(&random, &scribbling.a);
+        sched_yield();
+    }
+    scribbling.over = true;
+    for (int i = 0; i < 2; i++) pthread_join(threads[i], NULL);
+    free(scribbling.a.base);
+}
+
+/* -- main -------------------------------------------------------------------------------------------------------------------- */
+
+static const struct { const char *name; void (*run)(void); } singles[] = {
+    {"capacities", capacities}, {"lagging", lagging}, {"generations", generations}, {"failures", failures}, {"orphans", orphans},
+    {"detaching", detaching}, {"limits", limits}, {"warm", warm}, {"batches", batches}, {"geometries", geometries},
+    {"headers", headers}, {"owners", owners}, {"never_back", never_back}, {"corruption", corruption},
+};
+
+int main(int argc, char **argv) {
+    static const char *const modes[] = {"single", "batch", "lease", "churn"};
+    signal(SIGALRM, barked);
+    alarm(WATCHDOG);
+    CHECK(shmq_owner_self() != 0, "identity");
+    unsigned long n[8] = {0};
+    for (int i = 2; i < argc && i < 10; i++) n[i - 2] = strtoul(argv[i], NULL, 0);
+    if (argc > 1) snprintf(context, sizeof context, "%s", argv[1]);
+    if (argc == 9 && strcmp(argv[1], "flow") == 0)
+        for (int mode = 0; mode < 4; mode++)
+            if (strcmp(argv[2], modes[mode]) == 0) {
+                run_flow((enum mode)mode, (uint32_t)n[1], (uint32_t)n[2], n[3], n[4], (uint32_t)n[5], strcmp(argv[8], "edge") == 0);
+                return 0;
+            }
+    if (argc == 6 && strcmp(argv[1], "park") == 0) return run_flow(PARK, (uint32_t)n[0], (uint32_t)n[1], n[2], 64, (uint32_t)n[3], false), 0;
+    if (argc == 3 && strcmp(argv[1], "settle") == 0) return settle((uint32_t)n[0]), 0;
+    if (argc == 4 && strcmp(argv[1], "hostile") == 0) return hostile(n[0], (uint32_t)n[1]), 0;
+    if (argc == 4 && strcmp(argv[1], "scribble") == 0) return scribble(n[0], (uint32_t)n[1]), 0;
+    for (size_t i = 0; argc == 2 && i < sizeof singles / sizeof *singles; i++)
+        if (strcmp(argv[1], singles[i].name) == 0) return singles[i].run(), 0;
+    fprintf(stderr, "usage: see the head of %s\n", __FILE__);
+    return 2;
+}
