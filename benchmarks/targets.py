@@ -14,9 +14,7 @@ class Results:
     """The results of one run, by case and peer."""
 
     def __init__(self, document: dict[str, Any]) -> None:
-        self._reports = {
-            (f"{report['topology']}/{report['case']}", report["peer"]): report for report in document["results"]
-        }
+        self._reports = {(f"{report['topology']}/{report['case']}", report["peer"]): report for report in document["results"]}
 
     def values(self, case: str, peer: str = "shmq") -> list[float]:
         """Return one value per round. Raises KeyError where nothing was measured."""
@@ -161,10 +159,7 @@ TARGETS: list[tuple[str, Check]] = [
     ("round trip, both awake: p50 ≤ 1 µs", _at_most("ping_pong/round trip, both awake, p50", 1, "µs", 1e3)),
     ("put to a sleeper: within 15 % of a bare semaphore", _asleep),
     *((f"{size}, put + get: ≥ 0.8", _of_bare_c(f"frames/{size}, put + get, all bytes read", 0.8)) for size in _SIZES),
-    *(
-        (f"{size}, loan + view: ≥ 0.9", _of_bare_c(f"frames/{size}, loan + view, all bytes read", 0.9))
-        for size in _SIZES
-    ),
+    *((f"{size}, loan + view: ≥ 0.9", _of_bare_c(f"frames/{size}, loan + view, all bytes read", 0.9)) for size in _SIZES),
     ("only the ends: the same at 64 KiB, 1 MiB, 6 MiB, ≤ 2 µs, both sides together", _ends),
     ("two frames in flight: a ring of 64 × 1 MiB as fast as a ring of 4", _warm_slots),
     ("four idle consumers: < 0.2 % of a CPU", _at_most("idle/4 idle consumers, share of a CPU", 0.2, "%", 0.01)),

@@ -128,13 +128,14 @@ def _dtype_literal(dtype: np.dtype[Any]) -> Any:
     if dtype.fields is None:
         return dtype.str
     names = dtype.names or ()
+    titles = [dtype.fields[name][2:] for name in names]  # a field is (dtype, offset), or (dtype, offset, title)
     return {
         "names": list(names),
         "formats": [_dtype_literal(dtype.fields[name][0]) for name in names],
         "offsets": [dtype.fields[name][1] for name in names],
         "itemsize": dtype.itemsize,
         "aligned": dtype.isalignedstruct,
-    }
+    } | ({"titles": [title[0] if title else None for title in titles]} if any(titles) else {})
 
 
 def described_array(description: bytes, data: Any) -> np.ndarray[Any, Any]:

@@ -164,6 +164,7 @@ cdef extern from "wait.h" nogil:
     const uint64_t SHMQ_FOREVER
     shmq_status shmq_wait(shmq_port *port, shmq_side side, uint64_t deadline_ns, shmq_patience *patience)
     shmq_status shmq_wait_for_cell(shmq_port *port, uint64_t deadline_ns, shmq_patience *patience)
+    bint shmq_reap_now_and_then(shmq_port *port)
     void shmq_wait_linger(shmq_port *port)
     void shmq_wake(shmq_port *port, shmq_side side)
     void shmq_wake_after(shmq_port *port, shmq_side side)

@@ -123,6 +123,7 @@ include "_draft.pxi"
 include "_decode.pxi"
 
 
+@cython.no_gc_clear # the collector would take the mapping away before the last lease of a cycle is gone
 cdef class Port:
     """A handle of this process on a segment; the base of Queue."""
 
@@ -164,17 +165,19 @@ cdef class Port:
         cdef int side
         if status != SHMQ_OK:
             raise SegmentCorrupt(f"segment {self.segment.name!r} changed while it was attached")
+        self.attached = False # in a forked child: the port was the parent's
         for side in range(2):
             semaphores[side] = self.port.semaphores[side] # a forked child goes on with its parent's
         status = shmq_port_attach(&self.port, self.memory.buf, &geometry, owner)
         if status == SHMQ_NO_PORTS:
             shmq_reap(&self.port)
             status = shmq_port_attach(&self.port, self.memory.buf, &geometry, owner)
+        for side in range(2):
+            self.port.semaphores[side] = semaphores[side]
         if status == SHMQ_NO_PORTS:
             raise TooManyPorts(f"all {geometry.ports} ports of {self.segment.name!r} are attached by living processes: "
                                f"{self._holders()}. Close handles, or create the queue with a larger ports=")
         for side in range(2):
-            self.port.semaphores[side] = semaphores[side]
             if semaphores[side] == NULL:
                 name = self.segment.semaphore_name(side).encode()
                 self.port.semaphores[side] = sem_open(name, 0)
@@ -190,7 +193,11 @@ cdef class Port:
         self.forks = shmq_owner_forks
         self.users = 0
         shmq_reap(&self.port)
+        self._attached()
         return 0
+
+    def _attached(self) -> None:
+        """Called when this process got a port of its own: at opening, and in a forked child on first use."""
 
     cdef int enter(self) except -1:
         """The slow entrance: a closed handle, or the first call in a forked child, which attaches anew."""
@@ -330,8 +337,8 @@ cdef class Port:
         cdef bint cells = status == SHMQ_NO_CELLS
         if status != SHMQ_WOULD_BLOCK and not cells:
             raise SegmentCorrupt(f"queue {self.name!r} is corrupt: a cell of its ring names a slot or a lap that cannot be")
-        if deadline == 1:
-            return SHMQ_TIMED_OUT
+        if deadline == 1: # the caller does not wait, but may poll for ever
+            return SHMQ_OK if shmq_reap_now_and_then(&self.port) else SHMQ_TIMED_OUT
         self.users += 1
         with nogil:
             if cells:
@@ -795,6 +802,32 @@ cdef class Port:
                 return 0
             if self.wait(status, SHMQ_SPACE, deadline, &patience) == SHMQ_TIMED_OUT:
                 self.raise_full(status, timeout)
+
+    @cython.critical_section
+    def purge(self) -> int:
+        """Throw away every message that waits, those that came back included; return how many. Leased ones stay leased.
+
+        Nothing is decoded, and it needs no more than get does. **If the process dies here** the message in hand comes back.
+        """
+        cdef uint32_t cell
+        cdef uint64_t word
+        cdef shmq_status status
+        cdef Py_ssize_t count = 0
+        if shmq_unlikely(self.forks != shmq_owner_forks):
+            self.enter()
+        while True:
+            status = self.take(&cell, False)
+            if status != SHMQ_OK:
+                break
+            word = shmq_cell_load(&self.port, cell)
+            self.check_slot(shmq_word_slot(word))
+            self.done_with(cell, word, self.spills and shmq_slot_at(&self.port, shmq_word_slot(word)).flags & SHMQ_SPILLED != 0)
+            shmq_count(&self.port.record.counters[SHMQ_RECEIVES], 1)
+            shmq_count(&self.port.record.counters[SHMQ_ACKS], 1)
+            count += 1
+        if status == SHMQ_CORRUPT:
+            raise SegmentCorrupt(f"queue {self.name!r} is corrupt: a cell of its ring names a slot or a lap that cannot be")
+        return count
 
     # -- looking ------------------------------------------------------------------------------------------------------
 

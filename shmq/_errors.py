@@ -104,9 +104,5 @@ class PayloadLost(SegmentCorrupt):
     """The side segment of a spilled message is gone. The message is given up: the next call goes on behind it."""
 
 
-class JobFailed(ShmqError):
-    """A job of the command line ended early, or moved something else than it was given."""
-
-
 class OutOfMemory(ShmqError, MemoryError):
     """The shared-memory file system has no room for the segment. Nothing was left behind."""

@@ -70,13 +70,13 @@ cdef class Slot:
         cnp.set_array_base(array, view)
         return array
 
-    cdef void view_gone(self):
+    cdef void view_gone(self) noexcept:
         self.views -= 1
         if self.views == 0 and self.state == HAND_HELD:
             self.state = HAND_SETTLED
             self.give_up_cell(True)
 
-    cdef void give_up_cell(self, bint warm):
+    cdef void give_up_cell(self, bint warm) noexcept:
         """The cell is IDLE or HELD, ours: return it, and let the port go if it only waited for us."""
         if self.side is not None:
             PyBuffer_Release(&self.side_memory)
@@ -158,7 +158,7 @@ cdef class Loan(Slot):
         if self.state == HAND_OPEN:
             self.settle(True)
 
-    cdef void settle(self, bint warm):
+    cdef void settle(self, bint warm) noexcept:
         self.state = HAND_SETTLED
         array = None if self.handed is None else self.handed()
         if array is not None:
@@ -221,10 +221,8 @@ cdef class Lease(Slot):
     def writable_array(self) -> cnp.ndarray:
         """As `array`, but writable: the slot is this process's own until the ack. A redelivery would show the change.
 
-        **Raises** ValueError for a message that was spilled: its side segment is mapped for reading. Use `data`.
+        Of a message that was spilled, a private copy of each page that is written.
         """
-        if self.side is not None:
-            raise ValueError(f"message {self.header.id} of queue {self.port.name!r} was spilled and has no writable view: use .data")
         array = self.array
         PyArray_ENABLEFLAGS(<cnp.ndarray>array, cnp.NPY_ARRAY_WRITEABLE)
         return array

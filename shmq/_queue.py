@@ -8,12 +8,13 @@ from __future__ import annotations
 import atexit
 import operator
 import os
+import sys
 import weakref
 from typing import Any, Literal
 
 from shmq import _core, _segment
 from shmq._codec import Codec, json_codec
-from shmq._errors import Empty, PayloadLost, SegmentMismatch, SegmentNotFound
+from shmq._errors import Empty, SegmentCorrupt, SegmentMismatch, SegmentNotFound
 from shmq._segment import Config, Segment
 from shmq._stats import QueueStats, holders_report, stats_of
 
@@ -58,10 +59,16 @@ class Queue(_core.Port):
         config = _config(slots, slot_size, in_flight, ports, oversize, allow_pickle, codec, mode)
         if name is None:
             _segment.sweep_anonymous()
-            segment = _segment.create(_segment.anonymous_name(), config, anonymous=True)
-        else:
+            self._begin(_segment.create(_segment.anonymous_name(), config, anonymous=True), config, codec, spin)
+            return
+        while True:
             segment = _segment.open_or_create(name, config)
-        self._begin(segment, config, codec, spin)
+            try:
+                return self._begin(segment, config, codec, spin)
+            except SegmentCorrupt:
+                if _segment.is_current(segment):
+                    raise
+                # unlinked between the two steps: the next look makes a new one
 
     @classmethod
     def create(cls, name: str, *, codec: Codec | None = None, mode: int = 0o600, spin: bool = True, **values: Any) -> Queue:
@@ -91,24 +98,17 @@ class Queue(_core.Port):
             raise SegmentMismatch(f"queue {segment.name!r} {wanted}")
         self._open(segment, codec, spin)
         self._creator_pid = os.getpid() if segment.anonymous and segment.creator_pid == os.getpid() else None
+
+    def _attached(self) -> None:
         _open_queues.add(self)
+        if "multiprocessing.util" in sys.modules and os.getpid() not in _leaves_with_multiprocessing:
+            _leaves_with_multiprocessing.add(os.getpid())
+            _leave_with_multiprocessing()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _attach_again, (type(self), self.name, self.segment.nonce, self.codec, self.spin)
 
     # -- operating -----------------------------------------------------------------------------------------------------
-
-    def purge(self) -> int:
-        """Throw away every message that waits, those that came back included; return how many. Leased ones stay leased."""
-        count = 0
-        while True:
-            try:
-                with self.receive(timeout=0):
-                    count += 1
-            except PayloadLost:
-                count += 1
-            except Empty:
-                return count
 
     def drain(self) -> list[Any]:
         """Take every message that waits, oldest first; an empty list where there is none."""
@@ -170,6 +170,7 @@ class Queue(_core.Port):
 
 
 _open_queues: weakref.WeakSet[Queue] = weakref.WeakSet()
+_leaves_with_multiprocessing: set[int] = set()
 
 
 def _leave_all() -> None:
@@ -181,6 +182,18 @@ def _leave_all() -> None:
 
 
 atexit.register(_leave_all)
+
+
+def _leave_with_multiprocessing() -> None:
+    """A child of multiprocessing ends by os._exit after its own finalizers: atexit never runs there.
+
+    It forgets the finalizers that were there before its work began (a handle among its arguments is attached by then),
+    and runs the after-fork functions: so register as both.
+    """
+    util, process = sys.modules["multiprocessing.util"], sys.modules["multiprocessing.process"]
+    util.register_after_fork(_open_queues, lambda _: util.Finalize(None, _leave_all, exitpriority=-10))
+    if process.parent_process() is not None:
+        util.Finalize(None, _leave_all, exitpriority=-10)
 
 
 def _attach_again(cls: type[Queue], name: str, nonce: int, codec: Codec | None, spin: bool) -> Queue:

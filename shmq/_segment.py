@@ -156,9 +156,9 @@ class Segment:
         return key
 
     def open_side(self, key: bytes) -> mmap.mmap:
-        """Map a side segment for reading. Raises PayloadLost where it is gone."""
+        """Map a side segment; what is written to it stays in this process. Raises PayloadLost where it is gone."""
         try:
-            memory, _ = map_memory(self.side_path(key), readonly=True)
+            memory, _ = map_memory(self.side_path(key), private=True)
         except SegmentNotFound:
             raise PayloadLost(f"the side segment of a message in queue {self.name!r} is gone: its payload is lost") from None
         return memory
@@ -232,7 +232,7 @@ def memory_error(path: str, nbytes: int, error: BaseException) -> BaseException:
     )
 
 
-def map_memory(path: str, readonly: bool = False) -> tuple[mmap.mmap, int]:
+def map_memory(path: str, private: bool = False) -> tuple[mmap.mmap, int]:
     """Map an existing file, once it is known to be a regular file of this user; and its inode.
 
     Raises SegmentNotFound, SegmentForeign, SegmentMismatch; BlockingIOError where it has no size yet.
@@ -259,9 +259,8 @@ def map_memory(path: str, readonly: bool = False) -> tuple[mmap.mmap, int]:
             )
         if found.st_size == 0:
             raise BlockingIOError
-        flags = mmap.MAP_SHARED | (mmap.MAP_POPULATE if readonly else 0)  # a side segment is read at once and whole
-        protection = mmap.PROT_READ | (0 if readonly else mmap.PROT_WRITE)
-        return mmap.mmap(shared.fd, found.st_size, flags, protection, **UNMAPPED_FD), found.st_ino
+        flags = mmap.MAP_PRIVATE if private else mmap.MAP_SHARED
+        return mmap.mmap(shared.fd, found.st_size, flags, mmap.PROT_READ | mmap.PROT_WRITE, **UNMAPPED_FD), found.st_ino
     finally:
         shared.close_fd()
 
@@ -426,8 +425,17 @@ def unlink(name: str) -> None:
         owner = os.geteuid()  # its remains may still be there
     if owner != os.geteuid():
         raise SegmentForeign(f"segment {name!r} belongs to user {owner}, this process runs as {os.geteuid()}: refused")
-    if not remove(name):
-        raise SegmentNotFound(f"there is no segment {name!r}")
+    with NameLock(name):  # not between two steps of somebody who opens it
+        if not remove(name):
+            raise SegmentNotFound(f"there is no segment {name!r}")
+
+
+def is_current(segment: Segment) -> bool:
+    """Does the segment's name still lead to it?"""
+    try:
+        return os.stat(f"{SHM}{path_of(segment.name)}", follow_symlinks=False).st_ino == segment.inode
+    except FileNotFoundError:
+        return False
 
 
 def list_segments() -> list[str]:

@@ -72,14 +72,13 @@ def holders_report(port: Port) -> str:
 
     pids = {index: pid for index, _, pid, _, _ in port._ports()}
     now = _core.monotonic_ns() * 1e-9
-    held = Counter(
-        (pids.get(owner, 0), state) for state, owner, _, _ in port._cells() if state not in ("spare", "warm", "orphan")
-    )
-    since = min((at for state, _, _, at in port._cells() if state == "leased" and at), default=now)
+    held = Counter((pids.get(owner, 0), state) for state, owner, _, _ in port._cells() if state in ("loaned", "leased", "held"))
+    since = min((at for state, _, _, at in port._cells() if state == "leased" and at), default=None)
+    age = "" if since is None else f"; the oldest lease is {now - since:.1f} s old"
     parts = [f"{count} {state} by {describe(pid)}" for (pid, state), count in held.most_common(5)]
     return (
         f"every in-flight cell of queue {port.name!r} is in use (in_flight={port.segment.config.in_flight}): "
-        f"{', '.join(parts)}; the oldest lease is {now - since:.1f} s old. "
+        f"{', '.join(parts)}{age}. "
         "Ack or release leases, drop views of acked messages, or create the queue with a larger in_flight="
     )
 

@@ -29,9 +29,7 @@ def _compile(source: str, target: str, *flags: str) -> Path:
 def content() -> ModuleType:
     """Return the compiled `content` module: fill, mark, total, ends, tally."""
     headers = sysconfig.get_path("include")
-    built = _compile(
-        "content.c", "content" + sysconfig.get_config_var("EXT_SUFFIX"), "-shared", "-fPIC", f"-I{headers}"
-    )
+    built = _compile("content.c", "content" + sysconfig.get_config_var("EXT_SUFFIX"), "-shared", "-fPIC", f"-I{headers}")
     spec = importlib.util.spec_from_file_location("content", built)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -12,8 +12,8 @@ from os import sched_yield
 from typing import Any
 
 import kickmsg
-
 from counter import Counter
+
 from peers.base import Channel, Peer, Receiver, Sender, Shape
 
 _FOREVER = 1e6

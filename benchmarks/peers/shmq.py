@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any
 
 import shmq
-
 from peers.base import BATCH, Channel, Peer, Receiver, Sender, Shape, consume_lists
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from itertools import chain
 from statistics import median
 from time import perf_counter_ns, sleep
 
@@ -77,7 +78,7 @@ def _wake(channel: Channel, count: int, line: Line) -> list[int]:
 
 
 def _median_of(roles: list[Callable[[Line], list[int]]], work: Work) -> float:
-    return float(median(sum(run_roles(roles, work.timeout), [])))
+    return float(median(chain.from_iterable(run_roles(roles, work.timeout))))
 
 
 def _awake(peer: Peer, work: Work) -> float:

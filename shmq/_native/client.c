@@ -43,7 +43,8 @@ static int map_segment(const char *name, void **base, struct shmq_geometry *geom
     struct stat found;
     int status = SHMQ_SYSTEM;
     if (fstat(fd, &found) == 0) {
-        status = !S_ISREG(found.st_mode) ? SHMQ_MISMATCH : found.st_uid != geteuid() ? SHMQ_FOREIGN : SHMQ_OK;
+        status = !S_ISREG(found.st_mode) ? SHMQ_MISMATCH : SHMQ_OK;
+        if (status == SHMQ_OK && (found.st_uid != geteuid() || (found.st_mode & 077))) status = SHMQ_FOREIGN; /* others may write */
         if (status == SHMQ_OK && (uint64_t)found.st_size < sizeof(struct shmq_header)) status = SHMQ_NOT_FOUND;
     }
     if (status == SHMQ_OK) {
@@ -68,7 +69,10 @@ int shmq_attach(const char *name, shmq_queue **out) {
     shmq_queue *queue = calloc(1, sizeof *queue);
     if (queue == NULL) status = SHMQ_SYSTEM;
     else if (((struct shmq_header *)base)->lock_inode != shmq_owner_lock_inode()) status = SHMQ_MISMATCH;
-    else status = (int)shmq_port_attach(&queue->port, base, &geometry, self);
+    else {
+        status = (int)shmq_port_attach(&queue->port, base, &geometry, self);
+        if (status == SHMQ_NO_PORTS && shmq_reap(&queue->port)) status = (int)shmq_port_attach(&queue->port, base, &geometry, self);
+    }
     if (status == SHMQ_OK) {
         queue->mapped_bytes = mapped;
         shmq_store_relaxed(&queue->port.record->pid, (uint64_t)getpid());
@@ -130,13 +134,19 @@ static int describe(struct shmq_slot *slot, uint64_t nbytes, const shmq_shape *s
     return SHMQ_OK;
 }
 
+/* The slot of one of our cells, checked: false where somebody has scribbled over the cell. */
+static bool slot_of(const shmq_queue *queue, uint32_t cell, uint32_t *slot) {
+    *slot = shmq_word_slot(shmq_cell_load(&queue->port, cell));
+    return *slot < queue->port.geometry.total_slots;
+}
+
 int shmq_loan(shmq_queue *queue, uint64_t nbytes, const shmq_shape *shape, shmq_message *message) {
     if (nbytes > queue->port.geometry.slot_size) return SHMQ_TOO_LARGE;
     uint32_t cell;
     int status = (int)shmq_cell_take_for_long(&queue->port, SHMQ_TO_WRITE, &cell);
     if (status != SHMQ_OK) return status;
-    uint32_t slot = shmq_word_slot(shmq_cell_load(&queue->port, cell));
-    status = describe(shmq_slot_at(&queue->port, slot), nbytes, shape);
+    uint32_t slot;
+    status = slot_of(queue, cell, &slot) ? describe(shmq_slot_at(&queue->port, slot), nbytes, shape) : SHMQ_CORRUPT;
     if (status != SHMQ_OK) {
         shmq_cell_return(&queue->port, cell, true);
         return status;
@@ -152,7 +162,9 @@ int shmq_loan(shmq_queue *queue, uint64_t nbytes, const shmq_shape *shape, shmq_
 /* Give the claimed or loaned cell's slot to the ring, waiting for room. On error the cell is still the caller's. */
 static int publish(shmq_queue *queue, uint32_t cell, uint64_t deadline) {
     struct shmq_patience patience = {0};
-    shmq_slot_stamp(&queue->port, shmq_slot_at(&queue->port, shmq_word_slot(shmq_cell_load(&queue->port, cell))));
+    uint32_t slot;
+    if (!slot_of(queue, cell, &slot)) return SHMQ_CORRUPT;
+    shmq_slot_stamp(&queue->port, shmq_slot_at(&queue->port, slot));
     for (;;) {
         int status = (int)shmq_ring_put(&queue->port, cell);
         if (status == SHMQ_OK) break;
@@ -187,10 +199,10 @@ int shmq_put(shmq_queue *queue, const void *data, uint64_t nbytes, const shmq_sh
     int status;
     while ((status = (int)shmq_cell_take(&queue->port, SHMQ_TO_WRITE, &cell)) != SHMQ_OK)
         if ((status = wait_on(queue, status, SHMQ_SPACE, deadline, &patience)) != SHMQ_OK) return status;
-    uint32_t slot = shmq_word_slot(shmq_cell_load(&queue->port, cell));
-    status = describe(shmq_slot_at(&queue->port, slot), nbytes, shape);
+    uint32_t slot;
+    status = slot_of(queue, cell, &slot) ? describe(shmq_slot_at(&queue->port, slot), nbytes, shape) : SHMQ_CORRUPT;
     if (status == SHMQ_OK) {
-        memcpy(shmq_payload_at(&queue->port, slot), data, nbytes);
+        if (nbytes) memcpy(shmq_payload_at(&queue->port, slot), data, nbytes);
         status = publish(queue, cell, deadline);
     }
     if (status != SHMQ_OK) shmq_cell_return(&queue->port, cell, true);
@@ -219,14 +231,20 @@ int shmq_receive(shmq_queue *queue, shmq_message *message, int64_t timeout_ns) {
     shmq_count(&port->record->counters[SHMQ_RECEIVES], 1);
     message->cell = cell;
     message->word = shmq_cell_load(port, cell);
+    if (shmq_word_slot(message->word) >= port->geometry.total_slots) return SHMQ_CORRUPT;
     struct shmq_slot slot = *shmq_slot_at(port, shmq_word_slot(message->word));
-    if (slot.nbytes > port->geometry.slot_size || slot.ndim > SHMQ_INLINE_DIMS) return SHMQ_CORRUPT;
+    if (slot.nbytes > port->geometry.slot_size || slot.ndim > SHMQ_INLINE_DIMS) {
+        shmq_lease_give_back(port, cell, message->word, true);
+        return SHMQ_CORRUPT;
+    }
     message->data = shmq_payload_at(port, shmq_word_slot(message->word));
     message->nbytes = slot.nbytes;
     message->id = slot.id;
     message->published_ns = slot.published_ns;
     message->delivery_count = shmq_deliveries_failed(shmq_load_relaxed(&slot.deliveries)) + 1;
-    message->kind = slot.kind;
+    /* What the fields of a message cannot say must not look like something that they can. */
+    bool plain = !(slot.flags & (SHMQ_FORTRAN | SHMQ_SWAPPED | SHMQ_DESCRIBED | SHMQ_SPILLED));
+    message->kind = plain ? slot.kind : SHMQ_KINDS;
     message->shape = (shmq_shape){.dtype = (char)slot.dtype, .itemsize = slot.itemsize, .ndim = slot.ndim};
     memcpy(message->shape.shape, slot.shape, sizeof slot.shape);
     return SHMQ_OK;

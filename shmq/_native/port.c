@@ -125,15 +125,14 @@ void shmq_port_detach(struct shmq_port *port) {
         shmq_swap_seq(&port->cells[i].word, &word, next); /* [hand] */
         SHMQ_CRASH_POINT(detach_cell);
     }
+    /* Before the port is free: afterwards nobody would be reaped for it, and nobody would tell of its orphans. */
+    if (orphaned) shmq_add_seq(&port->header->orphan_epoch, 1); /* [epoch] */
     for (int i = 0; i < SHMQ_COUNTERS; i++) {
         shmq_add_relaxed(&port->header->retired[i], shmq_load_relaxed(&port->record->counters[i]));
         shmq_store_relaxed(&port->record->counters[i], 0);
     }
     shmq_store_release(&port->record->owner, 0);
-    if (orphaned) {
-        shmq_add_seq(&port->header->orphan_epoch, 1); /* [epoch] */
-        shmq_wake(port, SHMQ_ITEMS);
-    }
+    if (orphaned) shmq_wake(port, SHMQ_ITEMS);
     shmq_wake(port, SHMQ_SPACE);
 }
 
@@ -150,10 +149,17 @@ shmq_status shmq_cell_take(struct shmq_port *port, enum shmq_purpose purpose, ui
     if (shmq_unlikely(port->kept == SHMQ_NO_CELL)) {
         /* The kept one is in use by another call of this handle, or large slots: reserved cells of others are not ours. */
         if (port->geometry.paged) return claim_from(port, 0, purpose, cell);
-        if (!claim(port, port->index, SHMQ_SPARE)) return claim_from(port, port->geometry.reserved, purpose, cell);
+        if (!claim(port, port->index, SHMQ_SPARE)) {
+            /* … unless every other is taken: a message that could not be decoded may lie in ours, and one of a port that
+             * nobody has attached serves as well. */
+            shmq_status status = claim_from(port, port->geometry.reserved, purpose, cell);
+            return status == SHMQ_OK ? status : claim_from(port, 0, purpose, cell);
+        }
         *cell = port->index;
         return SHMQ_OK;
     }
+    /* Only a scribbler changes it: whoever reads the slot below must not be led out of the segment. */
+    if (shmq_unlikely(shmq_word_slot(shmq_cell_load(port, port->kept)) >= port->geometry.total_slots)) return SHMQ_CORRUPT;
     *cell = port->kept;
     port->kept = SHMQ_NO_CELL;
     return SHMQ_OK;
@@ -181,7 +187,8 @@ shmq_status shmq_lease_ack(struct shmq_port *port, uint32_t cell, uint64_t lease
 
 void shmq_delivery_failed(struct shmq_port *port, uint64_t leased, uint32_t cell) {
     struct shmq_slot *slot = shmq_slot_at(port, shmq_word_slot(leased));
-    uint64_t tag = shmq_cell_generation(leased) << 14 | cell, before = shmq_load_acquire(&slot->deliveries);
+    /* The highest bit tells a tag from none: generation 0 of cell 0 comes round too. */
+    uint64_t tag = UINT64_C(1) << 47 | shmq_cell_generation(leased) << 14 | cell, before = shmq_load_acquire(&slot->deliveries);
     if (before >> 16 == tag) return; /* whoever died between this and the next step had counted already */
     uint64_t failed = shmq_deliveries_failed(before);
     shmq_swap_seq(&slot->deliveries, &before, tag << 16 | (failed < 0xffff ? failed + 1 : failed));

@@ -60,6 +60,7 @@ struct shmq_port {
     uint64_t spin_ns[2];             /* how long spinning has been worth it lately, by side */
     bool spins;                      /* more than one CPU */
     bool caught_up;                  /* the last get took the last message */
+    uint64_t reaped_ns;              /* when this handle last looked for the dead */
     uint32_t linger_ns;              /* see shmq_wait_linger */
     uint32_t lingers, linger_probe;
 };
@@ -89,7 +90,7 @@ void shmq_port_detach(struct shmq_port *port);
 void shmq_cell_release(struct shmq_port *port, uint32_t cell, bool warm);
 
 /* The cell for one call: the kept one, or one that is claimed, SPARE or WARM -> IDLE, mine; and its return. Post: OK and
- * *cell, or NO_CELLS. Killed here: an IDLE cell of a dead port. */
+ * *cell; NO_CELLS; CORRUPT. Killed here: an IDLE cell of a dead port. */
 shmq_status shmq_cell_take(struct shmq_port *port, enum shmq_purpose purpose, uint32_t *cell);
 void shmq_cell_return(struct shmq_port *port, uint32_t cell, bool warm);
 

@@ -87,24 +87,31 @@ static bool recover(struct shmq_port *port, uint32_t dead) {
         shmq_add_relaxed(&port->header->retired[i], counted);
     }
     SHMQ_CRASH_POINT(reap_retired);
+    /* The dead may have been the only one who knew of an orphan, of a message or of room: tell everybody to look. Before the
+     * port is free, so that a reaper that dies here leaves a port for which the next one tells. */
+    shmq_add_seq(&port->header->orphan_epoch, 1); /* [epoch] */
     shmq_store_release(&record->owner, 0);
     return true;
 }
 
 uint32_t shmq_reap(struct shmq_port *port) {
-    uint32_t freed = 0;
-    bool locked = false;
+    uint32_t freed = 0, before;
+    bool locked = false, left;
     if (!shmq_owner_can_judge()) return 0;
-    for (uint32_t i = 0; i < port->geometry.ports; i++) {
-        uint64_t owner = shmq_load_acquire(&port->records[i].owner);
-        if (owner == 0 || shmq_owner_alive(owner)) continue;
-        if (!locked && !(locked = shmq_owner_lock(port->nonce))) return 0;
-        /* Under the lock nobody else frees it; it may have been freed before, and claimed anew. */
-        if (shmq_load_acquire(&port->records[i].owner) == owner) freed += recover(port, i);
-    }
+    do { /* again while it helps: settling one of the dead can be what another's open exchange waits for */
+        before = freed;
+        left = false;
+        for (uint32_t i = 0; i < port->geometry.ports; i++) {
+            uint64_t owner = shmq_load_acquire(&port->records[i].owner);
+            if (owner == 0 || shmq_owner_alive(owner)) continue;
+            if (!locked && !(locked = shmq_owner_lock(port->nonce))) return 0;
+            /* Under the lock nobody else frees it; it may have been freed before, and claimed anew. */
+            if (shmq_load_acquire(&port->records[i].owner) != owner) continue;
+            if (recover(port, i)) freed++;
+            else left = true;
+        }
+    } while (left && freed != before);
     if (!locked) return 0;
-    /* The dead may have been the only one who knew of an orphan, of a message or of room: tell everybody to look. */
-    shmq_add_seq(&port->header->orphan_epoch, 1); /* [epoch] */
     shmq_owner_unlock(port->nonce);
     for (uint32_t i = 0; i < port->geometry.ports; i++) {
         shmq_wake(port, SHMQ_ITEMS);

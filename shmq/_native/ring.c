@@ -18,10 +18,10 @@ static void hold_back(void) {
 /* Help a sequence forward to at least `to`. Never back: the comparison is by distance. */
 static void sequence_advance(shmq_word *sequence, uint64_t from, uint64_t to) {
     uint64_t now = from;
-    while (!shmq_swap_seq(sequence, &now, to)) {
+    do {
         int64_t ahead = (int64_t)((to - now) << 2) >> 2; /* sequences are 62 bits wide */
         if (ahead <= 0) return;
-    }
+    } while (!shmq_swap_seq(sequence, &now, to));
 }
 
 /* One exchange of my in-flight cell with a ring cell. True: it happened. The intent stands before the exchange and is

@@ -1,7 +1,7 @@
 /* shmq for C programs: produce into and consume from a queue that a Python program (or `shmq`) has made.
  *
  *     DIR=$(python -c "import shmq; print(shmq.get_include())")
- *     cc -I$DIR program.c $(ls $DIR/*.c) -lrt -lpthread
+ *     cc -I"$DIR" program.c "$DIR"/{client,owner,port,reap,ring,wait}.c -lrt -lpthread
  *
  * A handle is used by one thread at a time; open one per thread. After fork() the child opens its own. Every call
  * returns 0 or an error of `enum shmq_error`; shmq_strerror() says it in words. Time-outs are nanoseconds: 0 tries once,
@@ -47,7 +47,8 @@ typedef struct shmq_message {
     uint64_t id;
     uint64_t published_ns;      /* CLOCK_MONOTONIC, to the tick of the kernel */
     uint32_t delivery_count;    /* 1: first delivery */
-    uint32_t kind;              /* 0 bytes, 1 array, 2 UTF-8 text, others: Python objects */
+    uint32_t kind;              /* 0 bytes, 1 array, 2 UTF-8 text; from 3 on what only Python reads: other objects, arrays in
+                                 * another order or with records, messages in a side segment */
     shmq_shape shape;           /* of an array */
     uint64_t cell, word;        /* the library's */
 } shmq_message;

@@ -125,7 +125,15 @@ shmq_status shmq_wait_park(struct shmq_port *port, enum shmq_side side, uint64_t
     return result == EAGAIN ? SHMQ_OK : result == EINTR ? SHMQ_INTERRUPTED : SHMQ_TIMED_OUT;
 }
 
+bool shmq_reap_now_and_then(struct shmq_port *port) {
+    uint64_t now = shmq_now_coarse_ns();
+    if (now - port->reaped_ns < SHMQ_SLICE_MS * UINT64_C(1000000)) return false;
+    port->reaped_ns = now;
+    return shmq_reap(port) != 0;
+}
+
 shmq_status shmq_wait(struct shmq_port *port, enum shmq_side side, uint64_t deadline_ns, struct shmq_patience *patience) {
+    if (shmq_reap_now_and_then(port)) return SHMQ_OK;
     if (!patience->spun) {
         patience->spun = true;
         if (shmq_wait_spin(port, side, deadline_ns)) return SHMQ_OK;

@@ -31,6 +31,10 @@ struct shmq_patience {
  * TIMED_OUT: the deadline; INTERRUPTED: a signal. */
 shmq_status shmq_wait(struct shmq_port *port, enum shmq_side side, uint64_t deadline_ns, struct shmq_patience *patience);
 
+/* Take back what the dead held, if nobody of this handle has looked for a slice: so that a consumer that only polls notices
+ * them too. True: something came back. */
+bool shmq_reap_now_and_then(struct shmq_port *port);
+
 /* Wait a little for an in-flight cell: nobody announces those, so this looks again after 50 us, 100 us, … 10 ms. */
 shmq_status shmq_wait_for_cell(struct shmq_port *port, uint64_t deadline_ns, struct shmq_patience *patience);
 

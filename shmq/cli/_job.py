@@ -31,7 +31,6 @@ from multiprocessing.context import SpawnProcess
 from typing import Any, NamedTuple
 
 import shmq
-from shmq._errors import JobFailed
 from shmq.cli._processes import SPAWN, Children
 
 __all__ = ["Cost", "Crew", "File", "Report", "Transport", "files_below", "inspect", "pack"]
@@ -225,14 +224,14 @@ class Crew:
 
     def _replace_the_dead(self) -> None:
         if self._producer.exitcode:
-            raise JobFailed(f"the producer ended early ({_cause(self._producer.exitcode)})")
+            raise shmq.ShmqError(f"the producer ended early ({_cause(self._producer.exitcode)})")
         for worker in [worker for worker in self.workers if worker.exitcode is not None]:
             cause = _cause(worker.exitcode)
             if not cause.startswith("SIG") or not self.transport.survives_kills:
-                raise JobFailed(f"a worker ended early ({cause})")
+                raise shmq.ShmqError(f"a worker ended early ({cause})")
             self.deaths += 1
             if self.deaths > DEATHS_ALLOWED:
-                raise JobFailed(f"{self.deaths} workers were killed, the last one by {cause}: giving up")
+                raise shmq.ShmqError(f"{self.deaths} workers were killed, the last one by {cause}: giving up")
             self.workers.remove(worker)
             self._hire()
 
@@ -291,7 +290,7 @@ def queue_costs(groups: list[list[str]], workers: int, rounds: int, transports: 
     """Move each group of files over each transport in turn; return the median cost, a list of transports per group.
 
     The producer has loaded the messages beforehand, and the workers only call ``get``, which gives ``bytes`` on either
-    side. Raises :class:`JobFailed` when what arrived is not what was sent.
+    side. Raises ShmqError when what arrived is not what was sent.
     """
     costs = []
     with Children() as children:
@@ -327,7 +326,7 @@ class _Carrier:
         tallies = [_answer(taker) for taker in self.takers]
         arrived = (sum(tally[0] for tally in tallies), sum(tally[1] for tally in tallies))
         if arrived != self.sent[group]:
-            raise JobFailed("{} messages of {} bytes arrived, sent were {} of {}".format(*arrived, *self.sent[group]))
+            raise shmq.ShmqError("{} messages of {} bytes arrived, sent were {} of {}".format(*arrived, *self.sent[group]))
         return float(max(tally[2] for tally in tallies) - started)
 
     def dismiss(self) -> None:
@@ -339,7 +338,7 @@ def _answer(child: Connection) -> Any:
     with contextlib.suppress(EOFError, ConnectionResetError):
         if child.poll(ANSWER_PATIENCE):
             return child.recv()
-    raise JobFailed("a process ended early while the queue's own cost was measured")
+    raise shmq.ShmqError("a process ended early while the queue's own cost was measured")
 
 
 def give(parent: Connection, files: Any, groups: list[list[str]], workers: int) -> None:

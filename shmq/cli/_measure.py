@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 
 import shmq
-from shmq._errors import JobFailed
 from shmq.cli._processes import SPAWN, Children
 
 __all__ = ["FRAME", "ROWS", "Measured", "Row", "measure"]
@@ -72,7 +71,7 @@ class Measured:
 
 
 def measure() -> Iterator[Measured]:
-    """Yield the outcome of each of :data:`ROWS`. Raises :class:`JobFailed` if anything is lost or changed on the way."""
+    """Yield the outcome of each of :data:`ROWS`. Raises ShmqError if anything is lost or changed on the way."""
     with shmq_lane() as ours, multiprocessing_lane() as theirs, Children() as children:
         lanes = (ours, theirs)
         pipe, end = SPAWN.Pipe()
@@ -94,7 +93,7 @@ def turn(pipe: Connection, lanes: tuple[Lane, Lane], number: int, row: Row) -> f
     given = give(lanes[number], count)
     total, ended = expect(pipe)
     if total != given.total:
-        raise JobFailed(f"{row.name}: the contents add up to {total}, not to {given.total}")
+        raise shmq.ShmqError(f"{row.name}: the contents add up to {total}, not to {given.total}")
     return (ended - started) / count if given.seconds is None else given.seconds
 
 
@@ -102,7 +101,7 @@ def expect(pipe: Connection) -> Any:
     with contextlib.suppress(EOFError, ConnectionResetError):
         if pipe.poll(PATIENCE):
             return pipe.recv()
-    raise JobFailed("the consuming process ended early")
+    raise shmq.ShmqError("the consuming process ended early")
 
 
 def consume(pipe: Connection, lanes: tuple[Lane, Lane]) -> None:
@@ -193,7 +192,7 @@ def ping(lane: Lane, count: int) -> Given:
         answer = get()
         laps.append(clock() - started)
         if answer != message:
-            raise JobFailed("round trip: another message came back")
+            raise shmq.ShmqError("round trip: another message came back")
     return Given(count, statistics.median(laps))
 
 

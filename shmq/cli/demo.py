@@ -88,7 +88,7 @@ def run(screen: Console, folder: str, workers: int, compare: bool, kill: bool) -
     """Do the job in each way, show what came out, and return whether everything agreed."""
     files = files_below(folder)
     if not files:
-        raise Failed(f"there is no regular file below {folder}")
+        raise shmq.ShmqError(f"there is no regular file below {folder}")
     largest = max(file.size for file in files)
     screen.print(Text(printable(folder), style="bold"), soft_wrap=True)
     screen.print(

@@ -89,7 +89,7 @@ DEATHS = [
 def program(tmp_path_factory):
     path = tmp_path_factory.mktemp("crash") / "crash_test"
     engine = [ENGINE / f"{part}.c" for part in ("ring", "port", "wait", "owner", "reap")]
-    flags = ["-std=c11", "-O2", "-g", "-Wall", "-Wextra", "-Werror", "-D_GNU_SOURCE=", "-DSHMQ_CRASH_POINTS"]
+    flags = ["-std=c11", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-D_GNU_SOURCE=", "-DSHMQ_CRASH_POINTS"]
     command = ["cc", *flags, "-include", NATIVE / "every_store.h", f"-I{ENGINE}", NATIVE / "crash_test.c", *engine]
     built = subprocess.run([*command, "-o", path, "-lrt", "-lpthread"], capture_output=True, text=True)
     assert built.returncode == 0, built.stderr

@@ -1,8 +1,8 @@
-/* What the native tests share: checks, a segment between two fences, messages that prove themselves, and the permutation.
+/* What hostile.c and tests/crash/deaths.c share: checks, a segment between two fences, messages that prove themselves.
  *
  * The segment lies in memory that forked children share. Behind it comes so much memory without any access rights that a
  * slot, index or cell number of any value, times its stride, ends there: an access out of bounds is a SIGSEGV, in every
- * build. A test is a function under TEST(name), run by giving its name to the program; it ends the program on failure.
+ * build. A check that fails ends the program.
  */
 #ifndef SHMQ_TEST_HARNESS_H
 #define SHMQ_TEST_HARNESS_H
@@ -39,36 +39,6 @@ static inline void check_equal(uint64_t found, uint64_t expected, const char *wh
 }
 #define CHECK(condition) ((condition) ? (void)0 : check_failed(__FILE__, __LINE__, #condition))
 #define CHECK_EQUAL(found, expected) check_equal((uint64_t)(found), (uint64_t)(expected), #found, __FILE__, __LINE__)
-
-/* -- tests by name --------------------------------------------------------------------------------------------------- */
-
-struct test {
-    const char *name;
-    void (*run)(void);
-    struct test *next;
-};
-static struct test *all_tests;
-
-#define TEST(title)                                                       \
-    static void title(void);                                              \
-    static struct test title##_test = {.name = #title, .run = title};     \
-    __attribute__((constructor)) static void title##_register(void) {     \
-        title##_test.next = all_tests;                                    \
-        all_tests = &title##_test;                                        \
-    }                                                                     \
-    static void title(void)
-
-static inline int run_test(const char *name) {
-    alarm(WATCHDOG_SECONDS);
-    CHECK(shmq_owner_self() != 0);
-    for (struct test *test = all_tests; test != NULL; test = test->next)
-        if (strcmp(test->name, name) == 0) {
-            test->run();
-            return 0;
-        }
-    fprintf(stderr, "there is no test %s\n", name);
-    return 2;
-}
 
 /* -- chance ---------------------------------------------------------------------------------------------------------- */
 
@@ -123,23 +93,6 @@ static inline void segment_make(struct segment *segment, uint32_t slots, uint64_
 static inline void segment_unmake(struct segment *segment) {
     munmap(segment->fenced, segment->fenced_bytes);
     munmap(segment->semaphores, SHMQ_PAGE);
-}
-
-/* As if it had been used for so long. Before the first port attaches. */
-static inline void segment_age(struct segment *segment, uint64_t lap, uint64_t generation) {
-    struct shmq_header *header = (struct shmq_header *)segment->base;
-    shmq_word *ring = (shmq_word *)(segment->base + segment->geometry.ring_offset);
-    struct shmq_cell *cells = (struct shmq_cell *)(segment->base + segment->geometry.cells_offset);
-    shmq_store_relaxed(&header->write_seq, shmq_seq_word(lap, 0));
-    shmq_store_relaxed(&header->read_seq, shmq_seq_word(lap, 0));
-    for (uint32_t i = 0; i < segment->geometry.slots; i++) ring[i] = shmq_ring_word(lap, SHMQ_EMPTY, shmq_word_slot(ring[i]));
-    for (uint32_t i = 0; i < segment->geometry.cells; i++)
-        cells[i].word = shmq_cell_word(generation, SHMQ_SPARE, SHMQ_NO_PORT, shmq_word_slot(cells[i].word));
-}
-
-/* A few steps before laps and generations come round to 0. */
-static inline void segment_age_to_the_edge(struct segment *segment) {
-    segment_age(segment, SHMQ_LAP_MASK - 1, (UINT64_C(1) << 27) - 2);
 }
 
 static inline shmq_status port_attach(struct shmq_port *port, const struct segment *segment) {
@@ -209,17 +162,17 @@ static inline struct message message_read(const struct shmq_port *port, uint32_t
 
 /* -- operations as a binding does them: one try each, OK or why not ------------------------------------------------------ */
 
-static inline uint32_t slot_of(const struct shmq_port *port, uint32_t cell) { return shmq_word_slot(shmq_cell_load(port, cell)); }
+static inline uint32_t slot_in(const struct shmq_port *port, uint32_t cell) { return shmq_word_slot(shmq_cell_load(port, cell)); }
 
 static inline uint32_t delivery_count(const struct shmq_port *port, uint32_t cell) {
-    return shmq_deliveries_failed(shmq_load_acquire(&shmq_slot_at(port, slot_of(port, cell))->deliveries)) + 1;
+    return shmq_deliveries_failed(shmq_load_acquire(&shmq_slot_at(port, slot_in(port, cell))->deliveries)) + 1;
 }
 
 static inline shmq_status try_put(struct shmq_port *port, uint32_t producer, uint32_t number) {
     uint32_t cell;
     shmq_status status = shmq_cell_take(port, SHMQ_TO_WRITE, &cell);
     if (status != SHMQ_OK) return status;
-    message_write(port, slot_of(port, cell), producer, number);
+    message_write(port, slot_in(port, cell), producer, number);
     status = shmq_ring_put(port, cell);
     shmq_cell_return(port, cell, status != SHMQ_OK);
     if (status == SHMQ_OK) shmq_wake_after(port, SHMQ_ITEMS);
@@ -236,15 +189,6 @@ static inline shmq_status try_take(struct shmq_port *port, bool for_long, uint32
     if (status == SHMQ_OK) shmq_wake_after(port, SHMQ_SPACE);
     else shmq_cell_return(port, *cell, false);
     return status;
-}
-
-static inline shmq_status try_get(struct shmq_port *port, struct message *message) {
-    uint32_t cell;
-    shmq_status status = try_take(port, false, &cell);
-    if (status != SHMQ_OK) return status;
-    *message = message_read(port, slot_of(port, cell));
-    shmq_cell_return(port, cell, true);
-    return SHMQ_OK;
 }
 
 /* The waiting half of a blocking call. TIMED_OUT, or OK: look again. */

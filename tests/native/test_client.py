@@ -218,6 +218,46 @@ def test_ten_thousand_messages_of_python_arrive_in_order(client, queue):
     assert queue.empty()
 
 
+UNFIT = {
+    "in Fortran order": np.asfortranarray(np.arange(6).reshape(2, 3)),
+    "big-endian": np.arange(6, dtype=">i4"),
+    "of six dimensions": np.arange(32, dtype="u1").reshape(1, 2, 2, 2, 2, 2),
+    "of records": np.zeros(3, dtype=[("x", "f4"), ("y", "i8")]),
+    "in a side segment": np.arange(4000, dtype="u1").reshape(40, 100),
+}
+
+
+@pytest.mark.parametrize("form", UNFIT)
+def test_an_array_that_the_fields_of_a_message_cannot_describe_is_not_taken_for_another(start, make, form):
+    queue, array = make(slots=4, slot_size=256, oversize="spill"), UNFIT[form]
+    queue.put(array)
+    client = start(queue.name)
+    error, rest = client.ask("receive", 0, 5000)
+    if error:  # then it is still there for those who can
+        client.end()
+        assert np.array_equal(queue.get(timeout=20), array)
+    else:
+        kind, _, shape, payload = rest.split(" ")
+        dtype, _, lengths = shape.partition(":")
+        described = dtype == f"{array.dtype.kind}{array.itemsize}" and lengths == ",".join(map(str, array.shape))
+        assert int(kind) > 2 or (
+            described and payload == np.ascontiguousarray(array, array.dtype.newbyteorder("=")).tobytes().hex()
+        )
+
+
+def test_bytes_in_a_side_segment_are_not_taken_for_the_few_bytes_of_its_key(start, make):
+    queue = make(slots=4, slot_size=64, oversize="spill")
+    queue.put(bytes(1000))
+    client = start(queue.name)
+    error, rest = client.ask("receive", 0, 5000)
+    if error:
+        client.end()
+        assert queue.get(timeout=20) == bytes(1000)
+    else:
+        kind, _, _, payload = rest.split(" ")
+        assert int(kind) > 2 or payload == bytes(1000).hex()
+
+
 def test_a_message_has_an_id_and_an_age_in_c(client, queue):
     ids = set()
     for _ in range(3):
@@ -287,6 +327,25 @@ def hold_for_ever(name):
     lease = shmq.Queue.attach(name).receive(timeout=20)
     time.sleep(600)
     del lease
+
+
+@pytest.mark.parametrize("who", ["C", "Python"])
+def test_a_consumer_that_never_waits_long_notices_the_dead_too(start, client, queue, who):
+    queue.put(b"work")
+    holder = start(queue.name)
+    holder.receive()
+    holder.kill()
+
+    def received():
+        if who == "C":
+            return client.error("receive", 0, 10) == 0
+        try:
+            queue.get(timeout=0.01)
+        except shmq.Empty:
+            return False
+        return True
+
+    wait_until(received, 10)
 
 
 def test_a_killed_c_program_leaves_its_loans_and_its_port_to_others(start, make):

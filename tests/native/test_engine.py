@@ -149,4 +149,4 @@ def test_hostile_words_end_in_an_error_and_never_outside_the_segment(run, varian
 @pytest.mark.parametrize("variant", [PLAIN, UNDER_ADDRESS])
 @pytest.mark.parametrize("seed", [1, 2])
 def test_a_segment_that_is_scribbled_over_meanwhile_hangs_nobody(run, variant, seed):
-    run(variant, "scribble", seed, 300)
+    run(variant, "scribble", seed, 150)

@@ -908,10 +908,11 @@ def test_a_description_that_lies_is_corrupt(make: Make, children: Children, desc
 
 @pytest.mark.parametrize("key", [b"../../etc/passwd", bytes(16), b"0" * 16], ids=ascii)
 def test_a_spilled_message_without_its_side_segment_is_corrupt(make: Make, children: Children, key: bytes) -> None:
-    queue = make(slots=4, slot_size=64, oversize="spill", allow_pickle=False)
-    queue.put(key)
-    children.start(take_a_lie, queue.name, {"flags": 8}, list(TAKERS))
-    children.join()
+    for taker in TAKERS:  # a queue each: the first to meet a lost payload gives the message up
+        queue = make(slots=4, slot_size=64, oversize="spill", allow_pickle=False)
+        queue.put(key)
+        children.start(take_a_lie, queue.name, {"flags": 8}, [taker])
+        children.join()
 
 
 def take_random_headers(name: str, seed: int) -> None:

@@ -91,7 +91,7 @@ def test_a_loop_inside_of_an_except_clause_acks_at_a_break(q: shmq.Queue) -> Non
     assert counts(q) == (0, 0, 0, 0)
 
 
-def test_a_generator_over_a_loop_that_is_closed_ends_its_body(q: shmq.Queue) -> None:
+def test_a_generator_over_a_loop_that_is_closed_settles_its_message(q: shmq.Queue) -> None:
     q.put_many(["a", "b"])
 
     def each() -> Any:
@@ -102,8 +102,9 @@ def test_a_generator_over_a_loop_that_is_closed_ends_its_body(q: shmq.Queue) -> 
     assert next(values) == "a"
     values.close()
     ready, leased, held, returned = counts(q)
-    assert (ready, leased, held) == (1, 0, 0)  # settled: a closed generator has raised GeneratorExit in its body
-    assert returned == 1
+    # From CPython 3.13 on, closing a generator may end its loop without raising GeneratorExit in the body.
+    assert (ready, leased, held) == (1, 0, 0)
+    assert returned + q.stats().acks == 1
 
 
 def test_two_loops_over_one_queue_share_its_messages(q: shmq.Queue) -> None:
@@ -353,6 +354,31 @@ def test_of_many_threads_that_settle_one_lease_one_succeeds(q: shmq.Queue, how: 
     finally:
         sys.setswitchinterval(interval)
     shmq.verify(q)
+
+
+class Refuses:
+    """Pickles here, and does not unpickle there."""
+
+    def __reduce__(self) -> Any:
+        return int, ("no number",)
+
+
+@pytest.mark.parametrize("slot_size", [64])  # with large slots, the two reserved cells are all there is: see ARCHITECTURE.md
+@pytest.mark.parametrize("take", [lambda q: q.get(timeout=0), lambda q: q.get_many(2, timeout=0)], ids=["get", "get_many"])
+def test_what_did_not_decode_takes_no_cell_that_put_and_get_need(make: Make, slot_size: int, take: Callable[..., Any]) -> None:
+    queue = make(slots=4, slot_size=slot_size, in_flight=1)
+    queue.put_many(["leased", Refuses(), Refuses(), "ready"])
+    leases = [queue.receive(timeout=0)]
+    for _ in range(2):
+        with pytest.raises(ValueError, match="no number"):
+            take(queue)
+        try:
+            leases.append(queue.receive(timeout=0))
+        except shmq.InFlightLimit:  # as it should be, with one in flight
+            leases[0].ack()
+            leases[0] = queue.receive(timeout=0)
+    queue.put("put", timeout=0)
+    assert queue.get(timeout=0) == "ready"
 
 
 def test_a_thousand_leases_leave_nothing_behind(q: shmq.Queue) -> None:

@@ -23,7 +23,7 @@ import shmq
 Make = Callable[..., shmq.Queue]
 LONG = 60.0  # seconds: longer than anything here takes; a call that lasts so long has failed
 KILLS = 30
-GEOMETRIES = {"small slots": 64, "large slots": 4096, "copies without the lock": 1 << 17}
+GEOMETRIES = {"small slots": 64, "large slots": 4096, "copies without the lock": 1 << 16}
 _kept: list[Any] = []  # what a child still holds when it exits
 
 geometries = pytest.mark.parametrize("slot_size", GEOMETRIES.values(), ids=GEOMETRIES)
@@ -243,9 +243,7 @@ def settle_the_parents(lease: shmq.Lease, how: str, answers: shmq.Queue) -> None
 
 
 @pytest.mark.parametrize("how", ["ack", "nack", "release"])
-def test_a_forked_child_cannot_settle_its_parents_lease(
-    q: shmq.Queue, answers: shmq.Queue, children: Children, how: str
-) -> None:
+def test_a_forked_child_cannot_settle_its_parents_lease(q: shmq.Queue, answers: shmq.Queue, children: Children, how: str) -> None:
     q.put("the parent's")
     lease = q.receive()
     children.start(settle_the_parents, lease, how, answers)
@@ -305,32 +303,29 @@ def test_a_forked_child_cannot_publish_its_parents_loan(q: shmq.Queue, answers: 
     loan.abandon()
 
 
+def use_when_told(q: shmq.Queue, answers: shmq.Queue, go: shmq.Queue) -> None:
+    answers.put((q.qsize(), q.stats().ports))
+    q.put(go.get(timeout=LONG), timeout=LONG)
+
+
 def test_a_fork_while_another_thread_waits_disturbs_neither(
-    q: shmq.Queue, answers: shmq.Queue, children: Children, threads: Threads
+    q: shmq.Queue, make: Make, answers: shmq.Queue, children: Children, threads: Threads
 ) -> None:
+    """The child goes on with a handle in which a thread that it does not have was asleep."""
+    go = make()
     got: list[Any] = []
     threads.start(lambda: got.append(q.get(timeout=LONG)))
     wait_until(lambda: q.stats().waiting_consumers == 1)
-    children.start(double_if_told, q, answers)
-    assert answers.get(timeout=LONG) == "ready"
-    assert got == [] and q.stats().waiting_consumers == 1
-    children.start(put_one, q)
+    children.start(use_when_told, q, answers, go)
+    assert answers.get(timeout=LONG) == (0, 2)
+    assert got == []
+    go.put("from the child")
     threads.join()
-    assert got == ["from the child"]
-    answers.put("go on", timeout=LONG)
     children.join()
-    assert q.get(timeout=LONG) == "from the first"
+    assert got == ["from the child"]
     q._reap()
-    assert q.stats().ports == 1
+    assert (q.stats().ports, q.stats().waiting_consumers) == (1, 0)
     shmq.verify(q)
-
-
-def double_if_told(q: shmq.Queue, answers: shmq.Queue) -> None:
-    """Uses the handle in which the parent's thread sleeps, without taking what is meant for that thread."""
-    assert q.empty()
-    answers.put("ready")
-    wait_until(lambda: q.stats().waiting_consumers == 0)
-    q.put("from the first", timeout=LONG)
 
 
 # -- exits -------------------------------------------------------------------------------------------------------------

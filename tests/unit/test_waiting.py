@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import itertools
 import signal
 import threading
 import time
@@ -695,4 +696,87 @@ def test_an_exception_at_any_moment_of_a_call_leaves_the_queue_whole(make: Make,
     assert len([queue.loan(1) for _ in range(4)]) == 4
     stats = queue.stats()
     assert (stats.ready, stats.leased, stats.loaned, stats.returned, stats.held) == (0, 0, 0, 0, 0)
+    shmq.verify(queue)
+
+
+# -- between processes ---------------------------------------------------------------------------------------------------------
+
+
+@taking
+def test_without_a_timeout_whoever_takes_waits_for_a_later_put(q: shmq.Queue, other: shmq.Queue, take: Any) -> None:
+    thread = when(lambda: consumers(q) == 1, lambda: other.put(b"late"))
+    assert take(q) == b"late"
+    thread.join(LONG)
+
+
+@putting
+def test_without_a_timeout_whoever_puts_waits_for_a_later_get(q: shmq.Queue, other: shmq.Queue, put: Any) -> None:
+    fill(q)
+    thread = when(lambda: producers(q) == 1, other.get)
+    put(q)
+    thread.join(LONG)
+    assert q.qsize() == 4
+
+
+def return_all(name: str, back: str, count: int) -> None:
+    there = shmq.Queue.attach(name, spin=False)
+    answers = shmq.Queue.attach(back, spin=False)
+    for _ in range(count):
+        answers.put(there.get(timeout=LONG), timeout=LONG)
+
+
+@pytest.mark.parametrize("slots", [1, 8])
+def test_no_wake_up_is_lost_between_two_processes_that_both_sleep(make: Make, children: Children, slots: int) -> None:
+    """A lost one would cost a slice of a tenth of a second: some hundreds of them would be too many."""
+    there, back = (make(slots=slots, slot_size=64, spin=False) for _ in range(2))
+    children.start(return_all, there.name, back.name, 2000)
+    began = time.monotonic()
+    for number in range(2000):
+        there.put(number, timeout=LONG)
+        assert back.get(timeout=LONG) == number
+    assert time.monotonic() - began < LONG / 2
+    children.join()
+
+
+def wait_idly(name: str, answers: str) -> None:
+    queue = shmq.Queue.attach(name)
+    before = time.process_time()
+    with pytest.raises(shmq.Empty):
+        queue.get(timeout=1.0)
+    shmq.Queue.attach(answers).put(time.process_time() - before)
+
+
+def test_four_idle_consumers_cost_next_to_no_processor_time(make: Make, children: Children) -> None:
+    queue, answers = make(), make()
+    for _ in range(4):
+        children.start(wait_idly, queue.name, answers.name)
+    assert sum(answers.get(timeout=LONG) for _ in range(4)) < 0.05
+    children.join()
+
+
+def produce_for_ever(name: str, answers: str) -> None:
+    queue, out = shmq.Queue.attach(name), shmq.Queue.attach(answers)
+    for number in itertools.count(1):
+        queue.put(number)
+        if number == 100:
+            out.put("a producer")
+
+
+def consume_for_ever(name: str, answers: str) -> None:
+    queue, out = shmq.Queue.attach(name), shmq.Queue.attach(answers)
+    for number in itertools.count(1):
+        queue.get()
+        if number == 100:
+            out.put("a consumer")
+
+
+@pytest.mark.parametrize("slots", [1, 64])
+def test_each_of_three_producers_and_three_consumers_gets_its_share(make: Make, children: Children, slots: int) -> None:
+    queue, answers = make(slots=slots, slot_size=64), make()
+    for _ in range(3):
+        children.start(consume_for_ever, queue.name, answers.name)
+        children.start(produce_for_ever, queue.name, answers.name)
+    assert sorted(answers.get(timeout=LONG) for _ in range(6)) == ["a consumer"] * 3 + ["a producer"] * 3
+    children.kill()
+    queue._reap()
     shmq.verify(queue)
