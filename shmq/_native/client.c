@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "lease.h"
 #include "owner.h"
 #include "reap.h"
 #include "ring.h"
@@ -212,16 +213,24 @@ int shmq_put(shmq_queue *queue, const void *data, uint64_t nbytes, const shmq_sh
 int shmq_receive(shmq_queue *queue, shmq_message *message, int64_t timeout_ns) {
     struct shmq_port *port = &queue->port;
     struct shmq_patience patience = {0};
-    uint64_t deadline = deadline_of(timeout_ns);
+    uint64_t deadline = deadline_of(timeout_ns), lease_ns = port->policy.lease_timeout_ns;
+    enum shmq_cell_state leased = lease_ns ? SHMQ_TIMED : SHMQ_LEASED;
     uint32_t cell;
     for (;;) {
-        int status = (int)shmq_orphan_adopt(port, &cell);
-        if (status == SHMQ_OK) break;
-        status = (int)shmq_cell_take_for_long(port, SHMQ_TO_GIVE, &cell);
+        uint64_t until = lease_ns ? shmq_now_ns() + lease_ns : 0;
+        int status = (int)shmq_orphan_adopt(port, until, &cell);
+        if (status != SHMQ_OK) {
+            status = (int)shmq_cell_take_for_long(port, SHMQ_TO_GIVE, &cell);
+            if (status == SHMQ_OK) {
+                if (until) shmq_lease_time(port, cell, until);
+                status = (int)shmq_ring_get(port, cell, leased);
+                if (status != SHMQ_OK) shmq_cell_release(port, cell, false);
+            }
+        }
         if (status == SHMQ_OK) {
-            status = (int)shmq_ring_get(port, cell);
-            if (status == SHMQ_OK) break;
-            shmq_cell_release(port, cell, false);
+            message->word = shmq_cell_load(port, cell);
+            if (shmq_cell_owner(message->word) == port->index && shmq_cell_state(message->word) == leased) break;
+            continue; /* stopped for so long that its time was over before it could be said to be ours */
         }
         status = wait_on(queue, status, SHMQ_ITEMS, deadline, &patience);
         if (status != SHMQ_OK) return status;
@@ -230,11 +239,10 @@ int shmq_receive(shmq_queue *queue, shmq_message *message, int64_t timeout_ns) {
     shmq_wake_after(port, SHMQ_SPACE);
     shmq_count(&port->record->counters[SHMQ_RECEIVES], 1);
     message->cell = cell;
-    message->word = shmq_cell_load(port, cell);
     if (shmq_word_slot(message->word) >= port->geometry.total_slots) return SHMQ_CORRUPT;
     struct shmq_slot slot = *shmq_slot_at(port, shmq_word_slot(message->word));
     if (slot.nbytes > port->geometry.slot_size || slot.ndim > SHMQ_INLINE_DIMS) {
-        shmq_lease_give_back(port, cell, message->word, true);
+        shmq_lease_give_back(port, cell, message->word, SHMQ_NACKED, SHMQ_BY_POLICY);
         return SHMQ_CORRUPT;
     }
     message->data = shmq_payload_at(port, shmq_word_slot(message->word));
@@ -259,7 +267,12 @@ int shmq_ack(shmq_queue *queue, shmq_message *message) {
 
 int shmq_nack(shmq_queue *queue, shmq_message *message) {
     message->data = NULL;
-    return (int)shmq_lease_give_back(&queue->port, (uint32_t)message->cell, message->word, true);
+    return (int)shmq_lease_give_back(&queue->port, (uint32_t)message->cell, message->word, SHMQ_NACKED, SHMQ_BY_POLICY);
+}
+
+int shmq_extend(shmq_queue *queue, shmq_message *message, int64_t nanoseconds) {
+    if (message->data == NULL || nanoseconds < 0) return SHMQ_LOST;
+    return (int)shmq_lease_extend(&queue->port, (uint32_t)message->cell, &message->word, shmq_now_ns() + (uint64_t)nanoseconds);
 }
 
 const char *shmq_strerror(int error) {

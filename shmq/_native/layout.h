@@ -1,4 +1,4 @@
-/* The format of a segment, version 1. This file is its specification.
+/* The format of a segment, version 2. This file is its specification.
  *
  * Purpose: a queue of fixed-size slots in shared memory, in which any process may be killed at any instruction.
  *
@@ -20,6 +20,8 @@
  * The lap of a ring cell counts how often it was emptied; laps and generations are compared modulo their width. An
  * in-flight cell's generation moves with every change of the word, so that a late ack never matches another's work.
  *
+ *   expires         bit 63 … 48: generation (16)   47 … 0: CLOCK_MONOTONIC in microseconds, for which TIMED word it is
+ *
  * States of an in-flight cell, who may change it, and what its slot holds:
  *
  *   SPARE   nobody's; anybody may claim it           nothing
@@ -27,11 +29,17 @@
  *   IDLE    its owner's, during a call or kept       nothing, or a message that is being written
  *   LOANED  its owner's, lent to the user's code     a message that is being written
  *   LEASED  its owner's                              a message that was delivered and is not acked
+ *   TIMED   its owner's until its time is over       as LEASED; afterwards anybody may take it over, as LEASED
  *   HELD    its owner's                              a message that was acked but is still being looked at
  *   ORPHAN  nobody's; any consumer may claim it      a message that was delivered and came back
  *
  *   SPARE/WARM -claim-> IDLE -exchange-> LEASED -ack-> IDLE | HELD -last view gone-> IDLE -release-> SPARE/WARM
  *   IDLE -loan-> LOANED -publish/abandon-> IDLE        LEASED -nack, owner died-> ORPHAN -adopt-> LEASED
+ *   IDLE -exchange-> TIMED -ack-> IDLE | HELD          TIMED -extend-> TIMED      TIMED -expired, nack, owner died-> LEASED
+ *
+ * TIMED is the only state that somebody else may end while the owner lives. So whoever wants to take more than one step with such
+ * a message (count the failed delivery, set the time before which it is not delivered again, give it back) first makes it
+ * LEASED, his own, by one compare-and-swap; and a late ack, whose generation has moved on, finds that out by another.
  *
  * States of a ring cell at lap n:  (n, EMPTY) -put-> (n, READY) -get-> (n+1, EMPTY).
  *
@@ -39,14 +47,16 @@
  *   I1  The slots named by all cells, each port's open exchange resolved, are a permutation of 0 … slots + cells - 1.
  *   I2  A message is in exactly one place: a READY ring cell, or a LEASED or ORPHAN in-flight cell.
  *   I3  write_seq never passes a ring cell of its lap that was not yet READY; read_seq never one that was not yet emptied.
- *   I4  A port whose owner lives is changed by its owner alone; its cells too, but for ORPHAN, SPARE and WARM ones.
+ *   I4  A port whose owner lives is changed by its owner alone; its cells too, but for ORPHAN, SPARE, WARM and TIMED ones.
  *   I5  At most one exchange of a port is open, and its intent names it before it happens.
  *
  * What a crash leaves, and who repairs it:
  *   before the exchange         an intent; the cell names `give`. The reaper finds out (reap.h) and clears it.
  *   after it, before the store  the same picture, other answer: `give` is in circulation. The reaper stores `take`.
  *   before a sequence moved     a hint that lags. Whoever meets it helps it forward.
- *   leased, held, loaned, idle  the reaper makes LEASED cells ORPHAN (one delivery more), the others SPARE.
+ *   leased, held, loaned, idle  the reaper makes LEASED and TIMED cells ORPHAN (one failed delivery more, where the message
+ *                               was begun with), the others SPARE.
+ *   between expiry and return   a LEASED cell of the one who took it over: as above, and the delivery counts once.
  *   while creating              no magic. Whoever opens next holds the creation lock, sees that, and starts afresh.
  *   while reaping               each step is one word, and repeats harmlessly: the next reaper goes on.
  *
@@ -64,7 +74,7 @@
 #include "sync.h"
 
 #define SHMQ_MAGIC UINT64_C(0x31676e6972716d73) /* "smqring1" */
-#define SHMQ_VERSION 1u
+#define SHMQ_VERSION 2u
 #define SHMQ_ENDIAN 0x01020304u
 #define SHMQ_PAGE 4096u
 
@@ -114,6 +124,7 @@ enum shmq_cell_state {
     SHMQ_LEASED = 4,
     SHMQ_HELD = 5,
     SHMQ_ORPHAN = 6,
+    SHMQ_TIMED = 7,
 };
 
 static inline uint64_t shmq_cell_word(uint64_t generation, unsigned state, uint32_t owner, uint32_t slot) {
@@ -128,11 +139,27 @@ static inline uint64_t shmq_cell_next(uint64_t word, unsigned state, uint32_t ow
     return shmq_cell_word(shmq_cell_generation(word) + 1, state, owner, slot);
 }
 
+/* Does a cell in this state hold a message that was delivered to its owner? */
+static inline bool shmq_state_leased(unsigned state) { return state == SHMQ_LEASED || state == SHMQ_TIMED; }
+
+/* When the lease of a TIMED cell ends, and of which word: the generation tells a deadline from one of an earlier lease. */
+static inline uint64_t shmq_expires_word(uint64_t generation, uint64_t deadline_ns) {
+    return generation << 48 | (deadline_ns / 1000 & (UINT64_MAX >> 16));
+}
+static inline uint64_t shmq_expires_ns(uint64_t expires) { return (expires & (UINT64_MAX >> 16)) * 1000; }
+/* How many generations `word` is behind the one that the deadline was written for: 0, or 1 while its owner extends it. */
+static inline uint64_t shmq_expires_ahead(uint64_t expires, uint64_t word) {
+    return ((expires >> 48) - shmq_cell_generation(word)) & 0xffff;
+}
+
 /* One in-flight cell, alone on its cache line: its owner writes it with every message. */
 struct shmq_cell {
     shmq_word word;        /*  0  written by: owner, claimant, reaper            read by: all */
     shmq_word leased_ns;   /*  8  CLOCK_MONOTONIC, when the lease began; owner   read by: leases(), stalls */
-    uint8_t reserved[48];
+    shmq_word expires;     /* 16  of a TIMED cell; owner, or who takes notice of a stopped one   read by: who waits */
+    shmq_word due_ns;      /* 24  of an ORPHAN cell: not delivered before; who gave it back      read by: adopters */
+    shmq_word prefetched;  /* 32  the word under which the owner took it without beginning with it, or 0; owner */
+    uint8_t reserved[24];
 };
 
 /* -- ports ---------------------------------------------------------------------------------------------------------- */
@@ -188,7 +215,7 @@ struct shmq_slot {
     uint64_t id;              /*  0  serial of the port (24) | its count (40): unique in the segment's life */
     uint64_t published_ns;    /*  8  CLOCK_MONOTONIC_COARSE */
     uint64_t nbytes;          /* 16  of payload */
-    shmq_word deliveries;     /* 24  failed deliveries (16) | tag (48) of the cell and generation that counted last */
+    shmq_word deliveries;     /* 24  failed deliveries (16) | tag (48): cell, generation and cause of the last one */
     uint8_t kind;             /* 32 */
     uint8_t flags;            /* 33 */
     uint8_t ndim;             /* 34 */
@@ -196,7 +223,7 @@ struct shmq_slot {
     uint32_t itemsize;        /* 36 */
     uint32_t shape[SHMQ_INLINE_DIMS]; /* 40 */
     uint32_t described;       /* 56  bytes of description behind the data */
-    uint32_t reserved;
+    uint32_t first_failed_ms; /* 60  when the first delivery had failed, after published_ns */
 };
 
 /* -- header --------------------------------------------------------------------------------------------------------- */
@@ -204,8 +231,23 @@ struct shmq_slot {
 enum shmq_segment_flag {
     SHMQ_SPILLS = 1,        /* payloads above slot_size go to a side segment */
     SHMQ_PICKLES = 2,       /* pickle is allowed */
-    SHMQ_ANONYMOUS = 4,     /* gone with its creator */
+    SHMQ_WITH_CREATOR = 4,  /* the name goes when the creator does */
+    SHMQ_WITH_HANDLES = 8,  /* … when the last handle does */
+    SHMQ_ANONYMOUS = 16,    /* nobody is meant to find it by its name */
 };
+
+/* What the creator laid down about leases and failures. Read once at attach, and clamped: see shmq_policy_of. */
+struct shmq_policy {
+    uint64_t lease_timeout_ns;    /* 0: none */
+    uint64_t retry_initial_ns;    /* how long a message rests after its first failed delivery … */
+    uint64_t retry_maximum_ns;    /* … and at most */
+    double retry_factor;          /* by which the rest grows with each failure */
+    double retry_jitter;          /* the share of it that chance may add or take away, 0 … 1 */
+    uint64_t max_deliveries;      /* failed deliveries that make a dead letter; 0: never */
+};
+
+/* Rare events, counted by whoever brings them about. */
+enum shmq_event { SHMQ_EXPIRIES, SHMQ_DEATHS, SHMQ_BURIALS, SHMQ_EVENTS };
 
 struct shmq_header {
     /* written once by the creator, before `magic` */
@@ -225,7 +267,8 @@ struct shmq_header {
     uint64_t lock_inode;      /*  80  of the lock file: identities mean nothing in another one */
     uint8_t boot_id[16];      /*  88 */
     char codec[32];           /* 104  name of the codec, zero-padded */
-    uint8_t reserved0[120];
+    struct shmq_policy policy; /* 136 */
+    uint8_t reserved0[72];
     /* one line each for the words that everybody writes */
     _Alignas(SHMQ_LINE) shmq_word write_seq;      /* 256 */
     _Alignas(SHMQ_LINE) shmq_word read_seq;       /* 320 */
@@ -235,13 +278,16 @@ struct shmq_header {
     _Alignas(SHMQ_LINE) shmq_word space_woken_ns; /* 448  when a producer was last woken: see wait.c */
     shmq_word attachments;                        /* 456  serial numbers for ports */
     _Alignas(SHMQ_LINE) shmq_word retired[SHMQ_COUNTERS]; /* 512  counters of ports that are gone */
-    _Alignas(SHMQ_LINE) uint8_t reserved1[448];
+    _Alignas(SHMQ_LINE) shmq_word events[SHMQ_EVENTS]; /* 576  enum shmq_event */
+    shmq_word timing;                             /* 600  1 once a lease had a time-out: nobody looks for expired ones before */
+    _Alignas(SHMQ_LINE) uint8_t reserved1[384];
 };
 
 _Static_assert(sizeof(struct shmq_cell) == 64, "layout");
 _Static_assert(sizeof(struct shmq_port_record) == 128, "layout");
 _Static_assert(offsetof(struct shmq_port_record, intent) == 64, "layout");
 _Static_assert(sizeof(struct shmq_slot) == 64, "layout");
+_Static_assert(offsetof(struct shmq_header, policy) == 136, "layout");
 _Static_assert(offsetof(struct shmq_header, write_seq) == 256, "layout");
 _Static_assert(offsetof(struct shmq_header, retired) == 512, "layout");
 _Static_assert(sizeof(struct shmq_header) == 1024, "layout");

@@ -3,12 +3,13 @@
 
 #include <string.h>
 
+#include "lease.h"
 #include "wait.h"
 
 /* -- segment --------------------------------------------------------------------------------------------------------- */
 
 void shmq_segment_format(void *base, const struct shmq_geometry *g, uint64_t nonce, uint32_t flags, const char *codec,
-                         const uint8_t boot_id[16], uint64_t creator, uint64_t lock_inode) {
+                         const uint8_t boot_id[16], uint64_t creator, uint64_t lock_inode, const struct shmq_policy *policy) {
     struct shmq_header *header = base;
     header->version = SHMQ_VERSION;
     header->endian = SHMQ_ENDIAN;
@@ -21,6 +22,7 @@ void shmq_segment_format(void *base, const struct shmq_geometry *g, uint64_t non
     header->flags = flags;
     header->creator = creator;
     header->lock_inode = lock_inode;
+    header->policy = *policy;
     header->created_unix_ns = shmq_clock_ns(CLOCK_REALTIME);
     memcpy(header->boot_id, boot_id, sizeof header->boot_id);
     strncpy(header->codec, codec, sizeof header->codec - 1);
@@ -95,6 +97,8 @@ shmq_status shmq_port_attach(struct shmq_port *port, void *base, const struct sh
     port->nonce = port->header->nonce;
     port->owner = owner;
     port->kept = SHMQ_NO_CELL;
+    port->due_ns = port->expiry_ns = SHMQ_FOREVER;
+    port->policy = shmq_policy_of(port->header);
     port->linger_probe = 16;
     port->spins = shmq_wait_cpus() > 1;
     port->spin_ns[0] = port->spin_ns[1] = SHMQ_SPIN_NS;
@@ -115,24 +119,18 @@ shmq_status shmq_port_attach(struct shmq_port *port, void *base, const struct sh
 }
 
 void shmq_port_detach(struct shmq_port *port) {
-    bool orphaned = false;
     for (uint32_t i = 0; i < port->geometry.cells; i++) {
         uint64_t word = shmq_load_acquire(&port->cells[i].word);
         if (shmq_cell_owner(word) != port->index) continue;
-        bool leased = shmq_cell_state(word) == SHMQ_LEASED;
-        orphaned |= leased;
-        uint64_t next = shmq_cell_next(word, leased ? SHMQ_ORPHAN : SHMQ_SPARE, SHMQ_NO_PORT, shmq_word_slot(word));
-        shmq_swap_seq(&port->cells[i].word, &word, next); /* [hand] */
+        if (shmq_state_leased(shmq_cell_state(word))) shmq_lease_give_back(port, i, word, SHMQ_RELEASED, 0);
+        else shmq_swap_seq(&port->cells[i].word, &word, shmq_cell_next(word, SHMQ_SPARE, SHMQ_NO_PORT, shmq_word_slot(word))); /* [hand] */
         SHMQ_CRASH_POINT(detach_cell);
     }
-    /* Before the port is free: afterwards nobody would be reaped for it, and nobody would tell of its orphans. */
-    if (orphaned) shmq_add_seq(&port->header->orphan_epoch, 1); /* [epoch] */
     for (int i = 0; i < SHMQ_COUNTERS; i++) {
         shmq_add_relaxed(&port->header->retired[i], shmq_load_relaxed(&port->record->counters[i]));
         shmq_store_relaxed(&port->record->counters[i], 0);
     }
     shmq_store_release(&port->record->owner, 0);
-    if (orphaned) shmq_wake(port, SHMQ_ITEMS);
     shmq_wake(port, SHMQ_SPACE);
 }
 
@@ -148,7 +146,10 @@ void shmq_cell_release(struct shmq_port *port, uint32_t cell, bool warm) {
 shmq_status shmq_cell_take(struct shmq_port *port, enum shmq_purpose purpose, uint32_t *cell) {
     if (shmq_unlikely(port->kept == SHMQ_NO_CELL)) {
         /* The kept one is in use by another call of this handle, or large slots: reserved cells of others are not ours. */
-        if (port->geometry.paged) return claim_from(port, 0, purpose, cell);
+        if (port->geometry.paged) { /* the reserved ones last: see shmq_cell_take_for_long */
+            shmq_status status = claim_from(port, port->geometry.reserved, purpose, cell);
+            return status == SHMQ_OK ? status : claim_from(port, 0, purpose, cell);
+        }
         if (!claim(port, port->index, SHMQ_SPARE)) {
             /* … unless every other is taken: a message that could not be decoded may lie in ours, and one of a port that
              * nobody has attached serves as well. */
@@ -172,53 +173,4 @@ void shmq_cell_return(struct shmq_port *port, uint32_t cell, bool warm) {
     }
     if (shmq_cell_state(shmq_cell_load(port, cell)) != SHMQ_IDLE) shmq_cell_become(port, cell, SHMQ_IDLE);
     port->kept = cell;
-}
-
-/* -- leases ---------------------------------------------------------------------------------------------------------- */
-
-shmq_status shmq_lease_ack(struct shmq_port *port, uint32_t cell, uint64_t leased, bool looking) {
-    uint64_t next = shmq_cell_next(leased, looking ? SHMQ_HELD : SHMQ_IDLE, port->index, shmq_word_slot(leased));
-    SHMQ_CRASH_POINT(ack_begun);
-    if (!shmq_swap_seq(&port->cells[cell].word, &leased, next)) return SHMQ_LOST;
-    SHMQ_CRASH_POINT(ack_done);
-    shmq_count(&port->record->counters[SHMQ_ACKS], 1);
-    return SHMQ_OK;
-}
-
-void shmq_delivery_failed(struct shmq_port *port, uint64_t leased, uint32_t cell) {
-    struct shmq_slot *slot = shmq_slot_at(port, shmq_word_slot(leased));
-    /* The highest bit tells a tag from none: generation 0 of cell 0 comes round too. */
-    uint64_t tag = UINT64_C(1) << 47 | shmq_cell_generation(leased) << 14 | cell, before = shmq_load_acquire(&slot->deliveries);
-    if (before >> 16 == tag) return; /* whoever died between this and the next step had counted already */
-    uint64_t failed = shmq_deliveries_failed(before);
-    shmq_swap_seq(&slot->deliveries, &before, tag << 16 | (failed < 0xffff ? failed + 1 : failed));
-}
-
-shmq_status shmq_lease_give_back(struct shmq_port *port, uint32_t cell, uint64_t leased, bool failed) {
-    if (shmq_load_acquire(&port->cells[cell].word) != leased) return SHMQ_LOST;
-    if (failed) shmq_delivery_failed(port, leased, cell);
-    SHMQ_CRASH_POINT(nack_counted);
-    if (!shmq_swap_seq(&port->cells[cell].word, &leased, shmq_cell_next(leased, SHMQ_ORPHAN, SHMQ_NO_PORT, shmq_word_slot(leased))))
-        return SHMQ_LOST;
-    SHMQ_CRASH_POINT(nack_orphaned);
-    shmq_add_seq(&port->header->orphan_epoch, 1); /* [epoch] */
-    if (failed) shmq_count(&port->record->counters[SHMQ_NACKS], 1);
-    shmq_wake(port, SHMQ_ITEMS);
-    return SHMQ_OK;
-}
-
-shmq_status shmq_orphan_adopt(struct shmq_port *port, uint32_t *cell) {
-    uint64_t epoch = shmq_load_seq(&port->header->orphan_epoch); /* [epoch] */
-    if (shmq_likely(epoch == port->epoch_seen)) return SHMQ_WOULD_BLOCK;
-    for (uint32_t i = 0; i < port->geometry.cells; i++) {
-        uint64_t word = shmq_load_acquire(&port->cells[i].word); /* [hand] */
-        if (shmq_cell_state(word) != SHMQ_ORPHAN || shmq_word_slot(word) >= port->geometry.total_slots) continue;
-        if (!shmq_swap_seq(&port->cells[i].word, &word, shmq_cell_next(word, SHMQ_LEASED, port->index, shmq_word_slot(word)))) continue;
-        SHMQ_CRASH_POINT(orphan_adopted);
-        shmq_count(&port->record->counters[SHMQ_REDELIVERIES], 1);
-        *cell = i;
-        return SHMQ_OK;
-    }
-    port->epoch_seen = epoch;
-    return SHMQ_WOULD_BLOCK;
 }

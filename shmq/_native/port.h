@@ -1,4 +1,4 @@
-/* A port: one attached handle of one process, and the in-flight cells that it owns.
+/* A port: one attached handle of one process, and the in-flight cells that it owns. What leased ones mean is in lease.h.
  *
  * `struct shmq_port` is private memory: where the segment is mapped, and what this handle remembers. Everything that
  * others must know after this process's death is in the segment (layout.h).
@@ -34,7 +34,10 @@ typedef enum shmq_status {
     SHMQ_MISMATCH,         /* no segment of this format, version or machine */
     SHMQ_FOREIGN,          /* the segment belongs to another user */
     SHMQ_SYSTEM,           /* errno tells */
+    SHMQ_EXHAUSTED,        /* a message that has failed too often: bury it */
 } shmq_status;
+
+#define SHMQ_FOREVER UINT64_MAX
 
 /* Who waits where: the ring's two ends. */
 enum shmq_side { SHMQ_ITEMS = 0, SHMQ_SPACE = 1 };
@@ -56,6 +59,10 @@ struct shmq_port {
     uint32_t hint;                   /* where the last cell was released: where to look for the next */
     uint64_t next_id;
     uint64_t epoch_seen;
+    uint64_t due_ns;                 /* when the first message that rests is due, as of epoch_seen; SHMQ_FOREVER */
+    uint64_t expiry_ns;              /* when the first lease ends, as of the last look; SHMQ_FOREVER */
+    struct shmq_policy policy;       /* private copy */
+    bool buries;                     /* this handle takes messages that have failed too often, to bury them */
     sem_t *semaphores[2];            /* by side; NULL: nobody sleeps here */
     uint64_t spin_ns[2];             /* how long spinning has been worth it lately, by side */
     bool spins;                      /* more than one CPU */
@@ -70,7 +77,8 @@ struct shmq_port {
 /* Fill a new segment of at least geometry->segment_bytes zeroed bytes. Everything but `magic`, which the caller stores
  * with shmq_segment_ready() once semaphores and the like exist too. */
 void shmq_segment_format(void *base, const struct shmq_geometry *geometry, uint64_t nonce, uint32_t flags,
-                         const char *codec, const uint8_t boot_id[16], uint64_t creator, uint64_t lock_inode);
+                         const char *codec, const uint8_t boot_id[16], uint64_t creator, uint64_t lock_inode,
+                         const struct shmq_policy *policy);
 void shmq_segment_ready(void *base);
 
 /* Check a mapped header of `file_bytes` bytes. Post: OK and *out; WOULD_BLOCK: not ready yet (or abandoned half-made);
@@ -81,7 +89,7 @@ shmq_status shmq_segment_check(const void *base, uint64_t file_bytes, struct shm
  * Killed here: a claimed port that holds nothing, or one cell; the reaper frees both. */
 shmq_status shmq_port_attach(struct shmq_port *port, void *base, const struct shmq_geometry *geometry, uint64_t owner);
 
-/* Give everything back: LEASED cells become ORPHAN, uncounted; the rest SPARE. The port is free afterwards. */
+/* Give everything back: leased cells become ORPHAN, uncounted; the rest SPARE. The port is free afterwards. */
 void shmq_port_detach(struct shmq_port *port);
 
 /* -- cells ----------------------------------------------------------------------------------------------------------- */
@@ -107,27 +115,12 @@ static inline void shmq_cell_become(struct shmq_port *port, uint32_t cell, enum 
     shmq_store_release(&port->cells[cell].word, shmq_cell_next(word, state, port->index, shmq_word_slot(word)));
 }
 
-/* A LEASED cell whose word was `leased` is done. `looking`: somebody still reads the slot -> HELD, else IDLE, and the
- * caller returns it. LOST: the lease had ended otherwise. Killed here: acked or not, by one exchange. */
-shmq_status shmq_lease_ack(struct shmq_port *port, uint32_t cell, uint64_t leased, bool looking);
-
-/* LEASED -> ORPHAN; `failed`: the delivery counts. The cell is nobody's afterwards. LOST as above. */
-shmq_status shmq_lease_give_back(struct shmq_port *port, uint32_t cell, uint64_t leased, bool failed);
-
-/* ORPHAN -> LEASED, mine. Only looks where the epoch has moved since this port last found nothing.
- * Post: OK and *cell, or WOULD_BLOCK. One exchange of one cell: nothing is open if the process dies. */
-shmq_status shmq_orphan_adopt(struct shmq_port *port, uint32_t *cell);
-
-/* Count one failed delivery of the LEASED cell that reads `leased`, once however often it is called for that word. */
-void shmq_delivery_failed(struct shmq_port *port, uint64_t leased, uint32_t cell);
-
 static inline struct shmq_slot *shmq_slot_at(const struct shmq_port *port, uint32_t slot) {
     return (struct shmq_slot *)(port->base + port->geometry.slot_offset + slot * port->geometry.slot_stride);
 }
 static inline unsigned char *shmq_payload_at(const struct shmq_port *port, uint32_t slot) {
     return port->base + port->geometry.payload_offset + slot * port->geometry.payload_stride;
 }
-static inline uint32_t shmq_deliveries_failed(uint64_t word) { return (uint32_t)(word & 0xffff); }
 
 /* Id and time for the message about to be published in my cell's slot; everything else is the caller's. */
 static inline void shmq_slot_stamp(struct shmq_port *port, struct shmq_slot *slot) {

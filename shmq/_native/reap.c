@@ -3,6 +3,7 @@
 
 #include <sched.h>
 
+#include "lease.h"
 #include "owner.h"
 #include "wait.h"
 
@@ -72,11 +73,20 @@ static bool recover(struct shmq_port *port, uint32_t dead) {
     if (!settle(port, dead)) return false;
     for (uint32_t i = 0; i < port->geometry.cells; i++) {
         uint64_t word = shmq_load_acquire(&port->cells[i].word);
-        unsigned state = shmq_cell_state(word);
         if (shmq_cell_owner(word) != dead) continue;
-        if (state == SHMQ_LEASED && shmq_word_slot(word) < port->geometry.total_slots) shmq_delivery_failed(port, word, i);
+        if (shmq_cell_state(word) == SHMQ_TIMED) {
+            /* Somebody may take it over at this very moment: make it LEASED first, still the dead one's. */
+            uint64_t ours = shmq_cell_next(word, SHMQ_LEASED, dead, shmq_word_slot(word));
+            if (!shmq_swap_seq(&port->cells[i].word, &word, ours)) continue;
+            SHMQ_CRASH_POINT(reap_untimed);
+            word = ours;
+        }
+        bool leased = shmq_cell_state(word) == SHMQ_LEASED;
+        if (leased) {
+            shmq_delivery_ended(port, i, word, shmq_lease_begun(port, i, word) ? SHMQ_DIED : SHMQ_RELEASED, SHMQ_BY_POLICY);
+        }
         SHMQ_CRASH_POINT(reap_counted);
-        uint64_t next = shmq_cell_next(word, state == SHMQ_LEASED ? SHMQ_ORPHAN : SHMQ_SPARE, SHMQ_NO_PORT, shmq_word_slot(word));
+        uint64_t next = shmq_cell_next(word, leased ? SHMQ_ORPHAN : SHMQ_SPARE, SHMQ_NO_PORT, shmq_word_slot(word));
         shmq_swap_seq(&port->cells[i].word, &word, next); /* [hand] */
         SHMQ_CRASH_POINT(reap_cell);
     }
@@ -86,6 +96,7 @@ static bool recover(struct shmq_port *port, uint32_t dead) {
         shmq_store_relaxed(&record->counters[i], 0);
         shmq_add_relaxed(&port->header->retired[i], counted);
     }
+    shmq_add_relaxed(&port->header->events[SHMQ_DEATHS], 1);
     SHMQ_CRASH_POINT(reap_retired);
     /* The dead may have been the only one who knew of an orphan, of a message or of room: tell everybody to look. Before the
      * port is free, so that a reaper that dies here leaves a port for which the next one tells. */

@@ -170,13 +170,14 @@ uint32_t shmq_ring_put_many(struct shmq_port *port, uint32_t cell, shmq_fill fil
     return done;
 }
 
-shmq_status shmq_ring_get(struct shmq_port *port, uint32_t cell) {
+shmq_status shmq_ring_get(struct shmq_port *port, uint32_t cell, enum shmq_cell_state leased) {
     shmq_status status;
-    shmq_ring_get_many(port, &cell, 1, &status);
+    shmq_ring_get_many(port, &cell, 1, leased, &status);
     return status;
 }
 
-uint32_t shmq_ring_get_many(struct shmq_port *port, const uint32_t *cells, uint32_t count, shmq_status *status) {
+uint32_t shmq_ring_get_many(struct shmq_port *port, const uint32_t *cells, uint32_t count, enum shmq_cell_state leased,
+                            shmq_status *status) {
     const uint32_t slots = port->geometry.slots;
     shmq_word *sequence = &port->header->read_seq;
     uint32_t done = 0;
@@ -194,7 +195,7 @@ uint32_t shmq_ring_get_many(struct shmq_port *port, const uint32_t *cells, uint3
             port->caught_up = !prefetch_for_reading(port, h, slots, count > 1 ? AHEAD_IN_BATCH : AHEAD);
             uint32_t give = shmq_word_slot(shmq_cell_load(port, cells[done]));
             uint64_t emptied = shmq_ring_word((lap + 1) & SHMQ_LAP_MASK, SHMQ_EMPTY, give);
-            if (shmq_likely(exchange(port, SHMQ_GETTING, cells[done], index, word, emptied, SHMQ_LEASED))) {
+            if (shmq_likely(exchange(port, SHMQ_GETTING, cells[done], index, word, emptied, leased))) {
                 done++;
                 h = next;
                 attempt = 0;

@@ -13,13 +13,15 @@
  * WOULD_BLOCK: full, nothing changed; CORRUPT. Killed here: published whole, or not at all. Does not wake anybody. */
 shmq_status shmq_ring_put(struct shmq_port *port, uint32_t cell);
 
-/* Give the empty slot of my IDLE cell for the oldest message. Post: OK, the cell is LEASED and names the message;
- * WOULD_BLOCK: empty; CORRUPT. Killed here: in the ring, or LEASED and redelivered by the reaper. */
-shmq_status shmq_ring_get(struct shmq_port *port, uint32_t cell);
+/* Give the empty slot of my IDLE cell for the oldest message. Post: OK, the cell is `leased` (LEASED, or TIMED with the
+ * deadline of shmq_lease_time) and names the message; WOULD_BLOCK: empty; CORRUPT. Killed here: in the ring, or leased and
+ * redelivered by the reaper. */
+shmq_status shmq_ring_get(struct shmq_port *port, uint32_t cell, enum shmq_cell_state leased);
 
 /* The same for as many cells as there are, one exchange each, the sequence moved once. Post: how many were done; a
  * count below the wish means that the ring was full (empty) at that moment, *status says why. */
-uint32_t shmq_ring_get_many(struct shmq_port *port, const uint32_t *cells, uint32_t count, shmq_status *status);
+uint32_t shmq_ring_get_many(struct shmq_port *port, const uint32_t *cells, uint32_t count, enum shmq_cell_state leased,
+                            shmq_status *status);
 
 /* Publishes many from one cell: `fill` writes the next message into the cell's slot and returns false at the end. */
 typedef bool (*shmq_fill)(void *context, struct shmq_port *port, uint32_t slot);

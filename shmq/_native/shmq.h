@@ -65,10 +65,14 @@ int shmq_loan(shmq_queue *queue, uint64_t nbytes, const shmq_shape *shape, shmq_
 int shmq_publish(shmq_queue *queue, shmq_message *message, int64_t timeout_ns);
 int shmq_abandon(shmq_queue *queue, shmq_message *message);
 
-/* Take with responsibility: read message->data, then ack; nack gives it back and counts a failed attempt. */
+/* Take with responsibility: read message->data, then ack; nack gives it back and counts a failed attempt, after which it
+ * rests as long as the queue's policy says. Where the queue has a lease_timeout, the message goes to another consumer
+ * when that is over and the ack is SHMQ_ERROR_LOST, unless it is extended: so long from now. A message that has failed
+ * max_deliveries times is not received here: it waits for a consumer in Python, or `shmq doctor`, to make it a dead letter. */
 int shmq_receive(shmq_queue *queue, shmq_message *message, int64_t timeout_ns);
 int shmq_ack(shmq_queue *queue, shmq_message *message);
 int shmq_nack(shmq_queue *queue, shmq_message *message);
+int shmq_extend(shmq_queue *queue, shmq_message *message, int64_t nanoseconds);
 
 const char *shmq_strerror(int error);
 

@@ -5,6 +5,7 @@
 #include <sched.h>
 #include <unistd.h>
 
+#include "lease.h"
 #include "reap.h"
 #include "ring.h"
 
@@ -33,7 +34,8 @@ unsigned shmq_wait_cpus(void) {
 
 static bool promising(struct shmq_port *port, enum shmq_side side) {
     if (side == SHMQ_SPACE) return shmq_ring_has_space(port);
-    return shmq_ring_has_item(port) || shmq_load_seq(&port->header->orphan_epoch) != port->epoch_seen;
+    return shmq_ring_has_item(port) || shmq_load_seq(&port->header->orphan_epoch) != port->epoch_seen ||
+           (shmq_unlikely(port->due_ns != SHMQ_FOREVER) && shmq_now_ns() >= port->due_ns);
 }
 
 void shmq_wait_linger(struct shmq_port *port) {
@@ -115,6 +117,8 @@ shmq_status shmq_wait_park(struct shmq_port *port, enum shmq_side side, uint64_t
     uint32_t longer = patience->slice_ms ? patience->slice_ms * 2 : 1;
     patience->slice_ms = side == SHMQ_ITEMS || longer > longest ? longest : longer;
     uint64_t slice_end = now + patience->slice_ms * UINT64_C(1000000);
+    if (slice_end > port->expiry_ns) slice_end = port->expiry_ns;
+    if (slice_end > port->due_ns && side == SHMQ_ITEMS) slice_end = port->due_ns;
     SHMQ_CRASH_POINT(park_announced);
     int result = EAGAIN;
     if (!promising(port, side))
@@ -125,11 +129,17 @@ shmq_status shmq_wait_park(struct shmq_port *port, enum shmq_side side, uint64_t
     return result == EAGAIN ? SHMQ_OK : result == EINTR ? SHMQ_INTERRUPTED : SHMQ_TIMED_OUT;
 }
 
+/* What the dead held, and what was held too long. */
+static bool take_back(struct shmq_port *port) {
+    uint32_t freed = shmq_reap(port);
+    return shmq_lease_expire(port) + freed != 0;
+}
+
 bool shmq_reap_now_and_then(struct shmq_port *port) {
     uint64_t now = shmq_now_coarse_ns();
     if (now - port->reaped_ns < SHMQ_SLICE_MS * UINT64_C(1000000)) return false;
     port->reaped_ns = now;
-    return shmq_reap(port) != 0;
+    return take_back(port);
 }
 
 shmq_status shmq_wait(struct shmq_port *port, enum shmq_side side, uint64_t deadline_ns, struct shmq_patience *patience) {
@@ -138,10 +148,11 @@ shmq_status shmq_wait(struct shmq_port *port, enum shmq_side side, uint64_t dead
         patience->spun = true;
         if (shmq_wait_spin(port, side, deadline_ns)) return SHMQ_OK;
     }
+    if (shmq_lease_expire(port)) return SHMQ_OK; /* and finds out how long it may sleep */
     shmq_status status = shmq_wait_park(port, side, deadline_ns, patience);
     if (status != SHMQ_TIMED_OUT) return status;
     if (shmq_now_ns() >= deadline_ns) return SHMQ_TIMED_OUT;
-    shmq_reap(port);
+    take_back(port);
     return SHMQ_OK;
 }
 
@@ -149,7 +160,7 @@ shmq_status shmq_wait_for_cell(struct shmq_port *port, uint64_t deadline_ns, str
     if (shmq_now_ns() >= deadline_ns) return SHMQ_TIMED_OUT;
     uint32_t shift = patience->slice_ms < 8 ? patience->slice_ms++ : 8;
     struct timespec pause = {.tv_nsec = 50000l << (shift < 7 ? shift : 7)};
-    if (shift == 8) shmq_reap(port);
+    if (shift == 8) take_back(port);
     return clock_nanosleep(CLOCK_MONOTONIC, 0, &pause, NULL) == EINTR ? SHMQ_INTERRUPTED : SHMQ_OK;
 }
 

@@ -16,7 +16,6 @@
 #define SHMQ_SLICE_MS 100u
 #define SHMQ_SLICE_MOST_MS 250u
 #define SHMQ_SPIN_NS 40000u    /* the longest spin */
-#define SHMQ_FOREVER UINT64_MAX
 
 /* CPUs of this machine. */
 unsigned shmq_wait_cpus(void);
@@ -27,12 +26,12 @@ struct shmq_patience {
     uint32_t slice_ms;
 };
 
-/* Wait until a look is worth it, dead peers were taken back, or the deadline has passed. Post: OK: look again;
+/* Wait until a look is worth it, something came back, or the deadline has passed. Post: OK: look again;
  * TIMED_OUT: the deadline; INTERRUPTED: a signal. */
 shmq_status shmq_wait(struct shmq_port *port, enum shmq_side side, uint64_t deadline_ns, struct shmq_patience *patience);
 
-/* Take back what the dead held, if nobody of this handle has looked for a slice: so that a consumer that only polls notices
- * them too. True: something came back. */
+/* Take back what the dead held and what was held too long, if nobody of this handle has looked for a slice: so that a consumer
+ * that only polls notices them too. True: something came back. */
 bool shmq_reap_now_and_then(struct shmq_port *port);
 
 /* Wait a little for an in-flight cell: nobody announces those, so this looks again after 50 us, 100 us, … 10 ms. */

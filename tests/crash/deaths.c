@@ -93,7 +93,7 @@ static void ack(uint32_t cell) {
 }
 
 static void give_back(uint32_t cell, bool failed) {
-    CHECK_EQUAL(shmq_lease_give_back(&port, cell, shmq_cell_load(&port, cell), failed), SHMQ_OK);
+    CHECK_EQUAL(shmq_lease_give_back(&port, cell, shmq_cell_load(&port, cell), failed ? SHMQ_NACKED : SHMQ_RELEASED, 0), SHMQ_OK);
 }
 
 /* How often anybody dead was freed; until none is left. */
@@ -168,7 +168,7 @@ static void play_get_many(void) {
     shmq_status status;
     for (int i = 0; i < BATCH; i++) CHECK_EQUAL(shmq_cell_take(&port, SHMQ_TO_GIVE, &cells[i]), SHMQ_OK);
     arm(point, nth);
-    shmq_ring_get_many(&port, cells, BATCH, &status);
+    shmq_ring_get_many(&port, cells, BATCH, SHMQ_LEASED, &status);
 }
 
 static void play_ack(void) {

@@ -39,10 +39,21 @@ PASSED: dict[str, dict[str, list[str]]] = {
     },
     "acker": {"ack_begun": ["2"], "ack_done": ["-"]},
     "looking_acker": {"ack_begun": ["2"], "ack_done": ["-"]},
-    "nacker": {"nack_counted": ["2"], "nack_orphaned": ["2"]},
-    "releaser": {"nack_counted": ["2"], "nack_orphaned": ["1"]},  # given back uncounted, unless death was quicker
+    "nacker": {"delivery_ended": ["2"], "lease_orphaned": ["2"]},
+    "releaser": {"delivery_ended": ["2"], "lease_orphaned": ["1"]},  # given back uncounted, unless death was quicker
     "adopter": {"orphan_adopted": ["3"]},  # it had come back once before
-    "detacher": {"detach_cell": ["2", "1"]},  # the first cell is an empty one, the second holds the lease
+    "timed_receiver": {"exchange_intended": ["1"], "exchange_happened": ["2"], "exchange_recorded": ["2"]},
+    "timed_acker": {"ack_begun": ["2"], "ack_done": ["-"]},
+    "timed_nacker": {"lease_taken_over": ["2"], "delivery_ended": ["2"], "lease_orphaned": ["2"]},
+    "timed_adopter": {"orphan_adopted": ["3"]},
+    "extender": {"extend_written": ["2"]},
+    "extender_ahead": {"extend_written": ["1"]},  # of a message that was not begun with
+    # The survivor's lease is over: the role takes it over, or the survivor does so afterwards.
+    "expirer": {"lease_taken_over": ["2"], "delivery_ended": ["2"], "lease_orphaned": ["2"]},
+    # … of a message that was not begun with.
+    "expirer_unbegun": {"lease_taken_over": ["1"], "delivery_ended": ["1"], "lease_orphaned": ["1"]},
+    # The first cell is an empty one, the second holds the lease.
+    "detacher": {"detach_cell": ["2", "1"], "delivery_ended": ["2"], "lease_orphaned": ["1"]},
     "attacher": {"port_claimed": ["1"]},
     "item_waiter": {"park_announced": [""]},
     "space_waiter": {"park_announced": ["1"]},
@@ -50,6 +61,8 @@ PASSED: dict[str, dict[str, list[str]]] = {
     "reaper_after_get": {
         "reap_judged": ["2 2"],
         "reap_settled": ["2 2"],
+        "reap_untimed": ["2 2"],
+        "delivery_ended": ["2 2"] * 2,
         "reap_counted": ["2 2"] * 4,
         "reap_cell": ["2 2"] * 4,
         "reap_retired": ["2 2"],
@@ -57,6 +70,8 @@ PASSED: dict[str, dict[str, list[str]]] = {
     "reaper_before_get": {
         "reap_judged": ["2 1"],
         "reap_settled": ["2 1"],
+        "reap_untimed": ["2 1"],
+        "delivery_ended": ["2 1"],
         "reap_counted": ["2 1"] * 4,
         "reap_cell": ["2 1"] * 4,
         "reap_retired": ["2 1"],
@@ -64,6 +79,8 @@ PASSED: dict[str, dict[str, list[str]]] = {
     "reaper_after_put": {
         "reap_judged": ["2 1"],
         "reap_settled": ["2 1"],
+        "reap_untimed": ["2 1"],
+        "delivery_ended": ["2 1"],
         "reap_counted": ["2 1"] * 4,
         "reap_cell": ["2 1"] * 4,
         "reap_retired": ["2 1"],
@@ -71,6 +88,8 @@ PASSED: dict[str, dict[str, list[str]]] = {
     "reaper_before_put": {
         "reap_judged": ["2 -"],
         "reap_settled": ["2 -"],
+        "reap_untimed": ["2 -"],
+        "delivery_ended": ["2 -"],
         "reap_counted": ["2 -"] * 4,
         "reap_cell": ["2 -"] * 4,
         "reap_retired": ["2 -"],
@@ -88,7 +107,7 @@ DEATHS = [
 @pytest.fixture(scope="session")
 def program(tmp_path_factory):
     path = tmp_path_factory.mktemp("crash") / "crash_test"
-    engine = [ENGINE / f"{part}.c" for part in ("ring", "port", "wait", "owner", "reap")]
+    engine = [ENGINE / f"{part}.c" for part in ("ring", "port", "lease", "wait", "owner", "reap")]
     flags = ["-std=c11", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-D_GNU_SOURCE=", "-DSHMQ_CRASH_POINTS"]
     command = ["cc", *flags, "-include", NATIVE / "every_store.h", f"-I{ENGINE}", NATIVE / "crash_test.c", *engine]
     built = subprocess.run([*command, "-o", path, "-lrt", "-lpthread"], capture_output=True, text=True)

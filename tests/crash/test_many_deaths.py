@@ -27,7 +27,7 @@ POINTS = sorted({name for file in ENGINE.glob("*.c") for name in POINT.findall(f
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The engine with its crash points, and the roles."""
     path = tmp_path_factory.mktemp("deaths") / "deaths"
-    sources = [SOURCE, *(ENGINE / f"{part}.c" for part in ("owner", "port", "reap", "ring", "wait"))]
+    sources = [SOURCE, *(ENGINE / f"{part}.c" for part in ("lease", "owner", "port", "reap", "ring", "wait"))]
     flags = ["-std=c11", "-O1", "-g", "-Wall", "-Wextra", "-DSHMQ_CRASH_POINTS", f"-I{ENGINE}"]
     command = ["cc", *flags, *sources, "-o", path, "-lrt", "-lpthread"]
     built = subprocess.run(command, capture_output=True, text=True, timeout=WATCHDOG)
@@ -76,8 +76,8 @@ ONE = [
     Case("ack@ack_begun:1", 2, {1: 2, 2: 1}),
     Case("ack@ack_done:1", 2, {2: 1}),
     Case("look@driver_held:1", 2, {2: 1}),
-    Case("nack@nack_counted:1", 2, {1: 2, 2: 1}),
-    Case("release@nack_orphaned:1", 2, {1: 1, 2: 1}),
+    Case("nack@delivery_ended:1", 2, {1: 2, 2: 1}),
+    Case("release@lease_orphaned:1", 2, {1: 1, 2: 1}),
     Case("adopt@orphan_adopted:1", 2, {1: 3, 2: 1}),  # nacked once before
     Case("attach@port_claimed:1", 1, {1: 1}),
     Case("detach@driver_hands_full:1", 3, {1: 2, 2: 2, 3: 1}),
@@ -88,7 +88,7 @@ SEVERAL = [
     Case("put@exchange_happened:1 get@exchange_happened:1", 0, {100: 2}),
     Case("put@exchange_happened:1 put@exchange_happened:1", 0, {100: 1, 200: 1}),
     Case("get@exchange_happened:1 put@exchange_happened:1", 4, {1: 2, 2: 1, 3: 1, 4: 1, 200: 1}),
-    Case("nack@nack_orphaned:1 adopt@orphan_adopted:1", 1, {1: 4}),
+    Case("nack@lease_orphaned:1 adopt@orphan_adopted:1", 1, {1: 4}),
     Case("put@exchange_happened:1 get@exchange_happened:1", 0, {100: 2}, slots=1),
     Case("get@exchange_happened:1 put@exchange_happened:1 get@exchange_happened:1", 1, {1: 2, 200: 2}, slots=1),
     *(

@@ -19,6 +19,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "lease.h"
 #include "owner.h"
 #include "reap.h"
 #include "ring.h"
@@ -147,15 +148,19 @@ static void expect_of_role(struct world *w, uint32_t count, unsigned allowed) {
     for (uint32_t i = 0; i < count; i++) w->allowed[w->next + i] = allowed;
 }
 
-static shmq_status receive(struct shmq_port *port, uint32_t *cell) {
-    if (shmq_orphan_adopt(port, cell) == SHMQ_OK) return SHMQ_OK;
+/* With a deadline, or 0: for as long as the holder lives. */
+static shmq_status receive_until(struct shmq_port *port, uint64_t deadline_ns, uint32_t *cell) {
+    if (shmq_orphan_adopt(port, deadline_ns, cell) == SHMQ_OK) return SHMQ_OK;
     shmq_status status = shmq_cell_take_for_long(port, SHMQ_TO_GIVE, cell);
     if (status != SHMQ_OK) return status;
-    status = shmq_ring_get(port, *cell);
+    if (deadline_ns) shmq_lease_time(port, *cell, deadline_ns);
+    status = shmq_ring_get(port, *cell, deadline_ns ? SHMQ_TIMED : SHMQ_LEASED);
     if (status == SHMQ_OK) shmq_wake_after(port, SHMQ_SPACE);
     else shmq_cell_release(port, *cell, false);
     return status;
 }
+static shmq_status receive(struct shmq_port *port, uint32_t *cell) { return receive_until(port, 0, cell); }
+static uint64_t far_away(void) { return shmq_now_ns() + UINT64_C(3600000000000); }
 
 static void ack(struct shmq_port *port, uint32_t cell) {
     CHECK(shmq_lease_ack(port, cell, shmq_cell_load(port, cell), false) == SHMQ_OK, "lease lost");
@@ -176,7 +181,7 @@ static struct world *world_make(const struct shape *shape) {
     static const uint8_t boot[16];
     uint64_t nonce;
     CHECK(shmq_owner_self() != 0 && shmq_owner_random(&nonce, sizeof nonce), "identity");
-    shmq_segment_format(w->base, &w->g, nonce, 0, "", boot, shmq_owner_self(), shmq_owner_lock_inode());
+    shmq_segment_format(w->base, &w->g, nonce, 0, "", boot, shmq_owner_self(), shmq_owner_lock_inode(), &(struct shmq_policy){0});
     shmq_segment_ready(w->base);
     attach(w, &w->survivor);
     put_new(w, &w->survivor, GONE); /* message 0, which the survivor holds */
@@ -264,7 +269,7 @@ static void expect_got(struct world *w) { put_one_for_the_role(w, FIRST | SECOND
 static void expect_received(struct world *w) { put_one_for_the_role(w, FIRST | SECOND); }
 static void get(struct world *w, struct shmq_port *port) {
     uint32_t cell;
-    CHECK(shmq_cell_take(port, SHMQ_TO_GIVE, &cell) == SHMQ_OK && shmq_ring_get(port, cell) == SHMQ_OK, "nothing to get");
+    CHECK(shmq_cell_take(port, SHMQ_TO_GIVE, &cell) == SHMQ_OK && shmq_ring_get(port, cell, SHMQ_LEASED) == SHMQ_OK, "nothing to get");
     read_message(w, port, shmq_word_slot(shmq_cell_load(port, cell)));
     shmq_cell_return(port, cell, true);
 }
@@ -282,7 +287,7 @@ static void receive_many(struct world *w, struct shmq_port *port) {
     uint32_t cells[3];
     shmq_status status;
     for (int i = 0; i < 3; i++) CHECK(shmq_cell_take_for_long(port, SHMQ_TO_GIVE, &cells[i]) == SHMQ_OK, "no cell");
-    uint32_t done = shmq_ring_get_many(port, cells, 3, &status);
+    uint32_t done = shmq_ring_get_many(port, cells, 3, SHMQ_LEASED, &status);
     CHECK(done == w->of_role_count, "%u", done);
     for (uint32_t i = done; i < 3; i++) shmq_cell_release(port, cells[i], false);
 }
@@ -296,7 +301,8 @@ static void ack_and_look(struct world *w, struct shmq_port *port) {
 }
 
 static void give_back(struct shmq_port *port, uint32_t cell, bool failed) {
-    CHECK(shmq_lease_give_back(port, cell, shmq_cell_load(port, cell), failed) == SHMQ_OK, "lease lost");
+    enum shmq_cause cause = failed ? SHMQ_NACKED : SHMQ_RELEASED;
+    CHECK(shmq_lease_give_back(port, cell, shmq_cell_load(port, cell), cause, SHMQ_BY_POLICY) == SHMQ_OK, "lease lost");
 }
 static void expect_nacked(struct world *w) { put_one_for_the_role(w, SECOND); }
 static void expect_released(struct world *w) { put_one_for_the_role(w, SECOND | FIRST); }
@@ -310,9 +316,34 @@ static void expect_adopted(struct world *w) {
     give_back(&w->survivor, cell, true);
 }
 static void adopt_it(struct world *w, struct shmq_port *port) {
-    CHECK(shmq_orphan_adopt(port, &childs_cell) == SHMQ_OK, "no orphan");
+    CHECK(shmq_orphan_adopt(port, 0, &childs_cell) == SHMQ_OK, "no orphan");
     read_message(w, port, shmq_word_slot(shmq_cell_load(port, childs_cell)));
 }
+
+/* Leases with a deadline. */
+static void receive_timed(struct world *w, struct shmq_port *port) {
+    CHECK(receive_until(port, far_away(), &childs_cell) == SHMQ_OK, "nothing to receive");
+    read_message(w, port, shmq_word_slot(shmq_cell_load(port, childs_cell)));
+}
+static void receive_ahead(struct world *w, struct shmq_port *port) {
+    receive_timed(w, port);
+    shmq_lease_mark(port, childs_cell, shmq_cell_load(port, childs_cell), false);
+}
+static void extend_it(struct world *w, struct shmq_port *port) {
+    (void)w;
+    uint64_t word = shmq_cell_load(port, childs_cell);
+    CHECK(shmq_lease_extend(port, childs_cell, &word, far_away()) == SHMQ_OK, "lease lost");
+    CHECK(word == shmq_cell_load(port, childs_cell), "another word");
+}
+/* The survivor's lease is over, and it does not look. */
+static void hold_too_long(struct world *w, bool begun) {
+    uint32_t cell;
+    CHECK(receive_until(&w->survivor, 1, &cell) == SHMQ_OK, "nothing to receive");
+    if (!begun) shmq_lease_mark(&w->survivor, cell, shmq_cell_load(&w->survivor, cell), false);
+}
+static void expect_expired(struct world *w) { put_one_for_the_role(w, SECOND), hold_too_long(w, true); }
+static void expect_expired_unbegun(struct world *w) { put_one_for_the_role(w, FIRST | SECOND), hold_too_long(w, false); }
+static void expire_it(struct world *w, struct shmq_port *port) { (void)w, shmq_lease_expire(port); }
 
 static void claim_and_receive(struct world *w, struct shmq_port *port) {
     uint32_t idle;
@@ -341,7 +372,7 @@ static void hold_all(struct world *w, struct shmq_port *port) {
     uint32_t idle;
     if (w->g.paged) CHECK(shmq_cell_take(port, SHMQ_TO_WRITE, &idle) == SHMQ_OK, "no cell");
     CHECK(put(w, port, w->of_role) == SHMQ_OK, "full");
-    receive_only(w, port);
+    receive_timed(w, port);
     CHECK(shmq_cell_take_for_long(port, SHMQ_TO_WRITE, &childs_cell) == SHMQ_OK, "no cell");
     shmq_cell_become(port, childs_cell, SHMQ_LOANED);
 }
@@ -381,6 +412,14 @@ static const struct role roles[] = {
     {"nacker", expect_nacked, receive_only, nack_it, NULL, NULL},
     {"releaser", expect_released, receive_only, release_it, NULL, NULL},
     {"adopter", expect_adopted, nothing, adopt_it, NULL, NULL},
+    {"timed_receiver", expect_received, nothing, receive_timed, NULL, NULL},
+    {"timed_acker", expect_acked, receive_timed, ack_it, NULL, NULL},
+    {"timed_nacker", expect_nacked, receive_timed, nack_it, NULL, NULL},
+    {"timed_adopter", expect_adopted, nothing, receive_timed, NULL, NULL},
+    {"extender", expect_nacked, receive_timed, extend_it, NULL, NULL},
+    {"extender_ahead", expect_attached, receive_ahead, extend_it, NULL, NULL},
+    {"expirer", expect_expired, nothing, expire_it, NULL, NULL},
+    {"expirer_unbegun", expect_expired_unbegun, nothing, expire_it, NULL, NULL},
     {"detacher", expect_released, claim_and_receive, detach_it, NULL, NULL},
     {"attacher", expect_attached, NULL, attach_it, NULL, NULL},
     {"item_waiter", leave_empty, nothing, wait_for_item, NULL, NULL},
@@ -434,7 +473,8 @@ static void note(struct world *w, uint32_t cell) {
     uint32_t slot = shmq_word_slot(shmq_cell_load(&w->survivor, cell)), number = read_message(w, &w->survivor, slot);
     CHECK(w->found[number] == 0, "message %u is there twice", number);
     w->found[number] = shmq_deliveries_failed(shmq_load_relaxed(&shmq_slot_at(&w->survivor, slot)->deliveries)) + 1;
-    if (w->found[number] == 1 && !(w->allowed[number] & SECOND)) { /* what comes back uncounted comes late */
+    bool came_back = w->allowed[number] & SECOND || (number >= w->of_role && number < w->of_role + w->of_role_count);
+    if (w->found[number] == 1 && !came_back) { /* what comes back uncounted comes late */
         CHECK(number > w->last_first, "message %u came after %u", number, w->last_first);
         w->last_first = number;
     }
@@ -520,6 +560,7 @@ static void check_whole(struct world *w) {
 static void survive(struct world *w, bool others_first) {
     if (others_first) others_go_on(w, 2);
     shmq_reap(&w->survivor);
+    shmq_lease_expire(&w->survivor);
     CHECK(shmq_reap(&w->survivor) == 0, "somebody dead was left");
     check_cells(w);
     while (receive_one(w)) {}

@@ -17,6 +17,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "lease.h"
 #include "owner.h"
 #include "reap.h"
 #include "ring.h"
@@ -61,7 +62,7 @@ static struct arena arena_make(uint64_t slots, uint64_t slot_size, uint64_t in_f
     static const uint8_t boot[16];
     uint64_t nonce;
     CHECK(shmq_owner_self() != 0 && shmq_owner_random(&nonce, sizeof nonce), "identity");
-    shmq_segment_format(a.base, &a.g, nonce, 0, "", boot, shmq_owner_self(), shmq_owner_lock_inode());
+    shmq_segment_format(a.base, &a.g, nonce, 0, "", boot, shmq_owner_self(), shmq_owner_lock_inode(), &(struct shmq_policy){0});
     shmq_segment_ready(a.base);
     return a;
 }
@@ -280,7 +281,7 @@ static void *consume_in_order(void *unused) {
         cells[0] = take_cell(&port, SHMQ_TO_GIVE, false);
         for (uint32_t i = 1; i < wanted; i++)
             if (shmq_cell_take_for_long(&port, SHMQ_TO_GIVE, &cells[i]) != SHMQ_OK) wanted = i;
-        done = shmq_ring_get_many(&port, cells, wanted, &status);
+        done = shmq_ring_get_many(&port, cells, wanted, SHMQ_LEASED, &status);
         CHECK(done ? status == SHMQ_OK : status == SHMQ_WOULD_BLOCK, "get: %d", status);
         for (uint32_t i = 0; i < done; i++) {
             struct head head = read_message(&port, slot_of(&port, cells[i]));
@@ -309,18 +310,18 @@ static void settle_one(struct shmq_port *port, struct lease lease, uint64_t *ran
     _Atomic unsigned char *failures = &flow.failures[head.producer * flow.count + head.number];
     if (chance < 15 && *failures < 200) {
         (*failures)++;
-        CHECK(shmq_lease_give_back(port, lease.cell, lease.word, true) == SHMQ_OK, "nack");
+        CHECK(shmq_lease_give_back(port, lease.cell, lease.word, SHMQ_NACKED, 0) == SHMQ_OK, "nack");
         return;
     }
     if (chance < 25) {
-        CHECK(shmq_lease_give_back(port, lease.cell, lease.word, false) == SHMQ_OK, "release");
+        CHECK(shmq_lease_give_back(port, lease.cell, lease.word, SHMQ_RELEASED, 0) == SHMQ_OK, "release");
         return;
     }
     bool looking = chance < 50;
     CHECK(shmq_lease_ack(port, lease.cell, lease.word, looking) == SHMQ_OK, "ack");
     if (looking) CHECK(read_message(port, slot_of(port, lease.cell)).number == head.number, "a slot changed while it was held");
     CHECK(shmq_lease_ack(port, lease.cell, lease.word, false) == SHMQ_LOST, "acked twice");
-    CHECK(shmq_lease_give_back(port, lease.cell, lease.word, true) == SHMQ_LOST, "nacked after ack");
+    CHECK(shmq_lease_give_back(port, lease.cell, lease.word, SHMQ_NACKED, 0) == SHMQ_LOST, "nacked after ack");
     shmq_cell_return(port, lease.cell, true);
     consumed(head);
 }
@@ -333,9 +334,9 @@ static void *consume_leased(void *index) {
     flow_attach(&port);
     for (uint32_t turn = 1; !all_done(); turn++) {
         uint32_t cell;
-        bool got = shmq_orphan_adopt(&port, &cell) == SHMQ_OK;
+        bool got = shmq_orphan_adopt(&port, 0, &cell) == SHMQ_OK;
         if (!got && shmq_cell_take_for_long(&port, SHMQ_TO_GIVE, &cell) == SHMQ_OK) {
-            shmq_status status = shmq_ring_get(&port, cell);
+            shmq_status status = shmq_ring_get(&port, cell, SHMQ_LEASED);
             CHECK(status == SHMQ_OK || status == SHMQ_WOULD_BLOCK, "get: %d", status);
             got = status == SHMQ_OK;
             if (!got) shmq_cell_release(&port, cell, false);
@@ -414,7 +415,7 @@ static void *give_back_too(void *unused) {
     attach(&settling.a, &port);
     for (uint32_t i = 0; i < settling.rounds; i++) {
         pthread_barrier_wait(&settling.barrier);
-        settling.given_back = shmq_lease_give_back(&port, settling.cell, settling.word, true);
+        settling.given_back = shmq_lease_give_back(&port, settling.cell, settling.word, SHMQ_NACKED, 0);
         pthread_barrier_wait(&settling.barrier);
     }
     shmq_port_detach(&port);
@@ -435,7 +436,7 @@ static void settle(uint32_t rounds) {
         CHECK(shmq_ring_put(&port, cell) == SHMQ_OK, "put");
         shmq_cell_return(&port, cell, false);
         cell = take_cell(&port, SHMQ_TO_GIVE, true);
-        CHECK(shmq_ring_get(&port, cell) == SHMQ_OK, "get");
+        CHECK(shmq_ring_get(&port, cell, SHMQ_LEASED) == SHMQ_OK, "get");
         settling.cell = cell;
         settling.word = shmq_cell_load(&port, cell);
         pthread_barrier_wait(&settling.barrier);
@@ -446,10 +447,10 @@ static void settle(uint32_t rounds) {
         CHECK(settling.given_back == SHMQ_OK || settling.given_back == SHMQ_LOST, "nack %d", settling.given_back);
         if (acked == SHMQ_OK) {
             shmq_cell_return(&port, cell, true);
-            CHECK(shmq_orphan_adopt(&port, &cell) == SHMQ_WOULD_BLOCK, "acked, and here again");
+            CHECK(shmq_orphan_adopt(&port, 0, &cell) == SHMQ_WOULD_BLOCK, "acked, and here again");
             continue;
         }
-        CHECK(shmq_orphan_adopt(&port, &cell) == SHMQ_OK && failures_of(&port, cell) == 1, "nacked, and not here again");
+        CHECK(shmq_orphan_adopt(&port, 0, &cell) == SHMQ_OK && failures_of(&port, cell) == 1, "nacked, and not here again");
         CHECK(read_message(&port, slot_of(&port, cell)).number == i, "another message");
         CHECK(shmq_lease_ack(&port, cell, shmq_cell_load(&port, cell), false) == SHMQ_OK, "ack");
         shmq_cell_return(&port, cell, true);
@@ -472,7 +473,7 @@ static shmq_status put(struct shmq_port *port, uint32_t number) {
 
 static shmq_status get(struct shmq_port *port, uint32_t *number) {
     uint32_t cell = take_cell(port, SHMQ_TO_GIVE, false);
-    shmq_status status = shmq_ring_get(port, cell);
+    shmq_status status = shmq_ring_get(port, cell, SHMQ_LEASED);
     if (status == SHMQ_OK) *number = read_message(port, slot_of(port, cell)).number;
     shmq_cell_return(port, cell, true);
     return status;
@@ -481,7 +482,7 @@ static shmq_status get(struct shmq_port *port, uint32_t *number) {
 /* Lease the oldest message of the ring. */
 static uint32_t lease(struct shmq_port *port) {
     uint32_t cell = take_cell(port, SHMQ_TO_GIVE, true);
-    CHECK(shmq_ring_get(port, cell) == SHMQ_OK, "nothing to lease");
+    CHECK(shmq_ring_get(port, cell, SHMQ_LEASED) == SHMQ_OK, "nothing to lease");
     return cell;
 }
 
@@ -568,13 +569,13 @@ static void generations(void) {
             attach(&a, &port);
             CHECK(put(&port, 1) == SHMQ_OK, "put");
             uint32_t cell = take_cell(&port, SHMQ_TO_GIVE, !kept);
-            CHECK(shmq_ring_get(&port, cell) == SHMQ_OK, "get");
+            CHECK(shmq_ring_get(&port, cell, SHMQ_LEASED) == SHMQ_OK, "get");
             for (uint32_t failures = 0; failures < 2 * SPAN; failures++) {
                 CHECK(failures_of(&port, cell) == failures, "%u failures, not %u", failures_of(&port, cell), failures);
                 uint64_t leased = shmq_cell_load(&port, cell);
-                CHECK(shmq_lease_give_back(&port, cell, leased, true) == SHMQ_OK, "nack");
+                CHECK(shmq_lease_give_back(&port, cell, leased, SHMQ_NACKED, 0) == SHMQ_OK, "nack");
                 CHECK(shmq_lease_ack(&port, cell, leased, false) == SHMQ_LOST, "acked after a nack");
-                CHECK(shmq_orphan_adopt(&port, &cell) == SHMQ_OK, "no orphan");
+                CHECK(shmq_orphan_adopt(&port, 0, &cell) == SHMQ_OK, "no orphan");
                 CHECK(shmq_lease_ack(&port, cell, leased, false) == SHMQ_LOST, "acked another's lease");
             }
             ack(&port, cell);
@@ -590,13 +591,13 @@ static void failures(void) {
     CHECK(put(&port, 1) == SHMQ_OK, "put");
     uint32_t cell = lease(&port);
     uint64_t word = shmq_cell_load(&port, cell);
-    for (int i = 0; i < 3; i++) shmq_delivery_failed(&port, word, cell);
+    for (int i = 0; i < 3; i++) shmq_delivery_ended(&port, cell, word, SHMQ_NACKED, 0);
     CHECK(failures_of(&port, cell) == 1, "%u", failures_of(&port, cell));
     shmq_word *deliveries = &shmq_slot_at(&port, shmq_word_slot(word))->deliveries;
     shmq_store_relaxed(deliveries, (shmq_load_relaxed(deliveries) & ~UINT64_C(0xffff)) | 0xfffe);
     for (uint32_t i = 0; i < 3; i++) { /* the first of these was counted before */
-        CHECK(shmq_lease_give_back(&port, cell, shmq_cell_load(&port, cell), true) == SHMQ_OK, "nack");
-        CHECK(shmq_orphan_adopt(&port, &cell) == SHMQ_OK, "no orphan");
+        CHECK(shmq_lease_give_back(&port, cell, shmq_cell_load(&port, cell), SHMQ_NACKED, 0) == SHMQ_OK, "nack");
+        CHECK(shmq_orphan_adopt(&port, 0, &cell) == SHMQ_OK, "no orphan");
         CHECK(failures_of(&port, cell) == (i == 0 ? 0xfffe : 0xffff), "nack %u: %u failures", i, failures_of(&port, cell));
     }
     ack(&port, cell);
@@ -615,21 +616,21 @@ static void orphans(void) {
     attach(&a, &port);
     attach(&a, &other);
     for (uint32_t i = 0; i < 3; i++) CHECK(put(&port, i) == SHMQ_OK, "put");
-    CHECK(shmq_orphan_adopt(&port, &cell) == SHMQ_WOULD_BLOCK, "an orphan of nobody");
+    CHECK(shmq_orphan_adopt(&port, 0, &cell) == SHMQ_WOULD_BLOCK, "an orphan of nobody");
     uint32_t first = lease(&port), second = lease(&port);
-    CHECK(shmq_lease_give_back(&port, first, shmq_cell_load(&port, first), true) == SHMQ_OK, "nack");
-    CHECK(shmq_orphan_adopt(&other, &cell) == SHMQ_OK && read_message(&other, slot_of(&other, cell)).number == 0, "not adopted");
-    CHECK(shmq_orphan_adopt(&port, &first) == SHMQ_WOULD_BLOCK, "adopted twice");
-    CHECK(shmq_lease_give_back(&other, cell, shmq_cell_load(&other, cell), false) == SHMQ_OK, "release");
-    CHECK(shmq_lease_give_back(&port, second, shmq_cell_load(&port, second), false) == SHMQ_OK, "release");
+    CHECK(shmq_lease_give_back(&port, first, shmq_cell_load(&port, first), SHMQ_NACKED, 0) == SHMQ_OK, "nack");
+    CHECK(shmq_orphan_adopt(&other, 0, &cell) == SHMQ_OK && read_message(&other, slot_of(&other, cell)).number == 0, "not adopted");
+    CHECK(shmq_orphan_adopt(&port, 0, &first) == SHMQ_WOULD_BLOCK, "adopted twice");
+    CHECK(shmq_lease_give_back(&other, cell, shmq_cell_load(&other, cell), SHMQ_RELEASED, 0) == SHMQ_OK, "release");
+    CHECK(shmq_lease_give_back(&port, second, shmq_cell_load(&port, second), SHMQ_RELEASED, 0) == SHMQ_OK, "release");
     attach(&a, &late); /* and to one who was not there when it came back */
     for (int i = 0; i < 2; i++) {
-        CHECK(shmq_orphan_adopt(&late, &cell) == SHMQ_OK, "not seen by a late one");
+        CHECK(shmq_orphan_adopt(&late, 0, &cell) == SHMQ_OK, "not seen by a late one");
         struct head head = read_message(&late, slot_of(&late, cell));
         CHECK(head.number < 2 && failures_of(&late, cell) == (head.number == 0), "message %u, %u failures", head.number, failures_of(&late, cell));
         ack(&late, cell);
     }
-    CHECK(shmq_orphan_adopt(&late, &cell) == SHMQ_WOULD_BLOCK, "a third one");
+    CHECK(shmq_orphan_adopt(&late, 0, &cell) == SHMQ_WOULD_BLOCK, "a third one");
     CHECK(get(&port, &number) == SHMQ_OK && number == 2, "the ring");
     shmq_port_detach(&late);
     shmq_port_detach(&other);
@@ -653,10 +654,10 @@ static void detaching(void) {
         shmq_port_detach(&port);
         CHECK(shmq_load_relaxed(&other.header->retired[SHMQ_PUTS]) == 7, "counters");
         CHECK(shmq_lease_ack(&port, leased, word, false) == SHMQ_LOST, "acked after detaching");
-        CHECK(shmq_orphan_adopt(&other, &cell) == SHMQ_OK && failures_of(&other, cell) == 0, "not given back");
+        CHECK(shmq_orphan_adopt(&other, 0, &cell) == SHMQ_OK && failures_of(&other, cell) == 0, "not given back");
         CHECK(read_message(&other, slot_of(&other, cell)).number == 0, "another message");
         ack(&other, cell);
-        CHECK(shmq_orphan_adopt(&other, &cell) == SHMQ_WOULD_BLOCK, "the held one came back");
+        CHECK(shmq_orphan_adopt(&other, 0, &cell) == SHMQ_WOULD_BLOCK, "the held one came back");
         attach(&a, &port);
         CHECK(shmq_load_relaxed(&port.record->counters[SHMQ_PUTS]) == 0 && port.next_id >> 40 == 2, "a port of its own");
         shmq_port_detach(&port);
@@ -737,7 +738,7 @@ static void batches(void) {
                 uint32_t cells[7], got;
                 for (int i = 0; i < 7; i++) cells[i] = take_cell(&port, SHMQ_TO_GIVE, true);
                 for (uint32_t next = 0; next < there + sent; next += got) {
-                    got = shmq_ring_get_many(&port, cells, 7, &status);
+                    got = shmq_ring_get_many(&port, cells, 7, SHMQ_LEASED, &status);
                     CHECK(status == SHMQ_OK && got == (there + sent - next < 7 ? there + sent - next : 7), "%u got", got);
                     for (uint32_t i = 0; i < got; i++) {
                         CHECK(read_message(&port, slot_of(&port, cells[i])).number == next + i, "order");
@@ -745,7 +746,7 @@ static void batches(void) {
                         cells[i] = take_cell(&port, SHMQ_TO_GIVE, true);
                     }
                 }
-                CHECK(shmq_ring_get_many(&port, cells, 7, &status) == 0 && status == SHMQ_WOULD_BLOCK, "not empty");
+                CHECK(shmq_ring_get_many(&port, cells, 7, SHMQ_LEASED, &status) == 0 && status == SHMQ_WOULD_BLOCK, "not empty");
                 for (int i = 0; i < 7; i++) shmq_cell_return(&port, cells[i], false);
                 end(&a, &port);
             }
@@ -816,7 +817,7 @@ static void corruption(void) {
             uint32_t cell = take_cell(&port, side ? SHMQ_TO_GIVE : SHMQ_TO_WRITE, false);
             uint64_t before = shmq_cell_load(&port, cell);
             if (side == 0) write_message(&port, slot_of(&port, cell), 0, 0);
-            shmq_status status = side ? shmq_ring_get(&port, cell) : shmq_ring_put(&port, cell);
+            shmq_status status = side ? shmq_ring_get(&port, cell, SHMQ_LEASED) : shmq_ring_put(&port, cell);
             CHECK(status == (side ? cases[i].get : cases[i].put), "%s: %d", side ? "get" : "put", status);
             CHECK(status == SHMQ_OK || (shmq_cell_load(&port, cell) == before && port.ring[0] == cases[i].word), "something was exchanged");
             free(a.base);
@@ -1020,7 +1021,7 @@ static void try_anything(struct shmq_port *port, uint64_t *random, bool quiet) {
     case 1:
         expect(status = shmq_cell_take(port, SHMQ_TO_GIVE, &cell), "take");
         if (status != SHMQ_OK) return;
-        expect(status = shmq_ring_get(port, cell), "get");
+        expect(status = shmq_ring_get(port, cell, SHMQ_LEASED), "get");
         if (status == SHMQ_OK && quiet) touch(port, handed(port, cell, "shmq_ring_get"), false);
         shmq_cell_return(port, cell, true);
         return;
@@ -1033,25 +1034,25 @@ static void try_anything(struct shmq_port *port, uint64_t *random, bool quiet) {
         return;
     case 3:
         while (taken < 4 && shmq_cell_take_for_long(port, SHMQ_TO_GIVE, &cells[taken]) == SHMQ_OK) taken++;
-        left = taken ? shmq_ring_get_many(port, cells, taken, &status) : 0;
+        left = taken ? shmq_ring_get_many(port, cells, taken, SHMQ_LEASED, &status) : 0;
         for (uint32_t i = 0; i < taken; i++) {
             if (i < left && quiet) touch(port, handed(port, cells[i], "shmq_ring_get_many"), false);
             shmq_cell_return(port, cells[i], false);
         }
         return;
     case 4:
-        expect(status = shmq_orphan_adopt(port, &cell), "adopt");
+        expect(status = shmq_orphan_adopt(port, 0, &cell), "adopt");
         if (status != SHMQ_OK) return;
         if (quiet) touch(port, handed(port, cell, "shmq_orphan_adopt"), false);
         expect(shmq_lease_ack(port, cell, shmq_cell_load(port, cell), false), "ack");
         return;
     case 5:
         if (shmq_cell_take_for_long(port, SHMQ_TO_GIVE, &cell) != SHMQ_OK) return;
-        if (shmq_ring_get(port, cell) != SHMQ_OK) {
+        if (shmq_ring_get(port, cell, SHMQ_LEASED) != SHMQ_OK) {
             shmq_cell_return(port, cell, false);
             return;
         }
-        if (quiet) expect(shmq_lease_give_back(port, cell, shmq_cell_load(port, cell), left % 2), "give back");
+        if (quiet) expect(shmq_lease_give_back(port, cell, shmq_cell_load(port, cell), left % 2 ? SHMQ_NACKED : SHMQ_RELEASED, 0), "give back");
         return;
     case 6:
         CHECK(shmq_ring_length(port) <= port->geometry.slots && shmq_ring_estimate(port) <= port->geometry.slots, "length");

@@ -16,6 +16,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "lease.h"
 #include "owner.h"
 #include "reap.h"
 #include "ring.h"
@@ -71,7 +72,8 @@ static inline void *shared_memory(uint64_t nbytes, int protection) {
 static inline void segment_format(struct segment *segment) {
     static const uint8_t boot_id[16];
     memset(segment->base, 0, segment->geometry.segment_bytes);
-    shmq_segment_format(segment->base, &segment->geometry, 0x5eed, 0, "", boot_id, shmq_owner_self(), shmq_owner_lock_inode());
+    shmq_segment_format(segment->base, &segment->geometry, 0x5eed, 0, "", boot_id, shmq_owner_self(), shmq_owner_lock_inode(),
+                        &(struct shmq_policy){0});
     shmq_segment_ready(segment->base);
 }
 
@@ -181,11 +183,11 @@ static inline shmq_status try_put(struct shmq_port *port, uint32_t producer, uin
 
 /* The cell is LEASED afterwards. */
 static inline shmq_status try_take(struct shmq_port *port, bool for_long, uint32_t *cell) {
-    shmq_status status = shmq_orphan_adopt(port, cell);
+    shmq_status status = shmq_orphan_adopt(port, 0, cell);
     if (status == SHMQ_OK) return status;
     status = for_long ? shmq_cell_take_for_long(port, SHMQ_TO_GIVE, cell) : shmq_cell_take(port, SHMQ_TO_GIVE, cell);
     if (status != SHMQ_OK) return status;
-    status = shmq_ring_get(port, *cell);
+    status = shmq_ring_get(port, *cell, SHMQ_LEASED);
     if (status == SHMQ_OK) shmq_wake_after(port, SHMQ_SPACE);
     else shmq_cell_return(port, *cell, false);
     return status;

@@ -112,7 +112,7 @@ static void operate(shmq_queue *queue, uint32_t operation) {
         break;
     case GET_MANY:
         while (count < 4 && shmq_cell_take(port, SHMQ_TO_GIVE, &cells[count]) == SHMQ_OK) count++;
-        if (count) CHECK(shmq_ring_get_many(port, cells, count, &status) <= count && known((int)status));
+        if (count) CHECK(shmq_ring_get_many(port, cells, count, SHMQ_LEASED, &status) <= count && known((int)status));
         while (count) shmq_cell_return(port, cells[--count], true);
         break;
     case REAP:

@@ -73,7 +73,7 @@ def compiled(tmp_path_factory):
 
     def compiled(variant):
         if variant not in done:
-            engine = [ENGINE / f"{part}.c" for part in ("ring", "port", "wait", "owner", "reap")]
+            engine = [ENGINE / f"{part}.c" for part in ("ring", "port", "lease", "wait", "owner", "reap")]
             flags = ["-std=c11", "-g", "-Wall", "-Wextra", "-Werror", "-D_GNU_SOURCE=", *VARIANTS[variant]]
             command = ["cc", *flags, f"-I{ENGINE}", SOURCE, *engine, "-o", folder / variant, "-lrt", "-lpthread"]
             built = subprocess.run(command, capture_output=True, text=True)

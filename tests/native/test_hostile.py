@@ -25,7 +25,7 @@ VARIANTS = {
 @pytest.fixture(scope="session")
 def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """hostile.c with the engine in one of the variants, compiled once. It includes client.c."""
-    sources = [SOURCE, *(ENGINE / f"{part}.c" for part in ("owner", "port", "reap", "ring", "wait"))]
+    sources = [SOURCE, *(ENGINE / f"{part}.c" for part in ("lease", "owner", "port", "reap", "ring", "wait"))]
 
     @functools.cache
     def build(variant: str) -> Path:

@@ -1,0 +1,204 @@
+#define _GNU_SOURCE
+#include "lease.h"
+
+#include "wait.h"
+
+/* -- policy ---------------------------------------------------------------------------------------------------------- */
+
+#define LONGEST_NS (UINT64_C(86400) * 366 * 1000000000) /* a year: nothing waits longer, and no sum of times overflows */
+#define UNSAID_NS UINT64_C(30000000000) /* for a holder that was stopped before it could say until when */
+
+static double clamped(double value, double least, double most) { return value >= least ? value <= most ? value : most : least; }
+
+struct shmq_policy shmq_policy_of(const struct shmq_header *header) {
+    struct shmq_policy policy = header->policy;
+    if (policy.lease_timeout_ns > LONGEST_NS) policy.lease_timeout_ns = LONGEST_NS;
+    if (policy.retry_initial_ns > LONGEST_NS) policy.retry_initial_ns = LONGEST_NS;
+    if (policy.retry_maximum_ns > LONGEST_NS) policy.retry_maximum_ns = LONGEST_NS;
+    policy.retry_factor = clamped(policy.retry_factor, 1, 1000); /* NaN is the least */
+    policy.retry_jitter = clamped(policy.retry_jitter, 0, 1);
+    return policy;
+}
+
+/* How long a message rests after its nth failed delivery. `salt` is whatever differs from message to message. */
+static uint64_t rest_ns(const struct shmq_policy *policy, uint32_t failed, uint64_t salt) {
+    double rest = (double)policy->retry_initial_ns, most = (double)policy->retry_maximum_ns;
+    if (rest <= 0) return 0;
+    for (uint32_t i = 1; i < failed && rest < most; i++) rest *= policy->retry_factor;
+    if (rest > most) rest = most;
+    salt = (salt ^ salt >> 31) * UINT64_C(0x9e3779b97f4a7c15); /* spread over all bits: Knuth's multiplicative hash */
+    double chance = (double)(salt >> 11) / (double)(UINT64_C(1) << 53);
+    return (uint64_t)(rest * (1 + policy->retry_jitter * (2 * chance - 1)));
+}
+
+/* -- while it lasts -------------------------------------------------------------------------------------------------- */
+
+/* From the first lease with a deadline on, those who wait look for expired ones. */
+static void begin_timing(struct shmq_port *port) {
+    if (shmq_unlikely(!shmq_load_relaxed(&port->header->timing))) shmq_store_release(&port->header->timing, 1);
+}
+
+void shmq_lease_time(struct shmq_port *port, uint32_t cell, uint64_t deadline_ns) {
+    begin_timing(port);
+    uint64_t generation = shmq_cell_generation(shmq_cell_load(port, cell)) + 1; /* the exchange moves it on */
+    shmq_store_relaxed(&port->cells[cell].expires, shmq_expires_word(generation, deadline_ns)); /* released by the exchange */
+}
+
+shmq_status shmq_lease_extend(struct shmq_port *port, uint32_t cell, uint64_t *leased, uint64_t deadline_ns) {
+    struct shmq_cell *mine = &port->cells[cell];
+    uint64_t word = *leased, next = shmq_cell_next(word, SHMQ_TIMED, port->index, shmq_word_slot(word));
+    uint64_t expires = shmq_load_acquire(&mine->expires), wanted = shmq_expires_word(shmq_cell_generation(next), deadline_ns);
+    bool begun = shmq_lease_begun(port, cell, word);
+    begin_timing(port);
+    /* The deadline first, for the word to come; until that stands, whoever looks for expired leases takes it for ours
+     * (shmq_expires_ahead). A swap, since the cell may be another's by now, and the deadline that of another lease. */
+    if (shmq_cell_state(word) == SHMQ_TIMED && shmq_expires_ahead(expires, word) != 0) return SHMQ_LOST;
+    if (shmq_load_acquire(&mine->word) != word || !shmq_swap_seq(&mine->expires, &expires, wanted)) return SHMQ_LOST;
+    if (!begun) shmq_lease_mark(port, cell, next, false);
+    SHMQ_CRASH_POINT(extend_written);
+    if (!shmq_swap_seq(&mine->word, &word, next)) return SHMQ_LOST; /* [hand] */
+    *leased = next;
+    return SHMQ_OK;
+}
+
+void shmq_lease_mark(struct shmq_port *port, uint32_t cell, uint64_t leased, bool begun) {
+    shmq_store_release(&port->cells[cell].prefetched, begun ? 0 : leased);
+}
+
+bool shmq_lease_begun(const struct shmq_port *port, uint32_t cell, uint64_t leased) {
+    uint64_t prefetched = shmq_load_acquire(&port->cells[cell].prefetched);
+    /* One generation ahead: it is being extended. One behind: it was taken over a moment ago, since its time was over or its
+     * owner dead. The words of another lease lie further off, since no lease follows another at once. */
+    uint64_t ahead_and_one = (shmq_cell_generation(prefetched) - shmq_cell_generation(leased) + 1) & (UINT64_MAX >> 37);
+    return prefetched == 0 || ahead_and_one > 2 || shmq_word_slot(prefetched) != shmq_word_slot(leased);
+}
+
+/* -- how it ends ----------------------------------------------------------------------------------------------------- */
+
+shmq_status shmq_lease_ack(struct shmq_port *port, uint32_t cell, uint64_t leased, bool looking) {
+    uint64_t next = shmq_cell_next(leased, looking ? SHMQ_HELD : SHMQ_IDLE, port->index, shmq_word_slot(leased));
+    SHMQ_CRASH_POINT(ack_begun);
+    if (!shmq_swap_seq(&port->cells[cell].word, &leased, next)) return SHMQ_LOST;
+    SHMQ_CRASH_POINT(ack_done);
+    shmq_count(&port->record->counters[SHMQ_ACKS], 1);
+    return SHMQ_OK;
+}
+
+shmq_status shmq_lease_take_over(struct shmq_port *port, uint32_t cell, uint64_t *leased) {
+    uint64_t word = *leased, next = shmq_cell_next(word, SHMQ_LEASED, port->index, shmq_word_slot(word));
+    if (!shmq_swap_seq(&port->cells[cell].word, &word, next)) return SHMQ_LOST; /* [hand] */
+    SHMQ_CRASH_POINT(lease_taken_over);
+    *leased = next;
+    return SHMQ_OK;
+}
+
+void shmq_delivery_ended(struct shmq_port *port, uint32_t cell, uint64_t leased, enum shmq_cause cause, uint64_t delay_ns) {
+    uint32_t failed = 0;
+    if (shmq_word_slot(leased) >= port->geometry.total_slots) return;
+    if (cause != SHMQ_RELEASED) {
+        struct shmq_slot *slot = shmq_slot_at(port, shmq_word_slot(leased));
+        uint64_t before = shmq_load_acquire(&slot->deliveries);
+        /* The highest bit tells a tag from none: generation 0 of cell 0 comes round too. */
+        uint64_t tag = UINT64_C(1) << 63 | shmq_cell_generation(leased) << 30 | (uint64_t)cell << 16;
+        const uint64_t of_tag = ~(UINT64_C(3) << 57 | 0xffff);
+        failed = shmq_deliveries_failed(before);
+        if ((before & of_tag) != tag) { /* otherwise whoever died between this and the next step had counted already */
+            if (failed == 0) {
+                uint64_t now = shmq_now_coarse_ns(), age_ms = now > slot->published_ns ? (now - slot->published_ns) / 1000000 : 0;
+                slot->first_failed_ms = age_ms < UINT32_MAX ? (uint32_t)age_ms : UINT32_MAX;
+            }
+            if (failed < 0xffff) failed++;
+            shmq_swap_seq(&slot->deliveries, &before, tag | (uint64_t)cause << 57 | failed);
+        }
+        if (delay_ns == SHMQ_BY_POLICY) delay_ns = rest_ns(&port->policy, failed, slot->id ^ failed ^ shmq_now_ns());
+    } else if (delay_ns == SHMQ_BY_POLICY) delay_ns = 0;
+    bool exhausted = port->policy.max_deliveries && failed >= port->policy.max_deliveries; /* to be buried: no reason to rest */
+    uint64_t due = delay_ns && !exhausted ? shmq_now_ns() + (delay_ns < LONGEST_NS ? delay_ns : LONGEST_NS) : 0;
+    shmq_store_relaxed(&port->cells[cell].due_ns, due); /* released by the word that makes it ORPHAN */
+    SHMQ_CRASH_POINT(delivery_ended);
+}
+
+shmq_status shmq_lease_give_back(struct shmq_port *port, uint32_t cell, uint64_t leased, enum shmq_cause cause, uint64_t delay_ns) {
+    if (shmq_cell_state(leased) == SHMQ_TIMED && shmq_lease_take_over(port, cell, &leased) != SHMQ_OK) return SHMQ_LOST;
+    if (shmq_load_acquire(&port->cells[cell].word) != leased) return SHMQ_LOST;
+    shmq_delivery_ended(port, cell, leased, cause, delay_ns);
+    if (!shmq_swap_seq(&port->cells[cell].word, &leased, shmq_cell_next(leased, SHMQ_ORPHAN, SHMQ_NO_PORT, shmq_word_slot(leased))))
+        return SHMQ_LOST; /* [hand] */
+    SHMQ_CRASH_POINT(lease_orphaned);
+    shmq_add_seq(&port->header->orphan_epoch, 1); /* [epoch] */
+    if (cause == SHMQ_NACKED) shmq_count(&port->record->counters[SHMQ_NACKS], 1);
+    shmq_wake(port, SHMQ_ITEMS);
+    return SHMQ_OK;
+}
+
+uint32_t shmq_lease_expire(struct shmq_port *port) {
+    uint32_t expired = 0;
+    port->expiry_ns = SHMQ_FOREVER;
+    if (!shmq_load_acquire(&port->header->timing)) return 0;
+    uint64_t now = shmq_now_ns();
+    for (uint32_t i = 0; i < port->geometry.cells; i++) {
+        struct shmq_cell *cell = &port->cells[i];
+        uint64_t word = shmq_load_acquire(&cell->word); /* [hand] */
+        if (shmq_cell_state(word) != SHMQ_TIMED) continue;
+        uint64_t expires = shmq_load_acquire(&cell->expires), deadline = shmq_expires_ns(expires);
+        if (shmq_expires_ahead(expires, word) > 1) {
+            /* Its holder adopted it and has not yet written until when: perhaps it was stopped there. Start its clock for it. */
+            deadline = now + (port->policy.lease_timeout_ns ? port->policy.lease_timeout_ns : UNSAID_NS);
+            shmq_swap_seq(&cell->expires, &expires, shmq_expires_word(shmq_cell_generation(word), deadline));
+        }
+        if (deadline > now) {
+            if (deadline < port->expiry_ns) port->expiry_ns = deadline;
+            continue;
+        }
+        if (shmq_word_slot(word) >= port->geometry.total_slots) continue;
+        enum shmq_cause cause = shmq_lease_begun(port, i, word) ? SHMQ_EXPIRED : SHMQ_RELEASED;
+        if (shmq_lease_take_over(port, i, &word) != SHMQ_OK) continue; /* acked, extended, or somebody else was quicker */
+        shmq_add_relaxed(&port->header->events[SHMQ_EXPIRIES], 1);
+        expired += shmq_lease_give_back(port, i, word, cause, SHMQ_BY_POLICY) == SHMQ_OK;
+    }
+    return expired;
+}
+
+/* -- what came back -------------------------------------------------------------------------------------------------- */
+
+/* After an adoption that made the cell TIMED: until when, unless somebody already started the clock for us. */
+static void write_deadline(struct shmq_port *port, uint32_t cell, uint64_t word, uint64_t deadline_ns) {
+    uint64_t before = shmq_load_acquire(&port->cells[cell].expires), wanted = shmq_expires_word(shmq_cell_generation(word), deadline_ns);
+    for (int tries = 0; tries < 8 && shmq_expires_ahead(before, word) != 0; tries++) /* only a scribbler loses it more often */
+        if (shmq_swap_seq(&port->cells[cell].expires, &before, wanted)) return;
+}
+
+shmq_status shmq_orphan_adopt(struct shmq_port *port, uint64_t deadline_ns, uint32_t *cell) {
+    uint64_t epoch = shmq_load_seq(&port->header->orphan_epoch); /* [epoch] */
+    if (shmq_likely(epoch == port->epoch_seen)) {
+        if (shmq_likely(port->due_ns == SHMQ_FOREVER) || shmq_now_ns() < port->due_ns) return SHMQ_WOULD_BLOCK;
+    }
+    uint64_t now = 0, next_due = SHMQ_FOREVER;
+    for (uint32_t i = 0; i < port->geometry.cells; i++) {
+        uint64_t word = shmq_load_acquire(&port->cells[i].word); /* [hand] */
+        if (shmq_cell_state(word) != SHMQ_ORPHAN || shmq_word_slot(word) >= port->geometry.total_slots) continue;
+        uint64_t due = shmq_load_relaxed(&port->cells[i].due_ns);
+        if (due) {
+            if (now == 0) now = shmq_now_ns();
+            if (due > now) {
+                if (due < next_due) next_due = due;
+                continue;
+            }
+        }
+        uint64_t failed = shmq_deliveries_failed(shmq_load_relaxed(&shmq_slot_at(port, shmq_word_slot(word))->deliveries));
+        bool exhausted = port->policy.max_deliveries && failed >= port->policy.max_deliveries, timed = deadline_ns && !exhausted;
+        if (exhausted && !port->buries) continue;
+        uint64_t mine = shmq_cell_next(word, timed ? SHMQ_TIMED : SHMQ_LEASED, port->index, shmq_word_slot(word));
+        if (timed) begin_timing(port);
+        if (!shmq_swap_seq(&port->cells[i].word, &word, mine)) continue;
+        SHMQ_CRASH_POINT(orphan_adopted);
+        if (timed) write_deadline(port, i, mine, deadline_ns);
+        *cell = i;
+        if (exhausted) return SHMQ_EXHAUSTED;
+        shmq_count(&port->record->counters[SHMQ_REDELIVERIES], 1);
+        return SHMQ_OK;
+    }
+    port->epoch_seen = epoch;
+    port->due_ns = next_due;
+    return SHMQ_WOULD_BLOCK;
+}

@@ -1,0 +1,74 @@
+/* Leases: messages that were delivered and are not acked, how they end, and how often they have failed.
+ *
+ * A LEASED cell is changed by its owner alone. A TIMED one has a deadline, after which anybody may end it; so its owner does
+ * in one compare-and-swap whatever it does (ack, extend), or first makes it LEASED, as everybody else must
+ * (shmq_lease_take_over). That swap decides who gives the message back and counts the failed delivery: whoever loses it has
+ * touched nothing. If the winner dies, its reaper finds a LEASED cell of the dead, like any other.
+ *
+ * A message that came back lies in an ORPHAN cell until a consumer adopts it, not before `due_ns`, and before any that waits
+ * in the ring. Where it has failed as often as the segment's policy allows, only a handle that buries dead letters takes it.
+ */
+#ifndef SHMQ_LEASE_H
+#define SHMQ_LEASE_H
+
+#include "port.h"
+
+/* Why a delivery ended without an ack. A release is not a failure. */
+enum shmq_cause { SHMQ_RELEASED = 0, SHMQ_NACKED = 1, SHMQ_EXPIRED = 2, SHMQ_DIED = 3 };
+
+#define SHMQ_BY_POLICY UINT64_MAX
+
+/* -- while it lasts -------------------------------------------------------------------------------------------------- */
+
+/* My IDLE cell is about to become TIMED by a get: write until when, before anybody can see it. */
+void shmq_lease_time(struct shmq_port *port, uint32_t cell, uint64_t deadline_ns);
+
+/* Move the deadline of my lease whose word was *leased; a LEASED one becomes TIMED. Post: OK and *leased is its new word;
+ * LOST. Killed here: at the old deadline or at the new one. */
+shmq_status shmq_lease_extend(struct shmq_port *port, uint32_t cell, uint64_t *leased, uint64_t deadline_ns);
+
+/* My lease was taken ahead of its turn (begun: false), or is now begun with. Only a message that was begun with fails when its
+ * owner dies or its time is over. */
+void shmq_lease_mark(struct shmq_port *port, uint32_t cell, uint64_t leased, bool begun);
+
+/* -- how it ends ----------------------------------------------------------------------------------------------------- */
+
+/* A leased cell whose word was `leased` is done. `looking`: somebody still reads the slot -> HELD, else IDLE, and the
+ * caller returns it. LOST: the lease had ended otherwise. Killed here: acked or not, by one exchange. */
+shmq_status shmq_lease_ack(struct shmq_port *port, uint32_t cell, uint64_t leased, bool looking);
+
+/* Make somebody's leased cell whose word was *leased a LEASED one of mine. LOST, or OK and *leased is its new word. */
+shmq_status shmq_lease_take_over(struct shmq_port *port, uint32_t cell, uint64_t *leased);
+
+/* My leased cell -> ORPHAN; the cell is nobody's afterwards. It is delivered again after `delay_ns`; SHMQ_BY_POLICY: after what
+ * the segment's policy says for a failed delivery, and at once for a released one. LOST as above.
+ * Killed here: it comes back, and has failed once at most. */
+shmq_status shmq_lease_give_back(struct shmq_port *port, uint32_t cell, uint64_t leased, enum shmq_cause cause, uint64_t delay_ns);
+
+/* Give back every lease whose time is over, whoever holds it. Post: how many; port->expiry_ns is when the next one is due. */
+uint32_t shmq_lease_expire(struct shmq_port *port);
+
+/* -- what came back -------------------------------------------------------------------------------------------------- */
+
+/* ORPHAN -> LEASED, or TIMED where deadline_ns is not 0, mine. Only looks where the epoch has moved since this port last found
+ * nothing, or one that rested is due. Post: OK and *cell; EXHAUSTED and *cell, LEASED: it has failed too often, and is to be buried
+ * (only where port->buries; others leave it); WOULD_BLOCK. One exchange of one cell: nothing is open if the process dies. */
+shmq_status shmq_orphan_adopt(struct shmq_port *port, uint64_t deadline_ns, uint32_t *cell);
+
+/* -- what failed ----------------------------------------------------------------------------------------------------- */
+
+/* For whoever holds a LEASED cell that reads `leased` (its owner, or the reaper of that): count the failed delivery, once
+ * however often it is called for that word, and write when the message is due again. A released one only becomes due. */
+void shmq_delivery_ended(struct shmq_port *port, uint32_t cell, uint64_t leased, enum shmq_cause cause, uint64_t delay_ns);
+
+/* Had the owner begun with the message of the leased cell that reads `leased`? */
+bool shmq_lease_begun(const struct shmq_port *port, uint32_t cell, uint64_t leased);
+
+/* The policy in a header, clamped to what makes sense: somebody else wrote it. */
+struct shmq_policy shmq_policy_of(const struct shmq_header *header);
+
+/* The word `deliveries` of a slot: failed deliveries (16) | tag: generation (27), cell (14), cause (2), always 1. */
+static inline uint32_t shmq_deliveries_failed(uint64_t word) { return (uint32_t)(word & 0xffff); }
+static inline enum shmq_cause shmq_deliveries_cause(uint64_t word) { return (enum shmq_cause)(word >> 57 & 3); }
+
+#endif
