@@ -1,5 +1,6 @@
 """shmq: message queues between processes on one machine, in shared memory."""
 
+from shmq._backoff import Backoff
 from shmq._codec import Codec, JSONCodec, json_codec
 from shmq._core import Lease, Loan
 from shmq._errors import (
@@ -23,14 +24,16 @@ from shmq._errors import (
 from shmq._include import get_include
 from shmq._queue import Queue
 from shmq._segment import list_segments, unlink
-from shmq._stats import QueueStats, verify
+from shmq._stats import Holding, QueueStats, verify
 from shmq._version import __version__
 
 __all__ = [
+    "Backoff",
     "Closed",
     "Codec",
     "Empty",
     "Full",
+    "Holding",
     "InFlightLimit",
     "JSONCodec",
     "Lease",

@@ -17,15 +17,19 @@ cdef extern from "layout.h" nogil:
     ctypedef uint32_t shmq_half
     enum: SHMQ_NO_CELL, SHMQ_NO_PORT, SHMQ_MAX_SLOTS, SHMQ_MAX_CELLS, SHMQ_MAX_PORTS, SHMQ_PAGE, SHMQ_RESERVED_WHERE_PAGED, SHMQ_VERSION
     enum: SHMQ_EMPTY, SHMQ_READY
-    enum: SHMQ_SPARE, SHMQ_WARM, SHMQ_IDLE, SHMQ_LOANED, SHMQ_LEASED, SHMQ_HELD, SHMQ_ORPHAN
+    ctypedef enum cell_state "enum shmq_cell_state":
+        SHMQ_SPARE, SHMQ_WARM, SHMQ_IDLE, SHMQ_LOANED, SHMQ_LEASED, SHMQ_HELD, SHMQ_ORPHAN, SHMQ_TIMED
+    enum: SHMQ_EXPIRIES, SHMQ_DEATHS, SHMQ_BURIALS, SHMQ_EVENTS
     enum: SHMQ_PUTS, SHMQ_GETS, SHMQ_RECEIVES, SHMQ_ACKS, SHMQ_NACKS, SHMQ_REDELIVERIES, SHMQ_COUNTERS
     enum: SHMQ_BYTES, SHMQ_ARRAY, SHMQ_TEXT, SHMQ_BYTEARRAY, SHMQ_PICKLE, SHMQ_ENCODED, SHMQ_KINDS
     enum: SHMQ_FORTRAN, SHMQ_SWAPPED, SHMQ_DESCRIBED, SHMQ_SPILLED
-    enum: SHMQ_SPILLS, SHMQ_PICKLES, SHMQ_ANONYMOUS
+    enum: SHMQ_SPILLS, SHMQ_PICKLES, SHMQ_WITH_CREATOR, SHMQ_WITH_HANDLES, SHMQ_ANONYMOUS
     enum: SHMQ_INLINE_DIMS
     struct shmq_cell:
         shmq_word word
         shmq_word leased_ns
+        shmq_word expires
+        shmq_word due_ns
     struct shmq_port_record:
         shmq_word owner
         shmq_word pid
@@ -46,6 +50,14 @@ cdef extern from "layout.h" nogil:
         uint32_t itemsize
         uint32_t shape[4]
         uint32_t described
+        uint32_t first_failed_ms
+    struct shmq_policy:
+        uint64_t lease_timeout_ns
+        uint64_t retry_initial_ns
+        uint64_t retry_maximum_ns
+        double retry_factor
+        double retry_jitter
+        uint64_t max_deliveries
     struct shmq_header:
         shmq_word magic
         uint32_t version
@@ -63,6 +75,7 @@ cdef extern from "layout.h" nogil:
         uint64_t lock_inode
         uint8_t boot_id[16]
         char codec[32]
+        shmq_policy policy
         shmq_word write_seq
         shmq_word read_seq
         shmq_half items_waiters
@@ -70,6 +83,7 @@ cdef extern from "layout.h" nogil:
         shmq_word orphan_epoch
         shmq_word attachments
         shmq_word retired[6]
+        shmq_word events[3]
     struct shmq_geometry:
         uint64_t slot_size
         uint32_t slots
@@ -78,6 +92,7 @@ cdef extern from "layout.h" nogil:
         uint32_t total_slots
         uint32_t reserved
         bint paged
+        uint64_t ports_offset
         uint64_t slot_offset
         uint64_t payload_offset
         uint64_t segment_bytes
@@ -88,13 +103,18 @@ cdef extern from "layout.h" nogil:
     unsigned shmq_cell_state(uint64_t word)
     uint32_t shmq_cell_owner(uint64_t word)
     uint64_t shmq_cell_generation(uint64_t word)
+    bint shmq_state_leased(unsigned state)
+    uint64_t shmq_expires_ns(uint64_t expires)
+    uint64_t shmq_expires_ahead(uint64_t expires, uint64_t word)
     unsigned shmq_intent_operation(uint64_t word)
+    uint32_t shmq_intent_cell(uint64_t word)
 
 cdef extern from "sync.h" nogil:
     uint64_t shmq_now_ns()
     uint64_t shmq_now_coarse_ns()
     uint64_t shmq_load_relaxed(const shmq_word *word)
     uint64_t shmq_load_acquire(const shmq_word *word)
+    uint64_t shmq_add_relaxed(shmq_word *word, uint64_t n)
     uint32_t shmq_load_half "shmq_load_seq"(const shmq_half *half)
     void shmq_store_relaxed(shmq_word *word, uint64_t value)
     void shmq_count(shmq_word *word, uint64_t n)
@@ -104,7 +124,8 @@ cdef extern from "sync.h" nogil:
 cdef extern from "port.h" nogil:
     ctypedef enum shmq_status:
         SHMQ_OK, SHMQ_WOULD_BLOCK, SHMQ_NO_CELLS, SHMQ_TIMED_OUT, SHMQ_INTERRUPTED, SHMQ_LOST, SHMQ_CORRUPT
-        SHMQ_NO_PORTS, SHMQ_TOO_LARGE, SHMQ_NOT_FOUND, SHMQ_MISMATCH, SHMQ_FOREIGN, SHMQ_SYSTEM
+        SHMQ_NO_PORTS, SHMQ_TOO_LARGE, SHMQ_NOT_FOUND, SHMQ_MISMATCH, SHMQ_FOREIGN, SHMQ_SYSTEM, SHMQ_EXHAUSTED
+    const uint64_t SHMQ_FOREVER
     ctypedef enum shmq_side "enum shmq_side":
         SHMQ_ITEMS, SHMQ_SPACE
     ctypedef enum shmq_purpose "enum shmq_purpose":
@@ -124,9 +145,11 @@ cdef extern from "port.h" nogil:
         uint64_t next_id
         sem_t *semaphores[2]
         bint spins
+        bint buries
+        shmq_policy policy
         bint caught_up
     void shmq_segment_format(void *base, const shmq_geometry *geometry, uint64_t nonce, uint32_t flags, const char *codec,
-                             const uint8_t *boot_id, uint64_t creator, uint64_t lock_inode)
+                             const uint8_t *boot_id, uint64_t creator, uint64_t lock_inode, const shmq_policy *policy)
     void shmq_segment_ready(void *base)
     shmq_status shmq_segment_check(const void *base, uint64_t file_bytes, shmq_geometry *out)
     shmq_status shmq_port_attach(shmq_port *port, void *base, const shmq_geometry *geometry, uint64_t owner)
@@ -137,19 +160,33 @@ cdef extern from "port.h" nogil:
     void shmq_cell_return(shmq_port *port, uint32_t cell, bint warm)
     uint64_t shmq_cell_load(const shmq_port *port, uint32_t cell)
     void shmq_cell_become(shmq_port *port, uint32_t cell, int state)
-    shmq_status shmq_lease_ack(shmq_port *port, uint32_t cell, uint64_t leased, bint looking)
-    shmq_status shmq_lease_give_back(shmq_port *port, uint32_t cell, uint64_t leased, bint failed)
-    shmq_status shmq_orphan_adopt(shmq_port *port, uint32_t *cell)
     shmq_slot *shmq_slot_at(const shmq_port *port, uint32_t slot)
     unsigned char *shmq_payload_at(const shmq_port *port, uint32_t slot)
-    uint32_t shmq_deliveries_failed(uint64_t word)
     void shmq_slot_stamp(shmq_port *port, shmq_slot *slot)
+
+cdef extern from "lease.h" nogil:
+    ctypedef enum shmq_cause "enum shmq_cause":
+        SHMQ_RELEASED, SHMQ_NACKED, SHMQ_EXPIRED, SHMQ_DIED, SHMQ_REJECTED
+    const uint64_t SHMQ_BY_POLICY
+    void shmq_lease_time(shmq_port *port, uint32_t cell, uint64_t deadline_ns)
+    shmq_status shmq_lease_extend(shmq_port *port, uint32_t cell, uint64_t *leased, uint64_t deadline_ns)
+    void shmq_lease_mark(shmq_port *port, uint32_t cell, uint64_t leased, bint begun)
+    shmq_status shmq_lease_ack(shmq_port *port, uint32_t cell, uint64_t leased, bint looking)
+    shmq_status shmq_lease_take_over(shmq_port *port, uint32_t cell, uint64_t *leased)
+    shmq_status shmq_lease_give_back(shmq_port *port, uint32_t cell, uint64_t leased, shmq_cause cause, uint64_t delay_ns)
+    uint32_t shmq_lease_expire(shmq_port *port)
+    shmq_status shmq_orphan_adopt(shmq_port *port, uint64_t deadline_ns, uint32_t *cell)
+    void shmq_delivery_ended(shmq_port *port, uint32_t cell, uint64_t leased, shmq_cause cause, uint64_t delay_ns)
+    bint shmq_lease_begun(const shmq_port *port, uint32_t cell, uint64_t leased)
+    bint shmq_message_exhausted(const shmq_port *port, uint64_t deliveries)
+    uint32_t shmq_deliveries_failed(uint64_t word)
+    shmq_cause shmq_deliveries_cause(uint64_t word)
 
 cdef extern from "ring.h" nogil:
     ctypedef c_bool (*shmq_fill)(void *context, shmq_port *port, uint32_t slot) noexcept nogil
     shmq_status shmq_ring_put(shmq_port *port, uint32_t cell)
-    shmq_status shmq_ring_get(shmq_port *port, uint32_t cell)
-    uint32_t shmq_ring_get_many(shmq_port *port, const uint32_t *cells, uint32_t count, shmq_status *status)
+    shmq_status shmq_ring_get(shmq_port *port, uint32_t cell, cell_state leased)
+    uint32_t shmq_ring_get_many(shmq_port *port, const uint32_t *cells, uint32_t count, cell_state leased, shmq_status *status)
     uint32_t shmq_ring_put_many(shmq_port *port, uint32_t cell, shmq_fill fill, void *context, shmq_status *status)
     bint shmq_ring_has_space(shmq_port *port)
     bint shmq_ring_has_item(shmq_port *port)
@@ -160,8 +197,9 @@ cdef extern from "ring.h" nogil:
 cdef extern from "wait.h" nogil:
     struct shmq_patience:
         bint spun
+        bint told
         uint32_t slice_ms
-    const uint64_t SHMQ_FOREVER
+        uint64_t begun_ns
     shmq_status shmq_wait(shmq_port *port, shmq_side side, uint64_t deadline_ns, shmq_patience *patience)
     shmq_status shmq_wait_for_cell(shmq_port *port, uint64_t deadline_ns, shmq_patience *patience)
     bint shmq_reap_now_and_then(shmq_port *port)

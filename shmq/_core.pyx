@@ -33,7 +33,7 @@ from numpy import ascontiguousarray as np_ascontiguousarray
 
 from shmq import _codec
 from shmq._errors import (
-    Closed, Empty, Full, InFlightLimit, LeaseLost, MessageTooLarge, PayloadLost, PickleRefused, SegmentCorrupt, SegmentForeign, SegmentMismatch,
+    Closed, Empty, Full, InFlightLimit, LeaseLost, MessageTooLarge, OutOfMemory, PayloadLost, PickleRefused, SegmentCorrupt, SegmentForeign, SegmentMismatch,
     ShmqError, TooManyPorts,
 )
 
@@ -65,6 +65,10 @@ cdef enum:
     PEEKS = 1000  # how often peek begins anew while others take what it looks at
 # How long put and get wait for an in-flight cell before they say who holds them all.
 cdef uint64_t CELL_PATIENCE_NS = 1000000000
+# A wait for room or for a cell that lasts longer is logged, once.
+cdef uint64_t STALL_NS = 5000000000
+# How long a message rests that could not be buried.
+cdef uint64_t BURIAL_REST_NS = 1000000000
 
 
 cdef inline uint64_t align(uint64_t offset) noexcept nogil:
@@ -106,6 +110,17 @@ cdef double number_of_seconds(object timeout) except? -1:
     return seconds
 
 
+cdef uint64_t delay_ns_of(object delay) except? 1:
+    """Nanoseconds for a delay in seconds; None: by the queue's policy."""
+    cdef double seconds
+    if delay is None:
+        return SHMQ_BY_POLICY
+    seconds = number_of_seconds(delay)
+    if not 0 <= seconds <= LONGEST_SECONDS:
+        raise ValueError(f"a delay lies between 0 seconds and a year, or is None, but is {delay!r}")
+    return <uint64_t>(seconds * 1e9)
+
+
 cdef uint64_t deadline_of(object timeout) except? 0:
     """Monotonic nanoseconds for a time-out in seconds; None: for ever; below zero: now."""
     cdef double seconds
@@ -119,133 +134,19 @@ cdef uint64_t deadline_of(object timeout) except? 0:
     return shmq_now_ns() + <uint64_t>(seconds * 1e9)
 
 
+AS_CREATED = object() # "not given", where None means something
+LONGEST_SECONDS = 366 * 86400.0
+CAUSES = ("released", "nacked", "expired", "died", "rejected", "?", "?", "?")
+
+
 include "_draft.pxi"
 include "_decode.pxi"
+include "_handle.pxi"
 
 
-@cython.no_gc_clear # the collector would take the mapping away before the last lease of a cycle is gone
-cdef class Port:
-    """A handle of this process on a segment; the base of Queue."""
-
-    cdef shmq_port port
-    cdef Py_buffer memory           # keeps the mapping while the port, or a view of one of its slots, lives
-    cdef readonly object segment    # shmq._segment.Segment
-    cdef readonly object codec
-    cdef readonly bint pickles
-    cdef readonly bint spills
-    cdef readonly bint closed
-    cdef bint attached
-    cdef readonly bint spin
-    cdef uint64_t forks             # of the process that attached; anything else sends a call through enter()
-    cdef Py_ssize_t users           # leases, loans, and calls that have given up the interpreter lock
-    cdef object __weakref__
-
-    def __cinit__(self, *args, **kwargs):
-        self.memory.buf = NULL
-        self.closed = True
-        self.forks = <uint64_t>-1
-
-    def _open(self, segment, codec, bint spin=True):
-        """Attach to a mapped segment. Raises TooManyPorts, SegmentCorrupt, SegmentForeign."""
-        self.segment = segment
-        self.codec = codec
-        PyObject_GetBuffer(segment.memory, &self.memory, PyBUF_WRITABLE)
-        cdef shmq_header *header = <shmq_header *>self.memory.buf
-        self.spills = header.flags & SHMQ_SPILLS != 0
-        self.pickles = header.flags & SHMQ_PICKLES != 0
-        self.spin = spin
-        self.attach()
-        self.closed = False
-
-    cdef int attach(self) except -1:
-        cdef shmq_geometry geometry
-        cdef shmq_status status = shmq_segment_check(self.memory.buf, <uint64_t>self.memory.len, &geometry)
-        cdef uint64_t owner = own_identity()
-        cdef sem_t *semaphores[2]
-        cdef int side
-        if status != SHMQ_OK:
-            raise SegmentCorrupt(f"segment {self.segment.name!r} changed while it was attached")
-        self.attached = False # in a forked child: the port was the parent's
-        for side in range(2):
-            semaphores[side] = self.port.semaphores[side] # a forked child goes on with its parent's
-        status = shmq_port_attach(&self.port, self.memory.buf, &geometry, owner)
-        if status == SHMQ_NO_PORTS:
-            shmq_reap(&self.port)
-            status = shmq_port_attach(&self.port, self.memory.buf, &geometry, owner)
-        for side in range(2):
-            self.port.semaphores[side] = semaphores[side]
-        if status == SHMQ_NO_PORTS:
-            raise TooManyPorts(f"all {geometry.ports} ports of {self.segment.name!r} are attached by living processes: "
-                               f"{self._holders()}. Close handles, or create the queue with a larger ports=")
-        for side in range(2):
-            if semaphores[side] == NULL:
-                name = self.segment.semaphore_name(side).encode()
-                self.port.semaphores[side] = sem_open(name, 0)
-                if self.port.semaphores[side] == SEM_FAILED:
-                    self.port.semaphores[side] = NULL
-                    shmq_port_detach(&self.port)
-                    raise SegmentCorrupt(f"the semaphore {name.decode()} of queue {self.segment.name!r} is gone from /dev/shm "
-                                         "(a logout with systemd's RemoveIPC does that): unlink the queue and create it anew")
-        shmq_store_relaxed(&self.port.record.pid, <uint64_t>_os.getpid())
-        if not self.spin:
-            self.port.spins = False
-        self.attached = True
-        self.forks = shmq_owner_forks
-        self.users = 0
-        shmq_reap(&self.port)
-        self._attached()
-        return 0
-
-    def _attached(self) -> None:
-        """Called when this process got a port of its own: at opening, and in a forked child on first use."""
-
-    cdef int enter(self) except -1:
-        """The slow entrance: a closed handle, or the first call in a forked child, which attaches anew."""
-        if self.closed:
-            raise Closed(f"this handle of queue {self.name!r} is closed" if self.segment is not None else "this handle was never opened")
-        self.attach()
-        return 0
-
-    cdef void leave(self) noexcept:
-        self.users -= 1
-        if self.closed and self.users == 0:
-            self.detach()
-
-    cdef void detach(self) noexcept:
-        """Free the port, unless it was inherited: then it is the parent's."""
-        if self.attached and self.port.owner == shmq_owner_self():
-            shmq_port_detach(&self.port)
-        self.attached = False
-
-    def close(self) -> None:
-        """Let go of the queue in this process; messages stay. Leases and loans already taken can still be settled.
-
-        A second call does nothing. Other calls raise Closed afterwards; one that is waiting does so within 0.1 s.
-        """
-        if self.closed:
-            return
-        self.closed = True
-        cdef bint inherited = self.forks != shmq_owner_forks
-        self.forks = <uint64_t>-1
-        if inherited:
-            self.attached = False # the port is the parent's
-        elif self.users == 0:
-            self.detach()
-
-    def _abandon(self) -> None:
-        """At interpreter exit: detach although leases are held; they go back at once, uncounted."""
-        self.detach()
-        self.closed = True
-        self.forks = <uint64_t>-1
-
-    def __dealloc__(self):
-        cdef int side
-        self.detach()
-        for side in range(2):
-            if self.port.semaphores[side] != NULL:
-                sem_close(self.port.semaphores[side])
-        if self.memory.buf != NULL:
-            PyBuffer_Release(&self.memory)
+@cython.no_gc_clear # as Handle
+cdef class Port(Handle):
+    """A handle that puts and takes messages; the base of Queue."""
 
     # -- put ----------------------------------------------------------------------------------------------------------
 
@@ -311,7 +212,7 @@ cdef class Port:
             shmq_count(&self.port.record.counters[SHMQ_PUTS], 1)
             shmq_wake_after(&self.port, SHMQ_ITEMS)
         if large and self.closed and self.users == 0:
-            self.detach() # closed by another thread during the copy
+            self.let_go() # closed by another thread during the copy
         return status
 
     cdef int offer_patiently(self, const draft_t *draft, bint block, object timeout) except -1:
@@ -331,29 +232,6 @@ cdef class Port:
             raise Full(self._in_flight_report())
         raise Full(f"queue {self.name!r} is full: {shmq_ring_length(&self.port):,} of {self.port.geometry.slots:,} slots "
                    f"hold messages{f' after {timeout} s' if timeout else ''}")
-
-    cdef shmq_status wait(self, shmq_status status, shmq_side side, uint64_t deadline, shmq_patience *patience) except *:
-        """The waiting half of a blocking call: OK: look again; TIMED_OUT. Raises what a signal handler raises, Closed, SegmentCorrupt."""
-        cdef bint cells = status == SHMQ_NO_CELLS
-        if status != SHMQ_WOULD_BLOCK and not cells:
-            raise SegmentCorrupt(f"queue {self.name!r} is corrupt: a cell of its ring names a slot or a lap that cannot be")
-        if deadline == 1: # the caller does not wait, but may poll for ever
-            return SHMQ_OK if shmq_reap_now_and_then(&self.port) else SHMQ_TIMED_OUT
-        self.users += 1
-        with nogil:
-            if cells:
-                status = shmq_wait_for_cell(&self.port, deadline, patience)
-            else:
-                status = shmq_wait(&self.port, side, deadline, patience)
-        self.users -= 1
-        if self.forks != shmq_owner_forks:
-            if self.closed and self.users == 0:
-                self.detach()
-            self.enter() # raises Closed
-        PyErr_CheckSignals() # also at the end of a slice: the signal may have met another thread
-        if self.forks != shmq_owner_forks: # a handler closed this handle
-            self.enter()
-        return SHMQ_TIMED_OUT if status == SHMQ_TIMED_OUT else SHMQ_OK
 
     @cython.critical_section
     def put_many(self, objs, timeout=None) -> int:
@@ -443,38 +321,60 @@ cdef class Port:
         check_timeout(timeout)
         if shmq_unlikely(self.forks != shmq_owner_forks):
             self.enter()
-        status = self.take(&cell, False)
+        status = self.take(&cell, False, 0)
         if shmq_unlikely(status != SHMQ_OK):
-            self.take_patiently(&cell, status, deadline_of(timeout) if block else 1, False)
+            self.take_patiently(&cell, status, deadline_of(timeout) if block else 1, False, 0)
         return self.finish(cell)
 
     def get_nowait(self):
         """get(block=False)"""
         return self.get(False)
 
-    cdef inline shmq_status take(self, uint32_t *cell, bint for_long) noexcept:
-        """One try to lease the oldest message, what came back before what is new. `for_long`: not in the port's kept cell."""
+    cdef inline shmq_status take(self, uint32_t *cell, bint for_long, uint64_t lease_ns) noexcept:
+        """One try to lease the oldest message, what came back before what is new. EXHAUSTED: the LEASED one is to be buried.
+
+        `for_long`: not in the port's kept cell. `lease_ns`: for so long, and the cell is TIMED; 0: for as long as we live.
+        """
         cdef shmq_status status
+        cdef uint64_t until = 0
         if self.port.caught_up:
             shmq_wait_linger(&self.port)
-        status = shmq_orphan_adopt(&self.port, cell)
-        if shmq_unlikely(status == SHMQ_OK):
+        if lease_ns:
+            until = shmq_now_ns() + lease_ns
+        status = shmq_orphan_adopt(&self.port, until, cell)
+        if shmq_unlikely(status != SHMQ_WOULD_BLOCK):
             return status
         status = shmq_cell_take_for_long(&self.port, SHMQ_TO_GIVE, cell) if for_long else shmq_cell_take(&self.port, SHMQ_TO_GIVE, cell)
         if shmq_unlikely(status != SHMQ_OK):
             return status
-        status = shmq_ring_get(&self.port, cell[0])
+        if until:
+            shmq_lease_time(&self.port, cell[0], until)
+        status = shmq_ring_get(&self.port, cell[0], SHMQ_TIMED if until else SHMQ_LEASED)
         if shmq_unlikely(status != SHMQ_OK):
             shmq_cell_return(&self.port, cell[0], False)
             return status
         shmq_wake_after(&self.port, SHMQ_SPACE)
         return SHMQ_OK
 
-    cdef int take_patiently(self, uint32_t *cell, shmq_status status, uint64_t deadline, bint for_long) except -1:
+    cdef shmq_status take_or_bury(self, uint32_t *cell, bint for_long, uint64_t lease_ns) except *:
+        """As take, and past the messages that are to be buried."""
+        cdef shmq_status status = self.take(cell, for_long, lease_ns)
+        while status == SHMQ_EXHAUSTED:
+            self.bury_exhausted(cell[0])
+            status = self.take(cell, for_long, lease_ns)
+        return status
+
+    cdef int take_patiently(self, uint32_t *cell, shmq_status status, uint64_t deadline, bint for_long, uint64_t lease_ns) except -1:
+        """Wait until take says OK. Pre: it has just said `status`."""
         cdef shmq_patience patience
         cdef uint64_t cells_deadline = 0, until
         cdef bint timed_out
         memset(&patience, 0, sizeof(patience))
+        if status == SHMQ_EXHAUSTED:
+            self.bury_exhausted(cell[0])
+            status = self.take_or_bury(cell, for_long, lease_ns)
+            if status == SHMQ_OK:
+                return 0
         while True:
             until = deadline
             if status == SHMQ_NO_CELLS and deadline != 1:
@@ -483,7 +383,7 @@ cdef class Port:
                 until = min(deadline, cells_deadline)
             timed_out = self.wait(status, SHMQ_ITEMS, until, &patience) == SHMQ_TIMED_OUT
             if not timed_out or deadline != 1: # a last look: it may have come with the last tick
-                status = self.take(cell, for_long)
+                status = self.take_or_bury(cell, for_long, lease_ns)
                 if status == SHMQ_OK:
                     return 0
             if timed_out:
@@ -556,11 +456,129 @@ cdef class Port:
         except PayloadLost:
             shmq_cell_return(&self.port, cell, True) # nothing to deliver again
             raise
-        except:
-            shmq_lease_give_back(&self.port, cell, word, True)
+        except BaseException as error:
+            self.fail(cell, word, SHMQ_BY_POLICY, error)
             raise
         finally:
             self.leave()
+
+    # -- what fails ---------------------------------------------------------------------------------------------------
+
+    cdef int fail(self, uint32_t cell, uint64_t word, uint64_t delay_ns, error) except -1:
+        """The delivery of the LEASED cell's message has failed: it comes back, or becomes a dead letter. The cell is ours no longer."""
+        shmq_delivery_ended(&self.port, cell, word, SHMQ_NACKED, delay_ns)
+        if shmq_message_exhausted(&self.port, shmq_load_relaxed(&shmq_slot_at(&self.port, shmq_word_slot(word)).deliveries)):
+            shmq_count(&self.port.record.counters[SHMQ_NACKS], 1)
+            self.bury_exhausted(cell, error)
+        elif self.port.geometry.paged and cell < self.port.geometry.reserved:
+            # One of the few cells that put and get count on: the message cannot stay in it, and there is no other.
+            shmq_count(&self.port.record.counters[SHMQ_NACKS], 1)
+            self.bury_somehow(cell, "every in-flight cell was in use", error)
+        else:
+            shmq_lease_give_back(&self.port, cell, word, SHMQ_NACKED, delay_ns)
+        return 0
+
+    cdef int bury_exhausted(self, uint32_t cell, error=None) except -1:
+        """The LEASED cell's message has failed too often, or was rejected by one who died before it was buried."""
+        cdef uint64_t deliveries
+        self.check_slot(shmq_word_slot(shmq_cell_load(&self.port, cell)))
+        deliveries = shmq_load_relaxed(&shmq_slot_at(&self.port, shmq_word_slot(shmq_cell_load(&self.port, cell))).deliveries)
+        self.bury_somehow(cell, "" if shmq_deliveries_cause(deliveries) == SHMQ_REJECTED else f"max_deliveries={self.port.policy.max_deliveries}", error)
+        return 0
+
+    cdef int bury_somehow(self, uint32_t cell, str reason, error) except -1:
+        """Bury it now, or let it rest and be tried again: whoever called wanted another message."""
+        try:
+            self.bury(cell, reason, error)
+        except OSError as failure:
+            self._could_not_bury(failure)
+        except OutOfMemory as failure:
+            self._could_not_bury(failure)
+        return 0
+
+    cdef int bury(self, uint32_t cell, str reason, error) except -1:
+        """Make the LEASED cell's message a dead letter; the cell is free afterwards. Where that raises, the message rests and comes back.
+
+        **If the process dies here** after the letter is written, the message is still in its cell, and whoever takes it writes
+        the same letter again under the same name.
+        """
+        cdef uint64_t word = shmq_cell_load(&self.port, cell), nbytes, deliveries, now
+        cdef shmq_slot header
+        cdef bint done = False
+        self.check_slot(shmq_word_slot(word))
+        memcpy(&header, shmq_slot_at(&self.port, shmq_word_slot(word)), sizeof(header))
+        deliveries = shmq_load_relaxed(&header.deliveries)
+        nbytes = header.nbytes if header.flags & SHMQ_SPILLED else header.nbytes + header.described
+        nbytes = min(max(nbytes, header.nbytes), self.port.geometry.slot_size) # whatever it claims
+        image = PyBytes_FromStringAndSize(<const char *>&header, sizeof(header)) + PyBytes_FromStringAndSize(
+            <const char *>shmq_payload_at(&self.port, shmq_word_slot(word)), <Py_ssize_t>nbytes)
+        now = shmq_now_ns()
+        self.users += 1
+        try:
+            self._bury(
+                image, id=header.id, cause=CAUSES[shmq_deliveries_cause(deliveries)], reason=reason, error=error,
+                delivery_count=shmq_deliveries_failed(deliveries), published=(<int64_t>now - <int64_t>header.published_ns) * 1e-9,
+                first_failed=(<int64_t>now - <int64_t>header.published_ns) * 1e-9 - header.first_failed_ms * 1e-3)
+            done = True
+        finally:
+            if done:
+                shmq_add_relaxed(&self.port.header.events[SHMQ_BURIALS], 1)
+                shmq_cell_return(&self.port, cell, True)
+            else:
+                shmq_lease_give_back(&self.port, cell, word, SHMQ_RELEASED, BURIAL_REST_NS)
+            self.leave()
+        return 0
+
+    @cython.critical_section
+    def _revive(self, bytes image, timeout=None) -> None:
+        """Put a message anew whose image was buried. As put; the message is counted and stamped as a new one."""
+        cdef shmq_slot header
+        cdef draft_t draft
+        cdef uint64_t available
+        if shmq_unlikely(self.forks != shmq_owner_forks):
+            self.enter()
+        available = image_header(self, image, &header)
+        draft_plain(&draft, PyBytes_AS_STRING(image) + sizeof(header), header.nbytes, header.kind)
+        draft.flags = header.flags
+        draft.ndim = header.ndim
+        draft.dtype = header.dtype
+        draft.itemsize = header.itemsize
+        memcpy(draft.shape, header.shape, sizeof(header.shape))
+        draft.described = header.described
+        draft.description = draft.data + header.nbytes
+        self.offer_patiently(&draft, True, timeout)
+
+    def _image_bytes(self, bytes image) -> int:
+        """The payload bytes of a buried message."""
+        cdef shmq_slot header
+        image_header(self, image, &header)
+        return header.nbytes
+
+    def _image_side_key(self, bytes image) -> bytes | None:
+        """The key of the side segment in which a buried message's payload is, if it is."""
+        cdef shmq_slot header
+        image_header(self, image, &header)
+        return image[sizeof(header):] if header.flags & SHMQ_SPILLED else None
+
+    def _decode_image(self, bytes image) -> object:
+        """The object in the image of a buried message."""
+        cdef shmq_slot header
+        cdef Py_buffer memory
+        cdef uint64_t available = image_header(self, image, &header)
+        cdef const char *data = PyBytes_AS_STRING(image) + sizeof(header)
+        if not header.flags & SHMQ_SPILLED:
+            header_check(self, &header, available)
+            return build(self, &header, data)
+        side = self.segment.open_side(PyBytes_FromStringAndSize(data, SPILL_KEY_BYTES))
+        header_of_side(&header, len(side))
+        header_check(self, &header, <uint64_t>len(side))
+        PyObject_GetBuffer(side, &memory, PyBUF_SIMPLE)
+        try:
+            return build(self, &header, <const char *>memory.buf)
+        finally:
+            PyBuffer_Release(&memory)
+
+    # -- more than one ------------------------------------------------------------------------------------------------
 
     cdef object side_key(self, uint64_t word):
         return PyBytes_FromStringAndSize(<const char *>shmq_payload_at(&self.port, shmq_word_slot(word)), SPILL_KEY_BYTES)
@@ -588,12 +606,12 @@ cdef class Port:
         if self.port.caught_up:
             shmq_wait_linger(&self.port)
         wanted = self.batch_size(max)
-        status = SHMQ_OK if wanted == 1 else shmq_orphan_adopt(&self.port, &cell)
-        if wanted == 1 or status == SHMQ_OK:
+        status = SHMQ_WOULD_BLOCK if wanted == 1 else shmq_orphan_adopt(&self.port, 0, &cell)
+        if wanted == 1 or status != SHMQ_WOULD_BLOCK:
             if wanted == 1:
-                status = self.take(&cell, False)
-                if status != SHMQ_OK:
-                    self.take_patiently(&cell, status, deadline_of(timeout), False)
+                status = self.take(&cell, False, 0)
+            if status != SHMQ_OK:
+                self.take_patiently(&cell, status, deadline_of(timeout), False, 0)
             return [self.finish(cell)]
         if wanted > BATCH:
             cells = <uint32_t *>PyMem_Malloc(wanted * sizeof(uint32_t))
@@ -602,7 +620,7 @@ cdef class Port:
         try:
             taken = self.take_batch(cells, wanted, &status)
             if taken == 0:
-                self.take_patiently(&cell, status, deadline_of(timeout), False)
+                self.take_patiently(&cell, status, deadline_of(timeout), False, 0)
                 return [self.finish(cell)]
             return self.finish_batch(cells, taken)
         finally:
@@ -630,7 +648,7 @@ cdef class Port:
             claimed += 1
         if claimed == 0:
             return 0
-        taken = shmq_ring_get_many(&self.port, cells, claimed, status)
+        taken = shmq_ring_get_many(&self.port, cells, claimed, SHMQ_LEASED, status)
         for i in range(taken, claimed):
             shmq_cell_return(&self.port, cells[i], False)
         if taken:
@@ -661,7 +679,7 @@ cdef class Port:
         except:
             for i in range(taken):
                 if i != decoded:
-                    shmq_lease_give_back(&self.port, cells[i], shmq_cell_load(&self.port, cells[i]), False)
+                    shmq_lease_give_back(&self.port, cells[i], shmq_cell_load(&self.port, cells[i]), SHMQ_RELEASED, 0)
             raise
         for i in range(taken):
             word = shmq_cell_load(&self.port, cells[i])
@@ -672,44 +690,94 @@ cdef class Port:
     # -- leases and loans ---------------------------------------------------------------------------------------------
 
     @cython.critical_section
-    def receive(self, timeout=None) -> Lease:
+    def receive(self, timeout=None, lease_timeout=AS_CREATED, bint extend=False) -> Lease:
         """Take the oldest message with responsibility: see Lease.
 
-        **Waits** for one, up to `timeout` seconds (None: for ever; 0: tries once). **Raises** Empty, Closed, InFlightLimit where
-        every in-flight cell is held by somebody. **If the process dies** before the ack, the message is redelivered.
+        `lease_timeout`: seconds after which the message goes to somebody else; None: not while this process lives; if it is not
+        given: what the queue was created with. `extend`: begin the time anew, from a thread, until the lease is settled.
+        **Waits** for a message, up to `timeout` seconds (None: for ever; 0: tries once). **Raises** Empty, Closed, InFlightLimit
+        where every in-flight cell is held by somebody. **If the process dies** before the ack, the message is redelivered.
         """
+        cdef uint64_t lease_ns = self.lease_ns_of(lease_timeout)
+        cdef Lease lease
+        check_timeout(timeout)
+        lease = self.receive_for(timeout, lease_ns, True)
+        if extend:
+            self.extend_by_itself(lease)
+        return lease
+
+    cdef Lease receive_for(self, object timeout, uint64_t lease_ns, bint begun):
         cdef uint32_t cell
         cdef shmq_status status
-        check_timeout(timeout)
-        if shmq_unlikely(self.forks != shmq_owner_forks):
-            self.enter()
-        status = self.take(&cell, True)
-        if shmq_unlikely(status != SHMQ_OK):
-            self.take_patiently(&cell, status, deadline_of(timeout), True)
-        return self.lease_of(cell)
+        cdef Lease lease = None
+        while lease is None:
+            if shmq_unlikely(self.forks != shmq_owner_forks):
+                self.enter()
+            status = self.take(&cell, True, lease_ns)
+            if shmq_unlikely(status != SHMQ_OK):
+                self.take_patiently(&cell, status, deadline_of(timeout), True, lease_ns)
+            lease = self.lease_of(cell, lease_ns, begun)
+        return lease
+
+    cdef uint64_t lease_ns_of(self, object lease_timeout) except? 1:
+        cdef double seconds
+        if lease_timeout is AS_CREATED:
+            return self.port.policy.lease_timeout_ns
+        if lease_timeout is None:
+            return 0
+        seconds = number_of_seconds(lease_timeout)
+        if not 0 < seconds <= LONGEST_SECONDS:
+            raise ValueError(f"lease_timeout must be above 0 seconds and at most a year, or None, not {lease_timeout!r}")
+        return max(<uint64_t>(seconds * 1e9), <uint64_t>1000)
+
+    cdef int extend_by_itself(self, Lease lease) except -1:
+        if lease.lease_ns:
+            self._keep(lease, lease.lease_ns * 1e-9)
+        return 0
 
     @cython.critical_section
-    def receive_many(self, Py_ssize_t max, timeout=None) -> list:
-        """Take up to `max` messages with responsibility: as many as are there, at least one. Otherwise as `receive`."""
+    def receive_many(self, Py_ssize_t max, timeout=None, lease_timeout=AS_CREATED, bint extend=False) -> list:
+        """Take up to `max` messages with responsibility: as many as are there, at least one. Otherwise as `receive`.
+
+        A message of which nothing was read yet (data, array, view, or the context entered) is not begun with: if this process dies
+        or the time is over, it comes back without having failed.
+        """
         cdef uint32_t cell
+        cdef uint64_t lease_ns = self.lease_ns_of(lease_timeout)
+        cdef Lease lease
         if max < 1:
             raise ValueError(f"max must be at least 1, not {max}")
-        cdef list result = [self.receive(timeout)]
-        while <Py_ssize_t>len(result) < max and self.take(&cell, True) == SHMQ_OK:
-            result.append(self.lease_of(cell))
+        check_timeout(timeout)
+        cdef list result = [self.receive_for(timeout, lease_ns, False)]
+        while <Py_ssize_t>len(result) < max and self.take_or_bury(&cell, True, lease_ns) == SHMQ_OK:
+            lease = self.lease_of(cell, lease_ns, False)
+            if lease is not None:
+                result.append(lease)
+        if extend:
+            for lease in result:
+                self.extend_by_itself(lease)
         return result
 
-    cdef Lease lease_of(self, uint32_t cell):
-        """The lease object of a LEASED cell. Where it cannot be made, the message goes back, or is given up if its payload is gone."""
-        cdef uint64_t word = shmq_cell_load(&self.port, cell)
+    cdef Lease lease_of(self, uint32_t cell, uint64_t lease_ns, bint begun):
+        """The lease object of a cell that was just leased; None where its time was over before that could be said.
+
+        Where it cannot be made, the message goes back, or is given up if its payload is gone.
+        """
+        cdef uint64_t word = shmq_load_acquire(&self.port.cells[cell].word)
         cdef Lease lease
+        if shmq_unlikely(lease_ns and (shmq_cell_state(word) != SHMQ_TIMED or shmq_cell_owner(word) != self.port.index)):
+            return None # this process was stopped for so long
         self.check_slot(shmq_word_slot(word))
+        if not begun:
+            shmq_lease_mark(&self.port, cell, word, False)
         shmq_store_relaxed(&self.port.cells[cell].leased_ns, shmq_now_coarse_ns())
         try:
             lease = Lease.__new__(Lease)
             lease.port = self
             lease.cell = cell
             lease.word = word
+            lease.lease_ns = lease_ns
+            lease.prefetched = not begun
             memcpy(&lease.header, shmq_slot_at(&self.port, shmq_word_slot(word)), sizeof(lease.header))
             if shmq_likely(not lease.header.flags & SHMQ_SPILLED):
                 if shmq_unlikely(lease.header.kind >= SHMQ_KINDS or lease.header.nbytes + lease.header.described > self.port.geometry.slot_size
@@ -723,10 +791,12 @@ cdef class Port:
                 PyObject_GetBuffer(lease.side, &lease.side_memory, PyBUF_SIMPLE)
                 lease.data = <char *>lease.side_memory.buf
         except PayloadLost:
-            shmq_cell_return(&self.port, cell, True) # nothing to deliver again
+            if shmq_lease_ack(&self.port, cell, word, False) == SHMQ_OK: # nothing to deliver again
+                shmq_cell_return(&self.port, cell, True)
             raise
-        except:
-            shmq_lease_give_back(&self.port, cell, word, True)
+        except BaseException as error:
+            if shmq_cell_state(word) != SHMQ_TIMED or shmq_lease_take_over(&self.port, cell, &word) == SHMQ_OK:
+                self.fail(cell, word, SHMQ_BY_POLICY, error)
             raise
         lease.forks = self.forks
         lease.writable = False
@@ -736,8 +806,25 @@ cdef class Port:
         return lease
 
     def __iter__(self) -> Leases:
+        return self.consume()
+
+    def consume(self, Py_ssize_t prefetch=1, timeout=None, lease_timeout=AS_CREATED, bint extend=False) -> Leases:
+        """Iterate over messages: ack when the loop's body has ended, nack when it raises. `for lease in queue` is this.
+
+        `prefetch`: how many to take at once; those that the loop has not come to go back untouched when it ends, and have not
+        failed if this process dies. `timeout`: end the loop when nothing has come for so many seconds. The rest as `receive`;
+        the time of a prefetched message begins anew when the loop comes to it.
+        """
         cdef Leases leases = Leases.__new__(Leases)
+        check_timeout(timeout)
+        if prefetch < 1:
+            raise ValueError(f"prefetch must be at least 1, not {prefetch}")
         leases.port = self
+        leases.prefetch = prefetch
+        leases.timeout = timeout
+        leases.lease_ns = self.lease_ns_of(lease_timeout)
+        leases.extend = extend
+        leases.ahead = []
         return leases
 
     @cython.critical_section
@@ -816,8 +903,8 @@ cdef class Port:
         if shmq_unlikely(self.forks != shmq_owner_forks):
             self.enter()
         while True:
-            status = self.take(&cell, False)
-            if status != SHMQ_OK:
+            status = self.take(&cell, False, 0)
+            if status != SHMQ_OK and status != SHMQ_EXHAUSTED:
                 break
             word = shmq_cell_load(&self.port, cell)
             self.check_slot(shmq_word_slot(word))
@@ -871,228 +958,6 @@ cdef class Port:
         cdef c_bool moved
         return shmq_ring_peek(&self.port, nth, &header, NULL, 0, &moved) and header.id == id
 
-    def qsize(self) -> int:
-        """Messages that wait in the ring: leased ones and those that came back are not counted. Exact at a quiet moment."""
-        if shmq_unlikely(self.forks != shmq_owner_forks):
-            self.enter()
-        return shmq_ring_length(&self.port)
-
-    def empty(self) -> bool:
-        """No message waits: qsize() == 0 and nothing came back. True or False at that moment."""
-        if shmq_unlikely(self.forks != shmq_owner_forks):
-            self.enter()
-        return shmq_ring_length(&self.port) == 0 and not self.orphan_count()
-
-    def full(self) -> bool:
-        """put would wait. True or False at that moment."""
-        if shmq_unlikely(self.forks != shmq_owner_forks):
-            self.enter()
-        return not shmq_ring_has_space(&self.port)
-
-    cdef uint32_t orphan_count(self) noexcept:
-        cdef uint32_t i, count = 0
-        for i in range(self.port.geometry.cells):
-            count += shmq_cell_state(shmq_load_acquire(&self.port.cells[i].word)) == SHMQ_ORPHAN
-        return count
-
-    @property
-    def name(self) -> str:
-        """The queue's name; other processes attach by it."""
-        return self.segment.name
-
-    @property
-    def maxsize(self) -> int:
-        """Capacity of the ring in messages."""
-        return self.port.geometry.slots
-
-    @property
-    def slot_size(self) -> int:
-        """Payload bytes of a slot."""
-        return self.port.geometry.slot_size
-
-    def _reap(self) -> int:
-        """Take back what dead processes held; return how many handles of the dead were freed."""
-        if shmq_unlikely(self.forks != shmq_owner_forks):
-            self.enter()
-        return shmq_reap(&self.port)
-
-    def _counters(self) -> tuple:
-        """Sums over all ports, those of the past included, in the order of enum shmq_counter."""
-        cdef uint32_t i, k, kinds = SHMQ_COUNTERS
-        totals = [shmq_load_relaxed(&self.port.header.retired[k]) for k in range(kinds)]
-        for i in range(self.port.geometry.ports):
-            for k in range(kinds):
-                totals[k] += shmq_load_relaxed(&self.port.records[i].counters[k])
-        return tuple(totals)
-
-    def _waiters(self) -> tuple:
-        """Sleeping consumers and producers."""
-        return shmq_load_half(&self.port.header.items_waiters), shmq_load_half(&self.port.header.space_waiters)
-
-    def _ports(self) -> list:
-        """(index, owner, pid, alive, intent is open) of each attached port."""
-        cdef uint32_t i
-        cdef uint64_t owner
-        result = []
-        for i in range(self.port.geometry.ports):
-            owner = shmq_load_acquire(&self.port.records[i].owner)
-            if owner:
-                result.append((i, owner, shmq_load_relaxed(&self.port.records[i].pid), shmq_owner_alive(owner),
-                               shmq_load_acquire(&self.port.records[i].intent) != 0))
-        return result
-
-    def _cells(self) -> list:
-        """(state, owner port, slot, leased since) of each in-flight cell."""
-        cdef uint32_t i
-        cdef uint64_t word
-        result = []
-        for i in range(self.port.geometry.cells):
-            word = shmq_load_acquire(&self.port.cells[i].word)
-            result.append((CELL_STATES[shmq_cell_state(word)], shmq_cell_owner(word), shmq_word_slot(word),
-                           shmq_load_relaxed(&self.port.cells[i].leased_ns) * 1e-9))
-        return result
-
-    def _ring(self) -> list:
-        """(lap, ready, slot) of each ring cell."""
-        cdef uint32_t i
-        cdef uint64_t word
-        result = []
-        for i in range(self.port.geometry.slots):
-            word = shmq_load_acquire(&self.port.ring[i])
-            result.append((shmq_ring_lap(word), shmq_ring_state(word) == SHMQ_READY, shmq_word_slot(word)))
-        return result
-
-    def _holders(self) -> str:
-        """Who is attached, in words; shmq.Queue knows more about processes."""
-        return ", ".join(f"pid {pid}" for _, _, pid, _, _ in self._ports())
-
-    def _in_flight_report(self) -> str:
-        return f"every in-flight cell of queue {self.name!r} is loaned or leased"
-
-
-CELL_STATES = ("spare", "warm", "idle", "loaned", "leased", "held", "orphan", "?")
-
 
 include "_lease.pxi"
-
-
-# -- the segment's birth and identity, for shmq._segment -----------------------------------------------------------------
-
-cdef uint64_t own_identity() except 0:
-    cdef uint64_t owner = shmq_owner_self()
-    if owner == 0:
-        raise SegmentForeign(f"cannot lock /dev/shm/.shmq-{_os.geteuid()}.lock: it must be a regular file of this user in a writable /dev/shm")
-    return owner
-
-
-def identity() -> int:
-    """This process's identity: the byte that it holds locked in the user's lock file."""
-    return own_identity()
-
-
-def alive(uint64_t owner) -> bool:
-    """Does the process of this identity live? By the kernel's lock, not by its pid."""
-    return shmq_owner_alive(owner)
-
-
-def try_lock(uint64_t key) -> bool:
-    """Take the named lock between this user's processes (and threads); False where somebody has it."""
-    own_identity()
-    return shmq_owner_lock(key)
-
-
-def unlock(uint64_t key) -> None:
-    """Give it back."""
-    shmq_owner_unlock(key)
-
-
-def lock_inode() -> int:
-    """The inode of the lock file."""
-    own_identity()
-    return shmq_owner_lock_inode()
-
-
-def segment_bytes(slots, slot_size, cells, ports) -> int:
-    """Size of a segment of this geometry; 0 where the numbers are out of the format's bounds."""
-    cdef shmq_geometry geometry
-    if not 0 < slots < 1 << 32 or not 0 < slot_size < 1 << 63 or not 0 < cells < 1 << 32 or not 0 < ports < 1 << 32:
-        return 0
-    if not compute_geometry(slots, slot_size, cells, ports, &geometry):
-        return 0
-    return geometry.segment_bytes
-
-
-def reserved_cells(slot_size, ports) -> int:
-    """In-flight cells that loans and leases leave to put and get; a segment has so many more than its in_flight."""
-    return SHMQ_RESERVED_WHERE_PAGED if slot_size >= SHMQ_PAGE else ports
-
-
-def format_segment(memory, uint64_t slots, uint64_t slot_size, uint64_t cells, uint64_t ports, uint64_t nonce, uint32_t flags,
-                   bytes codec, bytes boot_id, uint64_t pid) -> None:
-    """Write header and cells into zeroed memory. It can be attached only after mark_ready."""
-    cdef Py_buffer buffer
-    cdef shmq_geometry geometry
-    if not compute_geometry(slots, slot_size, cells, ports, &geometry) or len(boot_id) != 16:
-        raise ValueError("geometry out of bounds")
-    cdef uint64_t owner = own_identity()
-    PyObject_GetBuffer(memory, &buffer, PyBUF_WRITABLE)
-    if <uint64_t>buffer.len >= geometry.segment_bytes:
-        shmq_segment_format(buffer.buf, &geometry, nonce, flags, PyBytes_AS_STRING(codec), <const uint8_t *>PyBytes_AS_STRING(boot_id),
-                            owner, shmq_owner_lock_inode())
-        (<shmq_header *>buffer.buf).creator_pid = pid
-    PyBuffer_Release(&buffer)
-
-
-def mark_ready(memory) -> None:
-    """Store the magic word: from now on others may attach."""
-    cdef Py_buffer buffer
-    PyObject_GetBuffer(memory, &buffer, PyBUF_WRITABLE)
-    shmq_segment_ready(buffer.buf)
-    PyBuffer_Release(&buffer)
-
-
-def read_header(memory) -> dict | None:
-    """What a segment says of itself, checked against its size; None: not ready. Raises SegmentMismatch, SegmentCorrupt."""
-    cdef Py_buffer buffer
-    cdef shmq_geometry geometry
-    cdef shmq_header *header
-    cdef shmq_status status
-    PyObject_GetBuffer(memory, &buffer, PyBUF_SIMPLE)
-    try:
-        status = shmq_segment_check(buffer.buf, <uint64_t>buffer.len, &geometry)
-        if status == SHMQ_WOULD_BLOCK:
-            return None
-        if status == SHMQ_MISMATCH:
-            if <uint64_t>buffer.len < sizeof(shmq_header):
-                raise SegmentMismatch(f"{buffer.len} bytes are too few for a segment of shmq")
-            header = <shmq_header *>buffer.buf
-            raise SegmentMismatch(
-                f"its magic is {shmq_load_acquire(&header.magic):#018x}, format version {header.version}, byte-order mark {header.endian:#x}; "
-                f"this shmq reads format version {SHMQ_VERSION} of this machine's byte order")
-        if status != SHMQ_OK:
-            raise SegmentCorrupt(f"its header's numbers contradict each other or its size of {buffer.len:,} bytes")
-        header = <shmq_header *>buffer.buf
-        return {
-            "slots": geometry.slots, "slot_size": geometry.slot_size, "cells": geometry.cells, "ports": geometry.ports,
-            "nonce": header.nonce, "flags": header.flags, "creator": header.creator, "creator_pid": header.creator_pid,
-            "created_at": header.created_unix_ns * 1e-9, "lock_inode": header.lock_inode,
-            "boot_id": PyBytes_FromStringAndSize(<const char *>header.boot_id, 16),
-            "codec": PyBytes_FromStringAndSize(header.codec, 32).rstrip(b"\0").decode("ascii", "replace"),
-        }
-    finally:
-        PyBuffer_Release(&buffer)
-
-
-def monotonic_ns() -> int:
-    """CLOCK_MONOTONIC, the clock of every time inside a segment."""
-    return shmq_now_ns()
-
-
-MAX_CELLS = SHMQ_MAX_CELLS
-PAGE = SHMQ_PAGE
-FLAG_SPILLS = SHMQ_SPILLS
-FLAG_PICKLES = SHMQ_PICKLES
-FLAG_ANONYMOUS = SHMQ_ANONYMOUS
-
-
-
+include "_birth.pxi"

@@ -146,3 +146,17 @@ cdef int shape_header(shmq_slot *header, object shape, cnp.dtype descr) except -
         total *= <uint64_t>extent
     header.nbytes = total
     return 0
+
+
+cdef uint64_t image_header(Port port, bytes image, shmq_slot *header) except? 0:
+    """Split the image of a buried message into its header and the payload behind it; return the latter's size."""
+    cdef uint64_t nbytes = <uint64_t>PyBytes_GET_SIZE(image), wanted
+    if nbytes < sizeof(shmq_slot):
+        raise SegmentCorrupt(f"a dead letter of queue {port.name!r} has {nbytes} bytes: too few for a message")
+    memcpy(header, PyBytes_AS_STRING(image), sizeof(shmq_slot))
+    nbytes -= sizeof(shmq_slot)
+    wanted = header.nbytes if header.flags & SHMQ_SPILLED else header.nbytes + header.described
+    if header.kind >= SHMQ_KINDS or wanted < header.nbytes or wanted > nbytes or nbytes > port.port.geometry.slot_size or (
+            header.flags & SHMQ_SPILLED and header.nbytes != SPILL_KEY_BYTES):
+        raise SegmentCorrupt(f"a dead letter of queue {port.name!r} claims {header.nbytes:,} bytes, and has {nbytes:,}")
+    return nbytes

@@ -174,7 +174,9 @@ cdef int draft_spill(draft_t *draft, Port port, object obj) except -1:
                 parts.append(memoryview(bytes((64 - draft.buffers[i].len % 64) % 64)))
     if draft.described:
         parts.append(PyMemoryView_FromMemory(<char *>draft.description, draft.described, PyBUF_READ))
-    key = port.segment.write_side(parts)
+    key = b"%016x" % port.port.next_id # whoever finds the file knows which port wrote it, and whether that one lives
+    port.port.next_id += 1
+    port.segment.write_side(key, parts)
     draft_clear(draft)
     draft_keep(draft, key)
     draft.data = PyBytes_AS_STRING(key)

@@ -18,6 +18,7 @@ cdef class Slot:
     cdef shmq_slot header       # private copy
     cdef hand_state state
     cdef bint writable
+    cdef bint prefetched        # taken ahead, and not begun with
     cdef Py_ssize_t views       # alive, over `data`
     cdef object side            # the mapped side segment of a spilled message
     cdef Py_buffer side_memory
@@ -31,6 +32,7 @@ cdef class Slot:
 
     def __getbuffer__(self, Py_buffer *buffer, int flags):
         self.check_open("viewed")
+        self.begin()
         if not self.writable and flags & PyBUF_WRITABLE == PyBUF_WRITABLE:
             raise BufferError("a leased message is read-only")
         PyBuffer_FillInfo(buffer, self, self.data, <Py_ssize_t>self.header.nbytes, not self.writable, flags)
@@ -48,6 +50,12 @@ cdef class Slot:
     def nbytes(self) -> int:
         """Size of the payload in bytes."""
         return self.header.nbytes
+
+    cdef void begin(self) noexcept:
+        """The user looks at the message: from now on it fails with us."""
+        if shmq_unlikely(self.prefetched):
+            self.prefetched = False
+            shmq_lease_mark(&self.port.port, self.cell, self.word, True)
 
     cdef int check_open(self, str what) except -1:
         if self.state == HAND_SETTLED or self.forks != shmq_owner_forks:
@@ -190,12 +198,16 @@ cdef class Loan(Slot):
 cdef class Lease(Slot):
     """A message taken with responsibility.
 
-    It is gone from the queue once `ack` returns, and comes back to some consumer if this process dies, on `nack`, or when
-    the lease is dropped unsettled. As a context manager: ack on exit, nack on an exception. Zero-copy views (`array`,
-    `view`) stay valid as long as they live, also after the ack: the slot is returned when the last of them is gone.
+    It is gone from the queue once `ack` returns, and comes back to some consumer if this process dies, on `nack`, when its
+    time is over, or when the lease is dropped unsettled. As a context manager: ack on exit, nack on an exception. Zero-copy
+    views (`array`, `view`) stay valid as long as they live, also after the ack: the slot is returned when the last of them is
+    gone. But where the time is over, the message is somebody else's: whoever acks it makes room for the next one, and a
+    view shows that; `ack` then raises LeaseLost, and what was read is not to be trusted.
     """
 
     cdef object decoded
+    cdef uint64_t lease_ns      # what one extension adds; 0: no time-out
+    cdef object __weakref__
 
     @property
     def data(self):
@@ -203,15 +215,30 @@ cdef class Lease(Slot):
         cdef shmq_slot header
         if self.decoded is None:
             self.check_open("read")
+            self.begin()
             header = self.header # build may run Python code
-            self.decoded = (build(self.port, &header, self.data),)
+            try:
+                decoded = build(self.port, &header, self.data)
+            except Exception:
+                self.check_ours() # a torn copy is no news
+                raise
+            self.check_ours()
+            self.decoded = (decoded,)
         return self.decoded[0]
+
+    cdef int check_ours(self) except -1:
+        """After a copy: the slot was ours all the time."""
+        if self.lease_ns and self.state == HAND_OPEN and shmq_load_acquire(&self.port.port.cells[self.cell].word) != self.word:
+            raise LeaseLost(f"the time of the lease of message {self.header.id} in queue {self.port.name!r} was over while it was read: "
+                            "it is somebody else's. Use a longer lease_timeout=, extend(), or receive(extend=True)")
+        return 0
 
     @property
     def array(self) -> cnp.ndarray:
         """The message as a read-only array over the slot, without a copy; of anything but an array: its bytes."""
         cdef shmq_slot header
         self.check_open("viewed")
+        self.begin()
         header = self.header
         if header.kind != SHMQ_ARRAY:
             as_bytes(&header)
@@ -253,55 +280,120 @@ cdef class Lease(Slot):
         """True once it was acked, given back or lost."""
         return self.state != HAND_OPEN
 
+    @property
+    def expires_at(self) -> float | None:
+        """When the lease ends, in seconds of time.monotonic(); None without a time-out. Meaningless once it has ended."""
+        if not self.lease_ns:
+            return None
+        return shmq_expires_ns(shmq_load_relaxed(&self.port.port.cells[self.cell].expires)) * 1e-9
+
     def ack(self) -> None:
         """Done: the message is gone. **Raises** LeaseLost where the lease had ended before. **Cost** one exchange."""
-        self.settle(True, False)
-
-    def nack(self) -> None:
-        """Failed: give the message back at once; the attempt counts. **Raises** LeaseLost."""
-        self.settle(False, True)
-
-    def release(self) -> None:
-        """Not mine after all: give the message back at once; the attempt does not count. **Raises** LeaseLost."""
-        self.settle(False, False)
-
-    cdef int settle(self, bint done, bint failed) except -1:
         cdef shmq_status status
         cdef bint spilled = self.header.flags & SHMQ_SPILLED != 0
-        if self.state != HAND_OPEN or self.forks != shmq_owner_forks:
+        self.check_unsettled()
+        key = self.port.side_key(self.word) if spilled else None # while the slot is ours
+        status = shmq_lease_ack(&self.port.port, self.cell, self.word, self.views > 0)
+        if shmq_unlikely(status != SHMQ_OK):
+            self.gone(status)
+        if spilled:
+            self.port.segment.unlink_side(key)
+        if self.views > 0:
+            self.state = HAND_HELD
+        else:
+            self.state = HAND_SETTLED
+            self.give_up_cell(True)
+
+    def nack(self, delay=None) -> None:
+        """Failed: give the message back; the attempt counts. At the queue's max_deliveries it becomes a dead letter.
+
+        `delay`: seconds until it is delivered again (0: at once); None: what the queue's back-off says. **Raises** LeaseLost.
+        """
+        self.settle_failed(delay_ns_of(delay), None)
+
+    def release(self, delay=0) -> None:
+        """Not mine after all: give the message back, after `delay` seconds; the attempt does not count. **Raises** LeaseLost."""
+        cdef uint64_t delay_ns = delay_ns_of(delay)
+        self.check_unsettled()
+        self.gone(shmq_lease_give_back(&self.port.port, self.cell, self.word, SHMQ_RELEASED, delay_ns))
+
+    def extend(self, seconds=None) -> None:
+        """Let the lease end so many seconds from now; None: the time-out with which it was received.
+
+        **Raises** LeaseLost where it has ended: the message is somebody else's by then. **If the process dies here** it ends when
+        it would have ended, or at the new time.
+        """
+        cdef uint64_t extension = self.lease_ns
+        self.check_unsettled()
+        if seconds is not None:
+            extension = self.port.lease_ns_of(seconds)
+        if extension == 0:
+            raise ValueError("this lease has no time-out that extend() could begin anew: say for how many seconds")
+        cdef shmq_status status = shmq_lease_extend(&self.port.port, self.cell, &self.word, shmq_now_ns() + extension)
+        if status != SHMQ_OK:
+            self.gone(status)
+        if not self.lease_ns:
+            self.lease_ns = extension
+
+    def reject(self, reason="") -> None:
+        """Hopeless: make the message a dead letter, with the reason given. It is never delivered again, unless it is redriven.
+
+        **Raises** LeaseLost; OutOfMemory where the letter cannot be written: then it is written later, by whoever comes by.
+        **If the process dies here** it is a dead letter, or the lease of a dead holder.
+        """
+        cdef uint64_t word
+        if not isinstance(reason, str):
+            raise TypeError(f"a reason is a str, not {type(reason).__name__}")
+        word = self.taken_over()
+        shmq_delivery_ended(&self.port.port, self.cell, word, SHMQ_REJECTED, 0)
+        try:
+            self.port.bury(self.cell, reason, None)
+        finally:
+            self.gone(SHMQ_OK)
+
+    cdef int check_unsettled(self) except -1:
+        if shmq_unlikely(self.state != HAND_OPEN or self.forks != shmq_owner_forks):
             raise LeaseLost(f"the lease of message {self.header.id} in queue {self.port.name!r} "
                             + ("belongs to the parent of this process" if self.state == HAND_OPEN else "was settled before"))
-        if done:
-            status = shmq_lease_ack(&self.port.port, self.cell, self.word, self.views > 0)
-            if status == SHMQ_OK:
-                if spilled:
-                    self.port.segment.unlink_side(self.port.side_key(self.word))
-                if self.views > 0:
-                    self.state = HAND_HELD
-                else:
-                    self.state = HAND_SETTLED
-                    self.give_up_cell(True)
-                return 0
-        else:
-            status = shmq_lease_give_back(&self.port.port, self.cell, self.word, failed)
+        return 0
+
+    cdef uint64_t taken_over(self) except 0:
+        """The word of our cell, LEASED: from now on nobody else can end the lease. Raises LeaseLost where somebody has."""
+        cdef uint64_t word = self.word
+        self.check_unsettled()
+        if shmq_cell_state(word) == SHMQ_TIMED and shmq_lease_take_over(&self.port.port, self.cell, &word) != SHMQ_OK:
+            self.gone(SHMQ_LOST)
+        self.word = word
+        return word
+
+    cdef int settle_failed(self, uint64_t delay_ns, error) except -1:
+        self.port.fail(self.cell, self.taken_over(), delay_ns, error)
+        return self.gone(SHMQ_OK)
+
+    cdef int gone(self, shmq_status status) except -1:
+        """The cell is ours no longer; raise LeaseLost unless the status says that this was our doing."""
         self.state = HAND_SETTLED
         self.port.leave()
         if status != SHMQ_OK:
-            raise LeaseLost(f"the lease of message {self.header.id} in queue {self.port.name!r} ended before: "
+            raise LeaseLost(f"the lease of message {self.header.id} in queue {self.port.name!r} has ended before: "
                             "the message was, or will be, delivered again")
         return 0
 
     def __enter__(self):
         self.check_open("entered")
+        self.begin()
         return self
 
     def __exit__(self, kind, value, traceback):
         if self.state == HAND_OPEN:
-            self.settle(kind is None, True)
+            if kind is None:
+                self.ack()
+            else:
+                self.settle_failed(SHMQ_BY_POLICY, value)
 
     def __dealloc__(self):
         if self.state == HAND_OPEN and self.forks == shmq_owner_forks:
-            shmq_lease_give_back(&self.port.port, self.cell, self.word, True)
+            shmq_lease_give_back(&self.port.port, self.cell, self.word, SHMQ_RELEASED if self.prefetched else SHMQ_NACKED, SHMQ_BY_POLICY)
             self.port.leave()
         if self.side_memory.buf != NULL:
             PyBuffer_Release(&self.side_memory)
@@ -324,32 +416,72 @@ cdef class Leases:
     cdef Port port
     cdef Lease current
     cdef bint raised
+    cdef Py_ssize_t prefetch
+    cdef object timeout
+    cdef uint64_t lease_ns
+    cdef bint extend
+    cdef list ahead             # leases that the loop has not come to, the next one last
 
     def __iter__(self):
         return self
 
     def __next__(self):
         self.finish(True)
-        if self.port.closed:
-            raise StopIteration
+        while not self.port.closed:
+            if self.ahead:
+                if self.come_to(<Lease>self.ahead.pop()):
+                    return self.current
+                continue
+            try:
+                if self.prefetch > 1:
+                    self.ahead = self.port.receive_many(self.prefetch, self.timeout, self.lease_ns * 1e-9 if self.lease_ns else None, False)
+                    self.ahead.reverse()
+                    continue
+                self.current = self.port.receive_for(self.timeout, self.lease_ns, True)
+            except Closed: # closed in this process while it waited
+                break
+            except Empty:
+                break
+            if self.extend:
+                self.port.extend_by_itself(self.current)
+            return self.current
+        raise StopIteration
+
+    cdef bint come_to(self, Lease lease) except -1:
+        """The loop is where this prefetched lease is next: begin its time. False: it was over."""
         try:
-            self.current = <Lease>self.port.receive()
-        except Closed: # closed in this process while it waited
-            raise StopIteration from None
-        return self.current
+            if lease.lease_ns:
+                lease.extend()
+        except LeaseLost:
+            return False
+        lease.begin()
+        self.current = lease
+        if self.extend:
+            self.port.extend_by_itself(lease)
+        return True
 
     cdef int finish(self, bint done) except -1:
         cdef Lease lease = self.current
         self.current = None
         if lease is not None and lease.state == HAND_OPEN:
-            lease.settle(done, True)
+            if done:
+                lease.ack()
+            else:
+                lease.settle_failed(SHMQ_BY_POLICY, None)
         return 0
 
     def __dealloc__(self):
+        cdef Lease lease
         try:
             self.finish(not self.raised)
         except ShmqError:
             pass # lost in the meantime: it is being redelivered, which is all that a nack could do
+        for lease in reversed(self.ahead or ()): # the oldest first: they come back in their order
+            if lease.state == HAND_OPEN:
+                try:
+                    lease.release()
+                except ShmqError:
+                    pass
 
 
 # Cython's own deallocator sets the current exception aside before it calls __dealloc__.

@@ -10,17 +10,26 @@ import operator
 import os
 import sys
 import weakref
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal
 
 from shmq import _core, _segment
+from shmq._backoff import YEAR, Backoff
 from shmq._codec import Codec, json_codec
 from shmq._errors import Empty, SegmentCorrupt, SegmentMismatch, SegmentNotFound
-from shmq._segment import Config, Segment
-from shmq._stats import QueueStats, holders_report, stats_of
+from shmq._segment import LIFETIMES, Config, Segment
+from shmq._stats import Holding, QueueStats, holders_report, holdings_of, stats_of
+
+if TYPE_CHECKING:
+    import logging
+
+    from shmq._dead_letters import DeadLetter, DeadLetters
 
 __all__ = ["Queue"]
 
 Oversize = Literal["error", "spill"]
+Lifetime = Literal["persistent", "creator", "handles"]
+MOST_DELIVERIES = 0xFFFE  # what the format counts to
 
 
 class Queue(_core.Port):
@@ -36,6 +45,12 @@ class Queue(_core.Port):
     :param oversize: payloads above `slot_size`: "error" raises MessageTooLarge, "spill" takes a side segment for each.
     :param allow_pickle: objects that are neither bytes, str nor arrays may travel by pickle (default True).
     :param codec: an object with `name`, `encode` and `decode` for everything but bytes, str and arrays; shmq.json_codec.
+    :param lease_timeout: seconds after which a message that was received and not acked goes to another consumer; None (the
+        default): when its holder dies. `receive(lease_timeout=)` may say otherwise for one message.
+    :param max_deliveries: failed deliveries after which a message becomes a dead letter (default 20; 0: never).
+    :param backoff: how long a message rests after a failed delivery: a shmq.Backoff (default: not at all).
+    :param lifetime: "persistent" (the default: until it is unlinked), "creator" (the name goes when the creator closes it or
+        ends; the default of anonymous queues), or "handles" (… when the last handle does).
     :param mode: permissions; only 0o600, since another user's processes could not be told alive from dead.
     :param spin: spin for some microseconds before sleeping (default: where there is more than one CPU).
 
@@ -53,27 +68,51 @@ class Queue(_core.Port):
         oversize: Oversize | None = None,
         allow_pickle: bool | None = None,
         codec: Codec | None = None,
+        lease_timeout: float | None = None,
+        max_deliveries: int | None = None,
+        backoff: Backoff | None = None,
+        lifetime: Lifetime | None = None,
         mode: int = 0o600,
         spin: bool = True,
     ) -> None:
-        config = _config(slots, slot_size, in_flight, ports, oversize, allow_pickle, codec, mode)
+        config = _config(
+            slots=slots,
+            slot_size=slot_size,
+            in_flight=in_flight,
+            ports=ports,
+            oversize=oversize,
+            allow_pickle=allow_pickle,
+            codec=codec,
+            lease_timeout=lease_timeout,
+            max_deliveries=max_deliveries,
+            backoff=backoff,
+            lifetime=lifetime,
+            mode=mode,
+        )
         if name is None:
             _segment.sweep_anonymous()
+            config.lifetime = config.lifetime or "creator"
             self._begin(_segment.create(_segment.anonymous_name(), config, anonymous=True), config, codec, spin)
             return
         while True:
             segment = _segment.open_or_create(name, config)
             try:
-                return self._begin(segment, config, codec, spin)
+                self._begin(segment, config, codec, spin)
             except SegmentCorrupt:
                 if _segment.is_current(segment):
                     raise
-                # unlinked between the two steps: the next look makes a new one
+                continue  # unlinked between the two steps: the next look makes a new one
+            if segment.config.lifetime == "persistent" or _segment.is_current(segment):
+                return
+            self.close()  # it went with its last handle, or its creator, between the two steps
 
     @classmethod
     def create(cls, name: str, *, codec: Codec | None = None, mode: int = 0o600, spin: bool = True, **values: Any) -> Queue:
         """Create a queue; parameters as for Queue(). **Raises** SegmentExists where there is one, and what Queue() raises."""
-        config = _config(**_all_values(values), codec=codec, mode=mode)
+        for given in values:
+            if given not in Config.__slots__:
+                raise TypeError(f"a queue has no parameter {given!r}; there are {', '.join(Config.__slots__)}, mode, spin")
+        config = _config(**values, codec=codec, mode=mode)
         queue = cls.__new__(cls)
         queue._begin(_segment.create(name, config), config, codec, spin)
         return queue
@@ -83,7 +122,11 @@ class Queue(_core.Port):
         """Attach to an existing queue. **Raises** SegmentNotFound where there is none, and what Queue() raises."""
         _codec_name(codec)
         queue = cls.__new__(cls)
-        queue._begin(_segment.attach(name), Config(), codec, spin)
+        segment = _segment.attach(name)
+        queue._begin(segment, Config(), codec, spin)
+        if segment.config.lifetime != "persistent" and not _segment.is_current(segment):
+            queue.close()
+            raise SegmentNotFound(f"there is no segment {name!r}: it went with its last user this very moment")
         return queue
 
     def _begin(self, segment: Segment, config: Config, codec: Codec | None, spin: bool) -> None:
@@ -97,7 +140,8 @@ class Queue(_core.Port):
             wanted = f"was made with the codec {there!r}: attach with the same codec=" if there else "was made without a codec"
             raise SegmentMismatch(f"queue {segment.name!r} {wanted}")
         self._open(segment, codec, spin)
-        self._creator_pid = os.getpid() if segment.anonymous and segment.creator_pid == os.getpid() else None
+        mine = segment.config.lifetime == "creator" and segment.creator_pid == os.getpid()
+        self._creator_pid = os.getpid() if mine else None
 
     def _attached(self) -> None:
         _open_queues.add(self)
@@ -124,11 +168,30 @@ class Queue(_core.Port):
         self.qsize()
         return stats_of(self)
 
+    def leases(self) -> list[Holding]:
+        """Who holds what since when: messages that are leased, loaned, or acked and still looked at, longest first."""
+        self.qsize()
+        return holdings_of(self)
+
+    @property
+    def dead_letters(self) -> DeadLetters:
+        """The messages that were given up: see shmq.DeadLetters. **Raises** Closed."""
+        from shmq._dead_letters import DeadLetters
+
+        self.qsize()
+        return DeadLetters(self)
+
+    def redrive(
+        self, filter: Callable[[DeadLetter], Any] | None = None, rate: float | None = None, timeout: float | None = None
+    ) -> int:
+        """Put dead letters back into the queue: see shmq.DeadLetters.redrive."""
+        return self.dead_letters.redrive(filter, rate, timeout)
+
     def close(self) -> None:
         super().close()
         if self._creator_pid == os.getpid():
             self._creator_pid = None
-            _segment.remove(self.name)
+            _segment.leave(self.segment)
 
     close.__doc__ = _core.Port.close.__doc__
 
@@ -160,6 +223,37 @@ class Queue(_core.Port):
             return f"<shmq.Queue {self.name!r}, closed>" if self.segment else "<shmq.Queue, never opened>"
         return f"<shmq.Queue {self.name!r}: {self.qsize():,} of {self.maxsize:,} slots of {self.slot_size:,} bytes>"
 
+    # -- what the compiled half calls ------------------------------------------------------------------------------------
+
+    def _left(self) -> None:
+        if self.segment.config.lifetime == "handles":
+            _segment.leave(self.segment)
+
+    def _bury(self, image: bytes, **about: Any) -> None:
+        from shmq._dead_letters import DeadLetters
+
+        DeadLetters(self).bury(image, **about)
+
+    def _could_not_bury(self, failure: BaseException) -> None:
+        _log().error(
+            "a message of queue %r is to be a dead letter, and cannot be written: %s. It is kept, and tried again",
+            self.name,
+            failure,
+        )
+
+    def _keep(self, lease: _core.Lease, seconds: float) -> None:
+        from shmq._renewal import keep
+
+        keep(lease, seconds)
+
+    def _stalled(self, seconds: float, cells: bool) -> None:
+        what = (
+            holders_report(self)
+            if cells
+            else f"queue {self.name!r} is full, and nobody takes from it; attached are {self._holders()}"
+        )
+        _log().warning("waiting for %.0f s: %s", seconds, what)
+
     def _in_flight_report(self) -> str:
         return holders_report(self)
 
@@ -167,6 +261,12 @@ class Queue(_core.Port):
         from shmq._liveness import describe
 
         return ", ".join(sorted({describe(pid) for _, _, pid, _, _ in self._ports()})[:8])
+
+
+def _log() -> logging.Logger:
+    import logging  # on first use: `import shmq` stays light
+
+    return logging.getLogger("shmq")
 
 
 _open_queues: weakref.WeakSet[Queue] = weakref.WeakSet()
@@ -178,7 +278,7 @@ def _leave_all() -> None:
     for queue in list(_open_queues):
         queue._abandon()
         if queue._creator_pid == os.getpid():
-            _segment.remove(queue.name)
+            _segment.leave(queue.segment)
 
 
 atexit.register(_leave_all)
@@ -205,23 +305,20 @@ def _attach_again(cls: type[Queue], name: str, nonce: int, codec: Codec | None, 
     return queue
 
 
-def _all_values(given: dict[str, Any]) -> dict[str, Any]:
-    known = ("slots", "slot_size", "in_flight", "ports", "oversize", "allow_pickle")
-    for name in given:
-        if name not in known:
-            raise TypeError(f"a queue has no parameter {name!r}; there are {', '.join(known)}, codec, mode, spin")
-    return {name: given.get(name) for name in known}
-
-
 def _config(
-    slots: int | None,
-    slot_size: int | None,
-    in_flight: int | None,
-    ports: int | None,
-    oversize: str | None,
-    allow_pickle: bool | None,
-    codec: Codec | None,
-    mode: int,
+    *,
+    slots: int | None = None,
+    slot_size: int | None = None,
+    in_flight: int | None = None,
+    ports: int | None = None,
+    oversize: str | None = None,
+    allow_pickle: bool | None = None,
+    codec: Codec | None = None,
+    lease_timeout: float | None = None,
+    max_deliveries: int | None = None,
+    backoff: Backoff | None = None,
+    lifetime: str | None = None,
+    mode: int = 0o600,
 ) -> Config:
     """Check what the user asked for. Raises ValueError or TypeError that names the parameter."""
     if oversize not in (None, "error", "spill"):
@@ -233,6 +330,10 @@ def _config(
             f"mode must be 0o600, not {oct(mode) if isinstance(mode, int) else repr(mode)}: "
             "the processes of another user could not be told alive from dead"
         )
+    if lifetime is not None and lifetime not in LIFETIMES:
+        raise ValueError(f"lifetime must be {', '.join(map(repr, LIFETIMES))}, not {lifetime!r}")
+    if backoff is not None and not isinstance(backoff, Backoff):
+        raise TypeError(f"backoff must be a shmq.Backoff, not {backoff!r}")
     return Config(
         slots=_count("slots", slots),
         slot_size=_count("slot_size", slot_size),
@@ -241,7 +342,21 @@ def _config(
         oversize=oversize,
         allow_pickle=allow_pickle,
         codec=_codec_name(codec),
+        lease_timeout=_seconds("lease_timeout", lease_timeout),
+        max_deliveries=_count("max_deliveries", max_deliveries, least=0, most=MOST_DELIVERIES),
+        backoff=None if backoff is None else backoff.checked(),
+        lifetime=lifetime,
     )
+
+
+def _seconds(name: str, value: Any) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} must be a number of seconds, not {value!r}")
+    if not 1e-6 <= value <= YEAR:
+        raise ValueError(f"{name} must lie between a microsecond and a year, but is {value!r}")
+    return round(float(value), 9)
 
 
 def _codec_name(codec: Codec | None) -> str | None:
@@ -256,13 +371,15 @@ def _codec_name(codec: Codec | None) -> str | None:
     return name
 
 
-def _count(name: str, value: Any) -> int | None:
+def _count(name: str, value: Any, least: int = 1, most: int | None = None) -> int | None:
     if value is None:
         return None
     try:
         number = operator.index(value)
     except TypeError:
         raise TypeError(f"{name} must be a whole number, not {type(value).__name__}") from None
-    if number < 1:
-        raise ValueError(f"{name} must be at least 1, not {number}")
+    if number < least:
+        raise ValueError(f"{name} must be at least {least}, not {number}")
+    if most is not None and number > most:
+        raise ValueError(f"{name} must be at most {most:,}, not {number:,}")
     return number

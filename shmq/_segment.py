@@ -5,6 +5,7 @@ Files, all under /dev/shm (glibc's place for POSIX names), mode 0600::
     shmq.NAME                         the segment
     sem.shmq.NAME+NONCE.items|space   the semaphores on which consumers and producers sleep
     shmq.NAME+NONCE.KEY               a side segment with one message that was too large for a slot
+    shmq.NAME+NONCE.dead/             the queue's dead letters (shmq/_dead_letters.py)
     .shmq-UID.lock                    the user's lock file (shmq/_native/owner.h)
 
 Creation is atomic for those who open at the same moment: whoever opens or creates holds a named lock, which the kernel
@@ -14,6 +15,7 @@ Nothing here uses ``multiprocessing``'s resource tracker, which unlinks segments
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import mmap
 import os
@@ -27,6 +29,7 @@ from typing import Any
 import posix_ipc
 
 from shmq import _core
+from shmq._backoff import Backoff
 from shmq._errors import (
     OutOfMemory,
     PayloadLost,
@@ -50,11 +53,18 @@ LOCK_PATIENCE = 30.0
 UNMAPPED_FD: dict[str, Any] = {"trackfd": False} if sys.version_info >= (3, 13) else {}
 
 
+# How long a segment's name lasts: "persistent" ones until somebody unlinks them.
+LIFETIMES = {"creator": _core.FLAG_WITH_CREATOR, "handles": _core.FLAG_WITH_HANDLES, "persistent": 0}
+
+
 class Config:
     """What a segment was, or is to be, made with. None: whatever is there, or the default where it is made."""
 
     # Written out, since making a dataclass costs more than the rest of `import shmq`.
-    __slots__ = ("allow_pickle", "codec", "in_flight", "oversize", "ports", "slot_size", "slots")
+    __slots__ = (
+        *("slots", "slot_size", "in_flight", "ports", "oversize", "allow_pickle", "codec"),
+        *("lease_timeout", "max_deliveries", "backoff", "lifetime"),
+    )
 
     def __init__(
         self,
@@ -65,6 +75,10 @@ class Config:
         oversize: str | None = None,
         allow_pickle: bool | None = None,
         codec: str | None = None,
+        lease_timeout: float | None = None,
+        max_deliveries: int | None = None,
+        backoff: Backoff | None = None,
+        lifetime: str | None = None,
     ) -> None:
         self.slots = slots
         self.slot_size = slot_size
@@ -73,6 +87,10 @@ class Config:
         self.oversize = oversize
         self.allow_pickle = allow_pickle
         self.codec = codec
+        self.lease_timeout = lease_timeout
+        self.max_deliveries = max_deliveries
+        self.backoff = backoff
+        self.lifetime = lifetime
 
     def completed(self) -> Config:
         """The defaults filled in."""
@@ -88,6 +106,10 @@ class Config:
             oversize="error" if self.oversize is None else self.oversize,
             allow_pickle=True if self.allow_pickle is None else self.allow_pickle,
             codec="" if self.codec is None else self.codec,
+            lease_timeout=self.lease_timeout,
+            max_deliveries=20 if self.max_deliveries is None else self.max_deliveries,
+            backoff=Backoff() if self.backoff is None else self.backoff,
+            lifetime="persistent" if self.lifetime is None else self.lifetime,
         )
 
     def differences(self, found: Config) -> list[str]:
@@ -101,6 +123,7 @@ class Config:
 
 def config_of(header: dict[str, Any]) -> Config:
     """The configuration that a segment's header tells."""
+    lease_timeout, initial, maximum, factor, jitter, max_deliveries = header["policy"]
     return Config(
         slots=header["slots"],
         slot_size=header["slot_size"],
@@ -109,6 +132,10 @@ def config_of(header: dict[str, Any]) -> Config:
         oversize="spill" if header["flags"] & _core.FLAG_SPILLS else "error",
         allow_pickle=bool(header["flags"] & _core.FLAG_PICKLES),
         codec=header["codec"],
+        lease_timeout=round(lease_timeout, 9) or None,
+        max_deliveries=max_deliveries,
+        backoff=Backoff(round(initial, 9), factor, round(maximum, 9), jitter),
+        lifetime=next((lifetime for lifetime, flag in LIFETIMES.items() if header["flags"] & flag), "persistent"),
     )
 
 
@@ -125,6 +152,11 @@ class Segment:
         self.config = config_of(header)
         self.inode = inode
 
+    @property
+    def dead_letters_path(self) -> str:
+        """The folder of the queue's dead letters; it is there once there was one."""
+        return f"{SHM}/{PREFIX}{self.name}{SEPARATOR}{self.nonce:016x}.dead"
+
     def semaphore_name(self, side: int) -> str:
         """POSIX name of the semaphore of a side: 0 items, 1 space."""
         return semaphore_name(self.name, self.nonce, SIDES[side])
@@ -135,12 +167,11 @@ class Segment:
             raise SegmentCorrupt(f"a message in queue {self.name!r} names an impossible side segment")
         return f"/{PREFIX}{self.name}{SEPARATOR}{self.nonce:016x}.{text}"
 
-    def write_side(self, parts: list[memoryview]) -> bytes:
-        """A new side segment with these bytes, and the key by which `open_side` finds it. Raises OutOfMemory.
+    def write_side(self, key: bytes, parts: list[memoryview]) -> None:
+        """A new side segment with these bytes, which `open_side` finds by the key. Raises OutOfMemory.
 
         By write(2): a mapping would have every page zeroed and faulted in before it is filled.
         """
-        key = os.urandom(8).hex().encode()
         path = self.side_path(key)
         shared = posix_ipc.SharedMemory(path, posix_ipc.O_CREX, mode=MODE)
         try:
@@ -153,7 +184,6 @@ class Segment:
             raise memory_error(path, sum(len(part) for part in parts), error) from None
         finally:
             shared.close_fd()
-        return key
 
     def open_side(self, key: bytes) -> mmap.mmap:
         """Map a side segment; what is written to it stays in this process. Raises PayloadLost where it is gone."""
@@ -308,12 +338,24 @@ def find(name: str) -> Segment | None:
         return None
     if header["boot_id"] != boot_id():
         return None  # of another boot: as abandoned as one that was never finished
+    if header["lock_inode"] == _core.lock_inode() and outlived(header, memory):
+        return None
     if header["lock_inode"] != _core.lock_inode():
         raise SegmentMismatch(
             f"segment {name!r} was made beside another lock file than {SHM}/.shmq-{os.geteuid()}.lock is now: "
             "its users cannot be told from the dead. Stop them, then `shmq unlink` it"
         )
     return Segment(name, memory, header, inode)
+
+
+def outlived(header: dict[str, Any], memory: mmap.mmap) -> bool:
+    """Was this segment to go with its creator or its last handle, and those are gone without having had the time to remove it?"""
+    if header["flags"] & _core.FLAG_WITH_CREATOR:
+        return not _core.alive(header["creator"])
+    if header["flags"] & _core.FLAG_WITH_HANDLES:
+        attached, ever = _core.attachments(memory)
+        return not attached and (ever > 0 or not _core.alive(header["creator"]))  # 0: the creator has yet to attach
+    return False
 
 
 def attach(name: str) -> Segment:
@@ -326,7 +368,8 @@ def attach(name: str) -> Segment:
             if segment is None:
                 remove(name)
                 raise SegmentNotFound(
-                    f"there is no segment {name!r}: only the remains of one that was never finished, or of another boot"
+                    f"there is no segment {name!r}: only the remains of one that was never finished, that has outlived its "
+                    "creator or its last handle, or that is of another boot"
                 )
     return segment
 
@@ -378,12 +421,17 @@ def make(name: str, config: Config, anonymous: bool) -> Segment:
         (_core.FLAG_SPILLS if full.oversize == "spill" else 0)
         | (_core.FLAG_PICKLES if full.allow_pickle else 0)
         | (_core.FLAG_ANONYMOUS if anonymous else 0)
+        | LIFETIMES[full.lifetime or "persistent"]
     )
     nonce = int.from_bytes(os.urandom(8), "little") >> 2 | 1
     memory = make_memory(path_of(name), nbytes)
     try:
         codec = (full.codec or "").encode("ascii")
-        _core.format_segment(memory, full.slots, full.slot_size, cells, full.ports, nonce, flags, codec, boot_id(), os.getpid())
+        backoff = full.backoff or Backoff()
+        policy = (full.lease_timeout or 0, backoff.initial, backoff.maximum, backoff.factor, backoff.jitter, full.max_deliveries)
+        _core.format_segment(
+            memory, full.slots, full.slot_size, cells, full.ports, nonce, flags, codec, boot_id(), os.getpid(), policy
+        )
         for side in SIDES:
             semaphore = semaphore_name(name, nonce, side)
             posix_ipc.Semaphore(semaphore, posix_ipc.O_CREX, mode=MODE, initial_value=0).close()
@@ -403,7 +451,9 @@ def remove(name: str) -> bool:
     prefix = f"{PREFIX}{name}{SEPARATOR}"
     for entry in os.listdir(SHM):
         try:
-            if entry.startswith(prefix):
+            if entry.startswith(prefix) and entry.endswith(".dead"):
+                found |= remove_folder(f"{SHM}/{entry}")
+            elif entry.startswith(prefix):
                 found |= unlink_memory(f"/{entry}")
             elif entry.startswith(f"sem.{prefix}"):
                 posix_ipc.unlink_semaphore(f"/{entry.removeprefix('sem.')}")
@@ -411,6 +461,25 @@ def remove(name: str) -> bool:
         except posix_ipc.ExistentialError:
             pass  # somebody else was quicker
     return found
+
+
+def remove_folder(path: str) -> bool:
+    """Remove a folder of dead letters and what is in it."""
+    try:
+        for entry in os.listdir(path):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(f"{path}/{entry}")
+        os.rmdir(path)
+    except OSError:  # somebody else was quicker, or is writing another letter this very moment
+        return False
+    return True
+
+
+def leave(segment: Segment) -> None:
+    """The creator, or a handle, is gone: remove a segment that goes with it. Nobody opens it meanwhile: under the name's lock."""
+    with NameLock(segment.name):
+        if is_current(segment) and (segment.config.lifetime == "creator" or not _core.attachments(segment.memory)[0]):
+            remove(segment.name)
 
 
 def unlink(name: str) -> None:
@@ -469,7 +538,7 @@ def sweep_anonymous() -> list[str]:
         try:
             memory, _ = map_memory(path_of(name))
             header = _core.read_header(memory)
-            if header is None or not header["flags"] & _core.FLAG_ANONYMOUS or _core.alive(header["creator"]):
+            if header is None or not header["flags"] & _core.FLAG_ANONYMOUS or not outlived(header, memory):
                 continue
             remove(name)
             swept.append(name)

@@ -18,10 +18,13 @@ PACKAGE = Path(shmq.__file__).parent
 FLOORS = {
     "_errors": 0,
     "_core": 0,
+    "_backoff": 1,
     "_segment": 1,
     "_codec": 1,
     "_liveness": 1,
     "_stats": 2,
+    "_dead_letters": 2,
+    "_renewal": 2,
     "_queue": 2,
     "cli": 4,
 }
@@ -30,10 +33,12 @@ MODULES = sorted(PACKAGE.glob("*.py")) + sorted((PACKAGE / "cli").glob("*.py"))
 CYTHON = sorted(PACKAGE.glob("*.pyx")) + sorted(PACKAGE.glob("*.pxi"))
 NATIVE = sorted((PACKAGE / "_native").glob("*.c"))
 PUBLIC = [
+    "Backoff",
     "Closed",
     "Codec",
     "Empty",
     "Full",
+    "Holding",
     "InFlightLimit",
     "JSONCodec",
     "Lease",

@@ -93,27 +93,29 @@ shmq_status shmq_lease_take_over(struct shmq_port *port, uint32_t cell, uint64_t
 }
 
 void shmq_delivery_ended(struct shmq_port *port, uint32_t cell, uint64_t leased, enum shmq_cause cause, uint64_t delay_ns) {
-    uint32_t failed = 0;
+    uint64_t deliveries = 0;
     if (shmq_word_slot(leased) >= port->geometry.total_slots) return;
     if (cause != SHMQ_RELEASED) {
         struct shmq_slot *slot = shmq_slot_at(port, shmq_word_slot(leased));
         uint64_t before = shmq_load_acquire(&slot->deliveries);
         /* The highest bit tells a tag from none: generation 0 of cell 0 comes round too. */
         uint64_t tag = UINT64_C(1) << 63 | shmq_cell_generation(leased) << 30 | (uint64_t)cell << 16;
-        const uint64_t of_tag = ~(UINT64_C(3) << 57 | 0xffff);
-        failed = shmq_deliveries_failed(before);
+        const uint64_t of_tag = ~(UINT64_C(7) << 57 | 0xffff);
+        uint32_t failed = shmq_deliveries_failed(before);
+        deliveries = before;
         if ((before & of_tag) != tag) { /* otherwise whoever died between this and the next step had counted already */
             if (failed == 0) {
                 uint64_t now = shmq_now_coarse_ns(), age_ms = now > slot->published_ns ? (now - slot->published_ns) / 1000000 : 0;
                 slot->first_failed_ms = age_ms < UINT32_MAX ? (uint32_t)age_ms : UINT32_MAX;
             }
             if (failed < 0xffff) failed++;
-            shmq_swap_seq(&slot->deliveries, &before, tag | (uint64_t)cause << 57 | failed);
+            deliveries = tag | (uint64_t)cause << 57 | failed;
+            shmq_swap_seq(&slot->deliveries, &before, deliveries);
         }
         if (delay_ns == SHMQ_BY_POLICY) delay_ns = rest_ns(&port->policy, failed, slot->id ^ failed ^ shmq_now_ns());
     } else if (delay_ns == SHMQ_BY_POLICY) delay_ns = 0;
-    bool exhausted = port->policy.max_deliveries && failed >= port->policy.max_deliveries; /* to be buried: no reason to rest */
-    uint64_t due = delay_ns && !exhausted ? shmq_now_ns() + (delay_ns < LONGEST_NS ? delay_ns : LONGEST_NS) : 0;
+    uint64_t due = delay_ns && !shmq_message_exhausted(port, deliveries) ? /* who is to be buried need not rest */
+        shmq_now_ns() + (delay_ns < LONGEST_NS ? delay_ns : LONGEST_NS) : 0;
     shmq_store_relaxed(&port->cells[cell].due_ns, due); /* released by the word that makes it ORPHAN */
     SHMQ_CRASH_POINT(delivery_ended);
 }
@@ -185,8 +187,8 @@ shmq_status shmq_orphan_adopt(struct shmq_port *port, uint64_t deadline_ns, uint
                 continue;
             }
         }
-        uint64_t failed = shmq_deliveries_failed(shmq_load_relaxed(&shmq_slot_at(port, shmq_word_slot(word))->deliveries));
-        bool exhausted = port->policy.max_deliveries && failed >= port->policy.max_deliveries, timed = deadline_ns && !exhausted;
+        bool exhausted = shmq_message_exhausted(port, shmq_load_relaxed(&shmq_slot_at(port, shmq_word_slot(word))->deliveries));
+        bool timed = deadline_ns && !exhausted;
         if (exhausted && !port->buries) continue;
         uint64_t mine = shmq_cell_next(word, timed ? SHMQ_TIMED : SHMQ_LEASED, port->index, shmq_word_slot(word));
         if (timed) begin_timing(port);

@@ -6,15 +6,16 @@
  * touched nothing. If the winner dies, its reaper finds a LEASED cell of the dead, like any other.
  *
  * A message that came back lies in an ORPHAN cell until a consumer adopts it, not before `due_ns`, and before any that waits
- * in the ring. Where it has failed as often as the segment's policy allows, only a handle that buries dead letters takes it.
+ * in the ring. Where it was rejected, or has failed as often as the segment's policy allows, only a handle that buries dead
+ * letters takes it.
  */
 #ifndef SHMQ_LEASE_H
 #define SHMQ_LEASE_H
 
 #include "port.h"
 
-/* Why a delivery ended without an ack. A release is not a failure. */
-enum shmq_cause { SHMQ_RELEASED = 0, SHMQ_NACKED = 1, SHMQ_EXPIRED = 2, SHMQ_DIED = 3 };
+/* Why a delivery ended without an ack. A release is not a failure; a rejected message is never delivered again. */
+enum shmq_cause { SHMQ_RELEASED = 0, SHMQ_NACKED = 1, SHMQ_EXPIRED = 2, SHMQ_DIED = 3, SHMQ_REJECTED = 4 };
 
 #define SHMQ_BY_POLICY UINT64_MAX
 
@@ -67,8 +68,14 @@ bool shmq_lease_begun(const struct shmq_port *port, uint32_t cell, uint64_t leas
 /* The policy in a header, clamped to what makes sense: somebody else wrote it. */
 struct shmq_policy shmq_policy_of(const struct shmq_header *header);
 
-/* The word `deliveries` of a slot: failed deliveries (16) | tag: generation (27), cell (14), cause (2), always 1. */
+/* The word `deliveries` of a slot: failed deliveries (16) | tag: always 1, cause (3), generation (27), cell (14). */
 static inline uint32_t shmq_deliveries_failed(uint64_t word) { return (uint32_t)(word & 0xffff); }
-static inline enum shmq_cause shmq_deliveries_cause(uint64_t word) { return (enum shmq_cause)(word >> 57 & 3); }
+static inline enum shmq_cause shmq_deliveries_cause(uint64_t word) { return (enum shmq_cause)(word >> 57 & 7); }
+
+/* Is a message of these failed deliveries to be buried? */
+static inline bool shmq_message_exhausted(const struct shmq_port *port, uint64_t deliveries) {
+    return shmq_deliveries_cause(deliveries) == SHMQ_REJECTED ||
+           (port->policy.max_deliveries && shmq_deliveries_failed(deliveries) >= port->policy.max_deliveries);
+}
 
 #endif

@@ -23,7 +23,9 @@ unsigned shmq_wait_cpus(void);
 /* What one blocking call remembers between its looks. Begin with {0}. */
 struct shmq_patience {
     bool spun;
+    bool told;          /* the caller's: it has said that this takes long … */
     uint32_t slice_ms;
+    uint64_t begun_ns;  /* … and when it began */
 };
 
 /* Wait until a look is worth it, something came back, or the deadline has passed. Post: OK: look again;

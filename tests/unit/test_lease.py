@@ -363,7 +363,7 @@ class Refuses:
         return int, ("no number",)
 
 
-@pytest.mark.parametrize("slot_size", [64])  # with large slots, the two reserved cells are all there is: see ARCHITECTURE.md
+@pytest.mark.parametrize("slot_size", [64])  # with large slots there is no cell in which they could stay: see the next test
 @pytest.mark.parametrize("take", [lambda q: q.get(timeout=0), lambda q: q.get_many(2, timeout=0)], ids=["get", "get_many"])
 def test_what_did_not_decode_takes_no_cell_that_put_and_get_need(make: Make, slot_size: int, take: Callable[..., Any]) -> None:
     queue = make(slots=4, slot_size=slot_size, in_flight=1)
@@ -379,6 +379,25 @@ def test_what_did_not_decode_takes_no_cell_that_put_and_get_need(make: Make, slo
             leases[0] = queue.receive(timeout=0)
     queue.put("put", timeout=0)
     assert queue.get(timeout=0) == "ready"
+
+
+@pytest.mark.parametrize("take", [lambda q: q.get(timeout=0), lambda q: q.get_many(2, timeout=0)], ids=["get", "get_many"])
+def test_what_did_not_decode_when_all_cells_of_large_slots_are_leased_is_a_dead_letter(
+    make: Make, take: Callable[..., Any]
+) -> None:
+    queue = make(slots=4, slot_size=4096, in_flight=1)
+    queue.put_many(["leased", Refuses(), Refuses(), "ready"])
+    lease = queue.receive(timeout=0)
+    for number in (1, 2):
+        with pytest.raises(ValueError, match="no number"):
+            take(queue)
+        assert len(queue.dead_letters) == number
+    queue.put("put", timeout=0)
+    assert queue.get_many(4, timeout=0) + queue.drain() == ["ready", "put"]
+    assert {letter.reason for letter in queue.dead_letters} == {"every in-flight cell was in use"}
+    assert all("no number" in letter.error for letter in queue.dead_letters)
+    lease.ack()
+    shmq.verify(queue)
 
 
 def test_a_thousand_leases_leave_nothing_behind(q: shmq.Queue) -> None:

@@ -1,0 +1,147 @@
+# A segment's birth and identity, for shmq._segment.
+
+cdef uint64_t own_identity() except 0:
+    cdef uint64_t owner = shmq_owner_self()
+    if owner == 0:
+        raise SegmentForeign(f"cannot lock /dev/shm/.shmq-{_os.geteuid()}.lock: it must be a regular file of this user in a writable /dev/shm")
+    return owner
+
+
+def identity() -> int:
+    """This process's identity: the byte that it holds locked in the user's lock file."""
+    return own_identity()
+
+
+def alive(uint64_t owner) -> bool:
+    """Does the process of this identity live? By the kernel's lock, not by its pid."""
+    return shmq_owner_alive(owner)
+
+
+def try_lock(uint64_t key) -> bool:
+    """Take the named lock between this user's processes (and threads); False where somebody has it."""
+    own_identity()
+    return shmq_owner_lock(key)
+
+
+def unlock(uint64_t key) -> None:
+    """Give it back."""
+    shmq_owner_unlock(key)
+
+
+def lock_inode() -> int:
+    """The inode of the lock file."""
+    own_identity()
+    return shmq_owner_lock_inode()
+
+
+def segment_bytes(slots, slot_size, cells, ports) -> int:
+    """Size of a segment of this geometry; 0 where the numbers are out of the format's bounds."""
+    cdef shmq_geometry geometry
+    if not 0 < slots < 1 << 32 or not 0 < slot_size < 1 << 63 or not 0 < cells < 1 << 32 or not 0 < ports < 1 << 32:
+        return 0
+    if not compute_geometry(slots, slot_size, cells, ports, &geometry):
+        return 0
+    return geometry.segment_bytes
+
+
+def reserved_cells(slot_size, ports) -> int:
+    """In-flight cells that loans and leases leave to put and get; a segment has so many more than its in_flight."""
+    return SHMQ_RESERVED_WHERE_PAGED if slot_size >= SHMQ_PAGE else ports
+
+
+def format_segment(memory, uint64_t slots, uint64_t slot_size, uint64_t cells, uint64_t ports, uint64_t nonce, uint32_t flags,
+                   bytes codec, bytes boot_id, uint64_t pid, policy) -> None:
+    """Write header and cells into zeroed memory. It can be attached only after mark_ready.
+
+    `policy`: lease time-out, first and longest rest (seconds; 0: none), factor, jitter, deliveries that make a dead letter (0: none).
+    """
+    cdef Py_buffer buffer
+    cdef shmq_geometry geometry
+    cdef shmq_policy laid_down
+    lease_timeout, initial, maximum, laid_down.retry_factor, laid_down.retry_jitter, laid_down.max_deliveries = policy
+    laid_down.lease_timeout_ns = round(lease_timeout * 1e9)
+    laid_down.retry_initial_ns = round(initial * 1e9)
+    laid_down.retry_maximum_ns = round(maximum * 1e9)
+    if not compute_geometry(slots, slot_size, cells, ports, &geometry) or len(boot_id) != 16:
+        raise ValueError("geometry out of bounds")
+    cdef uint64_t owner = own_identity()
+    PyObject_GetBuffer(memory, &buffer, PyBUF_WRITABLE)
+    if <uint64_t>buffer.len >= geometry.segment_bytes:
+        shmq_segment_format(buffer.buf, &geometry, nonce, flags, PyBytes_AS_STRING(codec), <const uint8_t *>PyBytes_AS_STRING(boot_id),
+                            owner, shmq_owner_lock_inode(), &laid_down)
+        (<shmq_header *>buffer.buf).creator_pid = pid
+    PyBuffer_Release(&buffer)
+
+
+def mark_ready(memory) -> None:
+    """Store the magic word: from now on others may attach."""
+    cdef Py_buffer buffer
+    PyObject_GetBuffer(memory, &buffer, PyBUF_WRITABLE)
+    shmq_segment_ready(buffer.buf)
+    PyBuffer_Release(&buffer)
+
+
+def read_header(memory) -> dict | None:
+    """What a segment says of itself, checked against its size; None: not ready. Raises SegmentMismatch, SegmentCorrupt."""
+    cdef Py_buffer buffer
+    cdef shmq_geometry geometry
+    cdef shmq_header *header
+    cdef shmq_status status
+    PyObject_GetBuffer(memory, &buffer, PyBUF_SIMPLE)
+    try:
+        status = shmq_segment_check(buffer.buf, <uint64_t>buffer.len, &geometry)
+        if status == SHMQ_WOULD_BLOCK:
+            return None
+        if status == SHMQ_MISMATCH:
+            if <uint64_t>buffer.len < sizeof(shmq_header):
+                raise SegmentMismatch(f"{buffer.len} bytes are too few for a segment of shmq")
+            header = <shmq_header *>buffer.buf
+            raise SegmentMismatch(
+                f"its magic is {shmq_load_acquire(&header.magic):#018x}, format version {header.version}, byte-order mark {header.endian:#x}; "
+                f"this shmq reads format version {SHMQ_VERSION} of this machine's byte order")
+        if status != SHMQ_OK:
+            raise SegmentCorrupt(f"its header's numbers contradict each other or its size of {buffer.len:,} bytes")
+        header = <shmq_header *>buffer.buf
+        return {
+            "slots": geometry.slots, "slot_size": geometry.slot_size, "cells": geometry.cells, "ports": geometry.ports,
+            "nonce": header.nonce, "flags": header.flags, "creator": header.creator, "creator_pid": header.creator_pid,
+            "created_at": header.created_unix_ns * 1e-9, "lock_inode": header.lock_inode,
+            "policy": (header.policy.lease_timeout_ns * 1e-9, header.policy.retry_initial_ns * 1e-9, header.policy.retry_maximum_ns * 1e-9,
+                       header.policy.retry_factor, header.policy.retry_jitter, header.policy.max_deliveries),
+            "boot_id": PyBytes_FromStringAndSize(<const char *>header.boot_id, 16),
+            "codec": PyBytes_FromStringAndSize(header.codec, 32).rstrip(b"\0").decode("ascii", "replace"),
+        }
+    finally:
+        PyBuffer_Release(&buffer)
+
+
+def attachments(memory) -> tuple:
+    """How many ports of a segment living processes have attached, and how many were ever attached."""
+    cdef Py_buffer buffer
+    cdef shmq_geometry geometry
+    cdef shmq_port_record *records
+    cdef uint32_t i, attached = 0
+    cdef uint64_t owner, ever = 0
+    PyObject_GetBuffer(memory, &buffer, PyBUF_SIMPLE)
+    if shmq_segment_check(buffer.buf, <uint64_t>buffer.len, &geometry) == SHMQ_OK:
+        ever = shmq_load_relaxed(&(<shmq_header *>buffer.buf).attachments)
+        records = <shmq_port_record *>(<char *>buffer.buf + geometry.ports_offset)
+        for i in range(geometry.ports):
+            owner = shmq_load_acquire(&records[i].owner)
+            attached += owner != 0 and shmq_owner_alive(owner)
+    PyBuffer_Release(&buffer)
+    return attached, ever
+
+
+def monotonic_ns() -> int:
+    """CLOCK_MONOTONIC, the clock of every time inside a segment."""
+    return shmq_now_ns()
+
+
+MAX_CELLS = SHMQ_MAX_CELLS
+PAGE = SHMQ_PAGE
+FLAG_SPILLS = SHMQ_SPILLS
+FLAG_PICKLES = SHMQ_PICKLES
+FLAG_WITH_CREATOR = SHMQ_WITH_CREATOR
+FLAG_WITH_HANDLES = SHMQ_WITH_HANDLES
+FLAG_ANONYMOUS = SHMQ_ANONYMOUS

@@ -1,0 +1,221 @@
+"""Dead letters: the messages of a queue that nobody could process, kept until somebody looks at them.
+
+One file per letter, in a folder beside the segment, named by the message's id: a line of JSON, then the message as it lay in
+its slot. So a letter takes only the memory that it needs, there can be as many as /dev/shm holds, and none takes a cell
+that messages need::
+
+    shmq.NAME+NONCE.dead/ID             a letter
+    shmq.NAME+NONCE.dead/ID.new.OWNER   being written by the process of that identity; its message is still in its cell
+    shmq.NAME+NONCE.dead/ID.out.OWNER   being put back into the queue by that process
+
+A letter is written under another name and renamed, then the message's cell is freed. Whoever is killed between the two leaves a
+message that the next one buries again under the same name: it is a dead letter once. The other way round, a letter
+whose message is still in a cell is not put back yet.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from shmq import _core
+from shmq._errors import Full, MessageTooLarge, SegmentCorrupt
+from shmq._segment import MODE, memory_error
+
+if TYPE_CHECKING:
+    from shmq._core import Port
+
+__all__ = ["DeadLetter", "DeadLetters"]
+
+LONGEST_ERROR = 8192  # characters of an exception's text: its end says what happened
+
+
+@dataclass(frozen=True)
+class DeadLetter:
+    """A message that was given up, and why. Times are seconds since the epoch, as those of time.time()."""
+
+    id: int
+    reason: str  # "max_deliveries=20", or what reject() was told
+    cause: str  # how the last delivery ended: "nacked", "expired", "died" or "rejected"
+    error: str  # the text of the exception that ended it, where there was one
+    delivery_count: int
+    published_at: float
+    first_failed_at: float
+    died_at: float
+    buried_by: int  # pid
+    nbytes: int
+    image: bytes = field(repr=False, compare=False)
+    port: Port = field(repr=False, compare=False)
+
+    @property
+    def data(self) -> Any:
+        """The object that was put: a copy, made anew each time. **Raises** what decoding raises."""
+        return self.port._decode_image(self.image)
+
+
+class DeadLetters:
+    """The dead letters of a queue, oldest first: iterate, count, put back or throw away."""
+
+    def __init__(self, port: Port) -> None:
+        self._port = port
+        self._path: str = port.segment.dead_letters_path
+
+    # -- looking -------------------------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return len(self._names())
+
+    def __iter__(self) -> Iterator[DeadLetter]:
+        return iter(sorted(filter(None, map(self._read, self._names())), key=lambda letter: (letter.died_at, letter.id)))
+
+    def __getitem__(self, position: int) -> DeadLetter:
+        return list(self)[position]
+
+    def __repr__(self) -> str:
+        return f"<{len(self):,} dead letters of {self._port.name!r}>"
+
+    # -- operating -----------------------------------------------------------------------------------------------------
+
+    def redrive(
+        self, filter: Callable[[DeadLetter], Any] | None = None, rate: float | None = None, timeout: float | None = None
+    ) -> int:
+        """Put dead letters back into the queue as new messages, oldest first; return how many.
+
+        `filter`: only those for which it returns something true. `rate`: at most so many a second. **Waits** for room, up to
+        `timeout` seconds for each (None: for ever), then raises Full: those before are back, the others still dead letters.
+        **If the process dies here** a letter is in the queue, among the dead, or (killed between the two) both.
+        """
+        if rate is not None and not rate > 0:
+            raise ValueError(f"rate must be above 0 messages a second, not {rate!r}")
+        count = 0
+        began = time.monotonic()
+        for letter in self:
+            if filter is not None and not filter(letter):
+                continue
+            if letter.id in self._unsettled():
+                continue  # whoever buries it has not come to the end, or died before it: it will be buried again
+            if rate is not None:
+                time.sleep(max(began + count / rate - time.monotonic(), 0))
+            count += self._put_back(letter, timeout)
+        return count
+
+    def purge(self, filter: Callable[[DeadLetter], Any] | None = None) -> int:
+        """Throw dead letters away, all or those for which `filter` returns something true; return how many."""
+        count = 0
+        for letter in self:
+            if filter is None or filter(letter):
+                for key in self._side_key(letter):
+                    self._port.segment.unlink_side(key)
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(f"{self._path}/{letter.id:016x}")
+                    count += 1
+        return count
+
+    # -- burying -------------------------------------------------------------------------------------------------------
+
+    def bury(
+        self, image: bytes, *, id: int, cause: str, reason: str, error: BaseException | None, delivery_count: int,
+        published: float, first_failed: float,
+    ) -> None:  # fmt: skip
+        """Write a letter; `published` and `first_failed` are ages in seconds. **Raises** OutOfMemory, and leaves nothing then."""
+        now = time.time()
+        text = "" if error is None else "".join(traceback.format_exception(type(error), error, error.__traceback__))
+        head = {
+            "reason": reason, "cause": cause, "error": text[-LONGEST_ERROR:], "delivery_count": delivery_count,
+            "published_at": now - published, "first_failed_at": now - first_failed, "died_at": now, "buried_by": os.getpid(),
+        }  # fmt: skip
+        content = json.dumps(head).encode() + b"\n" + image
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(self._path, 0o700)
+        path = f"{self._path}/{id:016x}"
+        scratch = f"{path}.new.{_core.identity():x}"
+        try:
+            fd = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, MODE)
+            try:
+                rest = memoryview(content)
+                while rest:
+                    rest = rest[os.write(fd, rest) :]
+            finally:
+                os.close(fd)
+            os.rename(scratch, path)
+        except BaseException as failure:
+            with contextlib.suppress(OSError):
+                os.unlink(scratch)
+            raise memory_error(f"/dead letter {id} of {self._port.name}", len(content), failure) from None
+
+    # -- repairing -----------------------------------------------------------------------------------------------------
+
+    def leftovers(self) -> list[str]:
+        """Names of files that a dead process was writing, or was putting back."""
+        found = []
+        for name in self._listing():
+            _, _, suffix = name.partition(".")
+            if suffix and not _core.alive(int(suffix.rpartition(".")[2], 16)):
+                found.append(name)
+        return found
+
+    def repair(self, name: str) -> None:
+        """Remove a half-written letter, whose message is in its cell; make one that was being put back a dead letter again."""
+        letter, _, suffix = name.partition(".")
+        with contextlib.suppress(FileNotFoundError):
+            if suffix.startswith("out."):
+                os.rename(f"{self._path}/{name}", f"{self._path}/{letter}")
+            else:
+                os.unlink(f"{self._path}/{name}")
+
+    def side_keys(self) -> set[bytes]:
+        """Keys of the side segments to which letters lead."""
+        return {key for letter in self for key in self._side_key(letter)}
+
+    # -- files ---------------------------------------------------------------------------------------------------------
+
+    def _listing(self) -> list[str]:
+        try:
+            return os.listdir(self._path)
+        except FileNotFoundError:
+            return []
+
+    def _names(self) -> list[str]:
+        return [name for name in self._listing() if "." not in name]
+
+    def _read(self, name: str) -> DeadLetter | None:
+        try:
+            with open(f"{self._path}/{name}", "rb") as file:
+                head, _, image = file.read().partition(b"\n")
+        except FileNotFoundError:
+            return None  # put back or purged while we looked
+        try:
+            return DeadLetter(
+                id=int(name, 16), nbytes=self._port._image_bytes(image), image=image, port=self._port, **json.loads(head)
+            )
+        except (ValueError, TypeError) as error:
+            raise SegmentCorrupt(f"the dead letter {self._path}/{name} cannot be read: {error}") from None
+
+    def _unsettled(self) -> set[int]:
+        """Ids of the messages that are in an in-flight cell."""
+        return {id for _, _, id, *_ in self._port._holdings()}
+
+    def _side_key(self, letter: DeadLetter) -> list[bytes]:
+        key = self._port._image_side_key(letter.image)
+        return [] if key is None else [key]
+
+    def _put_back(self, letter: DeadLetter, timeout: float | None) -> int:
+        path = f"{self._path}/{letter.id:016x}"
+        claimed = f"{path}.out.{_core.identity():x}"
+        try:
+            os.rename(path, claimed)
+        except FileNotFoundError:
+            return 0  # somebody else was quicker
+        try:
+            self._port._revive(letter.image, timeout)
+        except (Full, MessageTooLarge, SegmentCorrupt, KeyboardInterrupt):
+            os.rename(claimed, path)
+            raise
+        os.unlink(claimed)
+        return 1

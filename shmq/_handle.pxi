@@ -1,0 +1,343 @@
+# A handle: how a process comes to a segment, waits at it, looks at it, and leaves.
+
+CELL_STATES = ("spare", "warm", "idle", "loaned", "leased", "held", "orphan", "timed")
+
+
+@cython.no_gc_clear # the collector would take the mapping away before the last lease of a cycle is gone
+cdef class Handle:
+    """A port of a segment in this process: attached, waiting, looking, closed. Port adds what happens to messages."""
+
+    cdef shmq_port port
+    cdef Py_buffer memory           # keeps the mapping while the port, or a view of one of its slots, lives
+    cdef readonly object segment    # shmq._segment.Segment
+    cdef readonly object codec
+    cdef readonly bint pickles
+    cdef readonly bint spills
+    cdef readonly bint closed
+    cdef bint attached
+    cdef readonly bint spin
+    cdef uint64_t forks             # of the process that attached; anything else sends a call through enter()
+    cdef Py_ssize_t users           # leases, loans, and calls that have given up the interpreter lock
+    cdef object __weakref__
+
+    def __cinit__(self, *args, **kwargs):
+        self.memory.buf = NULL
+        self.closed = True
+        self.forks = <uint64_t>-1
+
+    def _open(self, segment, codec, bint spin=True):
+        """Attach to a mapped segment. Raises TooManyPorts, SegmentCorrupt, SegmentForeign."""
+        self.segment = segment
+        self.codec = codec
+        PyObject_GetBuffer(segment.memory, &self.memory, PyBUF_WRITABLE)
+        cdef shmq_header *header = <shmq_header *>self.memory.buf
+        self.spills = header.flags & SHMQ_SPILLS != 0
+        self.pickles = header.flags & SHMQ_PICKLES != 0
+        self.spin = spin
+        self.attach()
+        self.closed = False
+
+    cdef int attach(self) except -1:
+        cdef shmq_geometry geometry
+        cdef shmq_status status = shmq_segment_check(self.memory.buf, <uint64_t>self.memory.len, &geometry)
+        cdef uint64_t owner = own_identity()
+        cdef sem_t *semaphores[2]
+        cdef int side
+        if status != SHMQ_OK:
+            raise SegmentCorrupt(f"segment {self.segment.name!r} changed while it was attached")
+        self.attached = False # in a forked child: the port was the parent's
+        for side in range(2):
+            semaphores[side] = self.port.semaphores[side] # a forked child goes on with its parent's
+        status = shmq_port_attach(&self.port, self.memory.buf, &geometry, owner)
+        if status == SHMQ_NO_PORTS:
+            shmq_reap(&self.port)
+            status = shmq_port_attach(&self.port, self.memory.buf, &geometry, owner)
+        for side in range(2):
+            self.port.semaphores[side] = semaphores[side]
+        if status == SHMQ_NO_PORTS:
+            raise TooManyPorts(f"all {geometry.ports} ports of {self.segment.name!r} are attached by living processes: "
+                               f"{self._holders()}. Close handles, or create the queue with a larger ports=")
+        for side in range(2):
+            if semaphores[side] == NULL:
+                name = self.segment.semaphore_name(side).encode()
+                self.port.semaphores[side] = sem_open(name, 0)
+                if self.port.semaphores[side] == SEM_FAILED:
+                    self.port.semaphores[side] = NULL
+                    shmq_port_detach(&self.port)
+                    raise SegmentCorrupt(f"the semaphore {name.decode()} of queue {self.segment.name!r} is gone from /dev/shm "
+                                         "(a logout with systemd's RemoveIPC does that): unlink the queue and create it anew")
+        shmq_store_relaxed(&self.port.record.pid, <uint64_t>_os.getpid())
+        self.port.buries = True
+        if not self.spin:
+            self.port.spins = False
+        self.attached = True
+        self.forks = shmq_owner_forks
+        self.users = 0
+        shmq_reap(&self.port)
+        self._attached()
+        return 0
+
+    def _attached(self) -> None:
+        """Called when this process got a port of its own: at opening, and in a forked child on first use."""
+
+    cdef int enter(self) except -1:
+        """The slow entrance: a closed handle, or the first call in a forked child, which attaches anew."""
+        if self.closed:
+            raise Closed(f"this handle of queue {self.name!r} is closed" if self.segment is not None else "this handle was never opened")
+        self.attach()
+        return 0
+
+    cdef void leave(self) noexcept:
+        self.users -= 1
+        if self.closed and self.users == 0:
+            self.let_go()
+
+    cdef void let_go(self) noexcept:
+        """Detach, and tell: the segment may go with its last handle."""
+        cdef bint had = self.attached
+        self.detach()
+        if had:
+            try:
+                self._left()
+            except Exception: # nobody is there to hear it: whoever opens the name next finds that it has outlived its handles
+                pass
+
+    def _left(self) -> None:
+        """Called when this process gave its port back."""
+
+    cdef void detach(self) noexcept:
+        """Free the port, unless it was inherited: then it is the parent's."""
+        if self.attached and self.port.owner == shmq_owner_self():
+            shmq_port_detach(&self.port)
+        self.attached = False
+
+    def close(self) -> None:
+        """Let go of the queue in this process; messages stay. Leases and loans already taken can still be settled.
+
+        A second call does nothing. Other calls raise Closed afterwards; one that is waiting does so within 0.1 s.
+        """
+        if self.closed:
+            return
+        self.closed = True
+        cdef bint inherited = self.forks != shmq_owner_forks
+        self.forks = <uint64_t>-1
+        if inherited:
+            self.attached = False # the port is the parent's
+        elif self.users == 0:
+            self.let_go()
+
+    def _abandon(self) -> None:
+        """At interpreter exit: detach although leases are held; they go back at once, uncounted."""
+        self.closed = True
+        self.forks = <uint64_t>-1
+        self.let_go()
+
+    def __dealloc__(self):
+        cdef int side
+        self.detach()
+        for side in range(2):
+            if self.port.semaphores[side] != NULL:
+                sem_close(self.port.semaphores[side])
+        if self.memory.buf != NULL:
+            PyBuffer_Release(&self.memory)
+
+    # -- waiting ------------------------------------------------------------------------------------------------------
+
+    cdef shmq_status wait(self, shmq_status status, shmq_side side, uint64_t deadline, shmq_patience *patience) except *:
+        """The waiting half of a blocking call: OK: look again; TIMED_OUT. Raises what a signal handler raises, Closed, SegmentCorrupt."""
+        cdef bint cells = status == SHMQ_NO_CELLS
+        if status != SHMQ_WOULD_BLOCK and not cells:
+            raise SegmentCorrupt(f"queue {self.name!r} is corrupt: a cell of its ring names a slot or a lap that cannot be")
+        if deadline == 1: # the caller does not wait, but may poll for ever
+            return SHMQ_OK if shmq_reap_now_and_then(&self.port) else SHMQ_TIMED_OUT
+        if patience.begun_ns == 0:
+            patience.begun_ns = shmq_now_ns()
+        self.users += 1
+        with nogil:
+            if cells:
+                status = shmq_wait_for_cell(&self.port, deadline, patience)
+            else:
+                status = shmq_wait(&self.port, side, deadline, patience)
+        self.users -= 1
+        if self.forks != shmq_owner_forks:
+            if self.closed and self.users == 0:
+                self.let_go()
+            self.enter() # raises Closed
+        PyErr_CheckSignals() # also at the end of a slice: the signal may have met another thread
+        if self.forks != shmq_owner_forks: # a handler closed this handle
+            self.enter()
+        if (cells or side == SHMQ_SPACE) and not patience.told and shmq_now_ns() - patience.begun_ns > STALL_NS:
+            patience.told = True
+            self._stalled((shmq_now_ns() - patience.begun_ns) * 1e-9, cells)
+        return SHMQ_TIMED_OUT if status == SHMQ_TIMED_OUT else SHMQ_OK
+
+    # -- looking ------------------------------------------------------------------------------------------------------
+
+    def qsize(self) -> int:
+        """Messages that wait in the ring: leased ones and those that came back are not counted. Exact at a quiet moment."""
+        if shmq_unlikely(self.forks != shmq_owner_forks):
+            self.enter()
+        return shmq_ring_length(&self.port)
+
+    def empty(self) -> bool:
+        """No message can be taken now: none waits, and none that came back is due. True or False at that moment."""
+        if shmq_unlikely(self.forks != shmq_owner_forks):
+            self.enter()
+        return shmq_ring_length(&self.port) == 0 and not self.due_count()
+
+    def full(self) -> bool:
+        """put would wait. True or False at that moment."""
+        if shmq_unlikely(self.forks != shmq_owner_forks):
+            self.enter()
+        return not shmq_ring_has_space(&self.port)
+
+    cdef uint32_t due_count(self) noexcept:
+        cdef uint32_t i, count = 0
+        cdef uint64_t word, now = 0, due
+        for i in range(self.port.geometry.cells):
+            word = shmq_load_acquire(&self.port.cells[i].word)
+            if shmq_cell_state(word) == SHMQ_ORPHAN:
+                due = shmq_load_relaxed(&self.port.cells[i].due_ns)
+                if due and now == 0:
+                    now = shmq_now_ns()
+                count += due <= now
+        return count
+
+    @property
+    def name(self) -> str:
+        """The queue's name; other processes attach by it."""
+        return self.segment.name
+
+    @property
+    def maxsize(self) -> int:
+        """Capacity of the ring in messages."""
+        return self.port.geometry.slots
+
+    @property
+    def slot_size(self) -> int:
+        """Payload bytes of a slot."""
+        return self.port.geometry.slot_size
+
+    def _reap(self) -> int:
+        """Take back what dead processes held; return how many handles of the dead were freed."""
+        if shmq_unlikely(self.forks != shmq_owner_forks):
+            self.enter()
+        return shmq_reap(&self.port)
+
+    def _expire(self) -> int:
+        """Give back what was held too long, whoever holds it; return how many messages."""
+        if shmq_unlikely(self.forks != shmq_owner_forks):
+            self.enter()
+        return shmq_lease_expire(&self.port)
+
+    def _counters(self) -> tuple:
+        """Sums over all ports, those of the past included, in the order of enum shmq_counter."""
+        cdef uint32_t i, k, kinds = SHMQ_COUNTERS
+        totals = [shmq_load_relaxed(&self.port.header.retired[k]) for k in range(kinds)]
+        for i in range(self.port.geometry.ports):
+            for k in range(kinds):
+                totals[k] += shmq_load_relaxed(&self.port.records[i].counters[k])
+        return tuple(totals)
+
+    def _events(self) -> tuple:
+        """Leases that expired, handles whose process died, dead letters, since the segment was made."""
+        return tuple([shmq_load_relaxed(&self.port.header.events[k]) for k in range(3)])
+
+    def _waiters(self) -> tuple:
+        """Sleeping consumers and producers."""
+        return shmq_load_half(&self.port.header.items_waiters), shmq_load_half(&self.port.header.space_waiters)
+
+    def _ports(self) -> list:
+        """(index, owner, pid, alive, intent is open) of each attached port."""
+        cdef uint32_t i
+        cdef uint64_t owner
+        result = []
+        for i in range(self.port.geometry.ports):
+            owner = shmq_load_acquire(&self.port.records[i].owner)
+            if owner:
+                result.append((i, owner, shmq_load_relaxed(&self.port.records[i].pid), shmq_owner_alive(owner),
+                               shmq_load_acquire(&self.port.records[i].intent) != 0))
+        return result
+
+    def _cells(self) -> list:
+        """(state, owner port, slot, leased since) of each in-flight cell; a timed one is leased."""
+        cdef uint32_t i
+        cdef uint64_t word
+        result = []
+        for i in range(self.port.geometry.cells):
+            word = shmq_load_acquire(&self.port.cells[i].word)
+            state = shmq_cell_state(word)
+            result.append(("leased" if state == SHMQ_TIMED else CELL_STATES[state], shmq_cell_owner(word), shmq_word_slot(word),
+                           shmq_load_relaxed(&self.port.cells[i].leased_ns) * 1e-9))
+        return result
+
+    def _holdings(self) -> list:
+        """(state, owner port, message id, since, ends, begun, failed, bytes) of each cell that is loaned, leased, held, or came back.
+
+        Times are monotonic seconds; `ends` is None without a time-out, and for what came back when it is due. What was
+        changed while it was read is left out.
+        """
+        cdef uint32_t i, slot
+        cdef uint64_t word, ends
+        cdef unsigned state
+        cdef shmq_cell *cell
+        cdef shmq_slot *there
+        result = []
+        for i in range(self.port.geometry.cells):
+            cell = &self.port.cells[i]
+            word = shmq_load_acquire(&cell.word)
+            state = shmq_cell_state(word)
+            slot = shmq_word_slot(word)
+            if state < SHMQ_LOANED or slot >= self.port.geometry.total_slots:
+                continue
+            there = shmq_slot_at(&self.port, slot)
+            ends = shmq_load_acquire(&cell.due_ns) if state == SHMQ_ORPHAN else 0
+            if state == SHMQ_TIMED and shmq_expires_ahead(shmq_load_acquire(&cell.expires), word) <= 1:
+                ends = shmq_expires_ns(shmq_load_acquire(&cell.expires))
+            row = ("leased" if state == SHMQ_TIMED else CELL_STATES[state], shmq_cell_owner(word), there.id,
+                   shmq_load_relaxed(&cell.leased_ns) * 1e-9, ends * 1e-9 if ends else None, shmq_lease_begun(&self.port, i, word),
+                   shmq_deliveries_failed(shmq_load_relaxed(&there.deliveries)), there.nbytes)
+            if shmq_load_acquire(&cell.word) == word:
+                result.append(row)
+        return result
+
+    def _words(self) -> tuple:
+        """The words of the ring cells, of the in-flight cells, and (intent, what it expects) of each port, as one look finds them."""
+        cdef uint32_t i
+        cdef uint64_t intent
+        ring = PyMemoryView_FromMemory(<char *>self.port.ring, self.port.geometry.slots * sizeof(shmq_word), PyBUF_READ).tobytes()
+        cells = [shmq_load_acquire(&self.port.cells[i].word) for i in range(self.port.geometry.cells)]
+        intents = []
+        for i in range(self.port.geometry.ports):
+            intent = shmq_load_acquire(&self.port.records[i].intent)
+            if shmq_intent_operation(intent):
+                intents.append((shmq_intent_cell(intent), shmq_word_slot(intent), shmq_word_slot(shmq_load_relaxed(&self.port.records[i].expected))))
+        return ring, cells, intents
+
+    def _serials(self) -> set:
+        """The serial numbers of the attached ports whose processes live: the high half of the ids that they give."""
+        cdef uint32_t i
+        cdef uint64_t owner
+        result = set()
+        for i in range(self.port.geometry.ports):
+            owner = shmq_load_acquire(&self.port.records[i].owner)
+            if owner and shmq_owner_alive(owner):
+                result.add(shmq_load_relaxed(&self.port.records[i].serial))
+        return result
+
+    def _ring(self) -> list:
+        """(lap, ready, slot) of each ring cell."""
+        cdef uint32_t i
+        cdef uint64_t word
+        result = []
+        for i in range(self.port.geometry.slots):
+            word = shmq_load_acquire(&self.port.ring[i])
+            result.append((shmq_ring_lap(word), shmq_ring_state(word) == SHMQ_READY, shmq_word_slot(word)))
+        return result
+
+    def _holders(self) -> str:
+        """Who is attached, in words; shmq.Queue knows more about processes."""
+        return ", ".join(f"pid {pid}" for _, _, pid, _, _ in self._ports())
+
+    def _in_flight_report(self) -> str:
+        return f"every in-flight cell of queue {self.name!r} is loaned or leased"

@@ -1,0 +1,72 @@
+"""Renewal: a thread that extends leases while this process works on them.
+
+There is one per process, started by the first `receive(extend=True)`. It wakes when a third of the shortest time-out has
+passed, so that a lease is lost only to a process that was stopped, or kept the interpreter lock, for two thirds of it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+import weakref
+from typing import TYPE_CHECKING
+
+from shmq._errors import LeaseLost
+
+if TYPE_CHECKING:
+    from shmq._core import Lease
+
+__all__ = ["keep"]
+
+log = logging.getLogger("shmq")
+
+
+class Renewal:
+    """The leases that this process extends, each with the seconds of one extension and the time of the next one."""
+
+    def __init__(self) -> None:
+        self.leases: list[tuple[weakref.ref[Lease], float, float]] = []
+        self.changed = threading.Condition()
+        self.pid = os.getpid()
+        threading.Thread(target=self.run, name="shmq-renewal", daemon=True).start()
+
+    def add(self, lease: Lease, seconds: float) -> None:
+        with self.changed:
+            self.leases.append((weakref.ref(lease), seconds, time.monotonic() + seconds / 3))
+            self.changed.notify()
+
+    def run(self) -> None:
+        while True:
+            with self.changed:
+                soonest = min((due for _, _, due in self.leases), default=None)
+                self.changed.wait(None if soonest is None else max(soonest - time.monotonic(), 0))
+                self.leases = [kept for kept in map(self.look, self.leases) if kept is not None]
+
+    def look(self, entry: tuple[weakref.ref[Lease], float, float]) -> tuple[weakref.ref[Lease], float, float] | None:
+        """Extend the lease if it is time; None where it is settled, gone or lost."""
+        reference, seconds, due = entry
+        lease = reference()
+        if lease is None or lease.settled:
+            return None
+        if time.monotonic() < due:
+            return entry
+        try:
+            lease.extend(seconds)
+        except LeaseLost as error:
+            if not lease.settled:
+                log.warning("%s", error)
+            return None
+        return reference, seconds, time.monotonic() + seconds / 3
+
+
+_renewal: Renewal | None = None
+
+
+def keep(lease: Lease, seconds: float) -> None:
+    """Extend the lease, by so many seconds each time, until it is settled or dropped."""
+    global _renewal
+    if _renewal is None or _renewal.pid != os.getpid():  # a forked child has no threads
+        _renewal = Renewal()
+    _renewal.add(lease, seconds)
