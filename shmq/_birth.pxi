@@ -116,21 +116,25 @@ def read_header(memory) -> dict | None:
 
 
 def attachments(memory) -> tuple:
-    """How many ports of a segment living processes have attached, and how many were ever attached."""
+    """How many ports of a segment living processes have attached, the pids of the dead ones, and how many were ever attached."""
     cdef Py_buffer buffer
     cdef shmq_geometry geometry
     cdef shmq_port_record *records
-    cdef uint32_t i, attached = 0
+    cdef uint32_t i, living = 0
     cdef uint64_t owner, ever = 0
+    dead = []
     PyObject_GetBuffer(memory, &buffer, PyBUF_SIMPLE)
     if shmq_segment_check(buffer.buf, <uint64_t>buffer.len, &geometry) == SHMQ_OK:
         ever = shmq_load_relaxed(&(<shmq_header *>buffer.buf).attachments)
         records = <shmq_port_record *>(<char *>buffer.buf + geometry.ports_offset)
         for i in range(geometry.ports):
             owner = shmq_load_acquire(&records[i].owner)
-            attached += owner != 0 and shmq_owner_alive(owner)
+            if owner and shmq_owner_alive(owner):
+                living += 1
+            elif owner:
+                dead.append(shmq_load_relaxed(&records[i].pid))
     PyBuffer_Release(&buffer)
-    return attached, ever
+    return living, dead, ever
 
 
 def monotonic_ns() -> int:

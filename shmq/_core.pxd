@@ -176,6 +176,7 @@ cdef extern from "lease.h" nogil:
     shmq_status shmq_lease_give_back(shmq_port *port, uint32_t cell, uint64_t leased, shmq_cause cause, uint64_t delay_ns)
     uint32_t shmq_lease_expire(shmq_port *port)
     shmq_status shmq_orphan_adopt(shmq_port *port, uint64_t deadline_ns, uint32_t *cell)
+    bint shmq_orphan_exhausted(shmq_port *port, uint32_t *cell)
     void shmq_delivery_ended(shmq_port *port, uint32_t cell, uint64_t leased, shmq_cause cause, uint64_t delay_ns)
     bint shmq_lease_begun(const shmq_port *port, uint32_t cell, uint64_t leased)
     bint shmq_message_exhausted(const shmq_port *port, uint64_t deliveries)

@@ -496,6 +496,17 @@ cdef class Port(Handle):
             self._could_not_bury(failure)
         return 0
 
+    def _bury_all(self) -> int:
+        """Bury what is to be buried, without taking anything else; return how many messages."""
+        cdef uint32_t cell, count = 0
+        cdef uint64_t before = shmq_load_relaxed(&self.port.header.events[SHMQ_BURIALS])
+        if shmq_unlikely(self.forks != shmq_owner_forks):
+            self.enter()
+        while count < self.port.geometry.cells and shmq_orphan_exhausted(&self.port, &cell):
+            self.bury_exhausted(cell)
+            count += 1
+        return shmq_load_relaxed(&self.port.header.events[SHMQ_BURIALS]) - before
+
     cdef int bury(self, uint32_t cell, str reason, error) except -1:
         """Make the LEASED cell's message a dead letter; the cell is free afterwards. Where that raises, the message rests and comes back.
 

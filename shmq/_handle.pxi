@@ -314,6 +314,25 @@ cdef class Handle:
                 intents.append((shmq_intent_cell(intent), shmq_word_slot(intent), shmq_word_slot(shmq_load_relaxed(&self.port.records[i].expected))))
         return ring, cells, intents
 
+    def _side_keys(self) -> set:
+        """Keys of the side segments to which messages lead: those in the ring first, since from there they only move to a cell."""
+        cdef uint32_t i
+        result = set()
+        for i in range(self.port.geometry.slots):
+            if shmq_ring_state(shmq_load_acquire(&self.port.ring[i])) == SHMQ_READY:
+                self.note_side(shmq_load_acquire(&self.port.ring[i]), result)
+        for i in range(self.port.geometry.cells):
+            state = shmq_cell_state(shmq_load_acquire(&self.port.cells[i].word))
+            if shmq_state_leased(state) or state == SHMQ_ORPHAN:
+                self.note_side(shmq_load_acquire(&self.port.cells[i].word), result)
+        return result
+
+    cdef int note_side(self, uint64_t word, set keys) except -1:
+        cdef uint32_t slot = shmq_word_slot(word)
+        if slot < self.port.geometry.total_slots and shmq_slot_at(&self.port, slot).flags & SHMQ_SPILLED:
+            keys.add(PyBytes_FromStringAndSize(<const char *>shmq_payload_at(&self.port, slot), SPILL_KEY_BYTES))
+        return 0
+
     def _serials(self) -> set:
         """The serial numbers of the attached ports whose processes live: the high half of the ids that they give."""
         cdef uint32_t i

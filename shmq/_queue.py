@@ -129,6 +129,14 @@ class Queue(_core.Port):
             raise SegmentNotFound(f"there is no segment {name!r}: it went with its last user this very moment")
         return queue
 
+    @classmethod
+    def _inspect(cls, segment: Segment) -> Queue:
+        """Attach whatever the codec: to operate, not to put or to take."""
+        queue = cls.__new__(cls)
+        queue._open(segment, None)
+        queue._creator_pid = None
+        return queue
+
     def _begin(self, segment: Segment, config: Config, codec: Codec | None, spin: bool) -> None:
         differences = config.differences(segment.config)
         if differences:

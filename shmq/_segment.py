@@ -161,6 +161,13 @@ class Segment:
         """POSIX name of the semaphore of a side: 0 items, 1 space."""
         return semaphore_name(self.name, self.nonce, SIDES[side])
 
+    def repair_semaphores(self) -> list[str]:
+        """Make those anew that are gone; return which. Under the name's lock."""
+        gone = [side for side in SIDES if not os.path.exists(f"{SHM}/sem.{semaphore_name(self.name, self.nonce, side)[1:]}")]
+        for side in gone:
+            make_semaphore(semaphore_name(self.name, self.nonce, side))
+        return gone
+
     def side_path(self, key: bytes) -> str:
         text = key.decode("ascii", "replace")
         if not re.fullmatch("[0-9a-f]{16}", text):
@@ -353,8 +360,8 @@ def outlived(header: dict[str, Any], memory: mmap.mmap) -> bool:
     if header["flags"] & _core.FLAG_WITH_CREATOR:
         return not _core.alive(header["creator"])
     if header["flags"] & _core.FLAG_WITH_HANDLES:
-        attached, ever = _core.attachments(memory)
-        return not attached and (ever > 0 or not _core.alive(header["creator"]))  # 0: the creator has yet to attach
+        living, _, ever = _core.attachments(memory)
+        return not living and (ever > 0 or not _core.alive(header["creator"]))  # 0: the creator has yet to attach
     return False
 
 
@@ -433,9 +440,7 @@ def make(name: str, config: Config, anonymous: bool) -> Segment:
             memory, full.slots, full.slot_size, cells, full.ports, nonce, flags, codec, boot_id(), os.getpid(), policy
         )
         for side in SIDES:
-            semaphore = semaphore_name(name, nonce, side)
-            posix_ipc.Semaphore(semaphore, posix_ipc.O_CREX, mode=MODE, initial_value=0).close()
-            os.chmod(f"{SHM}/sem.{semaphore[1:]}", MODE)  # whatever the umask left of it
+            make_semaphore(semaphore_name(name, nonce, side))
         _core.mark_ready(memory)
     except BaseException:
         remove(name)
@@ -445,22 +450,32 @@ def make(name: str, config: Config, anonymous: bool) -> Segment:
     return Segment(name, memory, header, os.stat(f"{SHM}{path_of(name)}").st_ino)
 
 
+def make_semaphore(semaphore: str) -> None:
+    posix_ipc.Semaphore(semaphore, posix_ipc.O_CREX, mode=MODE, initial_value=0).close()
+    os.chmod(f"{SHM}/sem.{semaphore[1:]}", MODE)  # whatever the umask left of it
+
+
 def remove(name: str) -> bool:
     """Unlink a segment's file, semaphores and side segments; mapped ones go on until they are unmapped."""
     found = unlink_memory(path_of(name))
     prefix = f"{PREFIX}{name}{SEPARATOR}"
     for entry in os.listdir(SHM):
-        try:
-            if entry.startswith(prefix) and entry.endswith(".dead"):
-                found |= remove_folder(f"{SHM}/{entry}")
-            elif entry.startswith(prefix):
-                found |= unlink_memory(f"/{entry}")
-            elif entry.startswith(f"sem.{prefix}"):
-                posix_ipc.unlink_semaphore(f"/{entry.removeprefix('sem.')}")
-                found = True
-        except posix_ipc.ExistentialError:
-            pass  # somebody else was quicker
+        if entry.removeprefix("sem.").startswith(prefix):
+            found |= remove_beside(entry)
     return found
+
+
+def remove_beside(entry: str) -> bool:
+    """Remove a file that stands beside a segment: a semaphore, a side segment, or the folder of its dead letters."""
+    if entry.endswith(".dead"):
+        return remove_folder(f"{SHM}/{entry}")
+    if not entry.startswith("sem."):
+        return unlink_memory(f"/{entry}")
+    try:
+        posix_ipc.unlink_semaphore(f"/{entry.removeprefix('sem.')}")
+    except posix_ipc.ExistentialError:
+        return False  # somebody else was quicker
+    return True
 
 
 def remove_folder(path: str) -> bool:

@@ -26,6 +26,7 @@ FLOORS = {
     "_dead_letters": 2,
     "_renewal": 2,
     "_queue": 2,
+    "_doctor": 3,
     "cli": 4,
 }
 FREE = {"_version", "_include"}  # import nothing of shmq, may be imported by all

@@ -204,3 +204,16 @@ shmq_status shmq_orphan_adopt(struct shmq_port *port, uint64_t deadline_ns, uint
     port->due_ns = next_due;
     return SHMQ_WOULD_BLOCK;
 }
+
+bool shmq_orphan_exhausted(struct shmq_port *port, uint32_t *cell) {
+    for (uint32_t i = 0; i < port->geometry.cells; i++) {
+        uint64_t word = shmq_load_acquire(&port->cells[i].word); /* [hand] */
+        if (shmq_cell_state(word) != SHMQ_ORPHAN || shmq_word_slot(word) >= port->geometry.total_slots) continue;
+        if (!shmq_message_exhausted(port, shmq_load_relaxed(&shmq_slot_at(port, shmq_word_slot(word))->deliveries))) continue;
+        if (shmq_load_relaxed(&port->cells[i].due_ns) > shmq_now_ns()) continue; /* could not be written a moment ago */
+        if (!shmq_swap_seq(&port->cells[i].word, &word, shmq_cell_next(word, SHMQ_LEASED, port->index, shmq_word_slot(word)))) continue;
+        *cell = i;
+        return true;
+    }
+    return false;
+}

@@ -7,6 +7,7 @@ import click
 import shmq
 from shmq.cli.bench import bench
 from shmq.cli.demo import demo
+from shmq.cli.doctor import doctor
 from shmq.cli.ls import ls
 from shmq.cli.unlink import unlink
 
@@ -19,5 +20,5 @@ def group() -> None:
     """Message queues between processes on one machine, in shared memory."""
 
 
-for command in (demo, bench, ls, unlink):
+for command in (demo, bench, ls, doctor, unlink):
     group.add_command(command)

@@ -9,6 +9,7 @@ import click
 from rich.text import Text
 
 import shmq
+from shmq import _segment
 from shmq._liveness import describe
 from shmq._segment import PREFIX, SEPARATOR, SHM
 from shmq.cli._screen import console, printable, show, size, table
@@ -29,7 +30,7 @@ def ls() -> None:
     unusable = []
     for name in names:
         try:
-            with shmq.Queue.attach(name) as queue:
+            with shmq.Queue._inspect(_segment.attach(name)) as queue:
                 stats, pids = queue.stats(), [pid for _, _, pid, _, _ in queue._ports()]
         except shmq.SegmentNotFound:
             continue  # unlinked while we looked

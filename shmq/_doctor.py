@@ -1,0 +1,246 @@
+"""The doctor: finds what the dead, an unlucky logout or a small /dev/shm left of this user's queues, and repairs what it can.
+
+Most of it every process that opens a queue does as well (take back what the dead held, give back what was held too long);
+the doctor does it for all queues, also those that nobody opens any more, and looks at what is beside them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from glob import glob
+from typing import Literal
+
+import psutil
+
+from shmq import _core, _segment
+from shmq._errors import SegmentNotFound, ShmqError
+from shmq._queue import Queue
+from shmq._segment import PREFIX, SEPARATOR, SHM, Segment
+from shmq._stats import verify
+
+__all__ = ["Finding", "examine"]
+
+LOGIND = ("/etc/systemd/logind.conf", "/etc/systemd/logind.conf.d/*.conf")  # the later ones win
+SYSTEMD = "/run/systemd/system"
+LINGER = "/var/lib/systemd/linger"
+FIRST_USER = 1000  # systemd removes nothing of system users
+SMALL = 64 << 20  # bytes: what a Docker container has unless it is told otherwise
+NEARLY_FULL = 0.95
+# NAME+NONCE and what comes behind it: a side segment, the dead letters, a semaphore.
+BESIDE = re.compile(
+    rf"(?P<semaphore>sem\.)?{re.escape(PREFIX)}(?P<name>[^+]+){re.escape(SEPARATOR)}(?P<nonce>[0-9a-f]{{16}})\.(?P<what>.+)"
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is not as it should be."""
+
+    level: Literal["repaired", "warning", "error"]
+    subject: str  # a queue's name, or a path
+    text: str  # what was found, and what was done or is to be done about it
+
+
+def examine() -> list[Finding]:
+    """Look at everything, repair what can be repaired without losing a message, and tell what was found."""
+    findings = [*examine_place(), *examine_logind()]
+    for name in _segment.list_segments():
+        try:
+            findings += examine_queue(name)
+        except SegmentNotFound:
+            continue  # unlinked while we looked
+        except ShmqError as error:
+            findings.append(Finding("error", name, f"{type(error).__name__}: {error}"))
+    findings += examine_strays()
+    return findings
+
+
+def number(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+# -- where queues are ------------------------------------------------------------------------------------------------------
+
+
+def examine_place() -> Iterator[Finding]:
+    """/dev/shm itself: large enough, not full, and the lock file the one by which we tell the living from the dead."""
+    space = os.statvfs(SHM)
+    size, free = space.f_blocks * space.f_frsize, space.f_bavail * space.f_frsize
+    advice = "enlarge it: `mount -o remount,size=… /dev/shm`, Docker: --shm-size"
+    if size <= SMALL:
+        yield Finding("warning", SHM, f"it has only {size >> 20} MiB; {advice}")
+    if size and free < size * (1 - NEARLY_FULL):
+        yield Finding(
+            "warning", SHM, f"only {free:,} of {size:,} bytes are free; unlink queues that are no longer used, or {advice}"
+        )
+    lock = f"{SHM}/.shmq-{os.geteuid()}.lock"
+    try:
+        if os.stat(lock, follow_symlinks=False).st_ino != _core.lock_inode():
+            raise FileNotFoundError
+    except FileNotFoundError:
+        yield Finding(
+            "error",
+            lock,
+            "it was removed, or made anew, while this process had it open: processes from before and after cannot tell whether "
+            "the others live. Stop all of them, unlink the queues, and start again",
+        )
+
+
+def examine_logind() -> Iterator[Finding]:
+    """systemd removes a user's files from /dev/shm at his last logout, unless it is told not to."""
+    uid = os.geteuid()
+    if uid < FIRST_USER or not os.path.isdir(SYSTEMD):
+        return
+    setting = "yes"  # what systemd does where nothing is said
+    for pattern in LOGIND:
+        for path in sorted(glob(pattern)):
+            with contextlib.suppress(OSError), open(path) as file:
+                setting = next(
+                    (found[1].lower() for found in map(REMOVE_IPC.match, reversed(file.readlines())) if found), setting
+                )
+    if setting in ("no", "false", "0", "off"):
+        return
+    with contextlib.suppress(KeyError, OSError):
+        if os.path.exists(f"{LINGER}/{psutil.Process().username()}"):
+            return
+    yield Finding(
+        "warning",
+        "RemoveIPC",
+        "systemd removes this user's queues from /dev/shm at his last logout, also from under running processes: "
+        "set RemoveIPC=no in /etc/systemd/logind.conf, or `loginctl enable-linger`",
+    )
+
+
+REMOVE_IPC = re.compile(r"\s*RemoveIPC\s*=\s*(\w+)")
+
+
+# -- a queue ---------------------------------------------------------------------------------------------------------------
+
+
+def examine_queue(name: str) -> Iterator[Finding]:
+    """One segment, and what belongs to it."""
+    with _segment.NameLock(name):  # not in the middle of its creation
+        segment = _segment.find(name)
+        if segment is None:
+            _segment.remove(name)
+            yield Finding(
+                "repaired",
+                name,
+                "the remains of a queue that was never finished, has outlived its users, or is of another boot: removed",
+            )
+            return
+        yield from examine_semaphores(segment)
+    _, dead, _ = _core.attachments(segment.memory)
+    with Queue._inspect(segment) as queue:  # takes back what the dead held
+        if dead:
+            who = ", ".join(map(str, sorted(set(dead))))
+            yield Finding(
+                "repaired", name, f"{number(len(dead), 'handle')} of dead processes (pid {who}): what they held was taken back"
+            )
+        if left := [index for index, _, _, alive, _ in queue._ports() if not alive]:
+            yield Finding(
+                "error", name, f"{number(len(left), 'handle')} of the dead cannot be taken back: is the segment damaged?"
+            )
+        if expired := queue._expire():
+            yield Finding("repaired", name, f"{number(expired, 'lease')} over, and nobody was waiting: given back")
+        if buried := queue._bury_all():
+            yield Finding("repaired", name, f"{number(buried, 'message')} failed too often or rejected: buried as dead letters")
+        yield from examine_letters(queue)
+        yield from examine_sides(queue)
+        try:
+            verify(queue)
+        except ShmqError as error:
+            yield Finding("error", name, f"{error}. The queue is damaged: `shmq unlink` it, and create it anew")
+
+
+def examine_semaphores(segment: Segment) -> Iterator[Finding]:
+    """Under the name's lock."""
+    if made := segment.repair_semaphores():
+        yield Finding(
+            "repaired",
+            segment.name,
+            f"its semaphores ({', '.join(made)}) were gone, as after a logout with systemd's RemoveIPC: made anew. "
+            "Processes that had it open before are woken up to 0.25 s late until they open it again",
+        )
+
+
+def examine_letters(queue: Queue) -> Iterator[Finding]:
+    letters = queue.dead_letters
+    for leftover in letters.leftovers():
+        letters.repair(leftover)
+        put_back = ".out." in leftover
+        what = (
+            "being put back by one who died, perhaps after it was: kept" if put_back else "half-written by one who died: removed"
+        )
+        yield Finding("repaired", queue.name, f"dead letter {leftover.partition('.')[0]} was {what}")
+    if count := len(letters):
+        yield Finding("warning", queue.name, f"{number(count, 'dead letter')}: see `dead_letters` and `redrive` of the queue")
+
+
+def examine_sides(queue: Queue) -> Iterator[Finding]:
+    """Side segments that nothing leads to, and whose writer is dead: one killed in put, or between an ack and their removal."""
+    prefix = f"{PREFIX}{queue.name}{SEPARATOR}{queue.segment.nonce:016x}."
+    keys = {entry.removeprefix(prefix) for entry in os.listdir(SHM) if entry.startswith(prefix) and not entry.endswith(".dead")}
+    writing = queue._serials()  # before the look: whoever comes later writes under another serial
+    used = {key.decode("ascii", "replace") for key in queue._side_keys() | queue.dead_letters.side_keys()}
+    leaked = [key for key in keys - used if int(key, 16) >> 40 not in writing]
+    for key in leaked:
+        queue.segment.unlink_side(key.encode())
+    if leaked:
+        yield Finding("repaired", queue.name, f"{number(len(leaked), 'side segment')} to which no message leads: removed")
+
+
+# -- what no queue leads to ---------------------------------------------------------------------------------------------------
+
+
+def examine_strays() -> Iterator[Finding]:
+    """Files beside a queue that is gone, or that was made anew since."""
+    strays: dict[str, list[re.Match[str]]] = {}
+    for entry in os.scandir(SHM):
+        if found := BESIDE.fullmatch(entry.name):
+            with contextlib.suppress(FileNotFoundError):
+                if entry.stat(follow_symlinks=False).st_uid == os.geteuid():
+                    strays.setdefault(found["name"], []).append(found)
+    still_used = used_although_removed() if strays else set()
+    for name, matches in strays.items():
+        with _segment.NameLock(name):
+            try:
+                segment = _segment.find(name)
+            except SegmentNotFound:
+                segment = None
+            except ShmqError:
+                continue  # told above
+            nonce = "" if segment is None else f"{segment.nonce:016x}"
+            old = [match for match in matches if match["nonce"] != nonce]
+            if not old:
+                continue
+            if name in still_used:
+                yield Finding(
+                    "warning",
+                    name,
+                    f"{number(len(old), 'file')} of a queue that was unlinked, but is still open in some process: left alone",
+                )
+                continue
+            removed = sum(_segment.remove_beside(match.string) for match in old)
+        if removed:
+            yield Finding(
+                "repaired",
+                name,
+                f"{number(removed, 'file')} (semaphore, side segment, dead letters) of a queue that is gone: removed",
+            )
+
+
+def used_although_removed() -> set[str]:
+    """Names of queues that some process of ours has mapped although they were unlinked."""
+    names = set()
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            for mapping in process.memory_maps(grouped=False):
+                path, _, deleted = mapping.path.partition(" (deleted)")
+                if mapping.path.endswith("(deleted)") and path.startswith(f"{SHM}/{PREFIX}") and not deleted:
+                    names.add(path.removeprefix(f"{SHM}/{PREFIX}"))
+    return names
