@@ -33,7 +33,7 @@ cdef extern from "layout.h" nogil:
     struct shmq_port_record:
         shmq_word owner
         shmq_word pid
-        shmq_word started
+        shmq_word run
         shmq_word serial
         shmq_word intent
         shmq_word expected
@@ -216,6 +216,7 @@ cdef extern from "owner.h" nogil:
     uint64_t shmq_owner_self()
     uint64_t shmq_owner_forks
     bint shmq_owner_alive(uint64_t identity)
+    bint shmq_owner_runs(uint64_t pid, uint64_t run)
     uint64_t shmq_owner_lock_inode()
     bint shmq_owner_lock(uint64_t key)
     void shmq_owner_unlock(uint64_t key)

@@ -18,6 +18,7 @@ import psutil
 
 from shmq import _core, _segment
 from shmq._errors import SegmentNotFound, ShmqError
+from shmq._liveness import describe
 from shmq._queue import Queue
 from shmq._segment import PREFIX, SEPARATOR, SHM, Segment
 from shmq._stats import verify
@@ -60,7 +61,7 @@ def examine() -> list[Finding]:
 
 
 def number(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+    return f"{count:,} {noun}{'' if count == 1 else 'es' if noun.endswith('s') else 's'}"
 
 
 # -- where queues are ------------------------------------------------------------------------------------------------------
@@ -136,15 +137,18 @@ def examine_queue(name: str) -> Iterator[Finding]:
         yield from examine_semaphores(segment)
     _, dead, _ = _core.attachments(segment.memory)
     with Queue._inspect(segment) as queue:  # takes back what the dead held
-        if dead:
-            who = ", ".join(map(str, sorted(set(dead))))
+        if gone := sorted({pid for pid, runs in dead if not runs}):
+            who = ", ".join(map(str, gone))
+            yield Finding("repaired", name, f"{number(len(gone), 'process')} (pid {who}) had died: what they held was taken back")
+        for pid in sorted({pid for pid, runs in dead if runs}):
             yield Finding(
-                "repaired", name, f"{number(len(dead), 'handle')} of dead processes (pid {who}): what they held was taken back"
+                "error",
+                name,
+                f"{describe(pid)} runs, but has lost its lock: it closed the descriptor of the lock file, and looks dead to "
+                "processes that do not see it in /proc. Let it open its queues again",
             )
-        if left := [index for index, _, _, alive, _ in queue._ports() if not alive]:
-            yield Finding(
-                "error", name, f"{number(len(left), 'handle')} of the dead cannot be taken back: is the segment damaged?"
-            )
+        if left := len([alive for _, _, _, alive, _ in queue._ports() if not alive]) - sum(runs for _, runs in dead):
+            yield Finding("error", name, f"{number(left, 'handle')} of the dead cannot be taken back: is the segment damaged?")
         if expired := queue._expire():
             yield Finding("repaired", name, f"{number(expired, 'lease')} over, and nobody was waiting: given back")
         if buried := queue._bury_all():

@@ -66,7 +66,6 @@ cdef class Handle:
                     shmq_port_detach(&self.port)
                     raise SegmentCorrupt(f"the semaphore {name.decode()} of queue {self.segment.name!r} is gone from /dev/shm "
                                          "(a logout with systemd's RemoveIPC does that): unlink the queue and create it anew")
-        shmq_store_relaxed(&self.port.record.pid, <uint64_t>_os.getpid())
         self.port.buries = True
         if not self.spin:
             self.port.spins = False

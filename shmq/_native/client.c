@@ -76,7 +76,6 @@ int shmq_attach(const char *name, shmq_queue **out) {
     }
     if (status == SHMQ_OK) {
         queue->mapped_bytes = mapped;
-        shmq_store_relaxed(&queue->port.record->pid, (uint64_t)getpid());
         queue->port.semaphores[SHMQ_ITEMS] = open_semaphore(name, queue->port.nonce, "items");
         queue->port.semaphores[SHMQ_SPACE] = open_semaphore(name, queue->port.nonce, "space");
         shmq_reap(&queue->port);

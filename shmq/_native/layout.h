@@ -179,8 +179,8 @@ enum shmq_counter { SHMQ_PUTS, SHMQ_GETS, SHMQ_RECEIVES, SHMQ_ACKS, SHMQ_NACKS, 
 struct shmq_port_record {
     /* line 0: who; written at attach, read by reapers and by people */
     shmq_word owner;          /*  0  0: free. Otherwise the owner's identity (owner.h): one CAS claims and identifies */
-    shmq_word pid;            /*  8  for people: the truth is `owner` */
-    shmq_word started;        /* 16  process start in clock ticks since boot, for people */
+    shmq_word pid;            /*  8  for people, and a second opinion: the truth is `owner` */
+    shmq_word run;            /* 16  which run of that pid (owner.h); 0: not known, or nobody's */
     shmq_word serial;         /* 24  how many ports were attached before; makes message ids unique */
     uint8_t reserved[32];
     /* line 1: what; written by the owner with every message */

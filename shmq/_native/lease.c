@@ -33,13 +33,14 @@ static uint64_t rest_ns(const struct shmq_policy *policy, uint32_t failed, uint6
 
 /* -- while it lasts -------------------------------------------------------------------------------------------------- */
 
-/* From the first lease with a deadline on, those who wait look for expired ones. */
-static void begin_timing(struct shmq_port *port) {
+/* From the first lease with a deadline on, those who wait look for expired ones; at our own we look in time. */
+static void begin_timing(struct shmq_port *port, uint64_t deadline_ns) {
     if (shmq_unlikely(!shmq_load_relaxed(&port->header->timing))) shmq_store_release(&port->header->timing, 1);
+    if (deadline_ns < port->expiry_ns) port->expiry_ns = deadline_ns;
 }
 
 void shmq_lease_time(struct shmq_port *port, uint32_t cell, uint64_t deadline_ns) {
-    begin_timing(port);
+    begin_timing(port, deadline_ns);
     uint64_t generation = shmq_cell_generation(shmq_cell_load(port, cell)) + 1; /* the exchange moves it on */
     shmq_store_relaxed(&port->cells[cell].expires, shmq_expires_word(generation, deadline_ns)); /* released by the exchange */
 }
@@ -49,7 +50,7 @@ shmq_status shmq_lease_extend(struct shmq_port *port, uint32_t cell, uint64_t *l
     uint64_t word = *leased, next = shmq_cell_next(word, SHMQ_TIMED, port->index, shmq_word_slot(word));
     uint64_t expires = shmq_load_acquire(&mine->expires), wanted = shmq_expires_word(shmq_cell_generation(next), deadline_ns);
     bool begun = shmq_lease_begun(port, cell, word);
-    begin_timing(port);
+    begin_timing(port, deadline_ns);
     /* The deadline first, for the word to come; until that stands, whoever looks for expired leases takes it for ours
      * (shmq_expires_ahead). A swap, since the cell may be another's by now, and the deadline that of another lease. */
     if (shmq_cell_state(word) == SHMQ_TIMED && shmq_expires_ahead(expires, word) != 0) return SHMQ_LOST;
@@ -191,7 +192,7 @@ shmq_status shmq_orphan_adopt(struct shmq_port *port, uint64_t deadline_ns, uint
         bool timed = deadline_ns && !exhausted;
         if (exhausted && !port->buries) continue;
         uint64_t mine = shmq_cell_next(word, timed ? SHMQ_TIMED : SHMQ_LEASED, port->index, shmq_word_slot(word));
-        if (timed) begin_timing(port);
+        if (timed) begin_timing(port, deadline_ns);
         if (!shmq_swap_seq(&port->cells[i].word, &word, mine)) continue;
         SHMQ_CRASH_POINT(orphan_adopted);
         if (timed) write_deadline(port, i, mine, deadline_ns);

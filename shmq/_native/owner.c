@@ -5,6 +5,8 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -76,6 +78,42 @@ uint64_t shmq_owner_self(void) {
 }
 
 uint64_t shmq_owner_lock_inode(void) { return lock_inode; }
+
+#define PF_EXITING 4u /* of the kernel's task flags: its locks are gone already, and it will not run again */
+
+/* The run of a process that is not at its end, or 0. `pid` as text: "self" too. Fields are numbered as in proc(5). */
+static uint64_t run_of(const char *pid) {
+    char path[64], line[1024];
+    snprintf(path, sizeof path, "/proc/%s/stat", pid);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return 0;
+    ssize_t length = read(fd, line, sizeof line - 1);
+    close(fd);
+    if (length <= 0) return 0;
+    line[length] = 0;
+    char *field = strrchr(line, ')'); /* the name before it may hold anything */
+    if (field == NULL || field[1] == 0 || strchr("ZX", field[2])) return 0;
+    uint64_t started = 0, stack = 0;
+    field += 2;
+    for (int number = 3; number <= 28; number++) {
+        if (number == 9 && strtoul(field, NULL, 10) & PF_EXITING) return 0;
+        if (number == 22) started = strtoull(field, NULL, 10);
+        if (number == 28) stack = strtoull(field, NULL, 10);
+        field = strchr(field, ' ');
+        if (field == NULL) return 0;
+        field++;
+    }
+    return started ^ stack << 16;
+}
+
+uint64_t shmq_owner_run(void) { return run_of("self"); }
+
+bool shmq_owner_runs(uint64_t pid, uint64_t run) {
+    char text[24];
+    if (pid == 0 || run == 0) return false;
+    snprintf(text, sizeof text, "%llu", (unsigned long long)pid);
+    return run_of(text) == run;
+}
 
 bool shmq_owner_can_judge(void) { return is_lock_file(lock_file); }
 

@@ -2,8 +2,10 @@
 #include "port.h"
 
 #include <string.h>
+#include <unistd.h>
 
 #include "lease.h"
+#include "owner.h"
 #include "wait.h"
 
 /* -- segment --------------------------------------------------------------------------------------------------------- */
@@ -108,6 +110,8 @@ shmq_status shmq_port_attach(struct shmq_port *port, void *base, const struct sh
         SHMQ_CRASH_POINT(port_claimed);
         port->index = i;
         port->record = &port->records[i];
+        shmq_store_relaxed(&port->record->pid, (uint64_t)getpid());
+        shmq_store_relaxed(&port->record->run, shmq_owner_run());
         uint64_t serial = shmq_add_relaxed(&port->header->attachments, 1);
         shmq_store_relaxed(&port->record->serial, serial);
         port->next_id = serial << 40 | 1;
@@ -130,6 +134,7 @@ void shmq_port_detach(struct shmq_port *port) {
         shmq_add_relaxed(&port->header->retired[i], shmq_load_relaxed(&port->record->counters[i]));
         shmq_store_relaxed(&port->record->counters[i], 0);
     }
+    shmq_store_relaxed(&port->record->run, 0); /* nobody's any more: see shmq_owner_runs */
     shmq_store_release(&port->record->owner, 0);
     shmq_wake(port, SHMQ_SPACE);
 }

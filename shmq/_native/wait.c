@@ -137,7 +137,10 @@ static bool take_back(struct shmq_port *port) {
 
 bool shmq_reap_now_and_then(struct shmq_port *port) {
     uint64_t now = shmq_now_coarse_ns();
-    if (now - port->reaped_ns < SHMQ_SLICE_MS * UINT64_C(1000000)) return false;
+    if (now - port->reaped_ns < SHMQ_SLICE_MS * UINT64_C(1000000)) {
+        if (shmq_likely(port->expiry_ns == SHMQ_FOREVER)) return false;
+        return shmq_now_ns() >= port->expiry_ns && shmq_lease_expire(port); /* one of which this handle knows */
+    }
     port->reaped_ns = now;
     return take_back(port);
 }

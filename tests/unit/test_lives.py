@@ -105,6 +105,62 @@ def test_a_program_that_is_executed_inherits_no_descriptor(q: shmq.Queue) -> Non
 # -- handles that are sent -----------------------------------------------------------------------------------------------------
 
 
+LOSES_ITS_LOCK = """
+import os, sys, time
+import shmq
+queue = shmq.Queue.attach(sys.argv[1])
+lease = queue.receive(timeout=10)
+os.closerange(3, 1000)
+queue.put("without a descriptor")
+print("closed", flush=True)
+sys.stdin.readline()
+lease.ack()
+"""
+
+
+def test_a_process_that_closed_all_its_descriptors_is_not_taken_for_dead_while_it_runs(q: shmq.Queue) -> None:
+    """Its lock is gone, and the reaper's only evidence with it: /proc gives the second opinion."""
+    q.put("held")
+    program = [sys.executable, "-c", LOSES_ITS_LOCK, q.name]
+    with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "closed\n"
+        assert q._reap() == 0
+        assert (q.stats().leased, q.get(timeout=LONG)) == (1, "without a descriptor")
+        process.stdin.write("\n")
+        process.stdin.close()
+        assert process.wait(LONG) == 0
+    assert (q.stats().acks, q.empty(), q.stats().ports) == (1, True, 1)
+    shmq.verify(q)
+
+
+def test_a_process_that_closed_all_its_descriptors_is_reaped_when_it_dies(q: shmq.Queue) -> None:
+    q.put("held")
+    program = [sys.executable, "-c", LOSES_ITS_LOCK, q.name]
+    with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "closed\n"
+        process.kill()
+    assert sorted(q.receive(timeout=LONG).data for _ in range(2)) == ["held", "without a descriptor"]
+
+
+EXECUTES_ANOTHER = """
+import os, sys
+import shmq
+queue = shmq.Queue.attach(sys.argv[1])
+lease = queue.receive(timeout=10)
+os.execv(sys.executable, [sys.executable, "-c", "import sys; print('another', flush=True); sys.stdin.readline()"])
+"""
+
+
+def test_a_program_that_is_executed_in_its_place_has_not_its_leases(q: shmq.Queue) -> None:
+    """The same process to pid and clock, and yet nobody is left who could ack."""
+    q.put("held")
+    program = [sys.executable, "-c", EXECUTES_ANOTHER, q.name]
+    with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "another\n"
+        assert q.receive(timeout=LONG).delivery_count == 2
+        process.kill()
+
+
 def answer_where_told(directory: shmq.Queue) -> None:
     while (reply := directory.get(timeout=LONG)) is not None:
         reply.put(f"to {reply.name}")
