@@ -139,7 +139,7 @@ def test_a_process_that_closed_all_its_descriptors_is_reaped_when_it_dies(q: shm
     with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "closed\n"
         process.kill()
-    assert sorted(q.receive(timeout=LONG).data for _ in range(2)) == ["held", "without a descriptor"]
+    assert sorted(q.get(timeout=LONG) for _ in range(2)) == ["held", "without a descriptor"]
 
 
 EXECUTES_ANOTHER = """
