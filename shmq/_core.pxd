@@ -171,6 +171,8 @@ cdef extern from "lease.h" nogil:
     void shmq_lease_time(shmq_port *port, uint32_t cell, uint64_t deadline_ns)
     shmq_status shmq_lease_extend(shmq_port *port, uint32_t cell, uint64_t *leased, uint64_t deadline_ns)
     void shmq_lease_mark(shmq_port *port, uint32_t cell, uint64_t leased, bint begun)
+    shmq_status shmq_view_begin(shmq_port *port, uint32_t cell, uint64_t leased)
+    void shmq_view_end(shmq_port *port, uint32_t cell)
     shmq_status shmq_lease_ack(shmq_port *port, uint32_t cell, uint64_t leased, bint looking)
     shmq_status shmq_lease_take_over(shmq_port *port, uint32_t cell, uint64_t *leased)
     shmq_status shmq_lease_give_back(shmq_port *port, uint32_t cell, uint64_t leased, shmq_cause cause, uint64_t delay_ns)

@@ -788,6 +788,7 @@ cdef class Port(Handle):
             lease.cell = cell
             lease.word = word
             lease.lease_ns = lease_ns
+            lease.timed = lease_ns != 0
             lease.prefetched = not begun
             memcpy(&lease.header, shmq_slot_at(&self.port, shmq_word_slot(word)), sizeof(lease.header))
             if shmq_likely(not lease.header.flags & SHMQ_SPILLED):

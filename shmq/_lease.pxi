@@ -3,6 +3,7 @@
 cdef enum hand_state:
     HAND_OPEN       # loaned, or leased
     HAND_HELD       # acked, but views of the slot are still alive
+    HAND_LOST       # given back, or lost, but views of the slot are still alive
     HAND_SETTLED    # published, abandoned, acked, given back, or lost
 
 
@@ -18,7 +19,9 @@ cdef class Slot:
     cdef shmq_slot header       # private copy
     cdef hand_state state
     cdef bint writable
+    cdef bint timed             # somebody else may end the lease
     cdef bint prefetched        # taken ahead, and not begun with
+    cdef bint watching          # the cell says that we look at it: the slot stays ours to look at when the lease ends
     cdef Py_ssize_t views       # alive, over `data`
     cdef object side            # the mapped side segment of a spilled message
     cdef Py_buffer side_memory
@@ -33,6 +36,8 @@ cdef class Slot:
     def __getbuffer__(self, Py_buffer *buffer, int flags):
         self.check_open("viewed")
         self.begin()
+        if not self.watch_timed():
+            raise BufferError("four others, whose leases have expired, still look at this message: take a copy, .data")
         if not self.writable and flags & PyBUF_WRITABLE == PyBUF_WRITABLE:
             raise BufferError("a leased message is read-only")
         PyBuffer_FillInfo(buffer, self, self.data, <Py_ssize_t>self.header.nbytes, not self.writable, flags)
@@ -51,14 +56,29 @@ cdef class Slot:
         """Size of the payload in bytes."""
         return self.header.nbytes
 
+    cdef inline bint is_mine(self) noexcept:
+        """This process took it, and has not given everything back at its exit."""
+        return self.forks == shmq_owner_forks and self.port.attached
+
     cdef void begin(self) noexcept:
         """The user looks at the message: from now on it fails with us."""
         if shmq_unlikely(self.prefetched):
             self.prefetched = False
             shmq_lease_mark(&self.port.port, self.cell, self.word, True)
 
+    cdef bint watch_timed(self) except -1:
+        """Before a view of a lease that may expire: say so. False: there is no room to say it. Raises LeaseLost."""
+        cdef shmq_status status
+        if shmq_likely(not self.timed or self.watching):
+            return True
+        status = shmq_view_begin(&self.port.port, self.cell, self.word)
+        if status == SHMQ_LOST:
+            raise LeaseLost(f"the lease of a message in queue {self.port.name!r} has ended: it is somebody else's by now")
+        self.watching = status == SHMQ_OK
+        return self.watching
+
     cdef int check_open(self, str what) except -1:
-        if self.state == HAND_SETTLED or self.forks != shmq_owner_forks:
+        if self.state >= HAND_LOST or not self.is_mine():
             raise LeaseLost(f"this {type(self).__name__.lower()} of queue {self.port.name!r} is settled or lost: it cannot be {what} any more")
         return 0
 
@@ -66,6 +86,10 @@ cdef class Slot:
         """A zero-copy array whose life keeps the slot and the mapping."""
         cdef cnp.ndarray array
         cdef View view
+        if not self.watch_timed():
+            array = <cnp.ndarray>build(self.port, header, self.data)
+            PyArray_CLEARFLAGS(array, cnp.NPY_ARRAY_WRITEABLE)
+            return array
         view = View.__new__(View)
         view.slot = self
         self.views += 1
@@ -80,9 +104,19 @@ cdef class Slot:
 
     cdef void view_gone(self) noexcept:
         self.views -= 1
-        if self.views == 0 and self.state == HAND_HELD:
+        if self.views:
+            return
+        if self.watching:
+            self.watching = False
+            if self.is_mine():
+                shmq_view_end(&self.port.port, self.cell)
+        if self.state == HAND_HELD:
             self.state = HAND_SETTLED
             self.give_up_cell(True)
+        elif self.state == HAND_LOST:
+            self.state = HAND_SETTLED
+            if self.is_mine():
+                self.port.leave()
 
     cdef void give_up_cell(self, bint warm) noexcept:
         """The cell is IDLE or HELD, ours: return it, and let the port go if it only waited for us."""
@@ -90,7 +124,7 @@ cdef class Slot:
             PyBuffer_Release(&self.side_memory)
             self.side_memory.buf = NULL
             self.side = None
-        if self.forks == shmq_owner_forks:
+        if self.is_mine():
             shmq_cell_return(&self.port.port, self.cell, warm)
             self.port.leave()
 
@@ -200,9 +234,8 @@ cdef class Lease(Slot):
 
     It is gone from the queue once `ack` returns, and comes back to some consumer if this process dies, on `nack`, when its
     time is over, or when the lease is dropped unsettled. As a context manager: ack on exit, nack on an exception. Zero-copy
-    views (`array`, `view`) stay valid as long as they live, also after the ack: the slot is returned when the last of them is
-    gone. But where the time is over, the message is somebody else's: whoever acks it makes room for the next one, and a
-    view shows that; `ack` then raises LeaseLost, and what was read is not to be trusted.
+    views (`array`, `view`) show this message as long as they live, also after the ack, and also when the lease was lost: the slot
+    is used again when the last of them is gone.
     """
 
     cdef object decoded
@@ -228,7 +261,7 @@ cdef class Lease(Slot):
 
     cdef int check_ours(self) except -1:
         """After a copy: the slot was ours all the time."""
-        if self.lease_ns and self.state == HAND_OPEN and shmq_load_acquire(&self.port.port.cells[self.cell].word) != self.word:
+        if self.timed and self.state == HAND_OPEN and shmq_load_acquire(&self.port.port.cells[self.cell].word) != self.word:
             raise LeaseLost(f"the time of the lease of message {self.header.id} in queue {self.port.name!r} was over while it was read: "
                             "it is somebody else's. Use a longer lease_timeout=, extend(), or receive(extend=True)")
         return 0
@@ -315,6 +348,7 @@ cdef class Lease(Slot):
         """Not mine after all: give the message back, after `delay` seconds; the attempt does not count. **Raises** LeaseLost."""
         cdef uint64_t delay_ns = delay_ns_of(delay)
         self.check_unsettled()
+        self.watch_on()
         self.gone(shmq_lease_give_back(&self.port.port, self.cell, self.word, SHMQ_RELEASED, delay_ns))
 
     def extend(self, seconds=None) -> None:
@@ -329,6 +363,8 @@ cdef class Lease(Slot):
             extension = self.port.lease_ns_of(seconds)
         if extension == 0:
             raise ValueError("this lease has no time-out that extend() could begin anew: say for how many seconds")
+        self.watch_on()
+        self.timed = True
         cdef shmq_status status = shmq_lease_extend(&self.port.port, self.cell, &self.word, shmq_now_ns() + extension)
         if status != SHMQ_OK:
             self.gone(status)
@@ -352,19 +388,26 @@ cdef class Lease(Slot):
             self.gone(SHMQ_OK)
 
     cdef int check_unsettled(self) except -1:
-        if shmq_unlikely(self.state != HAND_OPEN or self.forks != shmq_owner_forks):
+        if shmq_unlikely(self.state != HAND_OPEN or not self.is_mine()):
             raise LeaseLost(f"the lease of message {self.header.id} in queue {self.port.name!r} "
-                            + ("belongs to the parent of this process" if self.state == HAND_OPEN else "was settled before"))
+                            + ("was settled before" if self.state != HAND_OPEN else "belongs to the parent of this process"
+                               if self.forks != shmq_owner_forks else "was given back when this process was about to end"))
         return 0
 
     cdef uint64_t taken_over(self) except 0:
         """The word of our cell, LEASED: from now on nobody else can end the lease. Raises LeaseLost where somebody has."""
         cdef uint64_t word = self.word
         self.check_unsettled()
+        self.watch_on()
         if shmq_cell_state(word) == SHMQ_TIMED and shmq_lease_take_over(&self.port.port, self.cell, &word) != SHMQ_OK:
             self.gone(SHMQ_LOST)
         self.word = word
         return word
+
+    cdef void watch_on(self) noexcept:
+        """Before the lease is given back: if views are alive, the slot is to stay as it is for them."""
+        if self.views and not self.watching:
+            self.watching = shmq_view_begin(&self.port.port, self.cell, self.word) == SHMQ_OK
 
     cdef int settle_failed(self, uint64_t delay_ns, error) except -1:
         self.port.fail(self.cell, self.taken_over(), delay_ns, error)
@@ -372,8 +415,11 @@ cdef class Lease(Slot):
 
     cdef int gone(self, shmq_status status) except -1:
         """The cell is ours no longer; raise LeaseLost unless the status says that this was our doing."""
-        self.state = HAND_SETTLED
-        self.port.leave()
+        if self.watching:
+            self.state = HAND_LOST # the port stays ours as long as the views live
+        else:
+            self.state = HAND_SETTLED
+            self.port.leave()
         if status != SHMQ_OK:
             raise LeaseLost(f"the lease of message {self.header.id} in queue {self.port.name!r} has ended before: "
                             "the message was, or will be, delivered again")
@@ -392,7 +438,7 @@ cdef class Lease(Slot):
                 self.settle_failed(SHMQ_BY_POLICY, value)
 
     def __dealloc__(self):
-        if self.state == HAND_OPEN and self.forks == shmq_owner_forks:
+        if self.state == HAND_OPEN and self.is_mine():
             shmq_lease_give_back(&self.port.port, self.cell, self.word, SHMQ_RELEASED if self.prefetched else SHMQ_NACKED, SHMQ_BY_POLICY)
             self.port.leave()
         if self.side_memory.buf != NULL:

@@ -30,7 +30,7 @@
  *   LOANED  its owner's, lent to the user's code     a message that is being written
  *   LEASED  its owner's                              a message that was delivered and is not acked
  *   TIMED   its owner's until its time is over       as LEASED; afterwards anybody may take it over, as LEASED
- *   HELD    its owner's                              a message that was acked but is still being looked at
+ *   HELD    its owner's                              a message that is done with, but that its owner still looks at
  *   ORPHAN  nobody's; any consumer may claim it      a message that was delivered and came back
  *
  *   SPARE/WARM -claim-> IDLE -exchange-> LEASED -ack-> IDLE | HELD -last view gone-> IDLE -release-> SPARE/WARM
@@ -40,6 +40,9 @@
  * TIMED is the only state that somebody else may end while the owner lives. So whoever wants to take more than one step with such
  * a message (count the failed delivery, set the time before which it is not delivered again, give it back) first makes it
  * LEASED, his own, by one compare-and-swap; and a late ack, whose generation has moved on, finds that out by another.
+ *
+ * Who loses a lease may still look at the slot. It says so in the cell's `viewers`, before that happens; and whoever is done with
+ * the message then does not free the cell, but hands it to the viewer, HELD: a slot is never used again while somebody looks.
  *
  * States of a ring cell at lap n:  (n, EMPTY) -put-> (n, READY) -get-> (n+1, EMPTY).
  *
@@ -159,7 +162,9 @@ struct shmq_cell {
     shmq_word expires;     /* 16  of a TIMED cell; owner, or who takes notice of a stopped one   read by: who waits */
     shmq_word due_ns;      /* 24  of an ORPHAN cell: not delivered before; who gave it back      read by: adopters */
     shmq_word prefetched;  /* 32  the word under which the owner took it without beginning with it, or 0; owner */
-    uint8_t reserved[24];
+    shmq_word viewers;     /* 40  ports (index + 1, 16 bits each) that look at the slot without owning the cell [view] */
+    shmq_word handed;      /* 48  the HELD word under which it was handed to a viewer; who handed it over [view] */
+    uint8_t reserved[8];
 };
 
 /* -- ports ---------------------------------------------------------------------------------------------------------- */

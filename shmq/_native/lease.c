@@ -74,6 +74,65 @@ bool shmq_lease_begun(const struct shmq_port *port, uint32_t cell, uint64_t leas
     return prefetched == 0 || ahead_and_one > 2 || shmq_word_slot(prefetched) != shmq_word_slot(leased);
 }
 
+/* -- who looks ------------------------------------------------------------------------------------------------------- */
+
+#define VIEWERS 4
+
+static uint32_t viewer_at(uint64_t viewers, int place) { return (uint32_t)(viewers >> 16 * place & 0xffff); }
+
+/* Change the first entry that reads `from`. False: there is none. */
+static bool change_viewer(struct shmq_port *port, uint32_t cell, uint32_t from, uint32_t to) {
+    shmq_word *word = &port->cells[cell].viewers;
+    uint64_t before = shmq_load_seq(word);
+    for (int place = 0, tries = 0; place < VIEWERS && tries < 64; place++) { /* only a scribbler makes it that many */
+        if (viewer_at(before, place) != from) continue;
+        uint64_t after = (before & ~(UINT64_C(0xffff) << 16 * place)) | (uint64_t)to << 16 * place;
+        if (shmq_swap_seq(word, &before, after)) return true; /* [view] */
+        place = -1, tries++;
+    }
+    return false;
+}
+
+shmq_status shmq_view_begin(struct shmq_port *port, uint32_t cell, uint64_t leased) {
+    if (!change_viewer(port, cell, 0, port->index + 1)) return SHMQ_NO_CELLS;
+    SHMQ_CRASH_POINT(view_begun);
+    if (shmq_load_seq(&port->cells[cell].word) == leased) return SHMQ_OK; /* [view] whoever gets it after us sees us */
+    shmq_view_end(port, cell);
+    return SHMQ_LOST;
+}
+
+void shmq_view_end(struct shmq_port *port, uint32_t cell) {
+    change_viewer(port, cell, port->index + 1, 0);
+    SHMQ_CRASH_POINT(view_ended);
+    if (shmq_view_is(port, cell, port->index)) return;
+    uint64_t word = shmq_load_seq(&port->cells[cell].word); /* [view] */
+    if (shmq_cell_state(word) != SHMQ_HELD || shmq_cell_owner(word) != port->index) return;
+    if (shmq_load_acquire(&port->cells[cell].handed) == word) shmq_cell_let_go(port, cell, word, SHMQ_SPARE); /* not acked by me */
+}
+
+bool shmq_view_is(const struct shmq_port *port, uint32_t cell, uint32_t viewer) {
+    uint64_t viewers = shmq_load_seq(&port->cells[cell].viewers); /* [view] */
+    for (int place = 0; place < VIEWERS; place++)
+        if (viewer_at(viewers, place) == viewer + 1) return true;
+    return false;
+}
+
+uint32_t shmq_view_first(struct shmq_port *port, uint32_t cell) {
+    uint64_t viewers = shmq_load_seq(&port->cells[cell].viewers); /* [view] */
+    for (int place = 0; viewers && place < VIEWERS; place++) {
+        uint32_t viewer = viewer_at(viewers, place);
+        if (viewer == 0) continue;
+        if (viewer <= port->geometry.ports && shmq_load_acquire(&port->records[viewer - 1].owner)) return viewer - 1;
+        change_viewer(port, cell, viewer, 0); /* nobody's: it detached, or died, when it was about to end its view */
+    }
+    return SHMQ_NO_PORT;
+}
+
+void shmq_view_forget(struct shmq_port *port, uint32_t cell, uint32_t viewer) {
+    if (shmq_likely(shmq_load_seq(&port->cells[cell].viewers) == 0)) return;
+    for (int place = 0; place < VIEWERS; place++) change_viewer(port, cell, viewer + 1, 0);
+}
+
 /* -- how it ends ----------------------------------------------------------------------------------------------------- */
 
 shmq_status shmq_lease_ack(struct shmq_port *port, uint32_t cell, uint64_t leased, bool looking) {

@@ -32,6 +32,21 @@ shmq_status shmq_lease_extend(struct shmq_port *port, uint32_t cell, uint64_t *l
  * owner dies or its time is over. */
 void shmq_lease_mark(struct shmq_port *port, uint32_t cell, uint64_t leased, bool begun);
 
+/* -- who looks ------------------------------------------------------------------------------------------------------- */
+
+/* Say that I look at the slot of my leased cell that reads `leased`, and go on when the lease has ended: until shmq_view_end
+ * the slot is not used again. OK; LOST: it had ended before; NO_CELLS: four others look already. */
+shmq_status shmq_view_begin(struct shmq_port *port, uint32_t cell, uint64_t leased);
+
+/* I look no longer. If the cell was handed to me, and no other view of mine is left, it is free afterwards. */
+void shmq_view_end(struct shmq_port *port, uint32_t cell);
+
+/* For whoever frees cells: the first attached port that looks, or SHMQ_NO_PORT; does this one look? For whoever frees ports: it
+ * looks no longer. */
+uint32_t shmq_view_first(struct shmq_port *port, uint32_t cell);
+bool shmq_view_is(const struct shmq_port *port, uint32_t cell, uint32_t viewer);
+void shmq_view_forget(struct shmq_port *port, uint32_t cell, uint32_t viewer);
+
 /* -- how it ends ----------------------------------------------------------------------------------------------------- */
 
 /* A leased cell whose word was `leased` is done. `looking`: somebody still reads the slot -> HELD, else IDLE, and the

@@ -125,9 +125,10 @@ shmq_status shmq_port_attach(struct shmq_port *port, void *base, const struct sh
 void shmq_port_detach(struct shmq_port *port) {
     for (uint32_t i = 0; i < port->geometry.cells; i++) {
         uint64_t word = shmq_load_acquire(&port->cells[i].word);
+        shmq_view_forget(port, i, port->index);
         if (shmq_cell_owner(word) != port->index) continue;
         if (shmq_state_leased(shmq_cell_state(word))) shmq_lease_give_back(port, i, word, SHMQ_RELEASED, 0);
-        else shmq_swap_seq(&port->cells[i].word, &word, shmq_cell_next(word, SHMQ_SPARE, SHMQ_NO_PORT, shmq_word_slot(word))); /* [hand] */
+        else shmq_cell_let_go(port, i, word, SHMQ_SPARE);
         SHMQ_CRASH_POINT(detach_cell);
     }
     for (int i = 0; i < SHMQ_COUNTERS; i++) {
@@ -141,9 +142,27 @@ void shmq_port_detach(struct shmq_port *port) {
 
 /* -- releasing cells ------------------------------------------------------------------------------------------------- */
 
+void shmq_cell_let_go(struct shmq_port *port, uint32_t cell, uint64_t word, enum shmq_cell_state state) {
+    for (int tries = 0; tries < 8; tries++) { /* more than once only if viewers go at this very moment */
+        uint32_t viewer = shmq_view_first(port, cell);
+        bool handed = viewer != SHMQ_NO_PORT;
+        uint64_t next = shmq_cell_next(word, handed ? SHMQ_HELD : state, viewer, shmq_word_slot(word));
+        if (handed) shmq_store_relaxed(&port->cells[cell].handed, next); /* released by the word itself */
+        if (!shmq_swap_seq(&port->cells[cell].word, &word, next)) return; /* [hand] [view] who was handed it has freed it */
+        if (!handed) return;
+        SHMQ_CRASH_POINT(cell_handed);
+        if (shmq_view_is(port, cell, viewer)) return; /* [view] */
+        word = next; /* it may have looked before we handed it over */
+    }
+}
+
 void shmq_cell_release(struct shmq_port *port, uint32_t cell, bool warm) {
     uint64_t word = shmq_cell_load(port, cell);
     unsigned state = warm && port->geometry.paged ? SHMQ_WARM : SHMQ_SPARE;
+    if (shmq_unlikely(shmq_load_seq(&port->cells[cell].viewers))) { /* [view] */
+        shmq_cell_let_go(port, cell, word, state);
+        return;
+    }
     shmq_store_release(&port->cells[cell].word, shmq_cell_next(word, state, SHMQ_NO_PORT, shmq_word_slot(word))); /* [hand] */
     port->hint = cell;
 }
@@ -172,7 +191,7 @@ shmq_status shmq_cell_take(struct shmq_port *port, enum shmq_purpose purpose, ui
 }
 
 void shmq_cell_return(struct shmq_port *port, uint32_t cell, bool warm) {
-    if (shmq_unlikely(port->kept != SHMQ_NO_CELL || port->geometry.paged || cell != port->index)) {
+    if (shmq_unlikely(port->kept != SHMQ_NO_CELL || port->geometry.paged || cell != port->index || shmq_load_seq(&port->cells[cell].viewers))) {
         shmq_cell_release(port, cell, warm);
         return;
     }

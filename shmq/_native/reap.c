@@ -72,6 +72,7 @@ static bool settle(struct shmq_port *port, uint32_t dead) {
 static bool recover(struct shmq_port *port, uint32_t dead) {
     if (!settle(port, dead)) return false;
     for (uint32_t i = 0; i < port->geometry.cells; i++) {
+        shmq_view_forget(port, i, dead);
         uint64_t word = shmq_load_acquire(&port->cells[i].word);
         if (shmq_cell_owner(word) != dead) continue;
         if (shmq_cell_state(word) == SHMQ_TIMED) {
@@ -86,8 +87,8 @@ static bool recover(struct shmq_port *port, uint32_t dead) {
             shmq_delivery_ended(port, i, word, shmq_lease_begun(port, i, word) ? SHMQ_DIED : SHMQ_RELEASED, SHMQ_BY_POLICY);
         }
         SHMQ_CRASH_POINT(reap_counted);
-        uint64_t next = shmq_cell_next(word, leased ? SHMQ_ORPHAN : SHMQ_SPARE, SHMQ_NO_PORT, shmq_word_slot(word));
-        shmq_swap_seq(&port->cells[i].word, &word, next); /* [hand] */
+        if (leased) shmq_swap_seq(&port->cells[i].word, &word, shmq_cell_next(word, SHMQ_ORPHAN, SHMQ_NO_PORT, shmq_word_slot(word))); /* [hand] */
+        else shmq_cell_let_go(port, i, word, SHMQ_SPARE);
         SHMQ_CRASH_POINT(reap_cell);
     }
     struct shmq_port_record *record = &port->records[dead];

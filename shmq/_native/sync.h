@@ -9,6 +9,8 @@
  *   [intent]    the intent's operation word            -> the reaper's two looks around an in-flight cell
  *   [epoch]     orphan_epoch after a cell became ORPHAN -> the consumer that compares it with what it has seen
  *   [park]      exchange, then look at the waiter count <-> announce, then look at the ring (all four seq_cst: Dekker)
+ *   [view]      a viewer says so, then looks whether the lease is its own <-> the cell is another's, then look for viewers;
+ *               a viewer says that it goes, then looks whether the cell was handed to it <-> hand it over, then look again (Dekker)
  *   [ready]     the magic word stored last             -> attach
  *
  * `relaxed` is used where the word is private to its writer until a later release, or is only a counter for people.

@@ -48,6 +48,16 @@ PASSED: dict[str, dict[str, list[str]]] = {
     "timed_adopter": {"orphan_adopted": ["3"]},
     "extender": {"extend_written": ["2"]},
     "extender_ahead": {"extend_written": ["1"]},  # of a message that was not begun with
+    # Who looks at a message goes on looking when the lease has ended.
+    "viewer": {"view_begun": ["2"], "view_ended": ["2"]},
+    "finishing_viewer": {  # gave the message back, took it again, and is done with it
+        "orphan_adopted": ["3"],
+        "ack_begun": ["3"],
+        "ack_done": ["-"],
+        "cell_handed": ["-"],
+        "view_ended": ["-"],
+    },
+    "finisher": {"ack_begun": ["2"], "ack_done": ["-"], "cell_handed": ["-"]},  # while the survivor looks
     # The survivor's lease is over: the role takes it over, or the survivor does so afterwards.
     "expirer": {"lease_taken_over": ["2"], "delivery_ended": ["2"], "lease_orphaned": ["2"]},
     # … of a message that was not begun with.

@@ -90,6 +90,7 @@ struct world {
     unsigned allowed[MOST];
     uint32_t found[MOST];            /* delivery count with which it was received; 0: not */
     uint32_t of_role, of_role_count; /* the messages on which the role works */
+    uint32_t looked_at;              /* the survivor's cell of a lease that it has given back, or SHMQ_NO_CELL */
     uint32_t last_first;             /* number of the last one that was found at its first delivery */
 };
 
@@ -170,6 +171,7 @@ static void ack(struct shmq_port *port, uint32_t cell) {
 static struct world *world_make(const struct shape *shape) {
     struct world *w = calloc(1, sizeof *w);
     CHECK(w, "memory");
+    w->looked_at = SHMQ_NO_CELL;
     uint64_t reserved = shape->slot_size >= SHMQ_PAGE ? SHMQ_RESERVED_WHERE_PAGED : PORTS;
     CHECK(shmq_geometry(shape->slots, shape->slot_size, reserved + IN_FLIGHT, PORTS, &w->g), "geometry");
     w->base = mmap(NULL, w->g.segment_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -293,6 +295,7 @@ static void receive_many(struct world *w, struct shmq_port *port) {
 }
 
 static void expect_acked(struct world *w) { put_one_for_the_role(w, SECOND | GONE); }
+static void expect_acked_later(struct world *w) { put_one_for_the_role(w, SECOND | THIRD | GONE); }
 static void ack_it(struct world *w, struct shmq_port *port) { (void)w, ack(port, childs_cell); }
 static void ack_and_look(struct world *w, struct shmq_port *port) {
     CHECK(shmq_lease_ack(port, childs_cell, shmq_cell_load(port, childs_cell), true) == SHMQ_OK, "lease lost");
@@ -335,6 +338,41 @@ static void extend_it(struct world *w, struct shmq_port *port) {
     CHECK(shmq_lease_extend(port, childs_cell, &word, far_away()) == SHMQ_OK, "lease lost");
     CHECK(word == shmq_cell_load(port, childs_cell), "another word");
 }
+/* Who looks at a message that is no longer his lease. The child looks; the message is given back, and the survivor takes it. */
+static void receive_and_look(struct world *w, struct shmq_port *port) {
+    receive_timed(w, port);
+    CHECK(shmq_view_begin(port, childs_cell, shmq_cell_load(port, childs_cell)) == SHMQ_OK, "lease lost");
+}
+static void look_at_it(struct world *w, struct shmq_port *port) {
+    (void)w;
+    CHECK(shmq_view_begin(port, childs_cell, shmq_cell_load(port, childs_cell)) == SHMQ_OK, "lease lost");
+    shmq_view_end(port, childs_cell);
+}
+static void receive_look_and_nack(struct world *w, struct shmq_port *port) {
+    receive_and_look(w, port);
+    give_back(port, childs_cell, true);
+}
+/* … adopts it again, and is done with it: the cell is handed to himself, until he looks no longer. */
+static void finish_and_look_away(struct world *w, struct shmq_port *port) {
+    uint32_t cell;
+    CHECK(receive(port, &cell) == SHMQ_OK && cell == childs_cell, "not the same cell");
+    ack(port, cell);
+    CHECK(shmq_cell_state(shmq_cell_load(port, cell)) == SHMQ_HELD, "freed under a viewer");
+    read_message(w, port, shmq_word_slot(shmq_cell_load(port, cell)));
+    shmq_view_end(port, cell);
+    CHECK(shmq_cell_state(shmq_cell_load(port, cell)) <= SHMQ_WARM, "not freed");
+}
+/* … and the survivor's views: it looked, gave back, and looks on while the child finishes. */
+static void survivor_looks(struct world *w) {
+    put_one_for_the_role(w, SECOND | GONE);
+    uint32_t cell;
+    CHECK(receive_until(&w->survivor, far_away(), &cell) == SHMQ_OK, "nothing to receive");
+    CHECK(shmq_view_begin(&w->survivor, cell, shmq_cell_load(&w->survivor, cell)) == SHMQ_OK, "lease lost");
+    give_back(&w->survivor, cell, false);
+    w->looked_at = cell;
+}
+static void finish_under_a_viewer(struct world *w, struct shmq_port *port) { (void)w, ack(port, childs_cell); }
+
 /* The survivor's lease is over, and it does not look. */
 static void hold_too_long(struct world *w, bool begun) {
     uint32_t cell;
@@ -420,6 +458,9 @@ static const struct role roles[] = {
     {"extender_ahead", expect_attached, receive_ahead, extend_it, NULL, NULL},
     {"expirer", expect_expired, nothing, expire_it, NULL, NULL},
     {"expirer_unbegun", expect_expired_unbegun, nothing, expire_it, NULL, NULL},
+    {"viewer", expect_nacked, receive_timed, look_at_it, NULL, NULL},
+    {"finishing_viewer", expect_acked_later, receive_look_and_nack, finish_and_look_away, NULL, NULL},
+    {"finisher", survivor_looks, receive_only, finish_under_a_viewer, NULL, NULL},
     {"detacher", expect_released, claim_and_receive, detach_it, NULL, NULL},
     {"attacher", expect_attached, NULL, attach_it, NULL, NULL},
     {"item_waiter", leave_empty, nothing, wait_for_item, NULL, NULL},
@@ -561,6 +602,10 @@ static void survive(struct world *w, bool others_first) {
     if (others_first) others_go_on(w, 2);
     shmq_reap(&w->survivor);
     shmq_lease_expire(&w->survivor);
+    if (w->looked_at != SHMQ_NO_CELL) { /* whatever became of the message, nobody wrote to the slot */
+        CHECK(read_message(w, &w->survivor, shmq_word_slot(shmq_cell_load(&w->survivor, w->looked_at))) == w->of_role, "another message");
+        shmq_view_end(&w->survivor, w->looked_at);
+    }
     CHECK(shmq_reap(&w->survivor) == 0, "somebody dead was left");
     check_cells(w);
     while (receive_one(w)) {}
