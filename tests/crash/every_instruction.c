@@ -11,12 +11,12 @@
  * after each change, before and after each system call, and at every EVERYth instruction. Each of them must leave what the
  * stepped one had left there (but for identities and times), unchanged by the death, and the survivor must find the same.
  *
- * Prints "N instructions N addresses N states N kills N system_calls N astray", over all shapes of queue: how many were executed,
- * how many different ones those were; `astray` are kills that did not come at the instruction they were meant for. Status 77: this
- * system does not let us trace.
+ * Prints "N instructions N addresses N states N kills N system_calls N astray", over all shapes of queue: how many were
+ * executed, how many different ones those were; `astray` are kills that did not come at the instruction they were meant for.
+ * Status 77: this system does not let us trace.
  *
- * With EVERY = 1 a child is killed at every single instruction. It runs at full speed to the last place before that where it had not
- * been before, where a breakpoint of the processor stops it, and is stepped from there.
+ * With EVERY = 1 a child is killed at every single instruction. It runs at full speed to the last place before that where it
+ * had not been before, where a breakpoint of the processor stops it, and is stepped from there.
  *
  * Not for aarch64: an exception between a load-exclusive and its store-exclusive makes the store fail, at each try. */
 #include <errno.h>
@@ -50,7 +50,8 @@ static void copy_in(struct world *w, const unsigned char *bytes) {
     memcpy(w->semaphores, bytes + w->g.segment_bytes, 2 * sizeof(sem_t));
 }
 static bool is_as(const struct world *w, const unsigned char *bytes) {
-    return memcmp(w->base, bytes, w->g.segment_bytes) == 0 && memcmp(w->semaphores, bytes + w->g.segment_bytes, 2 * sizeof(sem_t)) == 0;
+    return memcmp(w->base, bytes, w->g.segment_bytes) == 0 &&
+           memcmp(w->semaphores, bytes + w->g.segment_bytes, 2 * sizeof(sem_t)) == 0;
 }
 
 static void *allocated(uint64_t nbytes) {
@@ -136,20 +137,24 @@ static bool go_on(pid_t pid, int request) {
     return false;
 }
 
-/* Run at full speed to the first visit of `place`, by a breakpoint of the processor: no instruction is changed for it. */
-static bool run_to(pid_t pid, uint64_t place) {
-    const size_t registers = offsetof(struct user, u_debugreg);
-    if (ptrace(PTRACE_POKEUSER, pid, registers, place) != 0) return false;
-    if (ptrace(PTRACE_POKEUSER, pid, registers + 7 * sizeof(long), 1) != 0) return false;
-    CHECK(go_on(pid, PTRACE_CONT), "%#lx was not reached", (unsigned long)place);
-    CHECK(ptrace(PTRACE_POKEUSER, pid, registers + 7 * sizeof(long), 0) == 0, "%s", strerror(errno));
-    return true;
-}
-
 static void really_kill(pid_t pid) {
     int status;
     kill(pid, SIGKILL);
-    CHECK(waitpid(pid, &status, 0) == pid && WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL, "killed, and ended with %#x", status);
+    CHECK(waitpid(pid, &status, 0) == pid, "waitpid");
+    CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL, "killed, and ended with %#x", status);
+}
+
+/* Run at full speed to the first visit of `place`, by a breakpoint of the processor: no instruction is changed for it. False:
+ * there are no such breakpoints here, or it has ended without having come there. Either way it is of no more use. */
+static bool run_to(pid_t pid, uint64_t place) {
+    const size_t address = offsetof(struct user, u_debugreg), control = address + 7 * sizeof(long);
+    if (ptrace(PTRACE_POKEUSER, pid, address, place) != 0 || ptrace(PTRACE_POKEUSER, pid, control, 1) != 0) {
+        really_kill(pid);
+        return false;
+    }
+    if (!go_on(pid, PTRACE_CONT)) return false;
+    CHECK(ptrace(PTRACE_POKEUSER, pid, control, 0) == 0, "%s", strerror(errno));
+    return true;
 }
 
 /* -- one walk through an operation ---------------------------------------------------------------------------------------- */
@@ -236,8 +241,8 @@ static void forget(struct walk *walk) {
 
 static const char *who; /* role, and which queue */
 static void say(const char *what, const struct walk *walk, uint32_t n, bool others_first) {
-    snprintf(context, sizeof context, "%s, %s after %u of %u instructions, the last of them at %#lx, %s", who, what, n, walk->steps,
-             n ? (unsigned long)walk->places[n - 1] : 0ul, others_first ? "others first" : "reaped first");
+    snprintf(context, sizeof context, "%s, %s after %u of %u instructions, the last of them at %#lx, %s", who, what, n,
+             walk->steps, n ? (unsigned long)walk->places[n - 1] : 0ul, others_first ? "others first" : "reaped first");
 }
 
 /* -- trials ------------------------------------------------------------------------------------------------------------------ */
@@ -268,6 +273,10 @@ static struct world *begin(const struct role *role, const struct shape *shape) {
         copy_in(w, earlier.states[i].bytes);
         forget(&earlier);
     }
+    /* From here on every message has an age, be it one tick: a branch depends on it (shmq_delivery_ended), and the children
+     * are to take the same one. */
+    uint64_t tick = shmq_now_coarse_ns();
+    while (shmq_now_coarse_ns() == tick) usleep(1000);
     return w;
 }
 
@@ -293,7 +302,11 @@ static void kill_after(struct world *w, const struct start *start, const struct 
     copy_in(w, start->bytes);
     pid_t pid = fork_child(w, role);
     uint32_t at = walk->newest[n];
-    if (at != 0 && !run_to(pid, walk->places[at])) at = 0;
+    if (at != 0 && !run_to(pid, walk->places[at])) { /* then step by step */
+        at = 0;
+        copy_in(w, start->bytes);
+        pid = fork_child(w, role);
+    }
     for (; at < n; at++) CHECK(go_on(pid, PTRACE_SINGLESTEP), "it ended too early");
     bool off = place_of(pid) != walk->places[n];
     copy_out(w, left);
@@ -314,9 +327,9 @@ static void kill_after(struct world *w, const struct start *start, const struct 
         for (same = 0; same < walk->count - 1 && memcmp(comparable, walk->states[same].comparable, memory_bytes(w)) != 0;) same++;
     CHECK(memcmp(comparable, walk->states[same].comparable, memory_bytes(w)) == 0, "not the state in which the stepped one was");
     judge(w, start, left, others_first);
+    const uint32_t *in_copy = walk->states[same].found[others_first];
     for (uint32_t i = 0; i < start->w.next; i++)
-        CHECK(w->found[i] == walk->states[same].found[others_first][i], "message %u: found with delivery count %u, after stepping %u", i,
-              w->found[i], walk->states[same].found[others_first][i]);
+        CHECK(w->found[i] == in_copy[i], "message %u: found with delivery count %u, in the copy %u", i, w->found[i], in_copy[i]);
 }
 
 static void sweep(const struct role *role, uint32_t every) {
@@ -390,7 +403,7 @@ int main(int argc, char **argv) {
         return 0;
     }
     if (argc == 4 && strcmp(argv[1], "sweep") == 0 && atoi(argv[3]) > 0) sweep(role_of(argv[2]), (uint32_t)atoi(argv[3]));
-    else if (argc == 4 && strcmp(argv[1], "pairs") == 0 && atoi(argv[3]) < SHAPES) pairs(role_of(argv[2]), &shapes[atoi(argv[3])]);
+    else if (argc == 4 && strcmp(argv[1], "pairs") == 0) pairs(role_of(argv[2]), &shapes[(unsigned)atoi(argv[3]) % SHAPES]);
     else {
         fprintf(stderr, "usage: see the head of %s\n", __FILE__);
         return 2;
