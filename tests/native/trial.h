@@ -323,16 +323,15 @@ static void detach_it(struct world *w, struct shmq_port *port) { (void)w, shmq_p
 static void expect_attached(struct world *w) { put_one_for_the_role(w, FIRST); }
 static void attach_it(struct world *w, struct shmq_port *port) { attach(w, port); }
 
-static void wait_for_item(struct world *w, struct shmq_port *port) {
-    (void)w;
+/* They sleep once, until a lease of somebody's is said to be over. Not a deadline of their own: that may have passed before they
+ * come to announce themselves, where they are single-stepped. */
+static void sleep_on(struct shmq_port *port, enum shmq_side side) {
     struct shmq_patience patience = {0};
-    shmq_wait_park(port, SHMQ_ITEMS, shmq_now_ns() + 10000000u, &patience);
+    port->expiry_ns = shmq_now_ns() + 1000000u;
+    shmq_wait_park(port, side, far_away(), &patience);
 }
-static void wait_for_space(struct world *w, struct shmq_port *port) {
-    (void)w;
-    struct shmq_patience patience = {0};
-    shmq_wait_park(port, SHMQ_SPACE, shmq_now_ns() + 10000000u, &patience);
-}
+static void wait_for_item(struct world *w, struct shmq_port *port) { (void)w, sleep_on(port, SHMQ_ITEMS); }
+static void wait_for_space(struct world *w, struct shmq_port *port) { (void)w, sleep_on(port, SHMQ_SPACE); }
 static void leave_empty(struct world *w) { expect_of_role(w, 0, 0); }
 
 /* The dead whom reapers find: an idle cell, a loan, a lease on a message of their own, and in the middle of another call. */
