@@ -21,6 +21,7 @@ static pthread_mutex_t guard = PTHREAD_MUTEX_INITIALIZER;
 static _Atomic uint64_t self;               /* 0: none yet in this process */
 static int lock_file = -1;
 static uint64_t lock_inode;
+static uint64_t run;                /* of this process: see shmq_owner_run */
 static uint64_t held[HELD_LOCKS];   /* named locks of this process: the kernel does not tell its threads apart */
 static bool registered;
 
@@ -63,22 +64,6 @@ static bool is_lock_file(int fd) {
     return fd >= 0 && fstat(fd, &found) == 0 && (uint64_t)found.st_ino == lock_inode && S_ISREG(found.st_mode);
 }
 
-uint64_t shmq_owner_self(void) {
-    if (self != 0) return self; /* a fork may only reset it in the child, before anybody can call */
-    pthread_mutex_lock(&guard);
-    if (!registered) registered = pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child) == 0;
-    if (self == 0 && registered && (is_lock_file(lock_file) || open_lock_file())) {
-        uint64_t drawn = 0;
-        while (drawn == 0 && shmq_owner_random(&drawn, sizeof drawn)) drawn &= IDENTITY_MASK;
-        if (drawn != 0 && set_lock(F_WRLCK, drawn)) self = drawn;
-    }
-    uint64_t result = self;
-    pthread_mutex_unlock(&guard);
-    return result;
-}
-
-uint64_t shmq_owner_lock_inode(void) { return lock_inode; }
-
 #define PF_EXITING 4u /* of the kernel's task flags: its locks are gone already, and it will not run again */
 
 /* The run of a process that is not at its end, or 0. `pid` as text: "self" too. Fields are numbered as in proc(5). */
@@ -106,13 +91,32 @@ static uint64_t run_of(const char *pid) {
     return started ^ stack << 16;
 }
 
-uint64_t shmq_owner_run(void) { return run_of("self"); }
+uint64_t shmq_owner_self(void) {
+    if (self != 0) return self; /* a fork may only reset it in the child, before anybody can call */
+    pthread_mutex_lock(&guard);
+    if (!registered) registered = pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child) == 0;
+    if (self == 0 && registered && (is_lock_file(lock_file) || open_lock_file())) {
+        uint64_t drawn = 0;
+        while (drawn == 0 && shmq_owner_random(&drawn, sizeof drawn)) drawn &= IDENTITY_MASK;
+        if (drawn != 0 && set_lock(F_WRLCK, drawn)) {
+            run = run_of("self");
+            self = drawn;
+        }
+    }
+    uint64_t result = self;
+    pthread_mutex_unlock(&guard);
+    return result;
+}
 
-bool shmq_owner_runs(uint64_t pid, uint64_t run) {
+uint64_t shmq_owner_lock_inode(void) { return lock_inode; }
+
+uint64_t shmq_owner_run(void) { return run; }
+
+bool shmq_owner_runs(uint64_t pid, uint64_t its_run) {
     char text[24];
-    if (pid == 0 || run == 0) return false;
+    if (pid == 0 || its_run == 0) return false;
     snprintf(text, sizeof text, "%llu", (unsigned long long)pid);
-    return run_of(text) == run;
+    return run_of(text) == its_run;
 }
 
 bool shmq_owner_can_judge(void) { return is_lock_file(lock_file); }

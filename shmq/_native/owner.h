@@ -27,13 +27,14 @@ extern uint64_t shmq_owner_forks;
 bool shmq_owner_alive(uint64_t identity);
 
 /* What tells this run of this process from any other: when it began, in clock ticks since boot, mixed with the address of its
- * stack, which is another after an exec. As /proc tells it; 0 where it does not. */
+ * stack, which is another after an exec. As /proc tells it; 0 where it does not,
+ * and before shmq_owner_self(). */
 uint64_t shmq_owner_run(void);
 
 /* A second opinion on a process whose byte is free: does that very run of this pid go on? Then it has only lost its lock (it
  * closed all descriptors at once, say), goes on using its port, and must not be reaped. Never the only opinion: pids
  * are reused, and mean something else in another namespace. */
-bool shmq_owner_runs(uint64_t pid, uint64_t run);
+bool shmq_owner_runs(uint64_t pid, uint64_t its_run);
 
 /* Is our descriptor still that of the lock file? Where a program closed it, nobody can be told from the dead. */
 bool shmq_owner_can_judge(void);

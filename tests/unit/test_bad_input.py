@@ -7,6 +7,7 @@ import os
 import queue as stdlib_queue
 import re
 import shutil
+import pickle
 import signal
 import struct
 from collections.abc import Callable, Iterator
@@ -386,7 +387,7 @@ def test_a_pickled_message_is_not_loaded_where_pickle_is_off(make: Make, queue: 
 
 
 def test_what_cannot_be_pickled_raises_its_own_error_and_puts_nothing(queue: shmq.Queue) -> None:
-    with pytest.raises((AttributeError, TypeError, ValueError), match=r"lambda|pickle"):
+    with pytest.raises((AttributeError, pickle.PicklingError), match="lambda"):  # the latter since 3.14
         queue.put(lambda: None)
     with pytest.raises(TypeError, match="pickle"):
         queue.put_many([b"first", signal.default_int_handler, stdlib_queue.SimpleQueue()])

@@ -1,0 +1,244 @@
+"""Death at every instruction of the engine as it is released (-O3, no crash points), by single-stepping with ptrace.
+
+The work is done by ``every_instruction.c``, with the roles, the ledger and the survivors of ``tests/native/trial.h``. The crash
+points and stores of ``test_crash_points.py`` are those that the source names; here are the ones that the compiler made.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+# The engine of this very checkout, as the sources of the test are: an installed shmq may be another one.
+ENGINE = Path(__file__).parents[2] / "shmq" / "_native"
+SOURCE = Path(__file__).with_name("every_instruction.c")
+PARTS = ("ring", "port", "lease", "wait", "owner", "reap")
+WATCHDOG = 110
+NOT_HERE = 77
+
+pytestmark = pytest.mark.skipif(
+    platform.machine() not in ("x86_64", "AMD64"),
+    reason="x86-64 only: elsewhere a single step between load-exclusive and store-exclusive makes the store fail for ever",
+)
+
+# Role → the least number of instructions, and of states of shared memory, that its walks must have: half of what gcc 12 makes
+# of it. A role that came to nothing would pass unnoticed.
+FLOORS = {
+    "putter": (600, 60),
+    "batch_putter": (1000, 150),
+    "publisher": (600, 60),
+    "abandoner": (400, 50),
+    "getter": (500, 16),
+    "receiver": (500, 16),
+    "batch_receiver": (700, 32),
+    "acker": (150, 8),
+    "looking_acker": (300, 8),
+    "nacker": (400, 12),
+    "releaser": (200, 6),
+    "adopter": (300, 6),
+    "timed_receiver": (700, 20),
+    "timed_acker": (150, 8),
+    "timed_nacker": (500, 13),
+    "timed_adopter": (500, 10),
+    "extender": (300, 6),
+    "extender_ahead": (300, 8),
+    "expirer": (800, 14),
+    "expirer_unbegun": (700, 10),
+    "viewer": (200, 3),
+    "finishing_viewer": (400, 10),
+    "finisher": (200, 5),
+    "detacher": (600, 10),
+    "attacher": (1000, 10),
+    "item_waiter": (600, 8),
+    "space_waiter": (600, 8),
+    "waking_putter": (700, 60),
+    "waking_receiver": (700, 20),
+    "waking_nacker": (500, 14),
+    "dead_getter": (500, 16),
+    "dead_putter": (600, 60),
+    "reaper_after_get": (4000, 45),
+    "reaper_before_get": (4000, 40),
+    "reaper_after_put": (4000, 40),
+    "reaper_before_put": (4000, 40),
+}
+REAPERS = [role for role in FLOORS if role.startswith("reaper")]
+SHAPES = range(4)
+EVERY = 20  # in the short form, every so manieth instruction is one at which a child is really killed
+
+
+def run_cc(*arguments):
+    done = subprocess.run(["cc", *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def compiled(directory, source, optimize="-O3"):
+    """The object of a source: of the test, of the engine, or of a mutant of the engine."""
+    path = directory / f"{source.stem}.o"
+    flags = ["-std=c11", optimize, "-g", "-fno-pie", "-Wall", "-Wextra", "-Werror", "-D_GNU_SOURCE="]
+    run_cc(*flags, f"-I{ENGINE}", "-c", source, "-o", path)
+    return path
+
+
+def linked(directory, objects):
+    path = directory / "every_instruction"
+    # -no-pie: addresses in messages are those that addr2line understands. -z now: not to step through the dynamic linker.
+    run_cc("-no-pie", "-Wl,-z,now", *objects, "-o", path, "-lrt", "-lpthread")
+    return path
+
+
+@pytest.fixture(scope="session")
+def objects(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("objects")
+    return {source.stem: compiled(directory, source) for source in [SOURCE, *(ENGINE / f"{part}.c" for part in PARTS)]}
+
+
+@pytest.fixture(scope="session")
+def program(objects, tmp_path_factory):
+    return linked(tmp_path_factory.mktemp("program"), objects.values())
+
+
+@pytest.fixture(scope="session", params=["-O2", "-O3"])
+def any_program(request, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("program")
+    sources = [SOURCE, *(ENGINE / f"{part}.c" for part in PARTS)]
+    return linked(directory, [compiled(directory, source, request.param) for source in sources])
+
+
+def tried(program, *arguments):
+    # On one CPU, tracer and traced hand over to each other several times as quickly as on two.
+    cpu = {max(os.sched_getaffinity(0))}
+    command = [program, *map(str, arguments)]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=WATCHDOG, preexec_fn=lambda: os.sched_setaffinity(0, cpu)
+    )
+
+
+def lines_of(program, text):
+    """Where in the source the instructions of a failure's message are."""
+    found = re.findall(r"0x[0-9a-f]+", text)
+    if not found or shutil.which("addr2line") is None:
+        return ""
+    return subprocess.run(["addr2line", "-apfie", program, *found], capture_output=True, text=True).stdout
+
+
+def run(program, *arguments):
+    done = tried(program, *arguments)
+    if done.returncode == NOT_HERE:
+        pytest.skip(done.stderr.strip())
+    assert done.returncode == 0, f"status {done.returncode}\n{done.stdout}{done.stderr}{lines_of(program, done.stderr)}"
+    words = done.stdout.split()
+    return {name: int(count) for count, name in zip(words[::2], words[1::2], strict=True)}
+
+
+def check_sweep(counts, role):
+    instructions, states = FLOORS[role]
+    assert counts["instructions"] >= instructions
+    assert counts["states"] >= states
+    assert counts["system_calls"] >= 4  # the last one, in each shape of queue, is the child's end
+    assert counts["kills"] >= counts["states"]
+    assert counts["astray"] * 100 <= counts["kills"]
+
+
+def test_the_table_knows_every_role(program):
+    assert set(tried(program, "roles").stdout.split()) == set(FLOORS)
+
+
+@pytest.mark.parametrize("role", FLOORS)
+def test_a_death_at_any_instruction_loses_nothing(program, role):
+    check_sweep(run(program, "sweep", role, EVERY), role)
+
+
+@pytest.mark.parametrize(("shape", "role"), list(enumerate(REAPERS)))
+def test_a_reaper_of_a_reaper_may_die_in_any_state_that_either_makes(program, role, shape):
+    assert run(program, "pairs", role, shape)["states"] > 100
+
+
+@pytest.mark.stress
+@pytest.mark.parametrize("role", FLOORS)
+def test_a_process_that_is_really_killed_at_each_single_instruction_loses_nothing(any_program, role):
+    counts = run(any_program, "sweep", role, 1)
+    check_sweep(counts, role)
+    assert counts["kills"] == counts["instructions"]
+
+
+@pytest.mark.stress
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("role", FLOORS)
+def test_whatever_a_role_left_its_reaper_may_die_in_any_state(program, role, shape):
+    assert run(program, "pairs", role, shape)["states"] > 8
+
+
+# What the sweep must find: file, the text that is replaced, what it is replaced by, and a role that then loses something.
+MUTANTS = {
+    "the intent is cleared before the in-flight cell names what was taken": (
+        "ring.c",
+        re.compile(r"( +if \(happened\) \{.*?\n    \}\n)( +shmq_store_release\(&port->record->intent, 0\);[^\n]*\n)", re.S),
+        r"\2\1",
+        "receiver",
+    ),
+    "the exchange happens before its intent stands": (
+        "ring.c",
+        re.compile(r"( +shmq_store_release\(&port->record->intent, shmq_intent_word.*?\n)(.*?bool happened = [^\n]*\n)", re.S),
+        r"\2\1",
+        "putter",
+    ),
+    "a message is an orphan before its failed delivery is counted": (
+        "lease.c",
+        re.compile(
+            r"(    shmq_delivery_ended\(port, cell, leased, cause, delay_ns\);\n)(.*?SHMQ_CRASH_POINT\(lease_orphaned\);\n)", re.S
+        ),
+        r"\2\1",
+        "nacker",
+    ),
+    "a reaper does not take LEASED cells for orphans": (
+        "reap.c",
+        re.compile(r"shmq_cell_next\(word, SHMQ_ORPHAN, SHMQ_NO_PORT"),
+        "shmq_cell_next(word, SHMQ_SPARE, SHMQ_NO_PORT",
+        "receiver",
+    ),
+    "a reaper clears the intent before it brings the cell up to date": (
+        "reap.c",
+        re.compile(r"(            if \(verdict == HAPPENED\)\n)"),
+        r"            shmq_store_release(&record->intent, 0);\n\1",
+        "reaper_after_get",
+    ),
+    "a failed delivery is counted as often as it is looked at": (
+        "lease.c",
+        re.compile(r"if \(\(before & of_tag\) != tag\)"),
+        "if ((before & of_tag) != tag || failed)",
+        "reaper_after_get",
+    ),
+    "a port is free before its cells are": (
+        "port.c",
+        re.compile(r"(void shmq_port_detach\(struct shmq_port \*port\) \{\n)"),
+        r"\1    shmq_store_release(&port->record->owner, 0);\n",
+        "detacher",
+    ),
+    "nobody helps a sequence that its dead mover has left behind": (
+        "ring.c",
+        re.compile(r"state == SHMQ_READY \? PASSED : NONSENSE"),
+        "state == SHMQ_READY ? CANNOT : NONSENSE",
+        "putter",
+    ),
+}
+
+
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_an_engine_with_a_window_is_found_out(objects, tmp_path, mutant):
+    file, old, new, role = MUTANTS[mutant]
+    source = (ENGINE / file).read_text()
+    changed, count = old.subn(new, source)
+    assert count == 1 and changed != source, f"{file} no longer has the text that is to be replaced"
+    (tmp_path / file).write_text(changed)
+    others = [path for part, path in objects.items() if part != Path(file).stem]
+    done = tried(linked(tmp_path, [*others, compiled(tmp_path, tmp_path / file)]), "sweep", role, 1000)
+    if done.returncode == NOT_HERE:
+        pytest.skip(done.stderr.strip())
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert re.search(r"trial\.h:\d+: .* after \d+ of \d+ instructions", done.stderr), done.stderr
