@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import mmap
 import os
+import pickle
 import queue as stdlib_queue
 import re
 import shutil
-import pickle
 import signal
 import struct
 from collections.abc import Callable, Iterator
