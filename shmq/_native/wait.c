@@ -48,14 +48,16 @@ void shmq_wait_linger(struct shmq_port *port) {
         linger = LINGER_LEAST_NS;
     }
     uint32_t half = port->geometry.slots / 2, enough = half < LINGER_ENOUGH ? half : LINGER_ENOUGH;
-    uint64_t begun = shmq_now_ns();
+    uint64_t begun = shmq_now_ns(), written = shmq_load_relaxed(&port->header->write_seq); /* a hint */
     bool plenty; /* looked for so far ahead that it disturbs nobody */
     do {
         shmq_pause();
         shmq_pause();
         plenty = shmq_ring_has_items(port, enough);
     } while (!plenty && shmq_now_ns() - begun < linger);
-    if (!plenty && !shmq_ring_has_items(port, linger / LINGER_WORTH_NS + 1)) {
+    /* What was there before did not come because we held back: a burst, or a batch of our own. */
+    bool came = shmq_load_relaxed(&port->header->write_seq) != written;
+    if (!came || (!plenty && !shmq_ring_has_items(port, linger / LINGER_WORTH_NS + 1))) {
         port->linger_ns = linger / 2 < LINGER_LEAST_NS ? 0 : linger / 2;
         if (port->linger_probe < LINGER_PROBE_MOST) port->linger_probe *= 2;
         return;
