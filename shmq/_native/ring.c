@@ -15,13 +15,16 @@ static void hold_back(void) {
     for (int i = 0; i < HOLD_BACK; i++) shmq_pause();
 }
 
-/* Help a sequence forward to at least `to`. Never back: the comparison is by distance. */
+/* Help a sequence forward to at least `to`. Never back: the comparison is by distance. Each try that fails met somebody who
+ * moved it; after so many that is no queue's traffic but a scribbler, who must not keep us here. A sequence may always lag. */
+#define HELPS 16
+
 static void sequence_advance(shmq_word *sequence, uint64_t from, uint64_t to) {
     uint64_t now = from;
-    do {
+    for (int tries = 0; tries < HELPS; tries++) {
         int64_t ahead = (int64_t)((to - now) << 2) >> 2; /* sequences are 62 bits wide */
-        if (ahead <= 0) return;
-    } while (!shmq_swap_seq(sequence, &now, to));
+        if (ahead <= 0 || shmq_swap_seq(sequence, &now, to)) return;
+    }
 }
 
 /* One exchange of my in-flight cell with a ring cell. True: it happened. The intent stands before the exchange and is
