@@ -102,9 +102,13 @@ static int wait_until(sem_t *semaphore, uint64_t deadline_ns) {
 #endif
 }
 
+/* Others may take theirs off at the same moment, but not for ever: a scribbler must not keep us here. A wake-up that is
+ * given up for that is found by the next slice. */
+#define TAKES 1024
+
 static bool take_one_off(shmq_half *waiters) {
     uint32_t n = shmq_load_seq(waiters);
-    while (n)
+    for (int tries = 0; n && tries < TAKES; tries++)
         if (shmq_swap_seq(waiters, &n, n - 1)) return true;
     return false;
 }
