@@ -16,6 +16,7 @@
 
 #define _Exit(status) abort() /* of a check that fails: libFuzzer then writes the input down */
 #include "harness.h"
+#include "lease.h"
 
 #include "client.c"
 
@@ -74,7 +75,9 @@ int LLVMFuzzerInitialize(int *argc, char ***argv) {
     for (int i = 0; i < WELL_FORMED; i++) {
         segment_make(&shapes[i], four[i].slots, four[i].slot_size, four[i].in_flight, four[i].ports);
         /* The reaper's lock is named after it: two fuzzers on one machine must not meet there. */
-        ((struct shmq_header *)shapes[i].base)->nonce = (uint64_t)getpid() << 8 | (uint64_t)i;
+        struct shmq_header *header = (struct shmq_header *)shapes[i].base;
+        header->nonce = (uint64_t)getpid() << 8 | (uint64_t)i;
+        if (i % 2) header->policy = (struct shmq_policy){.lease_timeout_ns = 1, .retry_initial_ns = 1, .retry_maximum_ns = 9, .retry_factor = 2, .max_deliveries = 2};
         images[i] = malloc(shapes[i].geometry.segment_bytes);
         memcpy(images[i], shapes[i].base, shapes[i].geometry.segment_bytes);
         each_part(&shapes[i], fence_part);
@@ -127,7 +130,8 @@ static bool make_any(uint8_t how) {
         check_geometry(&g, UINT64_MAX);
         if (g.segment_bytes + bytes_more > FILE_BYTES) return false;
         file_bytes = g.segment_bytes + bytes_more;
-        shmq_segment_format(s->base, &g, (uint64_t)getpid() << 8, 0, "", boot_id, shmq_owner_self(), shmq_owner_lock_inode());
+        shmq_segment_format(s->base, &g, (uint64_t)getpid() << 8, 0, "", boot_id, shmq_owner_self(), shmq_owner_lock_inode(),
+                            &(struct shmq_policy){0});
         shmq_segment_ready(s->base);
         if (how & 8) header->segment_bytes += 8 * (uint64_t)(int8_t)byte();
     }
@@ -276,12 +280,12 @@ static void ambush_read(bool kills) {
 static struct program {
     shmq_queue queue;
     bool attached;
-    struct hand { bool open, loaned, held; shmq_message message; } hands[HANDS];
+    struct hand { bool open, loaned, held; shmq_message message; } hands[HANDS]; /* leases and loans */
 } programs[2];
 static unsigned waits_left;
 static void *lent; /* memory of a call: freed after it, however it ended */
 
-static bool known(int status) { return status >= SHMQ_OK && status <= SHMQ_SYSTEM && status != SHMQ_NOT_FOUND && status != SHMQ_FOREIGN; }
+static bool known(int status) { return status >= SHMQ_OK && status <= SHMQ_EXHAUSTED && status != SHMQ_SYSTEM && status != SHMQ_NOT_FOUND && status != SHMQ_FOREIGN; }
 
 static bool attached(struct program *program) {
     if (!program->attached) {
@@ -290,6 +294,7 @@ static bool attached(struct program *program) {
         CHECK(status == SHMQ_OK || status == SHMQ_NO_PORTS);
         program->attached = status == SHMQ_OK;
         program->queue.port.spins = true;
+        program->queue.port.buries = byte() & 1;
     }
     return program->attached;
 }
@@ -345,6 +350,9 @@ static struct hand *hand_of(struct program *program, bool open, uint8_t from) {
     return NULL;
 }
 
+/* None, one that is over, or a far one. */
+static uint64_t deadline_from(uint8_t n) { return n & 2 ? n & 4 ? shmq_now_ns() + UINT64_C(1000000000) * n : 1000 : 0; }
+
 static void take_in_hand(struct program *program, struct hand *hand, uint32_t cell, uint64_t before) {
     uint32_t slot;
     if (!slot_handed(&program->queue, cell, before, &slot)) return;
@@ -354,7 +362,8 @@ static void take_in_hand(struct program *program, struct hand *hand, uint32_t ce
 }
 
 enum operation {
-    PUT, PUT_BY_CLIENT, PUT_ARRAY, PUT_MANY, GET, GET_MANY, RECEIVE, RECEIVE_BY_CLIENT, ADOPT, SETTLE, LOAN, PEEK, LOOK, REAP, WAIT, ATTACH, DETACH, DIE,
+    PUT, PUT_BY_CLIENT, PUT_ARRAY, PUT_MANY, GET, GET_MANY, RECEIVE, RECEIVE_BY_CLIENT, ADOPT, BURY, EXTEND, EXPIRE, SETTLE, SETTLE_ANY, LOAN, PEEK, LOOK, REAP,
+    WAIT, DETACH, DIE,
     OPERATIONS,
 };
 
@@ -368,6 +377,7 @@ static void operate(struct program *program, enum operation operation) {
     uint32_t cell = 0, slot, cells[8], count = 0, done;
     struct hand *hand;
     uint8_t n;
+    uint64_t until; /* a lease with a deadline: one that is over, or a far one */
     switch (operation) {
     case PUT:
         if ((status = shmq_cell_take(port, SHMQ_TO_WRITE, &cell)) != SHMQ_OK) break;
@@ -402,10 +412,10 @@ static void operate(struct program *program, enum operation operation) {
         break;
     case GET:
         if (port->caught_up && waits_left && waits_left--) shmq_wait_linger(port);
-        if ((status = shmq_orphan_adopt(port, &cell)) != SHMQ_OK) {
+        if ((status = shmq_orphan_adopt(port, 0, &cell)) == SHMQ_WOULD_BLOCK) {
             if ((status = shmq_cell_take(port, SHMQ_TO_GIVE, &cell)) != SHMQ_OK) break;
             CHECK(cell < g->cells);
-            if ((status = shmq_ring_get(port, cell)) != SHMQ_OK) {
+            if ((status = shmq_ring_get(port, cell, SHMQ_LEASED)) != SHMQ_OK) {
                 shmq_cell_return(port, cell, false);
                 break;
             }
@@ -420,7 +430,7 @@ static void operate(struct program *program, enum operation operation) {
         n = 1 + byte() % 8;
         while (count < n && (status = shmq_cell_take(port, SHMQ_TO_GIVE, &cells[count])) == SHMQ_OK) CHECK(cells[count++] < g->cells);
         if (count == 0) break;
-        done = shmq_ring_get_many(port, cells, count, &status);
+        done = shmq_ring_get_many(port, cells, count, SHMQ_LEASED, &status);
         CHECK(done <= count);
         n = byte(); /* what becomes of each: settled, or given back */
         for (uint32_t i = 0; i < count; i++)
@@ -428,7 +438,7 @@ static void operate(struct program *program, enum operation operation) {
                 look_at_slot(queue, slot);
                 if (n >> i & 1) {
                     uint64_t word = shmq_cell_load(port, cells[i]);
-                    shmq_status given = shmq_word_slot(word) < g->total_slots ? shmq_lease_give_back(port, cells[i], word, n & 1) : SHMQ_LOST;
+                    shmq_status given = shmq_word_slot(word) < g->total_slots ? shmq_lease_give_back(port, cells[i], word, n & 1 ? SHMQ_NACKED : SHMQ_RELEASED, SHMQ_BY_POLICY) : SHMQ_LOST;
                     CHECK(given == SHMQ_OK || given == SHMQ_LOST);
                 } else shmq_cell_return(port, cells[i], true);
             } else shmq_cell_return(port, cells[i], false);
@@ -438,7 +448,10 @@ static void operate(struct program *program, enum operation operation) {
         if ((hand = hand_of(program, false, 0)) == NULL) break;
         if ((status = shmq_cell_take_for_long(port, SHMQ_TO_GIVE, &cell)) != SHMQ_OK) break;
         CHECK(cell >= g->reserved && cell < g->cells);
-        if ((status = shmq_ring_get(port, cell)) == SHMQ_OK) take_in_hand(program, hand, cell, before);
+        n = byte();
+        until = deadline_from(n);
+        if (until) shmq_lease_time(port, cell, until);
+        if ((status = shmq_ring_get(port, cell, until ? SHMQ_TIMED : SHMQ_LEASED)) == SHMQ_OK) take_in_hand(program, hand, cell, before);
         else shmq_cell_return(port, cell, false);
         break;
     case RECEIVE_BY_CLIENT:
@@ -451,9 +464,27 @@ static void operate(struct program *program, enum operation operation) {
         break;
     case ADOPT:
         if ((hand = hand_of(program, false, 0)) == NULL) break;
-        if ((status = shmq_orphan_adopt(port, &cell)) == SHMQ_OK) take_in_hand(program, hand, cell, before);
+        status = shmq_orphan_adopt(port, deadline_from(byte()), &cell);
+        if (status == SHMQ_OK || status == SHMQ_EXHAUSTED) take_in_hand(program, hand, cell, before);
         break;
-    case SETTLE: {
+    case BURY:
+        if (!shmq_orphan_exhausted(port, &cell)) break;
+        if (!slot_handed(queue, cell, before, &slot)) break;
+        look_at_slot(queue, slot);
+        shmq_cell_return(port, cell, true);
+        break;
+    case EXTEND:
+        n = byte();
+        if ((hand = hand_of(program, true, n >> 4)) == NULL || hand->loaned || hand->held) break;
+        shmq_lease_mark(port, (uint32_t)hand->message.cell, hand->message.word, n & 1);
+        until = deadline_from(n | 2);
+        status = shmq_lease_extend(port, (uint32_t)hand->message.cell, &hand->message.word, until);
+        CHECK(status == SHMQ_OK || status == SHMQ_LOST);
+        break;
+    case EXPIRE:
+        CHECK(shmq_lease_expire(port) <= g->cells);
+        break;
+    case SETTLE: case SETTLE_ANY: {
         n = byte();
         if ((hand = hand_of(program, true, n >> 4)) == NULL) break;
         cell = (uint32_t)hand->message.cell;
@@ -473,10 +504,11 @@ static void operate(struct program *program, enum operation operation) {
         }
         look_at_slot(queue, shmq_word_slot(hand->message.word)); /* what a program reads before it settles */
         hand->open = false;
-        switch (n % 5) {
+        switch (n % 6) {
         case 0: status = (shmq_status)shmq_ack(queue, &hand->message); break;
         case 1: status = (shmq_status)shmq_nack(queue, &hand->message); break;
-        case 2: status = shmq_lease_give_back(port, cell, hand->message.word, false); break;
+        case 2: status = shmq_lease_give_back(port, cell, hand->message.word, SHMQ_RELEASED, n >> 3); break;
+        case 4: status = shmq_lease_give_back(port, cell, hand->message.word, SHMQ_REJECTED, SHMQ_BY_POLICY); break;
         case 3:
             if ((status = shmq_lease_ack(port, cell, hand->message.word, true)) == SHMQ_OK) hand->open = hand->held = true;
             break;
@@ -525,7 +557,6 @@ static void operate(struct program *program, enum operation operation) {
         CHECK(status == SHMQ_OK || status == SHMQ_TIMED_OUT || status == SHMQ_INTERRUPTED);
         break;
     }
-    case ATTACH: break;
     case DETACH:
         program->attached = false;
         shmq_port_detach(port);
