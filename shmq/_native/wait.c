@@ -157,7 +157,13 @@ shmq_status shmq_wait(struct shmq_port *port, enum shmq_side side, uint64_t dead
         patience->spun = true;
         if (shmq_wait_spin(port, side, deadline_ns)) return SHMQ_OK;
     }
-    if (shmq_lease_expire(port)) return SHMQ_OK; /* and finds out how long it may sleep */
+    bool late = shmq_now_ns() >= deadline_ns;
+    /* And finds out how long it may sleep. What came back is worth a look after the deadline too, but only one: a scribbler
+     * can let something expire as often as we look. */
+    if (shmq_lease_expire(port) && !(late && patience->late)) {
+        patience->late = late;
+        return SHMQ_OK;
+    }
     shmq_status status = shmq_wait_park(port, side, deadline_ns, patience);
     if (status != SHMQ_TIMED_OUT) return status;
     if (shmq_now_ns() >= deadline_ns) return SHMQ_TIMED_OUT;

@@ -23,6 +23,7 @@ unsigned shmq_wait_cpus(void);
 /* What one blocking call remembers between its looks. Begin with {0}. */
 struct shmq_patience {
     bool spun;
+    bool late;   /* it has had its one look after the deadline */
     bool told;          /* the caller's: it has said that this takes long … */
     uint32_t slice_ms;
     uint64_t begun_ns;  /* … and when it began */
