@@ -108,10 +108,11 @@ static bool recover(struct shmq_port *port, uint32_t dead) {
 }
 
 uint32_t shmq_reap(struct shmq_port *port) {
-    uint32_t freed = 0, before;
+    uint32_t freed = 0, before, rounds = 0;
     bool locked = false, left;
     if (!shmq_owner_can_judge()) return 0;
-    do { /* again while it helps: settling one of the dead can be what another's open exchange waits for */
+    do { /* again while it helps: settling one of the dead can be what another's open exchange waits for. Each round frees one, so
+          * there are no more than ports, unless somebody scribbles dead owners as fast as we free them. */
         before = freed;
         left = false;
         for (uint32_t i = 0; i < port->geometry.ports; i++) {
@@ -124,7 +125,7 @@ uint32_t shmq_reap(struct shmq_port *port) {
             if (recover(port, i)) freed++;
             else left = true;
         }
-    } while (left && freed != before);
+    } while (left && freed != before && ++rounds < port->geometry.ports);
     if (!locked) return 0;
     shmq_owner_unlock(port->nonce);
     for (uint32_t i = 0; i < port->geometry.ports; i++) {
