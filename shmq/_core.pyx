@@ -481,8 +481,9 @@ cdef class Port(Handle):
     cdef int bury_exhausted(self, uint32_t cell, error=None) except -1:
         """The LEASED cell's message has failed too often, or was rejected by one who died before it was buried."""
         cdef uint64_t deliveries
-        self.check_slot(shmq_word_slot(shmq_cell_load(&self.port, cell)))
-        deliveries = shmq_load_relaxed(&shmq_slot_at(&self.port, shmq_word_slot(shmq_cell_load(&self.port, cell))).deliveries)
+        cdef uint32_t slot = shmq_word_slot(shmq_cell_load(&self.port, cell)) # read once, checked, used
+        self.check_slot(slot)
+        deliveries = shmq_load_relaxed(&shmq_slot_at(&self.port, slot).deliveries)
         self.bury_somehow(cell, "" if shmq_deliveries_cause(deliveries) == SHMQ_REJECTED else f"max_deliveries={self.port.policy.max_deliveries}", error)
         return 0
 
@@ -694,6 +695,7 @@ cdef class Port(Handle):
             raise
         for i in range(taken):
             word = shmq_cell_load(&self.port, cells[i])
+            self.check_slot(shmq_word_slot(word)) # it may be another than the one above
             self.done_with(cells[i], word, spills != 0 and shmq_slot_at(&self.port, shmq_word_slot(word)).flags & SHMQ_SPILLED != 0)
         shmq_count(&self.port.record.counters[SHMQ_GETS], taken)
         return result
@@ -891,8 +893,10 @@ cdef class Port(Handle):
         cdef shmq_patience patience
         cdef shmq_status status
         cdef uint64_t deadline = deadline_of(timeout)
+        cdef uint32_t slot = shmq_word_slot(shmq_cell_load(&self.port, cell)) # read once, checked, used: it is in shared memory
+        self.check_slot(slot)
         memset(&patience, 0, sizeof(patience))
-        shmq_slot_stamp(&self.port, shmq_slot_at(&self.port, shmq_word_slot(shmq_cell_load(&self.port, cell))))
+        shmq_slot_stamp(&self.port, shmq_slot_at(&self.port, slot))
         while True:
             status = shmq_ring_put(&self.port, cell)
             if shmq_likely(status == SHMQ_OK):

@@ -1056,6 +1056,26 @@ def test_an_in_flight_cell_that_lies_stops_nobody(make: Make, children: Children
     children.join()
 
 
+def publish_what_was_scribbled_over(name: str) -> None:
+    """While the slot is lent, somebody makes its cell name one far behind the segment."""
+    signal.alarm(20)
+    with shmq.Queue.attach(name) as queue, poking(queue) as poke:
+        loan = queue.loan(1)
+        (cell,) = [at for at in range(poke.cells_at, poke.ring_at, 64) if poke.word(at) >> 34 & 7 == 3]
+        honest = poke.word(cell)
+        poke.write(cell, honest | 0xFFFFFF)
+        with pytest.raises(shmq.SegmentCorrupt, match="16777215"):
+            loan.publish(timeout=0)
+        poke.write(cell, honest)
+        loan.publish(timeout=0)
+        assert len(queue.get_nowait()) == 1
+
+
+def test_a_loan_whose_cell_lies_is_not_published(make: Make, children: Children) -> None:
+    children.start(publish_what_was_scribbled_over, make(slots=4, slot_size=64).name)
+    children.join()
+
+
 @pytest.mark.parametrize("intent", [2**64 - 1, 1 << 62, 2 << 62 | 3 << 48 | 2 << 24 | 1, 1 << 62 | 0xFFFFFF], ids=hex)
 def test_a_dead_port_that_lies_stops_nobody(make: Make, children: Children, intent: int) -> None:
     queue = make(slots=4, slot_size=64, in_flight=8, ports=4)
