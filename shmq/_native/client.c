@@ -209,12 +209,14 @@ int shmq_put(shmq_queue *queue, const void *data, uint64_t nbytes, const shmq_sh
     return status;
 }
 
+#define LOSSES 16
+
 int shmq_receive(shmq_queue *queue, shmq_message *message, int64_t timeout_ns) {
     struct shmq_port *port = &queue->port;
     struct shmq_patience patience = {0};
     uint64_t deadline = deadline_of(timeout_ns), lease_ns = port->policy.lease_timeout_ns;
     enum shmq_cell_state leased = lease_ns ? SHMQ_TIMED : SHMQ_LEASED;
-    uint32_t cell;
+    uint32_t cell, lost = 0;
     for (;;) {
         uint64_t until = lease_ns ? shmq_now_ns() + lease_ns : 0;
         int status = (int)shmq_orphan_adopt(port, until, &cell);
@@ -229,7 +231,10 @@ int shmq_receive(shmq_queue *queue, shmq_message *message, int64_t timeout_ns) {
         if (status == SHMQ_OK) {
             message->word = shmq_cell_load(port, cell);
             if (shmq_cell_owner(message->word) == port->index && shmq_cell_state(message->word) == leased) break;
-            continue; /* stopped for so long that its time was over before it could be said to be ours */
+            /* Stopped for so long that its time was over before it could be said to be ours. That can be, but not again and
+             * again: a scribbler must not keep us from looking at the clock. */
+            if (lost++ < LOSSES) continue;
+            status = SHMQ_WOULD_BLOCK;
         }
         status = wait_on(queue, status, SHMQ_ITEMS, deadline, &patience);
         if (status != SHMQ_OK) return status;
