@@ -123,13 +123,13 @@ static bool make_any(uint8_t how) {
     } else { /* four numbers, small or of any size, in an otherwise whole segment */
         unsigned width = how & 2 ? 8 : 1;
         uint64_t slots = number(width), slot_size = number(width == 1 ? 2 : 8), cells = number(width), ports = number(width);
-        uint64_t bytes_more = (how & 4 ? number(1) : 0) * 8;
+        int64_t bytes_more = how & 4 ? 8 * (int8_t)byte() : 0;
         static const uint8_t boot_id[16];
         struct shmq_geometry g;
         if (!shmq_geometry(slots, slot_size, cells, ports, &g)) return false;
         check_geometry(&g, UINT64_MAX);
-        if (g.segment_bytes + bytes_more > FILE_BYTES) return false;
-        file_bytes = g.segment_bytes + bytes_more;
+        if (g.segment_bytes > FILE_BYTES - 1024) return false; /* a file that is shorter than its header says is not read behind its end */
+        file_bytes = g.segment_bytes + (uint64_t)bytes_more;
         shmq_segment_format(s->base, &g, (uint64_t)getpid() << 8, 0, "", boot_id, shmq_owner_self(), shmq_owner_lock_inode(),
                             &(struct shmq_policy){0});
         shmq_segment_ready(s->base);
