@@ -10,6 +10,7 @@ from exchange import (
     ACK_IGNORES_GENERATION,
     AMBIGUOUS_PROVES,
     ANOTHERS,
+    COUNTS_AGAIN,
     EXPIRY_COUNTS_FIRST,
     FAULTS,
     FREES_FIRST,
@@ -34,11 +35,17 @@ SHORT = {
     "a ring of two": Configuration("PCC", 3, ring=2, crashes=1, mortal="C"),
     "everything that ends a lease, and a death": Configuration("PCC", 1, crashes=1, expiries=2, nacks=1, extends=1),
     "whoever ends a lease dies, and so does its reaper": Configuration("PCWW", 1, crashes=2, expiries=1, nacks=1),
+    "a process that starts anew": Configuration("PCC", 2, crashes=1, restarts=1),
     "leases put aside": Configuration("PCW", 2, pool=2, expiries=2, aside=True),
 }
 
 LONG = {
-    "two producers, two consumers, a death": Configuration("PPCC", 2, crashes=1),
+    "two deaths among two producers and two consumers": Configuration("PPCC", 2, crashes=2),
+    "everything that ends a lease, and two deaths": Configuration("PCC", 2, crashes=2, expiries=2, nacks=1),
+    "leases put aside by two": Configuration("PCC", 2, pool=2, expiries=2, aside=True),
+    "two deaths, and a cell for each consumer": Configuration("PPCC", 2, pool=2, crashes=2),
+    "a ring of two, a cell for each consumer, and a death": Configuration("PPCC", 3, ring=2, pool=2, crashes=1),
+    "deaths and new processes": Configuration("PCC", 2, crashes=3, restarts=2, expiries=1),
 }
 
 # What leaves out a rule, where that shows, and how.
@@ -48,6 +55,7 @@ NEEDED = {
     EXPIRY_COUNTS_FIRST: (Configuration("PCW", 1, expiries=1), MISCOUNTED),
     NACK_COUNTS_FIRST: (Configuration("PCW", 1, expiries=1, nacks=1), MISCOUNTED),
     REAPER_COUNTS_FIRST: (Configuration("PCWW", 1, crashes=1, expiries=1), MISCOUNTED),
+    COUNTS_AGAIN: (Configuration("PCW", 1, crashes=1, nacks=1), MISCOUNTED),
     LATER_LAP_NOT_HELPED: (Configuration("PPC", 2, crashes=1), STRANDED),
     FREES_FIRST: (Configuration("PCCW", 1, crashes=2), STRANDED),
     NO_INTENT: (Configuration("PC", 1, crashes=1), PERMUTATION),
