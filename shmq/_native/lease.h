@@ -47,6 +47,9 @@ uint32_t shmq_view_first(struct shmq_port *port, uint32_t cell);
 bool shmq_view_is(const struct shmq_port *port, uint32_t cell, uint32_t viewer);
 void shmq_view_forget(struct shmq_port *port, uint32_t cell, uint32_t viewer);
 
+/* For a reaper: a cell that was handed to one who looks no longer, by one who died before he looked again, is free. */
+void shmq_view_settle(struct shmq_port *port, uint32_t cell);
+
 /* -- how it ends ----------------------------------------------------------------------------------------------------- */
 
 /* A leased cell whose word was `leased` is done. `looking`: somebody still reads the slot -> HELD, else IDLE, and the

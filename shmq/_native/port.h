@@ -103,8 +103,8 @@ shmq_status shmq_cell_take(struct shmq_port *port, enum shmq_purpose purpose, ui
 void shmq_cell_return(struct shmq_port *port, uint32_t cell, bool warm);
 
 /* The cell reads `word` and is ours, or that of a dead port which we reap: free it, as `state`; or hand it to somebody who still
- * looks at its slot. Killed here: freed, handed, or as it was; or handed to one who has just ceased to look, and whose
- * handle then keeps it until it is closed. */
+ * looks at its slot. Killed here: freed, handed, or as it was; or handed to one who has just ceased to look, which our
+ * reaper puts right (shmq_view_settle). */
 void shmq_cell_let_go(struct shmq_port *port, uint32_t cell, uint64_t word, enum shmq_cell_state state);
 
 /* A cell that the caller will hold for long: none of the reserved ones. */
