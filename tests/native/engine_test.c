@@ -1,7 +1,7 @@
 /* The engine alone: threads as ports of one segment in plain memory. No test, no waiting on semaphores but where it says so.
  *
  *     engine_test flow MODE PRODUCERS CONSUMERS SLOTS SLOT_SIZE COUNT START
- *         COUNT messages from each producer; MODE: single, batch, lease, churn; START: fresh, or edge (laps and generations
+ *         COUNT messages from each producer; MODE: single, batch, lease, churn, timed; START: fresh, or edge (laps and generations
  *         about to wrap around)
  *     engine_test park PRODUCERS CONSUMERS SLOTS COUNT      the same, asleep on semaphores whenever there is nothing to do
  *     engine_test settle ROUNDS                             ack and nack of one lease at the same moment
@@ -162,7 +162,7 @@ static uint32_t random_below(uint64_t *state, uint32_t bound) { /* xorshift64* *
 
 /* -- flow ---------------------------------------------------------------------------------------------------------------- */
 
-enum mode { SINGLE, BATCH, LEASE, CHURN, PARK };
+enum mode { SINGLE, BATCH, LEASE, CHURN, TIMED, PARK };
 enum { THREADS = 8, IN_HAND = 3, TOGETHER = 7 };
 
 static struct {
@@ -363,6 +363,77 @@ static void *consume_leased(void *index) {
     return NULL;
 }
 
+/* Leases so short that many are over before the ack: whoever looks, takes them over. Each message is acked once all the same, and
+ * who looks at it reads it whole, also when it is another's by then. */
+struct timed { struct lease lease; uint32_t slot; struct head head; };
+
+static void look_away(struct shmq_port *port, struct timed held, bool acked) {
+    CHECK(read_message(port, held.slot).number == held.head.number, "a slot changed under a viewer");
+    shmq_view_end(port, held.lease.cell);
+    if (acked) shmq_cell_return(port, held.lease.cell, true);
+}
+
+static void settle_timed(struct shmq_port *port, struct timed held, uint64_t *random) {
+    uint32_t chance = random_below(random, 100);
+    if (chance < 10) {
+        shmq_status status = shmq_lease_give_back(port, held.lease.cell, held.lease.word, chance < 5 ? SHMQ_NACKED : SHMQ_RELEASED, 0);
+        CHECK(status == SHMQ_OK || status == SHMQ_LOST, "give back: %d", status);
+        look_away(port, held, false);
+        return;
+    }
+    if (chance < 30) {
+        uint64_t until = shmq_now_ns() + random_below(random, 50000);
+        shmq_status status = shmq_lease_extend(port, held.lease.cell, &held.lease.word, until);
+        CHECK(status == SHMQ_OK || status == SHMQ_LOST, "extend: %d", status);
+    }
+    bool acked = shmq_lease_ack(port, held.lease.cell, held.lease.word, true) == SHMQ_OK;
+    CHECK(!acked || shmq_lease_ack(port, held.lease.cell, held.lease.word, true) == SHMQ_LOST, "acked twice");
+    look_away(port, held, acked);
+    if (acked) consumed(held.head);
+}
+
+static bool take_timed(struct shmq_port *port, uint64_t until, struct timed *held) {
+    uint32_t cell;
+    if (shmq_orphan_adopt(port, until, &cell) != SHMQ_OK) {
+        if (shmq_cell_take_for_long(port, SHMQ_TO_GIVE, &cell) != SHMQ_OK) return false;
+        shmq_lease_time(port, cell, until);
+        if (shmq_ring_get(port, cell, SHMQ_TIMED) != SHMQ_OK) {
+            shmq_cell_release(port, cell, false);
+            return false;
+        }
+    }
+    uint64_t word = shmq_load_acquire(&port->cells[cell].word);
+    if (shmq_cell_owner(word) != port->index || shmq_cell_state(word) != SHMQ_TIMED) return false; /* over already */
+    shmq_status status = shmq_view_begin(port, cell, word);
+    if (status == SHMQ_NO_CELLS) shmq_lease_give_back(port, cell, word, SHMQ_RELEASED, 0);
+    if (status != SHMQ_OK) return false;
+    *held = (struct timed){{cell, word}, shmq_word_slot(word), read_message(port, shmq_word_slot(word))};
+    return true;
+}
+
+static void *consume_timed(void *index) {
+    struct shmq_port port;
+    struct timed held[IN_HAND];
+    uint32_t in_hand = 0;
+    uint64_t random = 88172645463325252u + (uintptr_t)index * 7919;
+    flow_attach(&port);
+    while (!all_done() || in_hand) {
+        /* One of four in time for certain, however slow a sanitizer makes us. */
+        uint64_t span = random_below(&random, 4) ? random_below(&random, 100000) : UINT64_C(60000000000);
+        bool got = take_timed(&port, shmq_now_ns() + span, &held[in_hand]);
+        in_hand += got;
+        shmq_lease_expire(&port);
+        if (in_hand == IN_HAND || (in_hand && !got)) {
+            struct timed oldest = held[0];
+            in_hand--;
+            memmove(held, held + 1, in_hand * sizeof *held);
+            settle_timed(&port, oldest, &random);
+        } else if (!got) sched_yield();
+    }
+    shmq_port_detach(&port);
+    return NULL;
+}
+
 static void run_flow(enum mode mode, uint32_t producers, uint32_t consumers, uint64_t slots, uint64_t slot_size, uint32_t count, bool edge) {
     CHECK(producers <= THREADS && consumers <= THREADS, "too many threads");
     flow.a = arena_make(slots, slot_size, 2 + producers + consumers * IN_HAND, producers + consumers);
@@ -376,7 +447,7 @@ static void run_flow(enum mode mode, uint32_t producers, uint32_t consumers, uin
     for (int side = 0; side < 2; side++) sem_init(&flow.semaphores[side], 0, 0);
     if (edge) start_at(&flow.a, SHMQ_LAP_MASK - 1, (UINT64_C(1) << 27) - 3);
     pthread_t threads[2 * THREADS];
-    void *(*consume)(void *) = mode == LEASE || mode == CHURN ? consume_leased : consume_in_order;
+    void *(*consume)(void *) = mode == TIMED ? consume_timed : mode == LEASE || mode == CHURN ? consume_leased : consume_in_order;
     for (uint32_t i = 0; i < producers + consumers; i++)
         CHECK(pthread_create(&threads[i], NULL, i < producers ? produce : consume, (void *)(uintptr_t)i) == 0, "thread");
     for (uint32_t i = 0; i < producers + consumers; i++) pthread_join(threads[i], NULL);
@@ -384,6 +455,7 @@ static void run_flow(enum mode mode, uint32_t producers, uint32_t consumers, uin
     for (uint32_t i = 0; i < producers * count; i++) CHECK(flow.times[i] == 1, "message %u was lost", i);
     check_quiet(&flow.a);
     struct shmq_header *header = (struct shmq_header *)flow.a.base;
+    CHECK(mode != TIMED || header->events[SHMQ_EXPIRIES] > 0, "no lease was over in time");
     for (int side = 0; side < 2; side++) {
         /* Whoever stops waiting just while it is woken leaves a count or a post too many: a few, but they do not add up. */
         int posts;
@@ -1188,7 +1260,7 @@ static const struct { const char *name; void (*run)(void); } singles[] = {
 };
 
 int main(int argc, char **argv) {
-    static const char *const modes[] = {"single", "batch", "lease", "churn"};
+    static const char *const modes[] = {"single", "batch", "lease", "churn", "timed"};
     signal(SIGALRM, barked);
     alarm(WATCHDOG);
     CHECK(shmq_owner_self() != 0, "identity");
@@ -1196,7 +1268,7 @@ int main(int argc, char **argv) {
     for (int i = 2; i < argc && i < 10; i++) n[i - 2] = strtoul(argv[i], NULL, 0);
     if (argc > 1) snprintf(context, sizeof context, "%s", argv[1]);
     if (argc == 9 && strcmp(argv[1], "flow") == 0)
-        for (int mode = 0; mode < 4; mode++)
+        for (int mode = 0; mode < (int)(sizeof modes / sizeof *modes); mode++)
             if (strcmp(argv[2], modes[mode]) == 0) {
                 run_flow((enum mode)mode, (uint32_t)n[1], (uint32_t)n[2], n[3], n[4], (uint32_t)n[5], strcmp(argv[8], "edge") == 0);
                 return 0;
