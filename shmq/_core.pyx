@@ -752,7 +752,7 @@ cdef class Port(Handle):
 
     cdef int extend_by_itself(self, Lease lease) except -1:
         if lease.lease_ns:
-            self._keep(lease, lease.lease_ns * 1e-9)
+            self._keep(lease, lease.lease_ns / 1e9) # not * 1e-9: a year would come out longer
         return 0
 
     @cython.critical_section

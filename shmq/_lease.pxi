@@ -434,7 +434,7 @@ cdef class Leases:
                 continue
             try:
                 if self.prefetch > 1:
-                    self.ahead = self.port.receive_many(self.prefetch, self.timeout, self.lease_ns * 1e-9 if self.lease_ns else None, False)
+                    self.ahead = self.port.receive_many(self.prefetch, self.timeout, self.lease_ns / 1e9 if self.lease_ns else None, False)
                     self.ahead.reverse()
                     continue
                 self.current = self.port.receive_for(self.timeout, self.lease_ns, True)

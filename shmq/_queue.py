@@ -364,7 +364,7 @@ def _seconds(name: str, value: Any) -> float | None:
         raise TypeError(f"{name} must be a number of seconds, not {value!r}")
     if not 1e-6 <= value <= YEAR:
         raise ValueError(f"{name} must lie between a microsecond and a year, but is {value!r}")
-    return round(float(value), 9)
+    return round(float(value), 6)  # what survives the way through the segment's nanoseconds, up to a year
 
 
 def _codec_name(codec: Codec | None) -> str | None:

@@ -132,9 +132,9 @@ def config_of(header: dict[str, Any]) -> Config:
         oversize="spill" if header["flags"] & _core.FLAG_SPILLS else "error",
         allow_pickle=bool(header["flags"] & _core.FLAG_PICKLES),
         codec=header["codec"],
-        lease_timeout=round(lease_timeout, 9) or None,
+        lease_timeout=round(lease_timeout, 6) or None,
         max_deliveries=max_deliveries,
-        backoff=Backoff(round(initial, 9), factor, round(maximum, 9), jitter),
+        backoff=Backoff(round(initial, 6), factor, round(maximum, 6), jitter),
         lifetime=next((lifetime for lifetime, flag in LIFETIMES.items() if header["flags"] & flag), "persistent"),
     )
 
