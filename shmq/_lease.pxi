@@ -389,7 +389,10 @@ cdef class Lease(Slot):
             if kind is None:
                 self.ack()
             else:
-                self.settle_failed(SHMQ_BY_POLICY, value)
+                try:
+                    self.settle_failed(SHMQ_BY_POLICY, value)
+                except LeaseLost:
+                    pass # it is being redelivered, which is all that a nack could do; the exception says more
 
     def __dealloc__(self):
         if self.state == HAND_OPEN and self.forks == shmq_owner_forks:
