@@ -206,6 +206,7 @@ cdef class Lease(Slot):
     """
 
     cdef object decoded
+    cdef readonly bint _lost    # ended without our doing, and we know
     cdef uint64_t lease_ns      # what one extension adds; 0: no time-out
     cdef object __weakref__
 
@@ -375,6 +376,7 @@ cdef class Lease(Slot):
         self.state = HAND_SETTLED
         self.port.leave()
         if status != SHMQ_OK:
+            self._lost = True
             raise LeaseLost(f"the lease of message {self.header.id} in queue {self.port.name!r} has ended before: "
                             "the message was, or will be, delivered again")
         return 0
