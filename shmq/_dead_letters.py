@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from shmq import _core
-from shmq._errors import Full, MessageTooLarge, SegmentCorrupt
+from shmq._errors import SegmentCorrupt
 from shmq._segment import MODE, memory_error
 
 if TYPE_CHECKING:
@@ -214,7 +214,7 @@ class DeadLetters:
             return 0  # somebody else was quicker
         try:
             self._port._revive(letter.image, timeout)
-        except (Full, MessageTooLarge, SegmentCorrupt, KeyboardInterrupt):
+        except BaseException:  # whatever it is: nothing was put then
             os.rename(claimed, path)
             raise
         os.unlink(claimed)
