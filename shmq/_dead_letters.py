@@ -110,11 +110,13 @@ class DeadLetters:
         count = 0
         for letter in self:
             if filter is None or filter(letter):
+                try:
+                    os.unlink(f"{self._path}/{letter.id:016x}")
+                except FileNotFoundError:
+                    continue  # put back meanwhile: its side segment is a message's again
                 for key in self._side_key(letter):
                     self._port.segment.unlink_side(key)
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(f"{self._path}/{letter.id:016x}")
-                    count += 1
+                count += 1
         return count
 
     # -- burying -------------------------------------------------------------------------------------------------------
