@@ -200,8 +200,8 @@ class DeadLetters:
             raise SegmentCorrupt(f"the dead letter {self._path}/{name} cannot be read: {error}") from None
 
     def _unsettled(self) -> set[int]:
-        """Ids of the messages that are in an in-flight cell."""
-        return {id for _, _, id, *_ in self._port._holdings()}
+        """Ids of the messages that are in an in-flight cell; the slot of a loan still bears the id of an earlier one."""
+        return {id for state, _, id, *_ in self._port._holdings() if state != "loaned"}
 
     def _side_key(self, letter: DeadLetter) -> list[bytes]:
         key = self._port._image_side_key(letter.image)
