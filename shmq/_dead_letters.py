@@ -133,11 +133,11 @@ class DeadLetters:
             "published_at": now - published, "first_failed_at": now - first_failed, "died_at": now, "buried_by": os.getpid(),
         }  # fmt: skip
         content = json.dumps(head).encode() + b"\n" + image
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(self._path, 0o700)
         path = f"{self._path}/{id:016x}"
         scratch = f"{path}.new.{_core.identity():x}"
         try:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(self._path, 0o700)
             fd = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, MODE)
             try:
                 rest = memoryview(content)
