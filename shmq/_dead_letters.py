@@ -127,13 +127,15 @@ class DeadLetters:
     ) -> None:  # fmt: skip
         """Write a letter; `published` and `first_failed` are ages in seconds. **Raises** OutOfMemory, and leaves nothing then."""
         now = time.time()
+        path = f"{self._path}/{id:016x}"
+        if not reason and os.path.exists(path):
+            return  # whoever rejected it had written this letter, with his reason, and died before he freed the cell
         text = "" if error is None else "".join(traceback.format_exception(type(error), error, error.__traceback__))
         head = {
             "reason": reason, "cause": cause, "error": text[-LONGEST_ERROR:], "delivery_count": delivery_count,
             "published_at": now - published, "first_failed_at": now - first_failed, "died_at": now, "buried_by": os.getpid(),
         }  # fmt: skip
         content = json.dumps(head).encode() + b"\n" + image
-        path = f"{self._path}/{id:016x}"
         scratch = f"{path}.new.{_core.identity():x}"
         try:
             with contextlib.suppress(FileExistsError):
