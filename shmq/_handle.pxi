@@ -200,8 +200,12 @@ cdef class Handle:
                 due = shmq_load_relaxed(&self.port.cells[i].due_ns)
                 if due and now == 0:
                     now = shmq_now_ns()
-                count += due <= now
+                count += due <= now and not self.to_be_buried(shmq_word_slot(word))
         return count
+
+    cdef bint to_be_buried(self, uint32_t slot) noexcept:
+        return slot < self.port.geometry.total_slots and shmq_message_exhausted(
+            &self.port, shmq_load_relaxed(&shmq_slot_at(&self.port, slot).deliveries))
 
     @property
     def name(self) -> str:
