@@ -568,9 +568,14 @@ cdef class Port(Handle):
         self.offer_patiently(&draft, True, timeout)
 
     def _image_bytes(self, bytes image) -> int:
-        """The payload bytes of a buried message."""
+        """The payload bytes of a buried message; 0 of one whose side segment is gone."""
         cdef shmq_slot header
         image_header(self, image, &header)
+        if header.flags & SHMQ_SPILLED:
+            try:
+                header_of_side(&header, len(self.segment.open_side(image[sizeof(header):])))
+            except PayloadLost:
+                return 0
         return header.nbytes
 
     def _image_side_key(self, bytes image) -> bytes | None:
