@@ -174,8 +174,10 @@ class DeadLetters:
                 os.unlink(f"{self._path}/{name}")
 
     def side_keys(self) -> set[bytes]:
-        """Keys of the side segments to which letters lead."""
-        return {key for letter in self for key in self._side_key(letter)}
+        """Keys of the side segments to which letters lead, those that are being put back included."""
+        names = (name for name in self._listing() if ".new." not in name)  # of those the message is in its cell
+        letters = filter(None, map(self._read, names))
+        return {key for letter in letters for key in self._side_key(letter)}
 
     # -- files ---------------------------------------------------------------------------------------------------------
 
@@ -196,7 +198,7 @@ class DeadLetters:
             return None  # put back or purged while we looked
         try:
             return DeadLetter(
-                id=int(name, 16), nbytes=self._port._image_bytes(image), image=image, port=self._port, **json.loads(head)
+                id=int(name.partition(".")[0], 16), nbytes=self._port._image_bytes(image), image=image, port=self._port, **json.loads(head)
             )
         except (ValueError, TypeError) as error:
             raise SegmentCorrupt(f"the dead letter {self._path}/{name} cannot be read: {error}") from None

@@ -186,7 +186,9 @@ def examine_sides(queue: Queue) -> Iterator[Finding]:
     prefix = f"{PREFIX}{queue.name}{SEPARATOR}{queue.segment.nonce:016x}."
     keys = {entry.removeprefix(prefix) for entry in os.listdir(SHM) if entry.startswith(prefix) and not entry.endswith(".dead")}
     writing = queue._serials()  # before the look: whoever comes later writes under another serial
-    used = {key.decode("ascii", "replace") for key in queue._side_keys() | queue.dead_letters.side_keys()}
+    letters = queue.dead_letters
+    # The letters before and after the cells: a message may become a letter while we look, or a letter a message.
+    used = {key.decode("ascii", "replace") for key in letters.side_keys() | queue._side_keys() | letters.side_keys()}
     leaked = [key for key in keys - used if int(key, 16) >> 40 not in writing]
     for key in leaked:
         queue.segment.unlink_side(key.encode())
