@@ -385,7 +385,7 @@ def create(name: str, config: Config, anonymous: bool = False) -> Segment:
     """A new segment. Raises SegmentExists, OutOfMemory, ValueError."""
     check_name(name)
     with NameLock(name):
-        if exists(name):
+        if existing(name):
             raise SegmentExists(f"there is a segment {name!r} already: attach to it, or unlink it first")
         return make(name, config, anonymous)
 
@@ -394,22 +394,18 @@ def open_or_create(name: str, config: Config) -> Segment:
     """The segment of this name, made with `config` where there is none. Raises SegmentMismatch naming each differing value."""
     check_name(name)
     with NameLock(name):
-        if not exists(name):
-            return make(name, config, anonymous=False)
-        segment = find(name)
-    assert segment is not None
-    return segment
+        return existing(name) or make(name, config, anonymous=False)
 
 
-def exists(name: str) -> bool:
-    """Is there a usable segment? Remains are removed. Under the name's lock."""
+def existing(name: str) -> Segment | None:
+    """The usable segment, if there is one. Remains are removed. Under the name's lock. One look: its last user may be leaving."""
     try:
-        if find(name) is not None:
-            return True
+        segment = find(name)
     except SegmentNotFound:
-        return False
-    remove(name)
-    return False
+        return None
+    if segment is None:
+        remove(name)
+    return segment
 
 
 def make(name: str, config: Config, anonymous: bool) -> Segment:
