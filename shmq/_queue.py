@@ -114,8 +114,17 @@ class Queue(_core.Port):
                 raise TypeError(f"a queue has no parameter {given!r}; there are {', '.join(Config.__slots__)}, mode, spin")
         config = _config(**values, codec=codec, mode=mode)
         queue = cls.__new__(cls)
-        queue._begin(_segment.create(name, config), config, codec, spin)
-        return queue
+        while True:
+            segment = _segment.create(name, config)
+            try:
+                queue._begin(segment, config, codec, spin)
+            except SegmentCorrupt:
+                if _segment.is_current(segment):
+                    raise
+                continue
+            if segment.config.lifetime == "persistent" or _segment.is_current(segment):
+                return queue
+            queue.close()  # somebody else opened it, and was its last user, between the two steps
 
     @classmethod
     def attach(cls, name: str, *, codec: Codec | None = None, spin: bool = True) -> Queue:
@@ -123,11 +132,16 @@ class Queue(_core.Port):
         _codec_name(codec)
         queue = cls.__new__(cls)
         segment = _segment.attach(name)
-        queue._begin(segment, Config(), codec, spin)
-        if segment.config.lifetime != "persistent" and not _segment.is_current(segment):
+        try:
+            queue._begin(segment, Config(), codec, spin)
+        except SegmentCorrupt:
+            if _segment.is_current(segment):
+                raise
+        else:
+            if segment.config.lifetime == "persistent" or _segment.is_current(segment):
+                return queue
             queue.close()
-            raise SegmentNotFound(f"there is no segment {name!r}: it went with its last user this very moment")
-        return queue
+        raise SegmentNotFound(f"there is no segment {name!r}: it was unlinked, or went with its last user, this very moment")
 
     @classmethod
     def _inspect(cls, segment: Segment) -> Queue:
