@@ -162,7 +162,7 @@ class Queue(_core.Port):
             wanted = f"was made with the codec {there!r}: attach with the same codec=" if there else "was made without a codec"
             raise SegmentMismatch(f"queue {segment.name!r} {wanted}")
         self._open(segment, codec, spin)
-        mine = segment.config.lifetime == "creator" and segment.creator_pid == os.getpid()
+        mine = segment.config.lifetime == "creator" and segment.made
         self._creator_pid = os.getpid() if mine else None
 
     def _attached(self) -> None:

@@ -151,6 +151,7 @@ class Segment:
         self.created_at: float = header["created_at"]
         self.config = config_of(header)
         self.inode = inode
+        self.made = False  # … by this very handle
 
     @property
     def dead_letters_path(self) -> str:
@@ -443,7 +444,9 @@ def make(name: str, config: Config, anonymous: bool) -> Segment:
         raise
     header = _core.read_header(memory)
     assert header is not None
-    return Segment(name, memory, header, os.stat(f"{SHM}{path_of(name)}").st_ino)
+    segment = Segment(name, memory, header, os.stat(f"{SHM}{path_of(name)}").st_ino)
+    segment.made = True
+    return segment
 
 
 def make_semaphore(semaphore: str) -> None:
