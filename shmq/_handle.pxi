@@ -15,6 +15,7 @@ cdef class Handle:
     cdef readonly bint spills
     cdef readonly bint closed
     cdef bint attached
+    cdef bint abandoned             # closed by the interpreter's exit, not by the user
     cdef readonly bint spin
     cdef uint64_t forks             # of the process that attached; anything else sends a call through enter()
     cdef Py_ssize_t users           # leases, loans, and calls that have given up the interpreter lock
@@ -83,6 +84,8 @@ cdef class Handle:
     cdef int enter(self) except -1:
         """The slow entrance: a closed handle, or the first call in a forked child, which attaches anew."""
         if self.closed:
+            if self.abandoned:
+                self._interpreter_exits()
             raise Closed(f"this handle of queue {self.name!r} is closed" if self.segment is not None else "this handle was never opened")
         self.attach()
         return 0
@@ -128,9 +131,13 @@ cdef class Handle:
 
     def _abandon(self) -> None:
         """At interpreter exit: detach although leases are held; they go back at once, uncounted."""
+        self.abandoned = not self.closed
         self.closed = True
         self.forks = <uint64_t>-1
         self.let_go()
+
+    def _interpreter_exits(self) -> None:
+        """Called where a handle is used that the interpreter's exit has closed."""
 
     def __dealloc__(self):
         cdef int side

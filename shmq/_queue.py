@@ -9,6 +9,7 @@ import atexit
 import operator
 import os
 import sys
+import time
 import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
@@ -250,6 +251,14 @@ class Queue(_core.Port):
     def _left(self) -> None:
         if self.segment.config.lifetime == "handles":
             _segment.leave(self.segment)
+
+    def _interpreter_exits(self) -> None:
+        """A daemon thread stops here, as it would at the next step of the interpreter: Closed would be printed, and no one's fault."""
+        threading = sys.modules.get("threading")
+        if threading is None or threading.current_thread() is threading.main_thread():
+            return
+        while threading.current_thread().daemon:
+            time.sleep(3600)
 
     def _bury(self, image: bytes, **about: Any) -> None:
         from shmq._dead_letters import DeadLetters
