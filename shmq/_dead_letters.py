@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 __all__ = ["DeadLetter", "DeadLetters"]
 
+LETTER = re.compile("[0-9a-f]{16}")
+LEFTOVER = re.compile(r"[0-9a-f]{16}\.(?:new|out)\.([0-9a-f]{1,16})")
 LONGEST_ERROR = 8192  # characters of an exception's text: its end says what happened
 
 
@@ -159,8 +162,7 @@ class DeadLetters:
         """Names of files that a dead process was writing, or was putting back."""
         found = []
         for name in self._listing():
-            _, _, suffix = name.partition(".")
-            if suffix and not _core.alive(int(suffix.rpartition(".")[2], 16)):
+            if (match := LEFTOVER.fullmatch(name)) and not _core.alive(int(match[1], 16)):
                 found.append(name)
         return found
 
@@ -175,7 +177,8 @@ class DeadLetters:
 
     def side_keys(self) -> set[bytes]:
         """Keys of the side segments to which letters lead, those that are being put back included."""
-        names = (name for name in self._listing() if ".new." not in name)  # of those the message is in its cell
+        # Of those that are being written the message is in its cell.
+        names = (name for name in self._listing() if LETTER.fullmatch(name[:16]) and ".new." not in name)
         letters = filter(None, map(self._read, names))
         return {key for letter in letters for key in self._side_key(letter)}
 
@@ -188,7 +191,7 @@ class DeadLetters:
             return []
 
     def _names(self) -> list[str]:
-        return [name for name in self._listing() if "." not in name]
+        return [name for name in self._listing() if LETTER.fullmatch(name)]
 
     def _read(self, name: str) -> DeadLetter | None:
         try:

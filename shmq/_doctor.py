@@ -34,6 +34,7 @@ NEARLY_FULL = 0.95
 BESIDE = re.compile(
     rf"(?P<semaphore>sem\.)?{re.escape(PREFIX)}(?P<name>[^+]+){re.escape(SEPARATOR)}(?P<nonce>[0-9a-f]{{16}})\.(?P<what>.+)"
 )
+SIDE_KEY = re.compile("[0-9a-f]{16}")
 
 
 @dataclass(frozen=True)
@@ -184,7 +185,8 @@ def examine_letters(queue: Queue) -> Iterator[Finding]:
 def examine_sides(queue: Queue) -> Iterator[Finding]:
     """Side segments that nothing leads to, and whose writer is dead: one killed in put, or between an ack and their removal."""
     prefix = f"{PREFIX}{queue.name}{SEPARATOR}{queue.segment.nonce:016x}."
-    keys = {entry.removeprefix(prefix) for entry in os.listdir(SHM) if entry.startswith(prefix) and not entry.endswith(".dead")}
+    beside = (entry.removeprefix(prefix) for entry in os.listdir(SHM) if entry.startswith(prefix))
+    keys = {key for key in beside if SIDE_KEY.fullmatch(key)}
     writing = queue._serials()  # before the look: whoever comes later writes under another serial
     letters = queue.dead_letters
     # The letters before and after the cells: a message may become a letter while we look, or a letter a message.
