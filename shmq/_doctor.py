@@ -99,7 +99,7 @@ def examine_logind() -> Iterator[Finding]:
     setting = "yes"  # what systemd does where nothing is said
     for pattern in LOGIND:
         for path in sorted(glob(pattern)):
-            with contextlib.suppress(OSError), open(path) as file:
+            with contextlib.suppress(OSError), open(path, errors="replace") as file:
                 setting = next(
                     (found[1].lower() for found in map(REMOVE_IPC.match, reversed(file.readlines())) if found), setting
                 )
