@@ -34,6 +34,7 @@ NEARLY_FULL = 0.95
 BESIDE = re.compile(
     rf"(?P<semaphore>sem\.)?{re.escape(PREFIX)}(?P<name>[^+]+){re.escape(SEPARATOR)}(?P<nonce>[0-9a-f]{{16}})\.(?P<what>.+)"
 )
+REMOVED = re.compile(rf" {re.escape(SHM)}/{re.escape(PREFIX)}([^+]+) \(deleted\)$")
 SIDE_KEY = re.compile("[0-9a-f]{16}")
 
 
@@ -241,10 +242,7 @@ def examine_strays() -> Iterator[Finding]:
 def used_although_removed() -> set[str]:
     """Names of queues that some process of ours has mapped although they were unlinked."""
     names = set()
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, OSError):
-            for mapping in process.memory_maps(grouped=False):
-                path, _, deleted = mapping.path.partition(" (deleted)")
-                if mapping.path.endswith("(deleted)") and path.startswith(f"{SHM}/{PREFIX}") and not deleted:
-                    names.add(path.removeprefix(f"{SHM}/{PREFIX}"))
+    for maps in glob("/proc/[0-9]*/maps"):  # psutil hides whether a mapped file was removed
+        with contextlib.suppress(OSError), open(maps, errors="replace") as file:
+            names.update(found[1] for found in map(REMOVED.search, file) if found)
     return names
