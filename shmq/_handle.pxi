@@ -308,8 +308,12 @@ cdef class Handle:
             row = ("leased" if state == SHMQ_TIMED else CELL_STATES[state], shmq_cell_owner(word), there.id,
                    shmq_load_relaxed(&cell.leased_ns) * 1e-9, ends * 1e-9 if ends else None, shmq_lease_begun(&self.port, i, word),
                    shmq_deliveries_failed(shmq_load_relaxed(&there.deliveries)), there.nbytes)
+            key = None
+            if there.flags & SHMQ_SPILLED and state != SHMQ_LOANED:
+                key = PyBytes_FromStringAndSize(<const char *>shmq_payload_at(&self.port, slot), SPILL_KEY_BYTES)
+                described = there.described
             if shmq_load_acquire(&cell.word) == word:
-                result.append(row)
+                result.append(row if key is None else (*row[:-1], max(self.segment.side_bytes(key) - described, 0)))
         return result
 
     def _words(self) -> tuple:

@@ -201,6 +201,13 @@ class Segment:
             raise PayloadLost(f"the side segment of a message in queue {self.name!r} is gone: its payload is lost") from None
         return memory
 
+    def side_bytes(self, key: bytes) -> int:
+        """The size of a side segment; 0 of one that is gone, as those of acked messages are."""
+        try:
+            return os.stat(f"{SHM}{self.side_path(key)}").st_size
+        except (FileNotFoundError, SegmentCorrupt):
+            return 0
+
     def unlink_side(self, key: bytes) -> None:
         """Remove a side segment; one that is gone already is no error."""
         unlink_memory(self.side_path(key))
