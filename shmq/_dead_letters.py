@@ -201,7 +201,7 @@ class DeadLetters:
             return None  # put back or purged while we looked
         try:
             return DeadLetter(
-                id=int(name.partition(".")[0], 16), nbytes=self._port._image_bytes(image), image=image, port=self._port, **json.loads(head)
+                id=int(name[:16], 16), nbytes=self._port._image_bytes(image), image=image, port=self._port, **json.loads(head)
             )
         except (ValueError, TypeError) as error:
             raise SegmentCorrupt(f"the dead letter {self._path}/{name} cannot be read: {error}") from None

@@ -253,7 +253,7 @@ class Queue(_core.Port):
             _segment.leave(self.segment)
 
     def _interpreter_exits(self) -> None:
-        """A daemon thread stops here, as it would at the next step of the interpreter: Closed would be printed, and no one's fault."""
+        """A daemon thread stops here, as it would a moment later anyway: Closed would be printed, and is no one's fault."""
         threading = sys.modules.get("threading")
         if threading is None or threading.current_thread() is threading.main_thread():
             return

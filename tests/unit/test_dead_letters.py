@@ -241,7 +241,7 @@ def test_a_reason_that_is_no_text_is_refused_and_the_lease_kept(q: shmq.Queue, b
     lease.ack()
 
 
-# -- what is kept ----------------------------------------------------------------------------------------------------------------
+# -- what is kept --------------------------------------------------------------------------------------------------------------
 
 
 def test_a_letter_tells_when_by_whom_and_how_large(make: Make) -> None:
@@ -363,7 +363,7 @@ def test_a_closed_handle_has_no_letters(q: shmq.Queue) -> None:
     assert letter.data == "x"
 
 
-# -- back into the queue -----------------------------------------------------------------------------------------------------------
+# -- back into the queue -------------------------------------------------------------------------------------------------------
 
 
 def test_only_those_that_pass_the_filter_come_back(make: Make) -> None:
@@ -520,7 +520,7 @@ def test_a_redrive_that_is_killed_loses_nothing(q: shmq.Queue, children: Childre
     assert q.drain() == ([] if moment == "before the put" else ["x"])
 
 
-# -- thrown away -----------------------------------------------------------------------------------------------------------------
+# -- thrown away ---------------------------------------------------------------------------------------------------------------
 
 
 def test_letters_can_be_thrown_away_with_their_side_segments(make: Make) -> None:
@@ -542,7 +542,7 @@ def test_a_purge_does_not_take_the_payload_of_what_was_put_back_meanwhile(make: 
     assert queue.drain() == ["x" * 100]
 
 
-# -- life and death ----------------------------------------------------------------------------------------------------------------
+# -- life and death ------------------------------------------------------------------------------------------------------------
 
 
 def kill_and_leave(name: str) -> None:
@@ -602,7 +602,7 @@ def test_a_planted_link_is_not_followed(q: shmq.Queue, tmp_path: Any) -> None:
     q.drain()
 
 
-# -- that cannot be written --------------------------------------------------------------------------------------------------------
+# -- that cannot be written ----------------------------------------------------------------------------------------------------
 
 
 def no_space(*_: Any, **__: Any) -> Any:
@@ -708,7 +708,7 @@ def test_the_doctor_removes_a_letter_that_was_half_written(q: shmq.Queue, childr
     assert letter_files(q) == [f"{q.dead_letters[0].id:016x}"]
 
 
-# -- rests -------------------------------------------------------------------------------------------------------------------------
+# -- rests ---------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ def start(children: Children, queue: shmq.Queue, how: str) -> Any:
     return child
 
 
-# -- a healthy queue ----------------------------------------------------------------------------------------------------------------
+# -- a healthy queue -----------------------------------------------------------------------------------------------------------
 
 
 def test_of_a_healthy_queue_in_use_nothing_is_said_and_nothing_changes(make: Make, children: Children) -> None:
@@ -83,7 +83,7 @@ def test_of_a_healthy_queue_in_use_nothing_is_said_and_nothing_changes(make: Mak
     loan.abandon()
 
 
-# -- what the dead left ----------------------------------------------------------------------------------------------------------------
+# -- what the dead left --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("how", ["lease", "loan"])
@@ -134,7 +134,7 @@ def test_what_failed_too_often_is_buried(make: Make) -> None:
     assert texts(queue.name) == said.partition("\n")[2]  # the letter is still there, and still told
 
 
-# -- segments that are none ----------------------------------------------------------------------------------------------------------
+# -- segments that are none ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("size", [0, 100, 4096], ids=["no size", "cut short", "no magic"])
@@ -201,7 +201,7 @@ def test_something_else_of_that_name_is_an_error_and_left_alone(name: str) -> No
         os.rmdir(f"{SHM}/shmq.{name}")
 
 
-# -- semaphores ------------------------------------------------------------------------------------------------------------------------
+# -- semaphores ----------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("gone", [("items",), ("space",), ("items", "space")])
@@ -224,7 +224,7 @@ def test_semaphores_that_are_gone_are_made_anew_and_work(make: Make, gone: tuple
         assert taken == list(range(50))
 
 
-# -- side segments -----------------------------------------------------------------------------------------------------------------------
+# -- side segments -------------------------------------------------------------------------------------------------------------
 
 
 def test_the_side_segment_of_a_writer_that_was_killed_is_removed(make: Make, children: Children) -> None:
@@ -285,7 +285,7 @@ def test_the_side_segment_of_a_letter_that_is_being_put_back_is_kept(make: Make,
     thread.join(LONG)
 
 
-# -- what no queue leads to ----------------------------------------------------------------------------------------------------------------
+# -- what no queue leads to ----------------------------------------------------------------------------------------------------
 
 
 def test_strays_of_a_queue_that_is_gone_are_removed(name: str) -> None:
@@ -294,6 +294,7 @@ def test_strays_of_a_queue_that_is_gone_are_removed(name: str) -> None:
     queue.put(b"y" * 1000)
     queue.receive(timeout=0).reject()
     queue.close()
+    del queue  # with it the mapping: see below
     os.unlink(f"{SHM}/shmq.{name}")  # as systemd does it
     assert len(files_of(name)) == 5
     assert "repaired: 5 files" in texts(name)
@@ -347,7 +348,7 @@ def test_strange_files_beside_a_queue_do_not_stop_the_doctor(make: Make) -> None
             os.unlink(f"{SHM}/{path}")
 
 
-# -- where queues are ------------------------------------------------------------------------------------------------------------------------
+# -- where queues are ----------------------------------------------------------------------------------------------------------
 
 
 def place(monkeypatch: pytest.MonkeyPatch, size: int, free: int) -> str:
@@ -370,7 +371,7 @@ def test_a_full_shared_memory_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_another_lock_file_than_the_one_in_use_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     inode = _core.lock_inode()
     monkeypatch.setattr(_core, "lock_inode", lambda: inode + 1)
-    assert ["error"] == [finding.level for finding in _doctor.examine_place() if finding.subject.endswith(".lock")]
+    assert [finding.level for finding in _doctor.examine_place() if finding.subject.endswith(".lock")] == ["error"]
 
 
 @pytest.fixture
@@ -423,7 +424,7 @@ def test_whoever_lingers_or_is_of_the_system_or_without_systemd_is_safe(logind: 
     assert not list(_doctor.examine_logind())
 
 
-# -- the command --------------------------------------------------------------------------------------------------------------------------------
+# -- the command ---------------------------------------------------------------------------------------------------------------
 
 
 def test_the_command_says_when_there_is_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Children, wait_until
+from conftest import Children, is_stopped, wait_until
 
 import shmq
 
@@ -28,7 +28,7 @@ def q(request: pytest.FixtureRequest, make: Make) -> shmq.Queue:
     return make(slots=8, slot_size=request.param, in_flight=8)
 
 
-# -- leases() ----------------------------------------------------------------------------------------------------------------------
+# -- leases() ------------------------------------------------------------------------------------------------------------------
 
 
 def test_of_an_idle_queue_nobody_holds_anything(q: shmq.Queue) -> None:
@@ -172,7 +172,7 @@ def test_holdings_of_a_queue_at_work_are_always_plausible(q: shmq.Queue, childre
     q.drain()
 
 
-# -- stalls ------------------------------------------------------------------------------------------------------------------------
+# -- stalls --------------------------------------------------------------------------------------------------------------------
 
 
 def poke(queue: shmq.Queue, change: Callable[[mmap.mmap, int, int], None]) -> None:
@@ -230,7 +230,7 @@ def test_a_stall_is_logged_once_for_each_call_with_those_who_could_end_it(
     shmq.verify(no_cells)
 
 
-# -- verify while others work --------------------------------------------------------------------------------------------------------
+# -- verify while others work --------------------------------------------------------------------------------------------------
 
 
 def produce(q: shmq.Queue, stop: shmq.Queue) -> None:
@@ -288,7 +288,7 @@ def test_verify_finds_nothing_whatever_a_process_was_stopped_in(q: shmq.Queue, m
     while time.monotonic() < deadline and caught < 5:
         worker = workers[caught % 4]
         os.kill(worker.pid, signal.SIGSTOP)
-        wait_until(lambda pid=worker.pid: open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[0] == "T")
+        wait_until(lambda pid=worker.pid: is_stopped(pid))
         in_exchange = any(is_open for _, _, pid, _, is_open in q._ports() if pid == worker.pid)
         caught += in_exchange
         shmq.verify(q)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Children, wait_until
+from conftest import Children, is_stopped, wait_until
 
 import shmq
 
@@ -164,7 +164,7 @@ def test_none_for_one_message_outlasts_the_time_out_of_the_queue(timed: shmq.Que
     assert timed.stats().expired == 0
 
 
-# -- who gets it -----------------------------------------------------------------------------------------------------------------
+# -- who gets it ---------------------------------------------------------------------------------------------------------------
 
 
 def test_a_consumer_that_waits_gets_what_was_held_too_long(q: shmq.Queue) -> None:
@@ -214,21 +214,21 @@ def receive_once(q: shmq.Queue, answers: shmq.Queue) -> None:
         answers.put((lease.data, lease.delivery_count, os.getpid()))
 
 
-def test_another_process_that_is_asleep_gets_it(q: shmq.Queue, make: Make, any_children: Children) -> None:
+def test_another_process_that_is_asleep_gets_it(queue: shmq.Queue, make: Make, any_children: Children) -> None:
     answers = make(slots=4, slot_size=256)
-    child = any_children.start(receive_once, q, answers)
+    child = any_children.start(receive_once, queue, answers)
     pid = child.pid
-    wait_until(lambda: q.stats().waiting_consumers)
+    wait_until(lambda: queue.stats().waiting_consumers)
     # A message that the child does not get: it is put and taken by one handle while the child is stopped.
     os.kill(pid, signal.SIGSTOP)
-    q.put("x")
-    held = q.receive(timeout=LONG, lease_timeout=SHORT)
+    queue.put("x")
+    held = queue.receive(timeout=LONG, lease_timeout=SHORT)
     os.kill(pid, signal.SIGCONT)
     assert answers.get(timeout=LONG) == ("x", 2, pid)
     with pytest.raises(shmq.LeaseLost):
         held.ack()
     any_children.join()
-    assert q.stats().acks == 1
+    assert queue.stats().acks == 1
 
 
 def test_every_consumer_gets_one_of_several_that_expire_together(q: shmq.Queue) -> None:
@@ -262,7 +262,7 @@ def test_an_expired_lease_that_nobody_wants_can_still_be_acked(q: shmq.Queue) ->
     assert q.stats().expired == 0 and q.empty()
 
 
-# -- too late ---------------------------------------------------------------------------------------------------------------------
+# -- too late ------------------------------------------------------------------------------------------------------------------
 
 LATE: dict[str, Callable[[Any], Any]] = {
     "ack": lambda lease: lease.ack(),
@@ -376,23 +376,21 @@ def hold_stopped(q: shmq.Queue, answers: shmq.Queue) -> None:
             answers.put("lost")
 
 
-def test_a_stopped_process_loses_its_lease_and_the_message_is_acked_once(
-    q: shmq.Queue, make: Make, children: Children
-) -> None:
+def test_a_stopped_process_loses_its_lease_and_the_message_is_acked_once(q: shmq.Queue, make: Make, children: Children) -> None:
     answers = make(slots=8, slot_size=256)
     child = children.start(hold_stopped, q, answers)
     q.put("x")
     assert answers.get(timeout=LONG) == "holds"
     with q.receive(timeout=LONG) as lease:  # from one who is stopped, and alive
         assert (lease.data, lease.delivery_count) == ("x", 2)
-        wait_until(lambda: open(f"/proc/{child.pid}/stat").read().rpartition(")")[2].split()[0] == "T")
+        wait_until(lambda: is_stopped(child.pid))
         os.kill(child.pid, signal.SIGCONT)
         assert [answers.get(timeout=LONG) for _ in range(2)] == ["lost", "lost"]
     children.join()
     assert q.stats().acks == 1 and q.stats().expired == 1 and counts(q) == (0, 0, 0)
 
 
-# -- longer -----------------------------------------------------------------------------------------------------------------------
+# -- longer --------------------------------------------------------------------------------------------------------------------
 
 
 def test_an_extension_begins_the_time_anew(q: shmq.Queue) -> None:
@@ -461,19 +459,19 @@ def test_views_of_an_extended_lease_stay(q: shmq.Queue) -> None:
     assert array.tolist() == list(range(10))
 
 
-# -- by itself --------------------------------------------------------------------------------------------------------------------
+# -- by itself -----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("count", [1, 3])
-def test_a_lease_that_extends_itself_outlasts_many_time_outs(q: shmq.Queue, count: int) -> None:
-    q.put_many(range(count))
-    leases = [q.receive(timeout=0, lease_timeout=0.3, extend=True) for _ in range(count)]
+@pytest.mark.parametrize("count", [3])
+def test_a_lease_that_extends_itself_outlasts_many_time_outs(queue: shmq.Queue, count: int) -> None:
+    queue.put_many(range(count))
+    leases = [queue.receive(timeout=0, lease_timeout=0.3, extend=True) for _ in range(count)]
     with pytest.raises(shmq.Empty):
-        q.get(timeout=1.0)
+        queue.get(timeout=1.0)
     assert [lease.data for lease in leases] == list(range(count))
     for lease in leases:
         lease.ack()
-    assert q.stats().expired == 0
+    assert queue.stats().expired == 0
 
 
 def test_receive_many_and_consume_extend_too(make: Make) -> None:
@@ -530,18 +528,18 @@ def extend_in_child(q: shmq.Queue, answers: shmq.Queue) -> None:
     answers.put("acked")
 
 
-def test_leases_extend_themselves_in_a_forked_child_too(q: shmq.Queue, make: Make, children: Children) -> None:
+def test_leases_extend_themselves_in_a_forked_child_too(queue: shmq.Queue, make: Make, children: Children) -> None:
     answers = make(slots=4, slot_size=64)
-    q.put_many(["ours", "theirs"])
-    ours = q.receive(timeout=0, lease_timeout=0.3, extend=True)  # the thread runs here before the fork
-    children.start(extend_in_child, q, answers)
+    queue.put_many(["ours", "theirs"])
+    ours = queue.receive(timeout=0, lease_timeout=0.3, extend=True)  # the thread runs here before the fork
+    children.start(extend_in_child, queue, answers)
     assert answers.get(timeout=LONG) == "holds"
     with pytest.raises(shmq.Empty):
-        q.get(timeout=0.9)
+        queue.get(timeout=0.9)
     assert answers.get(timeout=LONG) == "acked"
     children.join()
     ours.ack()
-    assert q.stats().expired == 0
+    assert queue.stats().expired == 0
 
 
 def test_a_forked_child_does_not_extend_what_it_inherited(q: shmq.Queue, children: Children) -> None:
@@ -565,7 +563,7 @@ def test_extending_without_a_time_out_does_nothing(q: shmq.Queue) -> None:
     lease.ack()
 
 
-# -- get is never timed out ---------------------------------------------------------------------------------------------------------
+# -- get is never timed out ----------------------------------------------------------------------------------------------------
 
 
 class Slow:
@@ -591,7 +589,7 @@ def test_get_is_never_timed_out(timed: shmq.Queue, take: Callable[..., Any]) -> 
     other.close()
 
 
-# -- taken ahead ----------------------------------------------------------------------------------------------------------------------
+# -- taken ahead ---------------------------------------------------------------------------------------------------------------
 
 
 def take_ahead(q: shmq.Queue, answers: shmq.Queue, begin: int, how: str) -> None:
@@ -606,9 +604,7 @@ def take_ahead(q: shmq.Queue, answers: shmq.Queue, begin: int, how: str) -> None
 
 @pytest.mark.parametrize("how", ["kill", "stop"])
 @pytest.mark.parametrize("begin", [0, 1, 4])
-def test_only_what_was_begun_with_has_failed(
-    q: shmq.Queue, make: Make, children: Children, begin: int, how: str
-) -> None:
+def test_only_what_was_begun_with_has_failed(q: shmq.Queue, make: Make, children: Children, begin: int, how: str) -> None:
     answers = make(slots=4, slot_size=64)
     q.put_many(range(4))
     children.start(take_ahead, q, answers, begin, how)
@@ -741,7 +737,7 @@ def test_the_time_of_a_prefetched_message_begins_when_the_loop_comes_to_it(q: sh
     assert all(later >= sooner + 0.009 for sooner, later in itertools.pairwise(ends))
 
 
-# -- later --------------------------------------------------------------------------------------------------------------------------
+# -- later ---------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("how", ["nack", "release"])

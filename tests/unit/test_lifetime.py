@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Children, wait_until
+from conftest import Children, is_stopped, wait_until
 
 import shmq
 from shmq import _doctor
@@ -44,7 +44,7 @@ def test_a_lifetime_that_cannot_be_is_refused(name: str, bad: Any) -> None:
     assert files_of(name) == []
 
 
-# -- the end of a handle ----------------------------------------------------------------------------------------------------------
+# -- the end of a handle -------------------------------------------------------------------------------------------------------
 
 ENDS: dict[str, Callable[[list[shmq.Queue]], None]] = {
     "close": lambda held: held[0].close(),
@@ -183,7 +183,7 @@ def test_an_anonymous_queue_may_live_with_its_handles(children: Children) -> Non
     assert not there(name)
 
 
-# -- the end of a process ------------------------------------------------------------------------------------------------------------
+# -- the end of a process ------------------------------------------------------------------------------------------------------
 
 HOLDS = {
     "nothing": "",
@@ -193,7 +193,8 @@ HOLDS = {
     "a loan": "l = q.loan(10); v = l.array",
     "letters": "q.put(b'x' * 5000); q.receive().reject()",
     "a loop": "q.put_many(range(5)); it = iter(q.consume(prefetch=3)); next(it)",
-    "a thread in get": "import threading; threading.Thread(target=q.get, daemon=True).start()\nwhile not q.stats().waiting_consumers: pass",
+    "a thread in get": "import threading; threading.Thread(target=q.get, daemon=True).start()\n"
+    "while not q.stats().waiting_consumers: pass",
     "a thread in put": "import threading; q.put_many(range(8)); threading.Thread(target=q.put, args=(1,), daemon=True).start()\n"
     "while not q.stats().waiting_producers: pass",
     "a cycle": "c = [q]; c.append(c); q.put(1); c.append(q.receive()); del q",
@@ -320,7 +321,7 @@ def test_a_child_that_closes_what_it_inherited_takes_nothing_away(name: str, lif
     assert files_of(name) == []
 
 
-# -- at once ----------------------------------------------------------------------------------------------------------------------
+# -- at once -------------------------------------------------------------------------------------------------------------------
 
 
 def open_and_close(name: str, rounds: int, barrier: Any) -> None:
@@ -387,7 +388,7 @@ def test_whoever_is_killed_as_the_last_takes_its_messages_along(name: str, child
     assert files_of(name) == []
 
 
-# -- other values ------------------------------------------------------------------------------------------------------------------
+# -- other values --------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -423,7 +424,7 @@ def test_exit_waits_for_nobody_who_is_stopped(name: str, children: Children) -> 
     child = children.start(hold_and_wait, name, "handles", theirs)
     assert ours.poll(LONG) and ours.recv()
     os.kill(child.pid, signal.SIGSTOP)
-    wait_until(lambda: open(f"/proc/{child.pid}/stat").read().rpartition(")")[2].split()[0] == "T")
+    wait_until(lambda: is_stopped(child.pid))
     opened(name, "handles").close()
     assert there(name)
     children.kill()
