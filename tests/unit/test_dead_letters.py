@@ -622,8 +622,13 @@ def test_a_burial_that_cannot_be_written_keeps_the_message_and_is_tried_again(
         assert in_use(q) == (0, 0, 1) and len(q.dead_letters) == 0
         with pytest.raises(shmq.Empty):
             q.get(timeout=0)
-    with pytest.raises(shmq.Empty):
-        q.get(timeout=1.3)  # it rests for a second
+    if function == "rename":
+        with pytest.raises(shmq.Empty):
+            q.get(timeout=1.3)  # it rests for a second
+    else:
+        end_rests(q)
+        with pytest.raises(shmq.Empty):
+            q.get_nowait()
     (letter,) = q.dead_letters
     assert (letter.data, letter.delivery_count, letter.reason) == ("x", 1, "max_deliveries=1")
     assert letter_files(q) == [f"{letter.id:016x}"] and in_use(q) == (0, 0, 0)
@@ -642,7 +647,8 @@ def test_a_rejection_that_cannot_be_written_says_so_and_stays_a_rejection(
     assert lease.settled and in_use(q) == (0, 0, 1)
     with pytest.raises(shmq.LeaseLost):
         lease.ack()
-    wait_until(q._bury_all)
+    end_rests(q)
+    assert q._bury_all() == 1
     assert q.dead_letters[0].cause == "rejected" and q.dead_letters[0].data == "x"
 
 
@@ -663,7 +669,8 @@ def test_a_limit_of_the_process_loses_no_message(q: shmq.Queue, make: Make, chil
     assert "needs" in answers.get(timeout=LONG)
     children.join()
     assert letter_files(q) == []
-    wait_until(q._bury_all)
+    end_rests(q)
+    assert q._bury_all() == 1
     assert q.dead_letters[0].data == b"x" * 500
 
 
@@ -750,23 +757,21 @@ def rests(queue: shmq.Queue, failures: int) -> list[float]:
         latest = time.monotonic()
         ((due),) = [ends for state, _, _, _, ends, *_ in queue._holdings() if state == "orphan"]
         found.append(due - (earliest + latest) / 2)
-        cell = next(i for i, (state, *_) in enumerate(queue._cells()) if state == "orphan")
-        make_due(queue, cell)
+        end_rests(queue)
     queue.receive(timeout=LONG).ack()
     return found
 
 
-def make_due(queue: shmq.Queue, cell: int) -> None:
-    """Behind everybody's back: so that no test waits for it."""
-    ports = queue.segment.config.ports
-    memory = memoryview(queue.segment.memory)
-    offset = 1024 + 128 * ports + 64 * cell + 24
-    memory[offset : offset + 8] = bytes(8)
-    memory.release()
-    header = memoryview(queue.segment.memory)
-    epoch = int.from_bytes(header[392:400], "little") + 1  # look again
-    header[392:400] = epoch.to_bytes(8, "little")
-    header.release()
+def end_rests(queue: shmq.Queue) -> None:
+    """Behind everybody's back: whatever rests is due, so that no test waits for it."""
+    cells_at = 1024 + 128 * queue.segment.config.ports
+    with memoryview(queue.segment.memory) as memory:
+        for cell, (state, *_) in enumerate(queue._cells()):
+            if state == "orphan":
+                due_at = cells_at + 64 * cell + 24
+                memory[due_at : due_at + 8] = bytes(8)
+        epoch = int.from_bytes(memory[392:400], "little") + 1
+        memory[392:400] = epoch.to_bytes(8, "little")
 
 
 def test_a_rest_grows_with_each_failure_up_to_the_maximum(make: Make) -> None:

@@ -161,7 +161,7 @@ def churn(q: shmq.Queue, until: float) -> None:
 
 
 def test_holdings_of_a_queue_at_work_are_always_plausible(q: shmq.Queue, children: Children) -> None:
-    until = time.monotonic() + 0.5
+    until = time.monotonic() + 0.3
     pids = {children.start(churn, q, until).pid for _ in range(2)}
     while time.monotonic() < until:
         for held in q.leases():
@@ -284,7 +284,7 @@ def test_verify_finds_nothing_whatever_a_process_was_stopped_in(q: shmq.Queue, m
     stop = make(slots=2, slot_size=64)
     workers = hammer(q, stop, children)
     caught = 0
-    deadline = time.monotonic() + 1.0
+    deadline = time.monotonic() + 0.5
     while time.monotonic() < deadline and caught < 5:
         worker = workers[caught % 4]
         os.kill(worker.pid, signal.SIGSTOP)
@@ -311,9 +311,8 @@ def test_verify_finds_damage_while_others_work(make: Make, children: Children) -
         struct.pack_into("<Q", memory, at, word & ~STATES & ~(1023 << 24) | 4 << 34 | 7 << 24)  # leased by it
 
     poke(queue, damage)
-    for _ in range(3):
-        with pytest.raises(shmq.SegmentCorrupt, match="owner 7"):
-            shmq.verify(queue)
+    with pytest.raises(shmq.SegmentCorrupt, match="owner 7"):
+        shmq.verify(queue)
     stop.put("stop")
     children.join()
     stop.drain()

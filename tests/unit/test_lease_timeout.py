@@ -25,13 +25,22 @@ SHORT = 0.06  # seconds of a lease that is to expire
 YEAR = 366 * 86400.0
 
 
-@pytest.fixture(params=[256, 4096], ids=["small slots", "large slots"])
-def q(request: pytest.FixtureRequest, make: Make) -> Iterator[shmq.Queue]:
-    queue = make(slots=8, slot_size=request.param, in_flight=8)
+@pytest.fixture
+def q(make: Make) -> Iterator[shmq.Queue]:
+    queue = make(slots=8, slot_size=256, in_flight=8)
     yield queue
     gc.collect()
     if not queue.closed:
         shmq.verify(queue)
+
+
+@pytest.fixture(params=[256, 4096], ids=["small slots", "large slots"])
+def sized(request: pytest.FixtureRequest, make: Make) -> Iterator[shmq.Queue]:
+    """Where the cells of put and get are each port's own, and where they are everybody's."""
+    queue = make(slots=8, slot_size=request.param, in_flight=8)
+    yield queue
+    gc.collect()
+    shmq.verify(queue)
 
 
 @pytest.fixture
@@ -231,10 +240,10 @@ def test_another_process_that_is_asleep_gets_it(queue: shmq.Queue, make: Make, a
     assert queue.stats().acks == 1
 
 
-def test_every_consumer_gets_one_of_several_that_expire_together(q: shmq.Queue) -> None:
-    q.put_many(range(6))
-    held = [q.receive(timeout=0, lease_timeout=SHORT) for _ in range(6)]
-    joins = [aside(lambda: q.get(timeout=LONG)) for _ in range(6)]
+def test_every_consumer_gets_one_of_several_that_expire_together(sized: shmq.Queue) -> None:
+    sized.put_many(range(6))
+    held = [sized.receive(timeout=0, lease_timeout=SHORT) for _ in range(6)]
+    joins = [aside(lambda: sized.get(timeout=LONG)) for _ in range(6)]
     assert sorted(join() for join in joins) == list(range(6))
     for lease in held:
         with pytest.raises(shmq.LeaseLost):
@@ -280,18 +289,18 @@ LATE: dict[str, Callable[[Any], Any]] = {
 @pytest.mark.parametrize("late", LATE.values(), ids=LATE.keys())
 @pytest.mark.parametrize("holder", [None, 50], ids=["for ever", "timed"])
 def test_whoever_is_late_has_lost_the_lease_and_changes_nothing(
-    q: shmq.Queue, late: Callable[[Any], Any], holder: float | None
+    sized: shmq.Queue, late: Callable[[Any], Any], holder: float | None
 ) -> None:
-    q.put("x")
-    old = q.receive(timeout=0, lease_timeout=0.001)
-    new = q.receive(timeout=LONG, lease_timeout=holder)
-    before = q._cells(), q.leases(), new.expires_at
+    sized.put("x")
+    old = sized.receive(timeout=0, lease_timeout=0.001)
+    new = sized.receive(timeout=LONG, lease_timeout=holder)
+    before = sized._cells(), sized.leases(), new.expires_at
     with pytest.raises(shmq.LeaseLost):
         late(old)
-    assert (q._cells(), q.leases(), new.expires_at) == before
+    assert (sized._cells(), sized.leases(), new.expires_at) == before
     assert (new.data, new.delivery_count) == ("x", 2)
     new.ack()
-    assert counts(q) == (0, 0, 0) and q.stats().acks == 1 and not q.dead_letters
+    assert counts(sized) == (0, 0, 0) and sized.stats().acks == 1 and not sized.dead_letters
 
 
 @pytest.mark.parametrize("late", LATE.values(), ids=LATE.keys())
@@ -376,18 +385,20 @@ def hold_stopped(q: shmq.Queue, answers: shmq.Queue) -> None:
             answers.put("lost")
 
 
-def test_a_stopped_process_loses_its_lease_and_the_message_is_acked_once(q: shmq.Queue, make: Make, children: Children) -> None:
+def test_a_stopped_process_loses_its_lease_and_the_message_is_acked_once(
+    sized: shmq.Queue, make: Make, children: Children
+) -> None:
     answers = make(slots=8, slot_size=256)
-    child = children.start(hold_stopped, q, answers)
-    q.put("x")
+    child = children.start(hold_stopped, sized, answers)
+    sized.put("x")
     assert answers.get(timeout=LONG) == "holds"
-    with q.receive(timeout=LONG) as lease:  # from one who is stopped, and alive
+    with sized.receive(timeout=LONG) as lease:  # from one who is stopped, and alive
         assert (lease.data, lease.delivery_count) == ("x", 2)
         wait_until(lambda: is_stopped(child.pid))
         os.kill(child.pid, signal.SIGCONT)
         assert [answers.get(timeout=LONG) for _ in range(2)] == ["lost", "lost"]
     children.join()
-    assert q.stats().acks == 1 and q.stats().expired == 1 and counts(q) == (0, 0, 0)
+    assert sized.stats().acks == 1 and sized.stats().expired == 1 and counts(sized) == (0, 0, 0)
 
 
 # -- longer --------------------------------------------------------------------------------------------------------------------
@@ -438,13 +449,13 @@ def test_a_lease_without_time_out_can_be_given_one(q: shmq.Queue) -> None:
 
 
 @pytest.mark.parametrize("settle", ["ack", "nack", "release", "reject"])
-def test_an_extended_lease_can_be_settled_in_every_way(q: shmq.Queue, settle: str) -> None:
-    q.put("x")
-    lease = q.receive(timeout=0)
+def test_an_extended_lease_can_be_settled_in_every_way(sized: shmq.Queue, settle: str) -> None:
+    sized.put("x")
+    lease = sized.receive(timeout=0)
     for _ in range(100):
         lease.extend(50)
     getattr(lease, settle)()
-    assert counts(q) == ((0, 0, 0) if settle in ("ack", "reject") else (0, 0, 1))
+    assert counts(sized) == ((0, 0, 0) if settle in ("ack", "reject") else (0, 0, 1))
     with pytest.raises(shmq.LeaseLost):
         lease.extend(5)
 
@@ -604,14 +615,14 @@ def take_ahead(q: shmq.Queue, answers: shmq.Queue, begin: int, how: str) -> None
 
 @pytest.mark.parametrize("how", ["kill", "stop"])
 @pytest.mark.parametrize("begin", [0, 1, 4])
-def test_only_what_was_begun_with_has_failed(q: shmq.Queue, make: Make, children: Children, begin: int, how: str) -> None:
+def test_only_what_was_begun_with_has_failed(sized: shmq.Queue, make: Make, children: Children, begin: int, how: str) -> None:
     answers = make(slots=4, slot_size=64)
-    q.put_many(range(4))
-    children.start(take_ahead, q, answers, begin, how)
+    sized.put_many(range(4))
+    children.start(take_ahead, sized, answers, begin, how)
     assert answers.get(timeout=LONG) == 4
     found = {}
     while len(found) < 4:
-        with q.receive(timeout=LONG) as lease:
+        with sized.receive(timeout=LONG) as lease:
             found[lease.data] = lease.delivery_count
     assert found == {number: 2 if number < begin else 1 for number in range(4)}
     children.kill()
@@ -678,23 +689,23 @@ def test_a_prefetch_that_cannot_be_is_refused(q: shmq.Queue, bad: Any) -> None:
 
 @pytest.mark.parametrize("end", ["break", "raise"])
 @pytest.mark.parametrize("before", [0, 3], ids=["fresh cells", "used cells"])
-def test_what_a_loop_has_not_come_to_goes_back_in_order_and_unfailed(q: shmq.Queue, end: str, before: int) -> None:
+def test_what_a_loop_has_not_come_to_goes_back_in_order_and_unfailed(sized: shmq.Queue, end: str, before: int) -> None:
     for number in range(before):  # so that the cells in use are not those from the first on
-        q.put(number)
-        q.receive(timeout=0).ack()
-    q.put_many("abcdef")
+        sized.put(number)
+        sized.receive(timeout=0).ack()
+    sized.put_many("abcdef")
     with pytest.raises(LookupError) if end == "raise" else _nothing():
-        for lease in q.consume(prefetch=5, timeout=0):
+        for lease in sized.consume(prefetch=5, timeout=0):
             assert lease.data == "a"
             if end == "break":
                 break
             raise LookupError
     rest = list("bcdef")
     if end == "raise":
-        again = q.receive(timeout=0)
+        again = sized.receive(timeout=0)
         assert (again.data, again.delivery_count) == ("a", 2) or again.delivery_count == 1
         again.release()
-    leases = [q.receive(timeout=0) for _ in range(5 + (end == "raise"))]
+    leases = [sized.receive(timeout=0) for _ in range(5 + (end == "raise"))]
     came = [lease.data for lease in leases if lease.data != "a"]
     assert sorted(came) == rest
     assert all(lease.delivery_count == 1 for lease in leases if lease.data != "a")
