@@ -241,7 +241,7 @@ def examine_strays() -> Iterator[Finding]:
 
 def used_although_removed() -> set[str]:
     """Names of queues that some process of ours has mapped although they were unlinked."""
-    names = set()
+    names: set[str] = set()
     for maps in glob("/proc/[0-9]*/maps"):  # psutil hides whether a mapped file was removed
         with contextlib.suppress(OSError), open(maps, errors="replace") as file:
             names.update(found[1] for found in map(REMOVED.search, file) if found)
