@@ -30,5 +30,6 @@ class Backoff(NamedTuple):
                 raise TypeError(f"backoff: {field} must be a number, not {value!r}")
             if not least <= value <= most:
                 raise ValueError(f"backoff: {field} must lie between {least:g} and {most:g}, but is {value!r}")
-            values[field] = float(value)
+            # Times survive the way through the segment's nanoseconds: who opens the queue with the same values finds the same.
+            values[field] = round(float(value), 6) if most == YEAR else float(value)
         return Backoff(**values)

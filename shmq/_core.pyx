@@ -110,11 +110,19 @@ cdef double number_of_seconds(object timeout) except? -1:
     return seconds
 
 
+cdef int refuse_bool(object seconds) except -1:
+    """True is no second: whoever passes it meant another parameter."""
+    if isinstance(seconds, bool):
+        raise TypeError(f"a number of seconds or None is asked for, not {seconds!r}")
+    return 0
+
+
 cdef uint64_t delay_ns_of(object delay) except? 1:
     """Nanoseconds for a delay in seconds; None: by the queue's policy."""
     cdef double seconds
     if delay is None:
         return SHMQ_BY_POLICY
+    refuse_bool(delay)
     seconds = number_of_seconds(delay)
     if not 0 <= seconds <= LONGEST_SECONDS:
         raise ValueError(f"a delay lies between 0 seconds and a year, or is None, but is {delay!r}")
@@ -561,9 +569,14 @@ cdef class Port(Handle):
         self.offer_patiently(&draft, True, timeout)
 
     def _image_bytes(self, bytes image) -> int:
-        """The payload bytes of a buried message."""
+        """The payload bytes of a buried message; 0 of one whose side segment is gone."""
         cdef shmq_slot header
         image_header(self, image, &header)
+        if header.flags & SHMQ_SPILLED:
+            try:
+                header_of_side(&header, len(self.segment.open_side(image[sizeof(header):])))
+            except PayloadLost:
+                return 0
         return header.nbytes
 
     def _image_side_key(self, bytes image) -> bytes | None:
@@ -738,6 +751,7 @@ cdef class Port(Handle):
             return self.port.policy.lease_timeout_ns
         if lease_timeout is None:
             return 0
+        refuse_bool(lease_timeout)
         seconds = number_of_seconds(lease_timeout)
         if not 0 < seconds <= LONGEST_SECONDS:
             raise ValueError(f"lease_timeout must be above 0 seconds and at most a year, or None, not {lease_timeout!r}")
@@ -745,7 +759,7 @@ cdef class Port(Handle):
 
     cdef int extend_by_itself(self, Lease lease) except -1:
         if lease.lease_ns:
-            self._keep(lease, lease.lease_ns * 1e-9)
+            self._keep(lease, lease.lease_ns / 1e9) # not * 1e-9: a year would come out longer
         return 0
 
     @cython.critical_section

@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -25,7 +26,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from shmq import _core
-from shmq._errors import Full, MessageTooLarge, SegmentCorrupt
+from shmq._errors import SegmentCorrupt
 from shmq._segment import MODE, memory_error
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 __all__ = ["DeadLetter", "DeadLetters"]
 
+LETTER = re.compile("[0-9a-f]{16}")
+LEFTOVER = re.compile(r"[0-9a-f]{16}\.(?:new|out)\.([0-9a-f]{1,16})")
 LONGEST_ERROR = 8192  # characters of an exception's text: its end says what happened
 
 
@@ -110,11 +113,13 @@ class DeadLetters:
         count = 0
         for letter in self:
             if filter is None or filter(letter):
+                try:
+                    os.unlink(f"{self._path}/{letter.id:016x}")
+                except FileNotFoundError:
+                    continue  # put back meanwhile: its side segment is a message's again
                 for key in self._side_key(letter):
                     self._port.segment.unlink_side(key)
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(f"{self._path}/{letter.id:016x}")
-                    count += 1
+                count += 1
         return count
 
     # -- burying -------------------------------------------------------------------------------------------------------
@@ -125,17 +130,19 @@ class DeadLetters:
     ) -> None:  # fmt: skip
         """Write a letter; `published` and `first_failed` are ages in seconds. **Raises** OutOfMemory, and leaves nothing then."""
         now = time.time()
+        path = f"{self._path}/{id:016x}"
+        if not reason and os.path.exists(path):
+            return  # whoever rejected it had written this letter, with his reason, and died before he freed the cell
         text = "" if error is None else "".join(traceback.format_exception(type(error), error, error.__traceback__))
         head = {
             "reason": reason, "cause": cause, "error": text[-LONGEST_ERROR:], "delivery_count": delivery_count,
             "published_at": now - published, "first_failed_at": now - first_failed, "died_at": now, "buried_by": os.getpid(),
         }  # fmt: skip
         content = json.dumps(head).encode() + b"\n" + image
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(self._path, 0o700)
-        path = f"{self._path}/{id:016x}"
         scratch = f"{path}.new.{_core.identity():x}"
         try:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(self._path, 0o700)
             fd = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, MODE)
             try:
                 rest = memoryview(content)
@@ -155,8 +162,7 @@ class DeadLetters:
         """Names of files that a dead process was writing, or was putting back."""
         found = []
         for name in self._listing():
-            _, _, suffix = name.partition(".")
-            if suffix and not _core.alive(int(suffix.rpartition(".")[2], 16)):
+            if (match := LEFTOVER.fullmatch(name)) and not _core.alive(int(match[1], 16)):
                 found.append(name)
         return found
 
@@ -170,8 +176,11 @@ class DeadLetters:
                 os.unlink(f"{self._path}/{name}")
 
     def side_keys(self) -> set[bytes]:
-        """Keys of the side segments to which letters lead."""
-        return {key for letter in self for key in self._side_key(letter)}
+        """Keys of the side segments to which letters lead, those that are being put back included."""
+        # Of those that are being written the message is in its cell.
+        names = (name for name in self._listing() if LETTER.fullmatch(name[:16]) and ".new." not in name)
+        letters = filter(None, map(self._read, names))
+        return {key for letter in letters for key in self._side_key(letter)}
 
     # -- files ---------------------------------------------------------------------------------------------------------
 
@@ -182,7 +191,7 @@ class DeadLetters:
             return []
 
     def _names(self) -> list[str]:
-        return [name for name in self._listing() if "." not in name]
+        return [name for name in self._listing() if LETTER.fullmatch(name)]
 
     def _read(self, name: str) -> DeadLetter | None:
         try:
@@ -192,14 +201,14 @@ class DeadLetters:
             return None  # put back or purged while we looked
         try:
             return DeadLetter(
-                id=int(name, 16), nbytes=self._port._image_bytes(image), image=image, port=self._port, **json.loads(head)
+                id=int(name[:16], 16), nbytes=self._port._image_bytes(image), image=image, port=self._port, **json.loads(head)
             )
         except (ValueError, TypeError) as error:
             raise SegmentCorrupt(f"the dead letter {self._path}/{name} cannot be read: {error}") from None
 
     def _unsettled(self) -> set[int]:
-        """Ids of the messages that are in an in-flight cell."""
-        return {id for _, _, id, *_ in self._port._holdings()}
+        """Ids of the messages that are in an in-flight cell; the slot of a loan still bears the id of an earlier one."""
+        return {id for state, _, id, *_ in self._port._holdings() if state != "loaned"}
 
     def _side_key(self, letter: DeadLetter) -> list[bytes]:
         key = self._port._image_side_key(letter.image)
@@ -214,7 +223,7 @@ class DeadLetters:
             return 0  # somebody else was quicker
         try:
             self._port._revive(letter.image, timeout)
-        except (Full, MessageTooLarge, SegmentCorrupt, KeyboardInterrupt):
+        except BaseException:  # whatever it is: nothing was put then
             os.rename(claimed, path)
             raise
         os.unlink(claimed)

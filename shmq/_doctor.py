@@ -35,6 +35,8 @@ NEARLY_FULL = 0.95
 BESIDE = re.compile(
     rf"(?P<semaphore>sem\.)?{re.escape(PREFIX)}(?P<name>[^+]+){re.escape(SEPARATOR)}(?P<nonce>[0-9a-f]{{16}})\.(?P<what>.+)"
 )
+REMOVED = re.compile(rf" {re.escape(SHM)}/{re.escape(PREFIX)}([^+]+) \(deleted\)$")
+SIDE_KEY = re.compile("[0-9a-f]{16}")
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ def examine_logind() -> Iterator[Finding]:
     setting = "yes"  # what systemd does where nothing is said
     for pattern in LOGIND:
         for path in sorted(glob(pattern)):
-            with contextlib.suppress(OSError), open(path) as file:
+            with contextlib.suppress(OSError), open(path, errors="replace") as file:
                 setting = next(
                     (found[1].lower() for found in map(REMOVE_IPC.match, reversed(file.readlines())) if found), setting
                 )
@@ -188,9 +190,12 @@ def examine_letters(queue: Queue) -> Iterator[Finding]:
 def examine_sides(queue: Queue) -> Iterator[Finding]:
     """Side segments that nothing leads to, and whose writer is dead: one killed in put, or between an ack and their removal."""
     prefix = f"{PREFIX}{queue.name}{SEPARATOR}{queue.segment.nonce:016x}."
-    keys = {entry.removeprefix(prefix) for entry in os.listdir(SHM) if entry.startswith(prefix) and not entry.endswith(".dead")}
+    beside = (entry.removeprefix(prefix) for entry in os.listdir(SHM) if entry.startswith(prefix))
+    keys = {key for key in beside if SIDE_KEY.fullmatch(key)}
     writing = queue._serials()  # before the look: whoever comes later writes under another serial
-    used = {key.decode("ascii", "replace") for key in queue._side_keys() | queue.dead_letters.side_keys()}
+    letters = queue.dead_letters
+    # The letters before and after the cells: a message may become a letter while we look, or a letter a message.
+    used = {key.decode("ascii", "replace") for key in letters.side_keys() | queue._side_keys() | letters.side_keys()}
     leaked = [key for key in keys - used if int(key, 16) >> 40 not in writing]
     for key in leaked:
         queue.segment.unlink_side(key.encode())
@@ -240,11 +245,8 @@ def examine_strays() -> Iterator[Finding]:
 
 def used_although_removed() -> set[str]:
     """Names of queues that some process of ours has mapped although they were unlinked."""
-    names = set()
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, OSError):
-            for mapping in process.memory_maps(grouped=False):
-                path, _, deleted = mapping.path.partition(" (deleted)")
-                if mapping.path.endswith("(deleted)") and path.startswith(f"{SHM}/{PREFIX}") and not deleted:
-                    names.add(path.removeprefix(f"{SHM}/{PREFIX}"))
+    names: set[str] = set()
+    for maps in glob("/proc/[0-9]*/maps"):  # psutil hides whether a mapped file was removed
+        with contextlib.suppress(OSError), open(maps, errors="replace") as file:
+            names.update(found[1] for found in map(REMOVED.search, file) if found)
     return names

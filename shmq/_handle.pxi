@@ -15,6 +15,7 @@ cdef class Handle:
     cdef readonly bint spills
     cdef readonly bint closed
     cdef bint attached
+    cdef bint abandoned             # closed by the interpreter's exit, not by the user
     cdef readonly bint spin
     cdef uint64_t forks             # of the process that attached; anything else sends a call through enter()
     cdef Py_ssize_t users           # leases, loans, and calls that have given up the interpreter lock
@@ -82,6 +83,8 @@ cdef class Handle:
     cdef int enter(self) except -1:
         """The slow entrance: a closed handle, or the first call in a forked child, which attaches anew."""
         if self.closed:
+            if self.abandoned:
+                self._interpreter_exits()
             raise Closed(f"this handle of queue {self.name!r} is closed" if self.segment is not None else "this handle was never opened")
         self.attach()
         return 0
@@ -127,9 +130,13 @@ cdef class Handle:
 
     def _abandon(self) -> None:
         """At interpreter exit: detach although leases are held; they go back at once, uncounted."""
+        self.abandoned = not self.closed
         self.closed = True
         self.forks = <uint64_t>-1
         self.let_go()
+
+    def _interpreter_exits(self) -> None:
+        """Called where a handle is used that the interpreter's exit has closed."""
 
     def __dealloc__(self):
         cdef int side
@@ -199,8 +206,12 @@ cdef class Handle:
                 due = shmq_load_relaxed(&self.port.cells[i].due_ns)
                 if due and now == 0:
                     now = shmq_now_ns()
-                count += due <= now
+                count += due <= now and not self.to_be_buried(shmq_word_slot(word))
         return count
+
+    cdef bint to_be_buried(self, uint32_t slot) noexcept:
+        return slot < self.port.geometry.total_slots and shmq_message_exhausted(
+            &self.port, shmq_load_relaxed(&shmq_slot_at(&self.port, slot).deliveries))
 
     @property
     def name(self) -> str:
@@ -296,8 +307,12 @@ cdef class Handle:
             row = ("leased" if state == SHMQ_TIMED else CELL_STATES[state], shmq_cell_owner(word), there.id,
                    shmq_load_relaxed(&cell.leased_ns) * 1e-9, ends * 1e-9 if ends else None, shmq_lease_begun(&self.port, i, word),
                    shmq_deliveries_failed(shmq_load_relaxed(&there.deliveries)), there.nbytes)
+            key = None
+            if there.flags & SHMQ_SPILLED and state != SHMQ_LOANED:
+                key = PyBytes_FromStringAndSize(<const char *>shmq_payload_at(&self.port, slot), SPILL_KEY_BYTES)
+                described = there.described
             if shmq_load_acquire(&cell.word) == word:
-                result.append(row)
+                result.append(row if key is None else (*row[:-1], max(self.segment.side_bytes(key) - described, 0)))
         return result
 
     def _words(self) -> tuple:

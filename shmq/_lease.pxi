@@ -239,6 +239,7 @@ cdef class Lease(Slot):
     """
 
     cdef object decoded
+    cdef readonly bint _lost    # ended without our doing, and we know
     cdef uint64_t lease_ns      # what one extension adds; 0: no time-out
     cdef object __weakref__
 
@@ -421,6 +422,7 @@ cdef class Lease(Slot):
             self.state = HAND_SETTLED
             self.port.leave()
         if status != SHMQ_OK:
+            self._lost = True
             raise LeaseLost(f"the lease of message {self.header.id} in queue {self.port.name!r} has ended before: "
                             "the message was, or will be, delivered again")
         return 0
@@ -435,7 +437,10 @@ cdef class Lease(Slot):
             if kind is None:
                 self.ack()
             else:
-                self.settle_failed(SHMQ_BY_POLICY, value)
+                try:
+                    self.settle_failed(SHMQ_BY_POLICY, value)
+                except LeaseLost:
+                    pass # it is being redelivered, which is all that a nack could do; the exception says more
 
     def __dealloc__(self):
         if self.state == HAND_OPEN and self.is_mine():
@@ -480,7 +485,7 @@ cdef class Leases:
                 continue
             try:
                 if self.prefetch > 1:
-                    self.ahead = self.port.receive_many(self.prefetch, self.timeout, self.lease_ns * 1e-9 if self.lease_ns else None, False)
+                    self.ahead = self.port.receive_many(self.prefetch, self.timeout, self.lease_ns / 1e9 if self.lease_ns else None, False)
                     self.ahead.reverse()
                     continue
                 self.current = self.port.receive_for(self.timeout, self.lease_ns, True)

@@ -9,6 +9,7 @@ import atexit
 import operator
 import os
 import sys
+import time
 import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
@@ -114,8 +115,17 @@ class Queue(_core.Port):
                 raise TypeError(f"a queue has no parameter {given!r}; there are {', '.join(Config.__slots__)}, mode, spin")
         config = _config(**values, codec=codec, mode=mode)
         queue = cls.__new__(cls)
-        queue._begin(_segment.create(name, config), config, codec, spin)
-        return queue
+        while True:
+            segment = _segment.create(name, config)
+            try:
+                queue._begin(segment, config, codec, spin)
+            except SegmentCorrupt:
+                if _segment.is_current(segment):
+                    raise
+                continue
+            if segment.config.lifetime == "persistent" or _segment.is_current(segment):
+                return queue
+            queue.close()  # somebody else opened it, and was its last user, between the two steps
 
     @classmethod
     def attach(cls, name: str, *, codec: Codec | None = None, spin: bool = True) -> Queue:
@@ -123,11 +133,16 @@ class Queue(_core.Port):
         _codec_name(codec)
         queue = cls.__new__(cls)
         segment = _segment.attach(name)
-        queue._begin(segment, Config(), codec, spin)
-        if segment.config.lifetime != "persistent" and not _segment.is_current(segment):
+        try:
+            queue._begin(segment, Config(), codec, spin)
+        except SegmentCorrupt:
+            if _segment.is_current(segment):
+                raise
+        else:
+            if segment.config.lifetime == "persistent" or _segment.is_current(segment):
+                return queue
             queue.close()
-            raise SegmentNotFound(f"there is no segment {name!r}: it went with its last user this very moment")
-        return queue
+        raise SegmentNotFound(f"there is no segment {name!r}: it was unlinked, or went with its last user, this very moment")
 
     @classmethod
     def _inspect(cls, segment: Segment) -> Queue:
@@ -148,7 +163,7 @@ class Queue(_core.Port):
             wanted = f"was made with the codec {there!r}: attach with the same codec=" if there else "was made without a codec"
             raise SegmentMismatch(f"queue {segment.name!r} {wanted}")
         self._open(segment, codec, spin)
-        mine = segment.config.lifetime == "creator" and segment.creator_pid == os.getpid()
+        mine = segment.config.lifetime == "creator" and segment.made
         self._creator_pid = os.getpid() if mine else None
 
     def _attached(self) -> None:
@@ -236,6 +251,14 @@ class Queue(_core.Port):
     def _left(self) -> None:
         if self.segment.config.lifetime == "handles":
             _segment.leave(self.segment)
+
+    def _interpreter_exits(self) -> None:
+        """A daemon thread stops here, as it would a moment later anyway: Closed would be printed, and is no one's fault."""
+        threading = sys.modules.get("threading")
+        if threading is None or threading.current_thread() is threading.main_thread():
+            return
+        while threading.current_thread().daemon:
+            time.sleep(3600)
 
     def _bury(self, image: bytes, **about: Any) -> None:
         from shmq._dead_letters import DeadLetters
@@ -364,7 +387,7 @@ def _seconds(name: str, value: Any) -> float | None:
         raise TypeError(f"{name} must be a number of seconds, not {value!r}")
     if not 1e-6 <= value <= YEAR:
         raise ValueError(f"{name} must lie between a microsecond and a year, but is {value!r}")
-    return round(float(value), 9)
+    return round(float(value), 6)  # what survives the way through the segment's nanoseconds, up to a year
 
 
 def _codec_name(codec: Codec | None) -> str | None:

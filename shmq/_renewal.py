@@ -55,7 +55,7 @@ class Renewal:
         try:
             lease.extend(seconds)
         except LeaseLost as error:
-            if not lease.settled:
+            if lease._lost:  # otherwise it was settled a moment ago, by another thread
                 log.warning("%s", error)
             return None
         return reference, seconds, time.monotonic() + seconds / 3

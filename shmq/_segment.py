@@ -132,9 +132,9 @@ def config_of(header: dict[str, Any]) -> Config:
         oversize="spill" if header["flags"] & _core.FLAG_SPILLS else "error",
         allow_pickle=bool(header["flags"] & _core.FLAG_PICKLES),
         codec=header["codec"],
-        lease_timeout=round(lease_timeout, 9) or None,
+        lease_timeout=round(lease_timeout, 6) or None,
         max_deliveries=max_deliveries,
-        backoff=Backoff(round(initial, 9), factor, round(maximum, 9), jitter),
+        backoff=Backoff(round(initial, 6), factor, round(maximum, 6), jitter),
         lifetime=next((lifetime for lifetime, flag in LIFETIMES.items() if header["flags"] & flag), "persistent"),
     )
 
@@ -151,6 +151,7 @@ class Segment:
         self.created_at: float = header["created_at"]
         self.config = config_of(header)
         self.inode = inode
+        self.made = False  # … by this very handle
 
     @property
     def dead_letters_path(self) -> str:
@@ -199,6 +200,13 @@ class Segment:
         except SegmentNotFound:
             raise PayloadLost(f"the side segment of a message in queue {self.name!r} is gone: its payload is lost") from None
         return memory
+
+    def side_bytes(self, key: bytes) -> int:
+        """The size of a side segment; 0 of one that is gone, as those of acked messages are."""
+        try:
+            return os.stat(f"{SHM}{self.side_path(key)}").st_size
+        except (FileNotFoundError, SegmentCorrupt):
+            return 0
 
     def unlink_side(self, key: bytes) -> None:
         """Remove a side segment; one that is gone already is no error."""
@@ -387,7 +395,7 @@ def create(name: str, config: Config, anonymous: bool = False) -> Segment:
     """A new segment. Raises SegmentExists, OutOfMemory, ValueError."""
     check_name(name)
     with NameLock(name):
-        if exists(name):
+        if existing(name):
             raise SegmentExists(f"there is a segment {name!r} already: attach to it, or unlink it first")
         return make(name, config, anonymous)
 
@@ -396,22 +404,18 @@ def open_or_create(name: str, config: Config) -> Segment:
     """The segment of this name, made with `config` where there is none. Raises SegmentMismatch naming each differing value."""
     check_name(name)
     with NameLock(name):
-        if not exists(name):
-            return make(name, config, anonymous=False)
-        segment = find(name)
-    assert segment is not None
-    return segment
+        return existing(name) or make(name, config, anonymous=False)
 
 
-def exists(name: str) -> bool:
-    """Is there a usable segment? Remains are removed. Under the name's lock."""
+def existing(name: str) -> Segment | None:
+    """The usable segment, if there is one. Remains are removed. Under the name's lock. One look: its last user may be leaving."""
     try:
-        if find(name) is not None:
-            return True
+        segment = find(name)
     except SegmentNotFound:
-        return False
-    remove(name)
-    return False
+        return None
+    if segment is None:
+        remove(name)
+    return segment
 
 
 def make(name: str, config: Config, anonymous: bool) -> Segment:
@@ -449,7 +453,9 @@ def make(name: str, config: Config, anonymous: bool) -> Segment:
         raise
     header = _core.read_header(memory)
     assert header is not None
-    return Segment(name, memory, header, os.stat(f"{SHM}{path_of(name)}").st_ino)
+    segment = Segment(name, memory, header, os.stat(f"{SHM}{path_of(name)}").st_ino)
+    segment.made = True
+    return segment
 
 
 def make_semaphore(semaphore: str) -> None:

@@ -7,6 +7,7 @@ import itertools
 import multiprocessing
 import os
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -37,7 +38,8 @@ def nothing_left_behind() -> Iterator[None]:
         child.kill()
     left = left_behind_by(os.getpid())
     for file in left:
-        os.unlink(f"{SHM}/{file}")
+        path = f"{SHM}/{file}"
+        shutil.rmtree(path) if os.path.isdir(path) else os.unlink(path)  # a folder of dead letters
     assert not children, f"still running: {children}"
     assert not left, f"left in {SHM}: {left}"
 
@@ -127,3 +129,9 @@ def wait_until(condition: Callable[[], object], seconds: float = WATCHDOG / 4) -
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.002)
+
+
+def is_stopped(pid: int) -> bool:
+    """Has SIGSTOP had its effect?"""
+    with open(f"/proc/{pid}/stat") as file:
+        return file.read().rpartition(")")[2].split()[0] == "T"

@@ -63,7 +63,8 @@ shmq_status shmq_lease_extend(struct shmq_port *port, uint32_t cell, uint64_t *l
 }
 
 void shmq_lease_mark(struct shmq_port *port, uint32_t cell, uint64_t leased, bool begun) {
-    shmq_store_release(&port->cells[cell].prefetched, begun ? 0 : leased);
+    if (!begun) shmq_store_release(&port->cells[cell].prefetched, leased);
+    else shmq_swap_seq(&port->cells[cell].prefetched, &leased, 0); /* the mark may be another's: our time may be over */
 }
 
 bool shmq_lease_begun(const struct shmq_port *port, uint32_t cell, uint64_t leased) {

@@ -1,0 +1,454 @@
+"""The doctor: what it finds, what it repairs, what it must leave alone, and how `shmq doctor` tells it."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import struct
+import threading
+import time
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from conftest import Children, wait_until
+
+import shmq
+from shmq import _core, _doctor, _segment
+from shmq.cli._group import group
+
+Make = Callable[..., shmq.Queue]
+LONG = 60.0
+SHM = "/dev/shm"
+
+
+def found_about(subject: str) -> list[_doctor.Finding]:
+    """Other tests may run at the same time: what is said of our own name alone."""
+    return [finding for finding in _doctor.examine() if finding.subject == subject]
+
+
+def texts(subject: str) -> str:
+    return "\n".join(f"{finding.level}: {finding.text}" for finding in found_about(subject))
+
+
+def files_of(name: str) -> list[str]:
+    return sorted(entry for entry in os.listdir(SHM) if f"shmq.{name}" in entry)
+
+
+def run() -> Result:
+    return CliRunner().invoke(group, ["doctor"], env={"COLUMNS": "400"})
+
+
+def work(queue: shmq.Queue, ready: Any, how: str) -> None:
+    """Get into a state, say so, and wait to be killed."""
+    if how == "lease":
+        leases = queue.receive_many(3, timeout=LONG)
+        assert leases[0].data == 0
+    elif how == "loan":
+        loan = queue.loan(10)
+        assert loan.nbytes == 10
+    elif how == "put":
+        threading.Thread(target=queue.put, args=(b"x" * 5000,), daemon=True).start()
+        wait_until(lambda: queue.stats().waiting_producers)
+    elif how == "write and close":
+        queue.put(b"x" * 5000)
+        queue.close()
+    ready.send(how)
+    ready.recv()
+
+
+def start(children: Children, queue: shmq.Queue, how: str) -> Any:
+    ours, theirs = children.context.Pipe()
+    child = children.start(work, queue, theirs, how)
+    assert ours.poll(LONG) and ours.recv() == how
+    child.connection = ours
+    return child
+
+
+# -- a healthy queue -----------------------------------------------------------------------------------------------------------
+
+
+def test_of_a_healthy_queue_in_use_nothing_is_said_and_nothing_changes(make: Make, children: Children) -> None:
+    queue = make(slots=8, slot_size=64, oversize="spill", lease_timeout=50)
+    queue.put_many([*range(5), b"x" * 5000])
+    start(children, queue, "lease")
+    loan, lease = queue.loan(3), queue.receive(timeout=0)
+    before = queue.stats(), queue.leases(), files_of(queue.name)
+    assert found_about(queue.name) == []
+    assert (queue.stats(), queue.leases(), files_of(queue.name)) == before
+    lease.ack()
+    loan.abandon()
+
+
+# -- what the dead left --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["lease", "loan"])
+def test_handles_of_the_dead_are_freed_and_what_they_held_comes_back(make: Make, children: Children, how: str) -> None:
+    queue = make(slots=8, slot_size=64)
+    queue.put_many(range(4))
+    child = start(children, queue, how)
+    pid = child.pid
+    children.kill()
+    assert re.search(rf"repaired: 1 handle of dead processes \(pid {pid}\)", texts(queue.name))
+    stats = queue.stats()
+    assert (stats.ports, stats.leased, stats.loaned, stats.deaths) == (1, 0, 0, 1)
+    assert sorted(queue.drain()) == list(range(4))
+    assert found_about(queue.name) == []
+
+
+def test_a_stopped_process_is_not_dead(make: Make, children: Children) -> None:
+    queue = make(slots=8, slot_size=64)
+    queue.put_many(range(4))
+    child = start(children, queue, "lease")
+    os.kill(child.pid, signal.SIGSTOP)
+    assert found_about(queue.name) == []
+    assert queue.stats().leased == 3
+
+
+def test_leases_whose_time_is_over_are_given_back(make: Make) -> None:
+    queue = make(slots=8, slot_size=64)
+    queue.put_many("abc")
+    late = [queue.receive(timeout=0, lease_timeout=0.001) for _ in range(2)]
+    kept = queue.receive(timeout=0, lease_timeout=50)
+    time.sleep(0.01)
+    assert "repaired: 2 leases over" in texts(queue.name)
+    assert sorted(queue.drain()) == ["a", "b"]
+    for lease in late:
+        with pytest.raises(shmq.LeaseLost):
+            lease.ack()
+    kept.ack()
+    assert found_about(queue.name) == []
+
+
+def test_what_failed_too_often_is_buried(make: Make) -> None:
+    queue = make(slots=8, slot_size=64, max_deliveries=1)
+    queue.put("x")
+    queue.receive(timeout=0)  # dropped: it comes back as a failure, and nobody looks
+    said = texts(queue.name)
+    assert "repaired: 1 message failed too often" in said and "warning: 1 dead letter" in said
+    assert [letter.data for letter in queue.dead_letters] == ["x"]
+    assert texts(queue.name) == said.partition("\n")[2]  # the letter is still there, and still told
+
+
+# -- segments that are none ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [0, 100, 4096], ids=["no size", "cut short", "no magic"])
+def test_the_remains_of_a_queue_that_was_never_finished_are_removed(name: str, size: int) -> None:
+    path = f"{SHM}/shmq.{name}"
+    with open(path, "wb") as file:
+        file.truncate(size)
+    os.chmod(path, 0o600)
+    said = texts(name)
+    if size == 100:  # nothing says that this was ours
+        assert said.startswith("error: SegmentMismatch")
+        os.unlink(path)
+    else:
+        assert said.startswith("repaired: the remains")
+        assert not os.path.exists(path) and found_about(name) == []
+
+
+def poke(name: str, offset: int, content: bytes) -> None:
+    with open(f"{SHM}/shmq.{name}", "r+b") as file:
+        file.seek(offset)
+        file.write(content)
+
+
+def test_a_segment_of_another_boot_is_removed_with_all_that_is_its(name: str) -> None:
+    queue = shmq.Queue.create(name, slots=4, slot_size=64, oversize="spill")
+    queue.put(b"x" * 1000)
+    queue.put(b"x" * 1000)
+    queue.receive(timeout=0).reject()
+    queue.close()
+    poke(name, 88, os.urandom(16))
+    assert texts(name).startswith("repaired: the remains")
+    assert files_of(name) == []
+
+
+@pytest.mark.parametrize("offset", [0, 8, 40, 24], ids=["magic", "version", "slots", "nonce"])
+def test_a_damaged_header_is_an_error_and_left_alone(name: str, offset: int) -> None:
+    shmq.Queue.create(name, slots=4, slot_size=64).close()
+    with open(f"{SHM}/shmq.{name}", "rb") as file:
+        file.seek(offset)
+        before = file.read(4)
+    poke(name, offset, b"\x55\x66\x77\x08")
+    result = run()
+    row = next((line for line in result.output.splitlines() if name in line), "")
+    if offset != 24:
+        assert "error" in row and result.exit_code == 1
+        assert os.path.exists(f"{SHM}/shmq.{name}")
+    poke(name, offset, before)
+
+
+def test_a_damaged_queue_is_an_error_and_the_exit_status_says_so(make: Make) -> None:
+    queue = make(slots=4, slot_size=64)
+    ports, cells = queue.segment.config.ports, queue.segment.config.in_flight + queue.segment.config.ports
+    poke(queue.name, 1024 + 128 * ports + 64 * cells, struct.pack("<Q", 3))  # two ring cells name slot 3
+    result = run()
+    assert result.exit_code == 1
+    assert "error" in result.output and queue.name in result.output and "damaged" in result.output
+
+
+def test_something_else_of_that_name_is_an_error_and_left_alone(name: str) -> None:
+    os.mkdir(f"{SHM}/shmq.{name}", 0o700)
+    try:
+        assert texts(name).startswith("error: SegmentMismatch")
+    finally:
+        os.rmdir(f"{SHM}/shmq.{name}")
+
+
+# -- semaphores ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("gone", [("items",), ("space",), ("items", "space")])
+def test_semaphores_that_are_gone_are_made_anew_and_work(make: Make, gone: tuple[str, ...], children: Children) -> None:
+    queue = make(slots=2, slot_size=64)
+    for side in gone:
+        os.unlink(f"{SHM}/sem.{_segment.semaphore_name(queue.name, queue.segment.nonce, side)[1:]}")
+    with pytest.raises(shmq.SegmentCorrupt, match="gone"):
+        shmq.Queue.attach(queue.name)
+    said = texts(queue.name)
+    assert said.startswith("repaired: its semaphores") and all(side in said for side in gone)
+    assert found_about(queue.name) == []
+    with shmq.Queue.attach(queue.name) as one, shmq.Queue.attach(queue.name) as other:
+        taken: list[int] = []
+        thread = threading.Thread(target=lambda: taken.extend(one.get(timeout=LONG) for _ in range(50)))
+        thread.start()
+        for number in range(50):
+            other.put(number, timeout=LONG)
+        thread.join(LONG)
+        assert taken == list(range(50))
+
+
+# -- side segments -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_side_segment_of_a_writer_that_was_killed_is_removed(make: Make, children: Children) -> None:
+    queue = make(slots=1, slot_size=64, oversize="spill")
+    queue.put("full")
+    start(children, queue, "put")
+    assert len(files_of(queue.name)) == 4
+    assert found_about(queue.name) == []  # it lives, and waits in put
+    assert len(files_of(queue.name)) == 4
+    children.kill()
+    assert "repaired: 1 side segment to which no message leads" in texts(queue.name)
+    assert len(files_of(queue.name)) == 3
+    assert queue.drain() == ["full"] and found_about(queue.name) == []
+
+
+def spilled_by_the_dead(queue: shmq.Queue, children: Children) -> None:
+    """Whoever wrote it is gone: nothing but the message leads to the side segment."""
+    start(children, queue, "write and close")
+    children.kill()
+
+
+PLACES: dict[str, Callable[[shmq.Queue], Any]] = {
+    "in the ring": lambda q: None,
+    "leased": lambda q: q.receive(timeout=0),
+    "leased, timed": lambda q: q.receive(timeout=0, lease_timeout=50),
+    "came back": lambda q: q.receive(timeout=0).release(),
+    "rests": lambda q: q.receive(timeout=0).release(0.05),
+    "a dead letter": lambda q: q.receive(timeout=0).reject(),
+}
+
+
+@pytest.mark.parametrize("place", PLACES.values(), ids=PLACES.keys())
+def test_the_side_segment_of_a_message_is_kept(make: Make, children: Children, place: Callable[[shmq.Queue], Any]) -> None:
+    queue = make(slots=2, slot_size=64, oversize="spill")
+    spilled_by_the_dead(queue, children)
+    held = place(queue)
+    assert "side segment" not in texts(queue.name)
+    if held is not None:
+        held.release()
+    queue.redrive()
+    assert queue.get(timeout=LONG) == b"x" * 5000
+    assert len(files_of(queue.name)) in (3, 4)  # the folder of letters
+    assert "side segment" not in texts(queue.name)
+
+
+def test_the_side_segment_of_a_letter_that_is_being_put_back_is_kept(make: Make, children: Children) -> None:
+    queue = make(slots=1, slot_size=64, oversize="spill")
+    spilled_by_the_dead(queue, children)
+    queue.receive(timeout=0).reject()
+    queue.put("full")
+    thread = threading.Thread(target=queue.redrive)
+    with shmq.Queue.attach(queue.name) as other:
+        thread.start()
+        wait_until(lambda: other.stats().waiting_producers)
+        assert found_about(queue.name) == []
+        assert other.get(timeout=LONG) == "full"
+        assert other.get(timeout=LONG) == b"x" * 5000
+    thread.join(LONG)
+
+
+# -- what no queue leads to ----------------------------------------------------------------------------------------------------
+
+
+def test_strays_of_a_queue_that_is_gone_are_removed(name: str) -> None:
+    queue = shmq.Queue.create(name, slots=4, slot_size=64, oversize="spill")
+    queue.put(b"x" * 1000)
+    queue.put(b"y" * 1000)
+    queue.receive(timeout=0).reject()
+    queue.close()
+    del queue  # with it the mapping: see below
+    os.unlink(f"{SHM}/shmq.{name}")  # as systemd does it
+    assert len(files_of(name)) == 5
+    assert "repaired: 5 files" in texts(name)
+    assert files_of(name) == [] and found_about(name) == []
+
+
+def test_strays_of_a_queue_that_was_made_anew_are_removed_and_its_own_files_kept(make: Make) -> None:
+    queue = make(slots=4, slot_size=64, oversize="spill")
+    queue.put(b"x" * 1000)
+    own = files_of(queue.name)
+    old = f"shmq.{queue.name}+{1:016x}."
+    for stray in (f"{old}{5:016x}", f"sem.{old}items"):
+        with open(f"{SHM}/{stray}", "wb"):
+            pass
+    os.mkdir(f"{SHM}/{old}dead")
+    with open(f"{SHM}/{old}dead/{7:016x}", "wb"):
+        pass
+    assert "repaired: 3 files" in texts(queue.name)
+    assert files_of(queue.name) == own
+    assert queue.get_nowait() == b"x" * 1000
+
+
+def test_a_queue_that_was_unlinked_and_is_still_mapped_is_left_alone(name: str) -> None:
+    queue = shmq.Queue.create(name, slots=4, slot_size=64, oversize="spill")
+    shmq.unlink(name)
+    queue.put(b"x" * 1000)
+    assert len(files_of(name)) == 1
+    said = found_about(name)
+    assert [finding.level for finding in said] == ["warning"] and "still open" in said[0].text
+    assert queue.get_nowait() == b"x" * 1000
+    queue.put(b"x" * 1000)
+    queue.close()
+    del queue
+    assert "repaired: 1 file" in texts(name)
+    assert files_of(name) == []
+
+
+def test_strange_files_beside_a_queue_do_not_stop_the_doctor(make: Make) -> None:
+    queue = make(slots=4, slot_size=64)
+    prefix = f"shmq.{queue.name}+{queue.segment.nonce:016x}."
+    os.mkdir(f"{SHM}/{prefix}dead", 0o700)
+    strange = [f"{prefix}no key at all", f"{prefix}dead/readme.txt", f"{prefix}dead/0001.new.zz"]
+    for path in strange:
+        with open(f"{SHM}/{path}", "wb"):
+            pass
+    try:
+        _doctor.examine()
+        assert all(os.path.exists(f"{SHM}/{path}") for path in strange)
+    finally:
+        for path in strange:
+            os.unlink(f"{SHM}/{path}")
+
+
+# -- where queues are ----------------------------------------------------------------------------------------------------------
+
+
+def place(monkeypatch: pytest.MonkeyPatch, size: int, free: int) -> str:
+    space = SimpleNamespace(f_blocks=size >> 12, f_frsize=4096, f_bavail=free >> 12)
+    monkeypatch.setattr(_doctor.os, "statvfs", lambda path: space)
+    return "\n".join(f"{finding.level}: {finding.text}" for finding in _doctor.examine_place())
+
+
+def test_a_small_shared_memory_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert place(monkeypatch, 64 << 20, 60 << 20).startswith("warning: it has only 64 MiB; enlarge it")
+    assert place(monkeypatch, 65 << 20, 60 << 20) == ""
+
+
+def test_a_full_shared_memory_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert place(monkeypatch, 100 << 30, 4 << 30).startswith(f"warning: only {4 << 30:,} of {100 << 30:,} bytes are free")
+    assert place(monkeypatch, 100 << 30, 6 << 30) == ""
+    assert place(monkeypatch, 0, 0).startswith("warning: it has only 0 MiB")
+
+
+def test_another_lock_file_than_the_one_in_use_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    inode = _core.lock_inode()
+    monkeypatch.setattr(_core, "lock_inode", lambda: inode + 1)
+    assert [finding.level for finding in _doctor.examine_place() if finding.subject.endswith(".lock")] == ["error"]
+
+
+@pytest.fixture
+def logind(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Any:
+    """A machine of systemd's, with nothing said."""
+    for folder in ("run", "linger", "conf.d"):
+        (tmp_path / folder).mkdir()
+    monkeypatch.setattr(_doctor, "SYSTEMD", str(tmp_path / "run"))
+    monkeypatch.setattr(_doctor, "LINGER", str(tmp_path / "linger"))
+    monkeypatch.setattr(_doctor, "LOGIND", (str(tmp_path / "logind.conf"), str(tmp_path / "conf.d/*.conf")))
+    monkeypatch.setattr(_doctor, "FIRST_USER", 0)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("conf", "dropins", "told"),
+    [
+        (None, [], True),
+        ("[Login]\n#RemoveIPC=no\n", [], True),
+        ("[Login]\nRemoveIPC=no\n", [], False),
+        ("[Login]\n  RemoveIPC = False \n", [], False),
+        ("[Login]\nRemoveIPC=yes\n", [], True),
+        ("RemoveIPC=yes\nRemoveIPC=0\n", [], False),
+        ("RemoveIPC=no\n", ["RemoveIPC=yes\n"], True),
+        (None, ["RemoveIPC=yes\n", "RemoveIPC=off\n"], False),
+        ("\xff\xfe\n", [], True),
+    ],
+)
+def test_a_systemd_that_removes_queues_at_logout_is_told(logind: Any, conf: str | None, dropins: list[str], told: bool) -> None:
+    if conf is not None:
+        (logind / "logind.conf").write_bytes(conf.encode("latin-1"))
+    for number, text in enumerate(dropins):
+        (logind / f"conf.d/{number}.conf").write_text(text)
+    found = list(_doctor.examine_logind())
+    assert [finding.subject for finding in found] == (["RemoveIPC"] if told else [])
+    assert all(finding.level == "warning" and "RemoveIPC=no" in finding.text for finding in found)
+
+
+def test_whoever_lingers_or_is_of_the_system_or_without_systemd_is_safe(logind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import psutil
+
+    assert list(_doctor.examine_logind())
+    (logind / "linger" / psutil.Process().username()).touch()
+    assert not list(_doctor.examine_logind())
+    (logind / "linger" / psutil.Process().username()).unlink()
+    monkeypatch.setattr(_doctor, "FIRST_USER", os.geteuid() + 1)
+    assert not list(_doctor.examine_logind())
+    monkeypatch.setattr(_doctor, "FIRST_USER", 0)
+    monkeypatch.setattr(_doctor, "SYSTEMD", str(logind / "none"))
+    assert not list(_doctor.examine_logind())
+
+
+# -- the command ---------------------------------------------------------------------------------------------------------------
+
+
+def test_the_command_says_when_there_is_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shmq.cli.doctor.examine", list)
+    result = run()
+    assert (result.output, result.exit_code) == ("nothing to repair\n", 0)
+
+
+@pytest.mark.parametrize(("level", "status"), [("repaired", 0), ("warning", 0), ("error", 1)])
+def test_only_what_cannot_be_repaired_is_the_exit_status(monkeypatch: pytest.MonkeyPatch, level: Any, status: int) -> None:
+    found = [_doctor.Finding("repaired", "one", "text"), _doctor.Finding(level, "a\x1b[31mqueue", "[bold]what\nit is[/bold]")]
+    monkeypatch.setattr("shmq.cli.doctor.examine", lambda: found)
+    result = run()
+    assert result.exit_code == status
+    assert level in result.output and "[bold]" in result.output and "\x1b" not in result.output
+
+
+def test_the_command_repairs_and_tells_it_once(make: Make) -> None:
+    queue = make(slots=4, slot_size=64)
+    queue.put("x")
+    lease = queue.receive(timeout=0, lease_timeout=0.001)
+    time.sleep(0.01)
+    said = [line for line in run().output.splitlines() if queue.name in line]
+    assert len(said) == 1 and "repaired" in said[0] and "1 lease over" in said[0]
+    assert queue.name not in run().output
+    assert queue.get_nowait() == "x"
+    del lease
