@@ -474,14 +474,15 @@ cdef class Port(Handle):
 
     cdef int fail(self, uint32_t cell, uint64_t word, uint64_t delay_ns, error) except -1:
         """The delivery of the LEASED cell's message has failed: it comes back, or becomes a dead letter. The cell is ours no longer."""
-        shmq_delivery_ended(&self.port, cell, word, SHMQ_NACKED, delay_ns)
-        if shmq_message_exhausted(&self.port, shmq_load_relaxed(&shmq_slot_at(&self.port, shmq_word_slot(word)).deliveries)):
-            shmq_count(&self.port.record.counters[SHMQ_NACKS], 1)
-            self.bury_exhausted(cell, error)
-        elif self.port.geometry.paged and cell < self.port.geometry.reserved:
-            # One of the few cells that put and get count on: the message cannot stay in it, and there is no other.
+        # In one of the few cells that put and get count on it cannot stay, and there is no other.
+        cdef bint homeless = self.port.geometry.paged and cell < self.port.geometry.reserved
+        shmq_delivery_ended(&self.port, cell, word, SHMQ_REJECTED if homeless else SHMQ_NACKED, delay_ns)
+        if homeless:
             shmq_count(&self.port.record.counters[SHMQ_NACKS], 1)
             self.bury_somehow(cell, "every in-flight cell was in use", error)
+        elif shmq_message_exhausted(&self.port, shmq_load_relaxed(&shmq_slot_at(&self.port, shmq_word_slot(word)).deliveries)):
+            shmq_count(&self.port.record.counters[SHMQ_NACKS], 1)
+            self.bury_exhausted(cell, error)
         else:
             shmq_lease_give_back(&self.port, cell, word, SHMQ_NACKED, delay_ns)
         return 0
@@ -839,6 +840,7 @@ cdef class Port(Handle):
     def consume(self, Py_ssize_t prefetch=1, timeout=None, lease_timeout=AS_CREATED, bint extend=False) -> Leases:
         """Iterate over messages: ack when the loop's body has ended, nack when it raises. `for lease in queue` is this.
 
+        A body that took longer than the lease is logged, and the loop goes on: the message is somebody else's by then.
         `prefetch`: how many to take at once; those that the loop has not come to go back untouched when it ends, and have not
         failed if this process dies. `timeout`: end the loop when nothing has come for so many seconds. The rest as `receive`;
         the time of a prefetched message begins anew when the loop comes to it.

@@ -306,14 +306,18 @@ cdef class Handle:
                 ends = shmq_expires_ns(shmq_load_acquire(&cell.expires))
             row = ("leased" if state == SHMQ_TIMED else CELL_STATES[state], shmq_cell_owner(word), there.id,
                    shmq_load_relaxed(&cell.leased_ns) * 1e-9, ends * 1e-9 if ends else None, shmq_lease_begun(&self.port, i, word),
-                   shmq_deliveries_failed(shmq_load_relaxed(&there.deliveries)), there.nbytes)
-            key = None
-            if there.flags & SHMQ_SPILLED and state != SHMQ_LOANED:
-                key = PyBytes_FromStringAndSize(<const char *>shmq_payload_at(&self.port, slot), SPILL_KEY_BYTES)
-                described = there.described
+                   shmq_deliveries_failed(shmq_load_relaxed(&there.deliveries)))
+            nbytes, described = there.nbytes, there.described
+            key = None if state == SHMQ_LOANED else self.side_key_in(slot)
             if shmq_load_acquire(&cell.word) == word:
-                result.append(row if key is None else (*row[:-1], max(self.segment.side_bytes(key) - described, 0)))
+                result.append((*row, nbytes if key is None else max(self.segment.side_bytes(key) - described, 0)))
         return result
+
+    cdef object side_key_in(self, uint32_t slot):
+        """The key of the side segment in which the slot's message is, if it is in one."""
+        if not shmq_slot_at(&self.port, slot).flags & SHMQ_SPILLED or self.port.geometry.slot_size < SPILL_KEY_BYTES:
+            return None
+        return PyBytes_FromStringAndSize(<const char *>shmq_payload_at(&self.port, slot), SPILL_KEY_BYTES)
 
     def _words(self) -> tuple:
         """The words of the ring cells, of the in-flight cells, and (intent, what it expects) of each port, as one look finds them."""
@@ -343,8 +347,10 @@ cdef class Handle:
 
     cdef int note_side(self, uint64_t word, set keys) except -1:
         cdef uint32_t slot = shmq_word_slot(word)
-        if slot < self.port.geometry.total_slots and shmq_slot_at(&self.port, slot).flags & SHMQ_SPILLED:
-            keys.add(PyBytes_FromStringAndSize(<const char *>shmq_payload_at(&self.port, slot), SPILL_KEY_BYTES))
+        if slot < self.port.geometry.total_slots:
+            key = self.side_key_in(slot)
+            if key is not None:
+                keys.add(key)
         return 0
 
     def _serials(self) -> set:

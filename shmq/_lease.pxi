@@ -477,7 +477,10 @@ cdef class Leases:
         return self
 
     def __next__(self):
-        self.finish(True)
+        try:
+            self.finish(True)
+        except LeaseLost as error: # the body is done, and cannot be told otherwise
+            self.port._late(error)
         while not self.port.closed:
             if self.ahead:
                 if self.come_to(<Lease>self.ahead.pop()):

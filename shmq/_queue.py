@@ -272,6 +272,9 @@ class Queue(_core.Port):
             failure,
         )
 
+    def _late(self, error: BaseException) -> None:
+        _log().warning("a loop's body took longer than its lease: %s", error)
+
     def _keep(self, lease: _core.Lease, seconds: float) -> None:
         from shmq._renewal import keep
 

@@ -93,7 +93,7 @@ def test_handles_of_the_dead_are_freed_and_what_they_held_comes_back(make: Make,
     child = start(children, queue, how)
     pid = child.pid
     children.kill()
-    assert re.search(rf"repaired: 1 handle of dead processes \(pid {pid}\)", texts(queue.name))
+    assert re.search(rf"repaired: 1 process \(pid {pid}\) had died", texts(queue.name))
     stats = queue.stats()
     assert (stats.ports, stats.leased, stats.loaned, stats.deaths) == (1, 0, 0, 1)
     assert sorted(queue.drain()) == list(range(4))
