@@ -200,6 +200,7 @@ cdef extern from "ring.h" nogil:
 cdef extern from "wait.h" nogil:
     struct shmq_patience:
         bint spun
+        bint late
         bint told
         uint32_t slice_ms
         uint64_t begun_ns

@@ -155,7 +155,10 @@ cdef class Handle:
         if status != SHMQ_WOULD_BLOCK and not cells:
             raise SegmentCorrupt(f"queue {self.name!r} is corrupt: a cell of its ring names a slot or a lap that cannot be")
         if deadline == 1: # the caller does not wait, but may poll for ever
-            return SHMQ_OK if shmq_reap_now_and_then(&self.port) else SHMQ_TIMED_OUT
+            if patience.late or not shmq_reap_now_and_then(&self.port): # one look more: a scribbler can let leases expire for ever
+                return SHMQ_TIMED_OUT
+            patience.late = True
+            return SHMQ_OK
         if patience.begun_ns == 0:
             patience.begun_ns = shmq_now_ns()
         self.users += 1

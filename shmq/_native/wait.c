@@ -151,19 +151,20 @@ bool shmq_reap_now_and_then(struct shmq_port *port) {
     return take_back(port);
 }
 
+/* Something came back. After the deadline that is worth one look more, not as many as a scribbler lets leases expire. */
+static bool worth_a_look(uint64_t deadline_ns, struct shmq_patience *patience) {
+    if (shmq_now_ns() < deadline_ns) return true;
+    if (patience->late) return false;
+    return patience->late = true;
+}
+
 shmq_status shmq_wait(struct shmq_port *port, enum shmq_side side, uint64_t deadline_ns, struct shmq_patience *patience) {
-    if (shmq_reap_now_and_then(port)) return SHMQ_OK;
+    if (shmq_reap_now_and_then(port) && worth_a_look(deadline_ns, patience)) return SHMQ_OK;
     if (!patience->spun) {
         patience->spun = true;
         if (shmq_wait_spin(port, side, deadline_ns)) return SHMQ_OK;
     }
-    bool late = shmq_now_ns() >= deadline_ns;
-    /* And finds out how long it may sleep. What came back is worth a look after the deadline too, but only one: a scribbler
-     * can let something expire as often as we look. */
-    if (shmq_lease_expire(port) && !(late && patience->late)) {
-        patience->late = late;
-        return SHMQ_OK;
-    }
+    if (shmq_lease_expire(port) && worth_a_look(deadline_ns, patience)) return SHMQ_OK; /* and finds out how long it may sleep */
     shmq_status status = shmq_wait_park(port, side, deadline_ns, patience);
     if (status != SHMQ_TIMED_OUT) return status;
     if (shmq_now_ns() >= deadline_ns) return SHMQ_TIMED_OUT;

@@ -44,7 +44,7 @@ PLANTED = {
     "an attach that believes in the length of the file": ("port.c", " || out->segment_bytes > file_bytes", ""),
     "a sequence that is helped for ever": ("ring.c", "tries < HELPS", "true"),
     "a waiter that is taken off for ever": ("wait.c", " && tries < TAKES", ""),
-    "a wait that looks again for ever": ("wait.c", " && !(late && patience->late)", ""),
+    "a wait that looks again for ever": ("wait.c", "    if (patience->late) return false;\n", ""),
     "a receive that loses for ever": ("client.c", "if (lost++ < LOSSES) continue;", "lost++; continue;"),
 }
 
