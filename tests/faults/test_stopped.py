@@ -6,6 +6,7 @@ go on, then it goes on itself. From outside, by the library as users have it.
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import signal
@@ -187,12 +188,12 @@ def put_and_take_for_ever(name: str, ledger: str, first: int) -> None:
 
 
 def test_a_process_that_is_stopped_again_and_again_loses_and_doubles_nothing(
-    make: Make, children: Children, stopped: Any, times: int = 60
+    make: Make, children: Children, stopped: Any
 ) -> None:
     queue, ledger = make(slots=8, slot_size=64), make(slots=100_000, slot_size=64)
     child = children.start(put_and_take_for_ever, queue.name, ledger.name, 0)
     own, taken = 10_000_000, []
-    for _ in range(times):
+    for _ in range(60):
         time.sleep(0.002)
         stopped(child)
         for _ in range(20):
@@ -217,7 +218,7 @@ def test_a_process_that_is_stopped_again_and_again_loses_and_doubles_nothing(
     shmq.verify(queue)
     taken += queue.drain() + ledger.drain()
     numbers = sorted(taken)
-    doubles = [number for number, other in zip(numbers, numbers[1:], strict=False) if number == other]
+    doubles = [number for number, other in itertools.pairwise(numbers) if number == other]
     assert len(doubles) <= 1  # the one that was told, and not yet acked, when the child was killed
     assert set(range(10_000_000, own)) <= set(numbers)
     theirs = [number for number in set(numbers) if number < 10_000_000]
