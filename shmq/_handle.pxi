@@ -63,7 +63,10 @@ cdef class Handle:
                 self.port.semaphores[side] = sem_open(name, 0)
                 if self.port.semaphores[side] == SEM_FAILED:
                     self.port.semaphores[side] = NULL
+                    failure = errno
                     shmq_port_detach(&self.port)
+                    if failure != ENOENT:
+                        raise OSError(failure, _os.strerror(failure), f"/dev/shm/sem.{name.decode()[1:]}")
                     raise SegmentCorrupt(f"the semaphore {name.decode()} of queue {self.segment.name!r} is gone from /dev/shm "
                                          "(a logout with systemd's RemoveIPC does that): unlink the queue and create it anew")
         shmq_store_relaxed(&self.port.record.pid, <uint64_t>_os.getpid())
