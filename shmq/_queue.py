@@ -148,7 +148,8 @@ class Queue(_core.Port):
             wanted = f"was made with the codec {there!r}: attach with the same codec=" if there else "was made without a codec"
             raise SegmentMismatch(f"queue {segment.name!r} {wanted}")
         self._open(segment, codec, spin)
-        mine = segment.config.lifetime == "creator" and segment.creator_pid == os.getpid()
+        # By identity: another process may have the pid of the creator, in another pid namespace or later.
+        mine = segment.config.lifetime == "creator" and segment.creator == _core.identity()
         self._creator_pid = os.getpid() if mine else None
 
     def _attached(self) -> None:
