@@ -344,7 +344,7 @@ cdef class Handle:
         for i in range(self.port.geometry.ports):
             owner = shmq_load_acquire(&self.port.records[i].owner)
             if owner and shmq_owner_alive(owner):
-                result.add(shmq_load_relaxed(&self.port.records[i].serial))
+                result.add(shmq_load_relaxed(&self.port.records[i].serial) & 0xFFFFFF) # what an id has room for
         return result
 
     def _ring(self) -> list:
