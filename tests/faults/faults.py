@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import wait_until
 
 import shmq
 
@@ -62,6 +63,16 @@ class Words:
 
     def ring(self, index: int) -> int:
         return self.ring_at + 8 * index
+
+
+def reap_all(queue: shmq.Queue) -> None:
+    """Until nobody dead is left: by us, or by another process of this user (a doctor looks at all queues)."""
+
+    def nobody_dead() -> bool:
+        queue._reap()
+        return all(alive for _, _, _, alive, _ in queue._ports())
+
+    wait_until(nobody_dead)
 
 
 def files_of(name: str) -> list[str]:
