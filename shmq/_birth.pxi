@@ -3,7 +3,12 @@
 cdef uint64_t own_identity() except 0:
     cdef uint64_t owner = shmq_owner_self()
     if owner == 0:
-        raise SegmentForeign(f"cannot lock /dev/shm/.shmq-{_os.geteuid()}.lock: it must be a regular file of this user in a writable /dev/shm")
+        path = f"/dev/shm/.shmq-{_os.geteuid()}.lock"
+        if errno in (EMFILE, ENFILE):
+            raise OSError(errno, _os.strerror(errno), path)
+        if errno == ENOSPC:
+            raise OutOfMemory(f"/dev/shm has no room for another file, not even for {path}")
+        raise SegmentForeign(f"cannot lock {path}: it must be a regular file of this user in a writable /dev/shm")
     return owner
 
 

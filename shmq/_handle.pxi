@@ -64,7 +64,10 @@ cdef class Handle:
                 self.port.semaphores[side] = sem_open(name, 0)
                 if self.port.semaphores[side] == SEM_FAILED:
                     self.port.semaphores[side] = NULL
+                    failure = errno
                     shmq_port_detach(&self.port)
+                    if failure != ENOENT:
+                        raise OSError(failure, _os.strerror(failure), f"/dev/shm/sem.{name.decode()[1:]}")
                     raise SegmentCorrupt(f"the semaphore {name.decode()} of queue {self.segment.name!r} is gone from /dev/shm "
                                          "(a logout with systemd's RemoveIPC does that): unlink the queue and create it anew")
         self.port.buries = True
@@ -364,7 +367,7 @@ cdef class Handle:
         for i in range(self.port.geometry.ports):
             owner = shmq_load_acquire(&self.port.records[i].owner)
             if owner and shmq_owner_alive(owner):
-                result.add(shmq_load_relaxed(&self.port.records[i].serial))
+                result.add(shmq_load_relaxed(&self.port.records[i].serial) & 0xFFFFFF) # what an id has room for
         return result
 
     def _ring(self) -> list:

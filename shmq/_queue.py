@@ -213,8 +213,8 @@ class Queue(_core.Port):
     def close(self) -> None:
         super().close()
         if self._creator_pid == os.getpid():
-            self._creator_pid = None
             _segment.leave(self.segment)
+            self._creator_pid = None  # after that: where it raises, for want of descriptors, a second close tries again
 
     close.__doc__ = _core.Port.close.__doc__
 

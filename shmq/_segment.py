@@ -147,6 +147,7 @@ class Segment:
         self.memory = memory
         self.nonce: int = header["nonce"]
         self.anonymous = bool(header["flags"] & _core.FLAG_ANONYMOUS)
+        self.creator: int = header["creator"]
         self.creator_pid: int = header["creator_pid"]
         self.created_at: float = header["created_at"]
         self.config = config_of(header)
@@ -181,7 +182,10 @@ class Segment:
         By write(2): a mapping would have every page zeroed and faulted in before it is filled.
         """
         path = self.side_path(key)
-        shared = posix_ipc.SharedMemory(path, posix_ipc.O_CREX, mode=MODE)
+        try:
+            shared = posix_ipc.SharedMemory(path, posix_ipc.O_CREX, mode=MODE)
+        except OSError as error:
+            raise memory_error(path, sum(len(part) for part in parts), error) from None
         try:
             os.fchmod(shared.fd, MODE)
             for part in parts:
@@ -251,6 +255,8 @@ def make_memory(path: str, nbytes: int) -> mmap.mmap:
         shared = posix_ipc.SharedMemory(path, posix_ipc.O_CREX, mode=MODE)
     except posix_ipc.ExistentialError:
         raise FileExistsError(path) from None
+    except OSError as error:
+        raise memory_error(path, nbytes, error) from None
     try:
         os.fchmod(shared.fd, MODE)  # whatever the umask left of it
         os.posix_fallocate(
@@ -265,8 +271,15 @@ def make_memory(path: str, nbytes: int) -> mmap.mmap:
 
 
 def memory_error(path: str, nbytes: int, error: BaseException) -> BaseException:
-    """What to raise for an error met while memory was reserved: OutOfMemory in words where that is what it was."""
-    if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.ENOMEM, errno.EFBIG):
+    """What to raise for an error met while memory was reserved or mapped: OutOfMemory in words where that is what it was."""
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return OutOfMemory(
+            f"{path[1:]} needs {nbytes:,} bytes of address space, and this process may not have so many more: "
+            "use fewer or smaller slots, or raise its limit (`ulimit -v`, RLIMIT_AS)"
+        )
+    if isinstance(error, OSError) and out_of_descriptors(error):
+        return OSError(out_of_descriptors(error), os.strerror(out_of_descriptors(error)), f"{SHM}{path}")
+    if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EFBIG):
         return error
     space = os.statvfs(SHM)
     return OutOfMemory(
@@ -274,6 +287,20 @@ def memory_error(path: str, nbytes: int, error: BaseException) -> BaseException:
         f"of {space.f_blocks * space.f_frsize:,}: "
         "use fewer or smaller slots, unlink segments that are no longer used (`shmq ls`), or enlarge it "
         "(`mount -o remount,size=… /dev/shm`, Docker: --shm-size)"
+    )
+
+
+def out_of_descriptors(error: OSError) -> int:
+    """EMFILE or ENFILE where that is what it was, else 0: posix_ipc raises them without errno."""
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return error.errno
+    words = str(error)
+    return (
+        errno.EMFILE
+        if "maximum number of files open" in words
+        else errno.ENFILE
+        if "limit on the total number of open files" in words
+        else 0
     )
 
 
@@ -289,6 +316,8 @@ def map_memory(path: str, private: bool = False) -> tuple[mmap.mmap, int]:
     except posix_ipc.PermissionsError:
         raise SegmentForeign(f"{path[1:]} in {SHM} may not be opened by this user") from None
     except (OSError, ValueError) as error:  # posix_ipc: ValueError for a directory
+        if isinstance(error, OSError) and out_of_descriptors(error):
+            raise memory_error(path, 0, error) from None
         raise SegmentMismatch(f"{path[1:]} in {SHM} is no segment: {error}") from None
     try:
         found = os.fstat(shared.fd)
@@ -305,7 +334,10 @@ def map_memory(path: str, private: bool = False) -> tuple[mmap.mmap, int]:
         if found.st_size == 0:
             raise BlockingIOError
         flags = mmap.MAP_PRIVATE if private else mmap.MAP_SHARED
-        return mmap.mmap(shared.fd, found.st_size, flags, mmap.PROT_READ | mmap.PROT_WRITE, **UNMAPPED_FD), found.st_ino
+        try:
+            return mmap.mmap(shared.fd, found.st_size, flags, mmap.PROT_READ | mmap.PROT_WRITE, **UNMAPPED_FD), found.st_ino
+        except OSError as error:
+            raise memory_error(path, found.st_size, error) from None
     finally:
         shared.close_fd()
 
@@ -449,7 +481,9 @@ def make(name: str, config: Config, anonymous: bool) -> Segment:
             make_semaphore(semaphore_name(name, nonce, side))
         _core.mark_ready(memory)
     except BaseException:
-        remove(name)
+        for side in SIDES:  # by their names: to list the folder takes a descriptor, and there may be none
+            remove_beside(f"sem.{semaphore_name(name, nonce, side)[1:]}")
+        unlink_memory(path_of(name))
         raise
     header = _core.read_header(memory)
     assert header is not None
@@ -459,15 +493,19 @@ def make(name: str, config: Config, anonymous: bool) -> Segment:
 
 
 def make_semaphore(semaphore: str) -> None:
-    posix_ipc.Semaphore(semaphore, posix_ipc.O_CREX, mode=MODE, initial_value=0).close()
+    try:
+        posix_ipc.Semaphore(semaphore, posix_ipc.O_CREX, mode=MODE, initial_value=0).close()
+    except OSError as error:
+        raise memory_error(f"/sem.{semaphore[1:]}", mmap.PAGESIZE, error) from None
     os.chmod(f"{SHM}/sem.{semaphore[1:]}", MODE)  # whatever the umask left of it
 
 
 def remove(name: str) -> bool:
     """Unlink a segment's file, semaphores and side segments; mapped ones go on until they are unmapped."""
+    entries = os.listdir(SHM)  # first: where there is no descriptor left for it, nothing is removed, and a second try can be made
     found = unlink_memory(path_of(name))
     prefix = f"{PREFIX}{name}{SEPARATOR}"
-    for entry in os.listdir(SHM):
+    for entry in entries:
         if entry.removeprefix("sem.").startswith(prefix):
             found |= remove_beside(entry)
     return found

@@ -185,6 +185,8 @@ void shmq_delivery_ended(struct shmq_port *port, uint32_t cell, uint64_t leased,
     uint64_t due = delay_ns && !shmq_message_exhausted(port, deliveries) ? /* who is to be buried need not rest */
         shmq_now_ns() + (delay_ns < LONGEST_NS ? delay_ns : LONGEST_NS) : 0;
     shmq_store_relaxed(&port->cells[cell].due_ns, due); /* released by the word that makes it ORPHAN */
+    /* A deadline of long ago must not be taken for that of the next lease, when the generations come round to its 16 bits. */
+    shmq_store_relaxed(&port->cells[cell].expires, shmq_expires_word(shmq_cell_generation(leased) + 0x8000, 0));
     SHMQ_CRASH_POINT(delivery_ended);
 }
 
