@@ -267,6 +267,24 @@ static void play_extend(void) {
     if (shmq_lease_extend(&port, lease.cell, &lease.word, shmq_now_ns() + LEASE_NS) == SHMQ_LOST) ledger->lost++;
     else ack(lease, false);
 }
+/* Looks at its message until the end, and says so: what it sees is this message, whoever has finished it meanwhile. */
+static void play_watch(void) {
+    attach();
+    struct lease lease = receive(true, true);
+    uint32_t slot = shmq_word_slot(lease.word);
+    arm();
+    if (shmq_view_begin(&port, lease.cell, lease.word) != SHMQ_OK) {
+        ledger->lost++;
+        return;
+    }
+    CHECK_EQUAL(message_read(&port, slot).number, lease.number);
+    bool acked = shmq_lease_ack(&port, lease.cell, lease.word, true) == SHMQ_OK;
+    if (acked) done(lease.number);
+    else ledger->lost++;
+    CHECK_EQUAL(message_read(&port, slot).number, lease.number);
+    shmq_view_end(&port, lease.cell);
+    if (acked) shmq_cell_return(&port, lease.cell, true);
+}
 static void play_expire(void) {
     attach();
     arm();
@@ -315,6 +333,14 @@ static void one_is_over(void) {
     half();
     held_too_long = receive(true, true);
     usleep(LEASE_NS / 1000 + 1000);
+}
+
+static struct lease looked_at;
+static void one_is_looked_at(void) {
+    half();
+    looked_at = receive(true, false);
+    CHECK_EQUAL(shmq_view_begin(&port, looked_at.cell, looked_at.word), SHMQ_OK);
+    give_back(looked_at, SHMQ_RELEASED);
 }
 
 static pid_t fork_child(void) {
@@ -382,6 +408,8 @@ static const struct role {
     {"timed_adopt", one_came_back, play_timed},
     {"timed_nack", half, play_timed_nack},
     {"extend", half, play_extend},
+    {"watch", half, play_watch},
+    {"finish_under_a_viewer", one_is_looked_at, play_adopt},
     {"expire", one_is_over, play_expire},
     {"wait_for_item", nothing, play_wait_for_item},
     {"wait_for_space", full, play_wait_for_space},
@@ -494,6 +522,10 @@ static bool trial(const struct role *role, bool past) {
     }
     CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
     if (role->before == one_is_over) ack(held_too_long, false);
+    if (role->before == one_is_looked_at) {
+        CHECK_EQUAL(message_read(&port, shmq_word_slot(looked_at.word)).number, looked_at.number);
+        shmq_view_end(&port, looked_at.cell);
+    }
     check_end();
     shmq_port_detach(&port);
     return stopped;

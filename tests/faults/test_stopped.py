@@ -26,7 +26,7 @@ ENGINE = Path(shmq.get_include())
 SOURCE = Path(__file__).with_name("stopped.c")
 POINTS = sorted({name for file in ENGINE.glob("*.c") for name in re.findall(r"\bSHMQ_CRASH_POINT\((\w+)\)", file.read_text())})
 ROLES = re.findall(r'^    \{"(\w+)", \w+, play_', SOURCE.read_text(), re.M)
-TIMED = ("timed", "timed_adopt", "timed_nack", "extend", "expire", "detach")
+TIMED = ("timed", "timed_adopt", "timed_nack", "extend", "watch", "finish_under_a_viewer", "expire", "detach")
 LONG = 30.0
 PROMPT = 5.0  # seconds within which others go on; they need milliseconds, and a loaded machine more
 SLOT_SIZES = [64, 4096]
@@ -56,7 +56,8 @@ def windows(program: Path, role: str, slot_size: int, how: str) -> dict[str, int
 
 def test_every_window_of_the_engine_has_a_role_that_is_stopped_in_it(program: Path) -> None:
     reached: set[str] = set()
-    for role in ("put", "ack", "nack", "adopt", "timed_nack", "extend", "wait_for_item", "attach", "detach", "reap_getter"):
+    needed = ("put", "ack", "nack", "adopt", "timed_nack", "extend", "watch", "finish_under_a_viewer")
+    for role in (*needed, "wait_for_item", "attach", "detach", "reap_getter"):
         reached |= windows(program, role, 64, "soon").keys()
     assert reached - {"lost"} == set(POINTS)
 
