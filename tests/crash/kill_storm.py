@@ -71,10 +71,8 @@ def number_in(message: Any) -> int | None:
 class Shared:
     """What the processes of a storm tell each other beside the queue: the phase, and when each survivor last went on."""
 
-    WORDS = struct.Struct("<QQQ")
-
     def __init__(self) -> None:
-        self.memory = mmap.mmap(-1, 4096)
+        self.memory = memoryview(mmap.mmap(-1, 4096)).cast("Q")  # whose words are read and written whole
 
     @property
     def phase(self) -> int:
@@ -85,10 +83,10 @@ class Shared:
         self.memory[0] = phase
 
     def beat(self, who: int) -> None:
-        struct.pack_into("<Q", self.memory, 8 + 8 * who, time.monotonic_ns())
+        self.memory[1 + who] = time.monotonic_ns()
 
     def last_beat(self, who: int) -> int:
-        return struct.unpack_from("<Q", self.memory, 8 + 8 * who)[0]
+        return self.memory[1 + who]
 
 
 PRODUCER, CONSUMER = 0, 1
@@ -399,9 +397,8 @@ class Storm:
         self.open_files()
         killed: dict[int, Kill] = {}
         self.shared.phase = WORKING
-        now = time.monotonic_ns()
         for who in (PRODUCER, CONSUMER):
-            struct.pack_into("<Q", self.shared.memory, 8 + 8 * who, now)
+            self.shared.beat(who)
         control = os.fork()
         if control == 0:
             die_with_parent(1, signal.SIGKILL)
@@ -583,8 +580,8 @@ class Storm:
                 f"{total.deliveries:,} deliveries, {total.acked:,} acked, {total.acked_unsaid:,} acked by one who was killed "
                 f"before it could say so, {total.letters:,} dead letters",
                 f"{explained:,} duplicates explained ({why}); {total.ack_undone:,} acks interrupted and redelivered; "
-                f"{total.silent:,} deliveries to one who was killed before "
-                f"it could say so, {total.silent_expiries:,} expired so",
+                f"{total.silent:,} deliveries to one who was killed "
+                f"before it could say so, {total.silent_expiries:,} expired so",
                 f"lost {total.lost}, unexplained {total.unexplained}, torn {total.torn}, stalls {total.stalls}, other {total.other}",
                 f"longest silence of the surviving producer {self.longest[PRODUCER] * 1e-9:.2f} s, consumer "
                 f"{self.longest[CONSUMER] * 1e-9:.2f} s; of the control {longest_delay:.2f} s; "
