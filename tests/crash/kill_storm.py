@@ -18,6 +18,7 @@ import gc
 import heapq
 import mmap
 import os
+import pickle
 import random
 import shutil
 import signal
@@ -218,7 +219,14 @@ class Player:
         nanoseconds = int((timeout or 0) * 1e9)
         began = time.monotonic_ns()
         lease = self.q.receive(timeout=0.05, lease_timeout=timeout)
-        self.handle(lease, began, nanoseconds)
+        if not nanoseconds and self.chance.random() < 0.02:
+            number, id = number_in(lease.data) or 0, lease.id
+            self.ledger.write(Kind.RECEIVED if number else Kind.TORN, number, id, began, 0, lease.delivery_count)
+            self.ledger.write(Kind.DROPPING, number, id)
+            del lease
+            self.ledger.write(Kind.DROPPED, number, id)
+        else:
+            self.handle(lease, began, nanoseconds)
 
     def take_many(self) -> None:
         timeout = self.lease_timeout()
@@ -533,11 +541,11 @@ class Storm:
             self.violate(errors)
         delays = np.fromfile(self.folder / "delays", dtype="<u8").reshape(-1, 2).tolist()
         self.delays += delays
-        judge = Judge(read(self.folder.glob("*.ledger")), killed, letters, delays)
-        verdict = judge.judge()
-        self.total.add(verdict)
+        self.total.add(Judge(read(self.folder.glob("*.ledger")), killed, letters, delays).judge())
         if self.options.keep:
             shutil.copytree(self.folder, self.options.keep, dirs_exist_ok=True)
+            with open(f"{self.options.keep}/kills", "wb") as file:
+                pickle.dump(killed, file)
 
     def violate(self, text: str) -> None:
         self.total.other += 1
@@ -577,12 +585,13 @@ class Storm:
                 f"{self.killed:,} kills in {seconds:.1f} s ({self.killed / seconds:.0f}/s), seed {self.options.seed}",
                 f"{total.messages:,} messages intended, {total.returned:,} put, {total.interrupted:,} puts interrupted "
                 f"({total.interrupted_there:,} of these messages are there)",
-                f"{total.deliveries:,} deliveries, {total.acked:,} acked, {total.acked_unsaid:,} acked by one who was killed "
-                f"before it could say so, {total.letters:,} dead letters",
-                f"{explained:,} duplicates explained ({why}); {total.ack_undone:,} acks interrupted and redelivered; "
+                f"{total.deliveries:,} deliveries, {total.acked:,} acked, {total.acked_unsaid:,} acked by one who was "
+                f"killed before it could say so, {total.letters:,} dead letters",
+                f"{explained:,} duplicates explained ({why}); {total.ack_undone:,} interrupted acks redelivered; "
                 f"{total.silent:,} deliveries to one who was killed "
                 f"before it could say so, {total.silent_expiries:,} expired so",
-                f"lost {total.lost}, unexplained {total.unexplained}, torn {total.torn}, stalls {total.stalls}, other {total.other}",
+                f"lost {total.lost}, unexplained {total.unexplained}, torn {total.torn}, stalls {total.stalls}, "
+                f"other {total.other}",
                 f"longest silence of the surviving producer {self.longest[PRODUCER] * 1e-9:.2f} s, consumer "
                 f"{self.longest[CONSUMER] * 1e-9:.2f} s; of the control {longest_delay:.2f} s; "
                 f"{self.strays:,} findings of the doctor",
@@ -672,7 +681,7 @@ def main() -> int:
     parser.add_argument("--verify-every", type=int, default=200, help="kills between two looks at the live segment")
     parser.add_argument("--name", default=f"storm.{os.getpid()}")
     parser.add_argument("--progress", action="store_true", help="report after each round")
-    parser.add_argument("--keep", help="a folder for the ledgers of the last round")
+    parser.add_argument("--keep", help="a folder for the ledgers and kills of the last round")
     parser.add_argument("--recovery", type=int, default=0, metavar="N", help="kill N holders, and measure the time to redelivery")
     options = parser.parse_args()
     if options.paged:

@@ -12,7 +12,7 @@ import struct
 import time
 from bisect import bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
 from itertools import pairwise
@@ -115,6 +115,12 @@ class Delivery:
     end: Kind | None = None
     ended: int = 0
     settling: int = 0
+
+    @property
+    def since(self) -> int:
+        """For the order: whoever was not run until its time was over tells late of what it had at most until then."""
+        late = self.lease and self.received >= self.began + self.lease and (self.end is Kind.LOST or self.end not in AFTER)
+        return self.began + self.lease if late else self.received
 
 
 @dataclass
@@ -286,7 +292,7 @@ class Judge:
                 mine.end, mine.ended = kind, at
                 if kind in BEFORE:
                     mine.settling = at
-        return sorted(done, key=lambda delivery: (delivery.count, delivery.received))
+        return sorted(done, key=lambda delivery: (delivery.count, delivery.since))
 
     def judge_chain(self, number: int, chain: list[Delivery], records: np.ndarray) -> None:
         """Each delivery but the last has failed, for a reason, and the count says so."""
@@ -392,13 +398,13 @@ class Judge:
             (kill.before, kill.after) for process, kill in self.kills.items() if kill.consumer and process not in self.holding
         )
         times = [after for _, after in free]
-        used: set[int] = set()
+        used: dict[int, int] = {}
         for before, after, number in sorted(self.gaps):
             place = bisect_right(times, after)
             while place in used:
                 place += 1
             if place < len(free) and free[place][0] <= before:
-                used.add(place)
+                used[place] = number
                 self.verdict.silent += 1
                 continue
             mine = self.records[self.records["number"] == number]
@@ -407,6 +413,18 @@ class Judge:
                 self.verdict.silent_expiries += 1
                 continue
             self.violate("unexplained", f"message {number:#x} has failed once more than anybody can have failed", mine)
+            self.verdict.violations[-1] += "".join(self.who_died(after, before, {free[place]: used[place] for place in used}))
+
+    def who_died(self, after: int, before: int, used: dict[tuple[int, int], int]) -> Iterator[str]:
+        """The consumers that were killed in that time, and what they said last."""
+        for process, kill in self.kills.items():
+            if kill.consumer and kill.after > after and kill.before <= before:
+                taken = used.get((kill.before, kill.after))
+                why = "it held what it told of" if process in self.holding else f"explains {taken:#x}" if taken else "free"
+                yield f"\n  process {process}, killed at {kill.before}, dead at {kill.after}: {why}"
+                last = self.records[self.records["process"] == process]
+                for line in self.lines(last[np.argsort(last["time"])][-6:]):
+                    yield f"\n  {line}"
 
     def judge_prefixes(self) -> None:
         """Of an interrupted put_many a prefix is there."""
