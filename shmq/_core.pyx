@@ -45,6 +45,9 @@ cdef extern from "Python.h":
     PyObject *PyErr_Occurred()
     const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *length) except NULL
 
+cdef extern from "unistd.h":
+    int usleep(unsigned int microseconds)
+
 cdef extern from "numpy/arrayobject.h":
     ctypedef struct PyArray_Descr:
         pass
@@ -68,6 +71,8 @@ cdef enum:
 cdef uint64_t CELL_PATIENCE_NS = 1000000000
 # A wait for room or for a cell that lasts longer is logged, once.
 cdef uint64_t STALL_NS = 5000000000
+# How long a process that attaches waits for another one that is freeing the ports of the dead, and may be stopped.
+cdef uint64_t REAPER_PATIENCE_NS = 1000000000
 # How long a message rests that could not be buried.
 cdef uint64_t BURIAL_REST_NS = 1000000000
 

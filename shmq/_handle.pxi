@@ -41,7 +41,7 @@ cdef class Handle:
     cdef int attach(self) except -1:
         cdef shmq_geometry geometry
         cdef shmq_status status = shmq_segment_check(self.memory.buf, <uint64_t>self.memory.len, &geometry)
-        cdef uint64_t owner = own_identity()
+        cdef uint64_t owner = own_identity(), begun = shmq_now_ns()
         cdef sem_t *semaphores[2]
         cdef int side
         if status != SHMQ_OK:
@@ -50,9 +50,12 @@ cdef class Handle:
         for side in range(2):
             semaphores[side] = self.port.semaphores[side] # a forked child goes on with its parent's
         status = shmq_port_attach(&self.port, self.memory.buf, &geometry, owner)
-        if status == SHMQ_NO_PORTS:
+        while status == SHMQ_NO_PORTS:
             shmq_reap(&self.port)
             status = shmq_port_attach(&self.port, self.memory.buf, &geometry, owner)
+            if status != SHMQ_NO_PORTS or shmq_now_ns() - begun > REAPER_PATIENCE_NS or all([alive for _, _, _, alive, _ in self._ports()]):
+                break
+            usleep(1000) # another one is taking back what the dead had
         for side in range(2):
             self.port.semaphores[side] = semaphores[side]
         if status == SHMQ_NO_PORTS:

@@ -55,7 +55,8 @@ shmq_status shmq_lease_extend(struct shmq_port *port, uint32_t cell, uint64_t *l
      * (shmq_expires_ahead). A swap, since the cell may be another's by now, and the deadline that of another lease. */
     if (shmq_cell_state(word) == SHMQ_TIMED && shmq_expires_ahead(expires, word) != 0) return SHMQ_LOST;
     if (shmq_load_acquire(&mine->word) != word || !shmq_swap_seq(&mine->expires, &expires, wanted)) return SHMQ_LOST;
-    if (!begun) shmq_lease_mark(port, cell, next, false);
+    uint64_t marked = word;
+    if (!begun) shmq_swap_seq(&mine->prefetched, &marked, next); /* by now the mark may be another's, too */
     SHMQ_CRASH_POINT(extend_written);
     if (!shmq_swap_seq(&mine->word, &word, next)) return SHMQ_LOST; /* [hand] */
     *leased = next;
@@ -63,8 +64,11 @@ shmq_status shmq_lease_extend(struct shmq_port *port, uint32_t cell, uint64_t *l
 }
 
 void shmq_lease_mark(struct shmq_port *port, uint32_t cell, uint64_t leased, bool begun) {
-    if (!begun) shmq_store_release(&port->cells[cell].prefetched, leased);
-    else shmq_swap_seq(&port->cells[cell].prefetched, &leased, 0); /* the mark may be another's: our time may be over */
+    struct shmq_cell *mine = &port->cells[cell];
+    /* Where the time of the lease is over, the cell may be another's by now, and the mark that of another lease. */
+    uint64_t before = begun ? leased : shmq_load_acquire(&mine->prefetched);
+    if (!begun && shmq_cell_owner(shmq_load_acquire(&mine->word)) != port->index) return;
+    shmq_swap_seq(&mine->prefetched, &before, begun ? 0 : leased);
 }
 
 bool shmq_lease_begun(const struct shmq_port *port, uint32_t cell, uint64_t leased) {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 import pickle
@@ -10,6 +11,7 @@ import re
 import shutil
 import signal
 import struct
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -576,6 +578,32 @@ def test_too_many_ports_names_other_processes_too(make: Make, children: Children
     ours.send(None)
     children.join()
     shmq.Queue.attach(queue.name).close()
+
+
+def hold_the_reapers_lock(nonce: int, connection: Any) -> None:
+    """As a process does that is taking back what the dead had, and is slow."""
+    fd = os.open(f"/dev/shm/.shmq-{os.geteuid()}.lock", os.O_RDWR)
+    fcntl.lockf(fd, fcntl.LOCK_EX, 1, nonce & (1 << 62) - 1 | 1 << 62)
+    connection.send("locked")
+    connection.recv()
+    time.sleep(0.1)
+    os.close(fd)
+
+
+def test_the_ports_of_the_dead_are_waited_for_while_another_frees_them(make: Make, children: Children) -> None:
+    queue = make(slots=4, slot_size=64, ports=2)
+    ours, theirs = children.context.Pipe()
+    dead = children.start(hold_a_port, queue.name, theirs)
+    assert ours.recv() == dead.pid
+    children.start(hold_the_reapers_lock, queue.segment.nonce, theirs)
+    assert ours.recv() == "locked"
+    dead.kill()
+    dead.join()
+    children.started.remove(dead)
+    assert queue._reap() == 0
+    ours.send(None)
+    shmq.Queue.attach(queue.name).close()
+    children.join()
 
 
 @BUILDERS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import threading
@@ -199,6 +200,26 @@ def test_deliveries_are_counted_for_each_message_alone(q: shmq.Queue) -> None:
         q.put("next")
         with q.receive(timeout=0) as lease:
             assert lease.delivery_count == 1
+
+
+@pytest.mark.parametrize("look", ["data", "view"])
+def test_who_begins_with_a_lease_whose_time_is_over_does_not_begin_with_anothers(q: shmq.Queue, look: str) -> None:
+    """It was delivered again in the same cell: what the new holder has not begun with has not failed when it comes back."""
+    q.put("x")
+    with shmq.Queue.attach(q.name) as other:
+        (late,) = other.receive_many(1, timeout=0, lease_timeout=1e-3)
+        time.sleep(0.002)
+        assert q._expire() == 1
+        (lease,) = q.receive_many(1, timeout=0, lease_timeout=1e-3)
+        assert lease.delivery_count == 1
+        with contextlib.suppress(shmq.LeaseLost):
+            getattr(late, look)
+        assert [holding.begun for holding in q.leases()] == [False]
+        time.sleep(0.002)
+        assert q._expire() == 1
+        again = q.receive(timeout=0)
+        assert again.delivery_count == 1
+        again.ack()
 
 
 def test_leases_settle_in_any_order(q: shmq.Queue) -> None:
