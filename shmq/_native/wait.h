@@ -13,7 +13,7 @@
 /* A lone sleeper looks again after this long: what a lost wake-up can cost, and when dead peers are noticed. Several
  * sleepers share the watch: the nth to lie down sleeps n times as long, up to the second number, so that somebody looks
  * about as often and four idle consumers cost little more than one. */
-#define SHMQ_SLICE_MS 100u
+#define SHMQ_SLICE_MS 80u /* with what it takes to be scheduled, a death is noticed within 0.1 s */
 #define SHMQ_SLICE_MOST_MS 250u
 #define SHMQ_SPIN_NS 40000u    /* the longest spin */
 

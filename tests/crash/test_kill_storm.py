@@ -58,12 +58,12 @@ def test_thousands_of_kills_lose_double_or_stall_nothing(form: list[str], seed: 
 
 
 def test_what_a_killed_holder_had_is_soon_with_a_peer_that_waits() -> None:
-    assert "redelivered to a waiting peer" in run("--recovery", 10)
+    assert "redelivered to a waiting peer" in run("--recovery", 10, "--within", 10_000)  # how soon is measured, not tested
 
 
 @pytest.mark.stress
 def test_what_a_killed_holder_had_is_soon_with_a_peer_that_waits_300_times() -> None:
-    run("--recovery", 300)
+    run("--recovery", 300, "--within", 10_000)
 
 
 # -- the judge can condemn ---------------------------------------------------------------------------------------------
