@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from glob import glob
 from typing import Literal
@@ -48,17 +48,22 @@ class Finding:
     text: str  # what was found, and what was done or is to be done about it
 
 
-def examine() -> list[Finding]:
-    """Look at everything, repair what can be repaired without losing a message, and tell what was found."""
-    findings = [*examine_place(), *examine_logind()]
+def examine(names: Collection[str] = ()) -> list[Finding]:
+    """Look at everything, or at the queues of these names and what is beside them; repair what can be, and tell what was found.
+
+    Nothing that it does loses a message.
+    """
+    findings = [] if names else [*examine_place(), *examine_logind()]
     for name in _segment.list_segments():
+        if names and name not in names:
+            continue
         try:
             findings += examine_queue(name)
         except SegmentNotFound:
             continue  # unlinked while we looked
         except ShmqError as error:
             findings.append(Finding("error", name, f"{type(error).__name__}: {error}"))
-    findings += examine_strays()
+    findings += examine_strays(names)
     return findings
 
 
@@ -206,15 +211,15 @@ def examine_sides(queue: Queue) -> Iterator[Finding]:
 # -- what no queue leads to ---------------------------------------------------------------------------------------------------
 
 
-def examine_strays() -> Iterator[Finding]:
+def examine_strays(names: Collection[str] = ()) -> Iterator[Finding]:
     """Files beside a queue that is gone, or that was made anew since."""
     strays: dict[str, list[re.Match[str]]] = {}
     for entry in os.scandir(SHM):
-        if found := BESIDE.fullmatch(entry.name):
+        if (found := BESIDE.fullmatch(entry.name)) and (not names or found["name"] in names):
             with contextlib.suppress(FileNotFoundError):
                 if entry.stat(follow_symlinks=False).st_uid == os.geteuid():
                     strays.setdefault(found["name"], []).append(found)
-    still_used = used_although_removed() if strays else set()
+    still_used: set[str] | None = None  # which is not to be had for nothing
     for name, matches in strays.items():
         with _segment.NameLock(name):
             try:
@@ -227,6 +232,7 @@ def examine_strays() -> Iterator[Finding]:
             old = [match for match in matches if match["nonce"] != nonce]
             if not old:
                 continue
+            still_used = used_although_removed() if still_used is None else still_used
             if name in still_used:
                 yield Finding(
                     "warning",

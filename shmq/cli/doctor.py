@@ -16,14 +16,15 @@ COLOURS = {"repaired": "green", "warning": "yellow", "error": "red"}
 
 
 @click.command()
-def doctor() -> None:
-    """Find what is not as it should be with this user's queues, and repair it.
+@click.argument("names", metavar="[NAME]...", nargs=-1)
+def doctor(names: tuple[str, ...]) -> None:
+    """Find what is not as it should be with this user's queues, or with those named, and repair it.
 
     Takes back what dead processes held, gives back leases whose time is over, makes dead letters of messages that failed too
     often, removes the remains of queues that are gone, checks every invariant, and tells of a /dev/shm that is too small and of
     a systemd that removes queues at logout. No message is lost by it. Exit status 1 if something is left that it cannot repair.
     """
-    findings = examine()
+    findings = examine(names)
     if not findings:
         click.echo("nothing to repair")
         return

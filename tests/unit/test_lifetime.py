@@ -271,7 +271,7 @@ def test_what_a_killed_creator_left_is_swept(name: str, children: Children, life
     children.kill()
     assert there(name)
     if sweep == "doctor":
-        found = [finding for finding in _doctor.examine() if finding.subject == name]
+        found = _doctor.examine([name])
         assert [finding.level for finding in found] == ["repaired"]
     elif sweep == "attach":
         with pytest.raises(shmq.SegmentNotFound, match="outlived"):
