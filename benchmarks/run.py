@@ -18,7 +18,7 @@ from typing import Any
 
 import machine
 
-machine.use_the_tree()
+machine.use_the_tree()  # before anything imports shmq: it may be installed elsewhere
 
 from cases import Case  # noqa: E402
 from harness import Failed, Hangs, Work  # noqa: E402
