@@ -278,11 +278,13 @@ def test_one_who_has_the_pid_of_the_creator_is_not_the_creator(name: str) -> Non
         words = Words(queue)
         child = os.fork()
         if child == 0:
-            words[64] = os.getpid()
-            with shmq.Queue.attach(name):
-                pass
-            with shmq.Queue.attach(name):
+            try:
+                words[64] = os.getpid()
+                shmq.Queue.attach(name).close()
+                shmq.Queue.attach(name).close()
                 os._exit(0)
+            finally:
+                os._exit(1)
         _, status = os.waitpid(child, 0)
         assert status == 0
         assert len(files_of(name)) == 3, "removed by one who is not the creator"
