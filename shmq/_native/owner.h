@@ -26,9 +26,9 @@ extern uint64_t shmq_owner_forks;
 /* Does the process with this identity live? Errors of the kernel count as life: nobody is reaped on a guess. */
 bool shmq_owner_alive(uint64_t identity);
 
-/* What tells this run of this process from any other: when it began, in clock ticks since boot, mixed with the address of its
- * stack, which is another after an exec. As /proc tells it; 0 where it does not,
- * and before shmq_owner_self(). */
+/* What tells this run of this process from any other, of the same pid too: its pid, when it began, the kernel's own number of it
+ * where there is one, and the address of its stack, which is another after an exec. 0 where /proc tells nothing, and before
+ * shmq_owner_self(). */
 uint64_t shmq_owner_run(void);
 
 /* A second opinion on a process whose byte is free: does that very run of this pid go on? Then it has only lost its lock (it
