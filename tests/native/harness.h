@@ -72,7 +72,8 @@ static inline void *shared_memory(uint64_t nbytes, int protection) {
 static inline void segment_format(struct segment *segment) {
     static const uint8_t boot_id[16];
     memset(segment->base, 0, segment->geometry.segment_bytes);
-    shmq_segment_format(segment->base, &segment->geometry, 0x5eed, 0, "", boot_id, shmq_owner_self(), shmq_owner_lock_inode(),
+    /* Reapers of one nonce exclude each other, also those of other programs: a nonce of our own. */
+    shmq_segment_format(segment->base, &segment->geometry, shmq_owner_self(), 0, "", boot_id, shmq_owner_self(), shmq_owner_lock_inode(),
                         &(struct shmq_policy){0});
     shmq_segment_ready(segment->base);
 }
