@@ -133,6 +133,8 @@ def holders_report(port: Port) -> str:
     since = min((at for state, _, _, at in port._cells() if state == "leased" and at), default=None)
     age = "" if since is None else f"; the oldest lease is {now - since:.1f} s old"
     parts = [f"{count} {state} by {describe(pid)}" for (pid, state), count in held.most_common(5)]
+    if returned := sum(state == "orphan" for state, *_ in port._cells()):
+        parts.append(f"{returned} with messages that came back, and are due or rest")
     return (
         f"every in-flight cell of queue {port.name!r} is in use (in_flight={port.segment.config.in_flight}): "
         f"{', '.join(parts)}{age}. "

@@ -83,7 +83,7 @@ ENDS: dict[str, Callable[[shmq.Queue], None]] = {
 }
 
 
-@pytest.mark.parametrize("slot_size", [64, 4096])
+@pytest.mark.parametrize("slot_size", [64, pytest.param(4096, marks=pytest.mark.stress)])
 @pytest.mark.parametrize("end", ENDS)
 def test_what_a_forked_child_does_leaves_the_parent_its_leases_its_loans_and_its_waiting_thread(
     make: Make, end: str, slot_size: int
