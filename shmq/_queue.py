@@ -103,7 +103,7 @@ class Queue(_core.Port):
                 if _segment.is_current(segment):
                     raise
                 continue  # unlinked between the two steps: the next look makes a new one
-            if segment.config.lifetime == "persistent" or _segment.is_current(segment):
+            if _segment.has_stayed(segment):
                 return
             self.close()  # it went with its last handle, or its creator, between the two steps
 
@@ -123,7 +123,7 @@ class Queue(_core.Port):
                 if _segment.is_current(segment):
                     raise
                 continue
-            if segment.config.lifetime == "persistent" or _segment.is_current(segment):
+            if _segment.has_stayed(segment):
                 return queue
             queue.close()  # somebody else opened it, and was its last user, between the two steps
 
@@ -139,7 +139,7 @@ class Queue(_core.Port):
             if _segment.is_current(segment):
                 raise
         else:
-            if segment.config.lifetime == "persistent" or _segment.is_current(segment):
+            if _segment.has_stayed(segment):
                 return queue
             queue.close()
         raise SegmentNotFound(f"there is no segment {name!r}: it was unlinked, or went with its last user, this very moment")

@@ -568,6 +568,18 @@ def is_current(segment: Segment) -> bool:
         return False
 
 
+def has_stayed(segment: Segment) -> bool:
+    """Now that a port of it is attached: does the name still lead to the segment, and so for as long as the port is?
+
+    Whoever removes one with its last handle looks for ports and removes it under the name's lock: so look under it too, lest
+    this look fall between those two steps.
+    """
+    if segment.config.lifetime == "persistent":
+        return True
+    with NameLock(segment.name):
+        return is_current(segment)
+
+
 def list_segments() -> list[str]:
     """Names of all segments in /dev/shm that this user owns, sorted."""
     names = []
