@@ -175,7 +175,9 @@ void shmq_delivery_ended(struct shmq_port *port, uint32_t cell, uint64_t leased,
         const uint64_t of_tag = ~(UINT64_C(7) << 57 | 0xffff);
         uint32_t failed = shmq_deliveries_failed(before);
         deliveries = before;
-        if ((before & of_tag) != tag) { /* otherwise whoever died between this and the next step had counted already */
+        /* Otherwise whoever died between this and the next step had counted already; or who died was burying it, which is
+         * no delivery: the cause stays what it was, and a rejected message is to be buried whatever becomes of its buriers. */
+        if ((before & of_tag) != tag && !shmq_message_exhausted(port, before)) {
             if (failed == 0) {
                 uint64_t now = shmq_now_coarse_ns(), age_ms = now > slot->published_ns ? (now - slot->published_ns) / 1000000 : 0;
                 slot->first_failed_ms = age_ms < UINT32_MAX ? (uint32_t)age_ms : UINT32_MAX;

@@ -687,6 +687,7 @@ def main() -> int:
     options = parser.parse_args()
     if options.paged:
         options.slot_size = max(options.slot_size, 16384)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # and what it has made is removed
     gc.collect()
     gc.freeze()
     sound = measure_recovery(options) if options.recovery else Storm(options).run()

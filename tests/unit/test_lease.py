@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import os
+import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -409,3 +411,34 @@ def test_a_thousand_leases_leave_nothing_behind(q: shmq.Queue) -> None:
             assert q.get_nowait() == number
     assert counts(q) == (0, 0, 0, 0)
     shmq.verify(q)
+
+
+def bury_and_die(name: str, how: str) -> None:
+    """Reject the message, or bury a rejected one: the letter is written, and then there is a SIGKILL."""
+
+    class Dying(shmq.Queue):
+        def _bury(self, image: bytes, **about: Any) -> None:
+            super()._bury(image, **about)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with Dying.attach(name) as q:
+        if how == "reject":
+            q.receive(timeout=0).reject("hopeless")
+        else:
+            q.receive(timeout=0)
+
+
+def test_a_rejected_message_stays_a_dead_letter_whoever_dies_while_burying_it(q: shmq.Queue, children: Children) -> None:
+    q.put("x")
+    for how in ("reject", "bury", "bury"):
+        dying = children.start(bury_and_die, q.name, how)
+        dying.join()
+        assert dying.exitcode == -signal.SIGKILL
+        children.started.clear()
+        q._reap()
+    with pytest.raises(shmq.Empty):
+        q.receive(timeout=0)
+    (letter,) = q.dead_letters
+    assert (letter.data, letter.cause, letter.delivery_count) == ("x", "rejected", 1)
+    assert q.stats().returned == 0
+    q.dead_letters.purge()
