@@ -210,8 +210,8 @@ MUTANTS = {
     ),
     "a failed delivery is counted as often as it is looked at": (
         "lease.c",
-        re.compile(r"if \(\(before & of_tag\) != tag\)"),
-        "if ((before & of_tag) != tag || failed)",
+        re.compile(r"if \(\(before & of_tag\) != tag && "),
+        "if (((before & of_tag) != tag || failed) && ",
         "reaper_after_get",
     ),
     "a port is free before its cells are": (
