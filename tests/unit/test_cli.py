@@ -38,6 +38,13 @@ def nothing_left_behind() -> Iterator[None]:
     assert left_behind_by(os.getpid()) == []
 
 
+@pytest.fixture(autouse=True)
+def only_our_queues(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`ls` attaches to what it lists: not to the queues of tests that run beside these, and count who is attached."""
+    everybodys = shmq.list_segments
+    monkeypatch.setattr(shmq, "list_segments", lambda: [name for name in everybodys() if str(os.getpid()) in name])
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Files of every awkward kind: empty, larger than a slot, with odd names, beside links and pipes."""
