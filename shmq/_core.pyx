@@ -746,6 +746,7 @@ cdef class Port(Handle):
         while lease is None:
             if shmq_unlikely(self.forks != shmq_owner_forks):
                 self.enter()
+            shmq_reap_now_and_then(&self.port) # a consumer that always finds a message never waits
             status = self.take(&cell, True, lease_ns)
             if shmq_unlikely(status != SHMQ_OK):
                 self.take_patiently(&cell, status, deadline_of(timeout), True, lease_ns)

@@ -818,3 +818,20 @@ def test_without_a_delay_it_comes_back_at_once(q: shmq.Queue, how: str) -> None:
         getattr(q.receive(timeout=0), how)(delay)
         assert not q.empty()
     assert q.get_nowait() == "x"
+
+
+def test_a_consumer_that_always_finds_a_message_gets_what_was_held_too_long_as_well(make: Make) -> None:
+    """It never waits, and so has no other occasion to look."""
+    queue = make(slots=2048, slot_size=64)
+    queue.put("held")
+    held = queue.receive(timeout=0, lease_timeout=0.05)
+    queue.put_many(range(2000))
+    deadline = time.monotonic() + LONG
+    while True:
+        with queue.receive(timeout=0, lease_timeout=None) as lease:
+            if lease.data == "held":
+                break
+            queue.put(0)
+        assert time.monotonic() < deadline
+    with pytest.raises(shmq.LeaseLost):
+        held.ack()
