@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Children, wait_until
+from conftest import Children, engine_sources, wait_until
 
 import shmq
 from shmq import _segment
@@ -37,7 +37,7 @@ Make = Callable[..., shmq.Queue]
 @pytest.fixture(scope="session")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("stopped") / "stopped"
-    sources = [SOURCE, *(ENGINE / f"{part}.c" for part in ("lease", "owner", "port", "reap", "ring", "wait"))]
+    sources = [SOURCE, *engine_sources(ENGINE)]
     flags = ["-std=c11", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-DSHMQ_CRASH_POINTS", f"-I{ENGINE}"]
     built = subprocess.run(["cc", *flags, *sources, "-o", path, "-lrt", "-lpthread"], capture_output=True, text=True)
     assert built.returncode == 0, built.stderr
