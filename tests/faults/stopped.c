@@ -16,6 +16,8 @@
  */
 #include "../native/harness.h"
 
+#include "bell.h"
+
 #include <errno.h>
 #include <signal.h>
 #include <sys/prctl.h>
@@ -163,7 +165,10 @@ static void give_back(struct lease lease, enum shmq_cause cause) {
     else CHECK_EQUAL(status, SHMQ_OK);
 }
 
-static void attach(void) { CHECK_EQUAL(port_attach(&port, &segment), SHMQ_OK); }
+static void attach(void) {
+    CHECK_EQUAL(port_attach(&port, &segment), SHMQ_OK);
+    port.place = own_place();
+}
 
 /* -- roles ------------------------------------------------------------------------------------------------------------- */
 
@@ -398,16 +403,14 @@ static void one_died_getting(void) { one_died(false); }
 
 /* Bells: the child waits at one, and goes; or rings that of this process. */
 static void play_bell(void) {
+    attach();
     arm();
     CHECK(shmq_bell_make(&port) >= 0);
     shmq_bell_arm(&port, SHMQ_ITEMS);
     shmq_bell_disarm(&port, SHMQ_ITEMS);
-    shmq_port_detach(&port);
-    disarm();
 }
 static void half_and_armed(void) {
     half();
-    if (port.place == NULL) port.place = own_place();
     if (bell >= 0) close(bell);
     bell = shmq_bell_make(&port);
     CHECK(bell >= 0);
@@ -520,7 +523,7 @@ static bool trial(const struct role *role, bool past) {
     if (child == 0) {
         passages = 0;
         role->play();
-        if (role->play == play_detach) shmq_port_detach(&port), disarm();
+        if (role->play == play_detach || role->play == play_bell) shmq_port_detach(&port), disarm();
         else disarm(), shmq_port_detach(&port);
         _exit(0);
     }

@@ -57,7 +57,7 @@ def windows(program: Path, role: str, slot_size: int, how: str) -> dict[str, int
 def test_every_window_of_the_engine_has_a_role_that_is_stopped_in_it(program: Path) -> None:
     reached: set[str] = set()
     needed = ("put", "ack", "nack", "adopt", "timed_nack", "extend", "watch", "finish_under_a_viewer")
-    for role in (*needed, "wait_for_item", "attach", "detach", "reap_getter"):
+    for role in (*needed, "wait_for_item", "attach", "detach", "reap_getter", "wait_for_bell", "ring"):
         reached |= windows(program, role, 64, "soon").keys()
     assert reached - {"lost"} == set(POINTS)
 
