@@ -29,6 +29,7 @@ FLOORS = {
     "_awaiting": 2,
     "_queue": 2,
     "_doctor": 3,
+    "aio": 3,
     "cli": 4,
 }
 FREE = {"_version", "_include"}  # import nothing of shmq, may be imported by all
@@ -67,6 +68,7 @@ PUBLIC = [
     "list_segments",
     "unlink",
     "verify",
+    "wait_any",
 ]
 
 
