@@ -32,16 +32,16 @@ class Adapted(unittest.TestCase):
         self.loops: list[asyncio.AbstractEventLoop] = []
 
         class Queue(shmq.aio.Queue):  # named as theirs
-            def __init__(made, *arguments: Any, **named: Any) -> None:  # noqa: N805  # `self` is the test
+            def __init__(made, *arguments: Any, **named: Any) -> None:  # `self` is the test
                 super().__init__(*arguments, **named)
                 self.made.append(made)
 
             @property
-            def _getters(made) -> Any:  # noqa: N805
+            def _getters(made) -> Any:
                 return made._waiting(0)
 
             @property
-            def _putters(made) -> Any:  # noqa: N805
+            def _putters(made) -> Any:
                 return made._waiting(1)
 
         self.q_class = Queue  # type: ignore[misc]
