@@ -1,0 +1,102 @@
+"""No message lies there while somebody waits for it and was not told, in any order of the steps: see bells.py."""
+
+from __future__ import annotations
+
+import pytest
+from bells import (
+    CROWD,
+    DEAF,
+    FLAG_FIRST,
+    HUSHES_LAST,
+    KEEPS_A_RING,
+    KEEPS_WHAT_IT_HEARD,
+    LEAVES_THE_POST,
+    LOOKS_FIRST,
+    LOOKS_NOT_AFTER,
+    LOST,
+    MISCOUNTED,
+    MUTANTS,
+    NEVER_DISARMS,
+    NO_SECOND_LOOK,
+    POSTS_AND_RINGS,
+    REAPS_NO_SLEEPERS,
+    RINGS_ALL,
+    RINGS_THE_DEAD,
+    SECOND_RINGS_ONE,
+    Configuration,
+    check,
+    main,
+)
+
+PUBLISHERS_AND_LISTENERS = Configuration("PPLL")
+DYING = Configuration("PSL", puts=2, crashes=1)
+NEEDED = {
+    FLAG_FIRST: ("PLL", DEAF),
+    LOOKS_FIRST: ("PLL", LOST),
+    HUSHES_LAST: ("PLL", DEAF),
+    NO_SECOND_LOOK: ("PLL", DEAF),
+    NEVER_DISARMS: ("PLL", DEAF),
+    RINGS_ALL: ("PLL", CROWD),
+    RINGS_THE_DEAD: ("PDL", LOST),
+    KEEPS_A_RING: ("PPLL", LOST),
+    KEEPS_WHAT_IT_HEARD: ("PGL", LOST),
+    POSTS_AND_RINGS: ("PSL", CROWD),
+    LEAVES_THE_POST: ("PLS", MISCOUNTED),
+    LOOKS_NOT_AFTER: ("PTL", LOST),
+    SECOND_RINGS_ONE: ("PPLLC", DEAF),
+}
+FOUND_LATE = {SECOND_RINGS_ONE}
+
+
+def stress(configuration: Configuration) -> object:
+    return pytest.param(configuration, marks=pytest.mark.stress)
+
+
+@pytest.mark.parametrize(
+    "configuration",
+    [
+        PUBLISHERS_AND_LISTENERS,
+        Configuration("PGL", puts=2),
+        Configuration("PTLS", puts=2),
+        Configuration("PPST"),
+        Configuration("PDLS", puts=2),
+        DYING,
+        Configuration("PLL", puts=2, crashes=1),
+        Configuration("PSTC", puts=2, crashes=1),
+        stress(Configuration("PPLLC")),
+        stress(Configuration("PPGL")),
+        stress(Configuration("PPGS", puts=2)),
+        stress(Configuration("PPLST", puts=2)),
+        stress(Configuration("PGLS", puts=2, crashes=1)),
+        stress(Configuration("PPLS", puts=2, crashes=1)),
+        stress(Configuration("PPLT", crashes=2)),
+        stress(Configuration("PLLL", puts=2)),
+    ],
+    ids=str,
+)
+def test_nobody_waits_beside_a_message_and_was_not_told(configuration: Configuration) -> None:
+    result = check(configuration)
+    assert not result.fault, "\n".join((*result.trace, result.fault))
+    assert result.states > 1000
+
+
+@pytest.mark.parametrize(
+    "mutant",
+    [pytest.param(mutant, marks=[pytest.mark.stress] if mutant in FOUND_LATE else []) for mutant in MUTANTS],
+)
+def test_each_rule_about_bells_is_needed(mutant: str) -> None:
+    if mutant == REAPS_NO_SLEEPERS:
+        assert not check(DYING).fault
+        assert check(Configuration("PSL", crashes=1, mutant=mutant)).fault == MISCOUNTED
+        return
+    roles, fault = NEEDED[mutant]
+    result = check(Configuration(roles, mutant=mutant))
+    assert result.fault == fault
+    assert result.trace
+
+
+def test_the_program_says_what_it_found(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["PLS"]) == 0
+    assert "correct" in capsys.readouterr().out
+    assert main(["PLL", "--mutant", LOOKS_FIRST]) == 1
+    assert LOST in capsys.readouterr().out
