@@ -50,6 +50,7 @@ NEVER_DISARMS = "goes with its bell armed"
 RINGS_THE_DEAD = "takes a bell without a listener for rung"
 RINGS_ALL = "rings every bell that is armed"
 POSTS_AND_RINGS = "rings a bell beside posting"
+WAITS_FOR_THE_POST = "waits for its post alone, which another one may have had"
 LEAVES_THE_POST = "gives up before the post that is meant for it"
 LOOKS_NOT_AFTER = "gives up without a look, though it was posted"
 REAPS_NO_SLEEPERS = "a reaper leaves dead sleepers in the count"
@@ -65,6 +66,7 @@ MUTANTS = (
     RINGS_THE_DEAD,
     RINGS_ALL,
     POSTS_AND_RINGS,
+    WAITS_FOR_THE_POST,
     LEAVES_THE_POST,
     LOOKS_NOT_AFTER,
     REAPS_NO_SLEEPERS,
@@ -314,6 +316,8 @@ class Protocol:
         if state.semaphore:
             fewer = state._replace(semaphore=state.semaphore - 1)
             yield "eats the post", self.at(fewer, number, process._replace(step="unnote", heard=True))
+        elif state.count and self.mutant != WAITS_FOR_THE_POST:  # that of another one, who was woken by the post meant for this one
+            yield "looks at the count again", self.at(state, number, process._replace(step="take_itself_off"))
         elif self.mutant == LEAVES_THE_POST:
             yield "does not wait for the post", self.at(state, number, process._replace(step="unnote", heard=True))
 
@@ -372,7 +376,7 @@ class Protocol:
         """What is wrong where nobody can go on."""
         living = [number for number in range(len(self.roles)) if number not in state.dead]
         listening = [number for number in living if state.processes[number].step == "waiting"]
-        sleeping = [number for number in living if state.processes[number].step in ("sleeping", "eat")]
+        sleeping = [number for number in living if state.processes[number].step == "sleeping"]
         if state.messages and (listening or sleeping):
             return LOST
         counted = state.count + state.semaphore

@@ -23,6 +23,7 @@ from bells import (
     RINGS_ALL,
     RINGS_THE_DEAD,
     SECOND_RINGS_ONE,
+    WAITS_FOR_THE_POST,
     Configuration,
     check,
     main,
@@ -42,6 +43,7 @@ NEEDED = {
     KEEPS_WHAT_IT_HEARD: ("PGL", LOST),
     POSTS_AND_RINGS: ("PSL", CROWD),
     LEAVES_THE_POST: ("PLS", MISCOUNTED),
+    WAITS_FOR_THE_POST: ("PPSSC", MISCOUNTED),
     LOOKS_NOT_AFTER: ("PTL", LOST),
     SECOND_RINGS_ONE: ("PPLLC", DEAF),
 }
