@@ -3,9 +3,9 @@
     python tests/model/bells.py PPLLC --puts 2
     python tests/model/bells.py PLS --crashes 1 --mutant "looks before it arms"
 
-exchange.py says that no message is lost; this model says that none lies there while somebody waits for it (wait.c, bell.c; the ends
-of a wait in _bell.py, _awaiting.py and _handle.pxi). Messages are a number, the waiters of one side take one each. A role has
-a letter:
+exchange.py says that no message is lost; this model says that none lies there while somebody waits for it (wait.c, bell.c; the
+ends of a wait in _bell.py, _awaiting.py and _handle.pxi). Messages are a number, the waiters of one side take one each. A
+role has a letter:
 
     P  publishes: exchange, look at the count of waiters, post a sleeper, else ring a bell
     L  listens: arms its bell, says so in the count, looks, waits for its descriptor to be readable; takes, disarms, goes
@@ -19,11 +19,11 @@ A step is one access to shared memory, to the semaphore, or to a FIFO. Any proce
 
 Checked without deaths, where nobody can go on but by the clock: (1) no message lies there while a waiter waits that nobody has
 woken; (2) the count is that of the sleepers; (3) whoever publishes then wakes somebody who waits, or takes the flag SHMQ_BELLS
-away where nobody does. And at any time: (4) one message wakes one waiter. What that admits beside it: a bell that is armed again before
-its owner has gone may be rung for nothing; a waiter that was woken and goes without a message wakes another, which may find the
-message taken; and whoever had taken the flag away and then finds armed bells rings them all, since others may have published
-meanwhile, and saw no flag. With deaths: (1) to (3) hold after one slice of time, when everybody has looked by the clock and the dead
-were reaped; but (2) only so far that nobody is counted who does not sleep, since that would cost a listener a ring. Whoever
+away where nobody does. And at any time: (4) one message wakes one waiter. What that admits beside it: a bell that is armed again
+before its owner has gone may be rung for nothing; a waiter that was told and goes without a message tells another, which may find
+the message taken; and whoever had taken the flag away and then finds armed bells rings them all, since others may have published
+meanwhile, and saw no flag. With deaths: (1) to (3) hold after one slice of time, when everybody has looked by the clock and the
+dead were reaped; but (2) only so far that nobody is counted who does not sleep, since that would cost a listener a ring. Whoever
 dies between taking a sleeper off and posting leaves one too few, until a sleeper finds that it is the last.
 
 Not modelled: the wake-ups for room that are not worth it (they are left to the clock on purpose); FIFOs that are full or were
@@ -46,6 +46,7 @@ NO_SECOND_LOOK = "takes the flag away and does not look again"
 SECOND_RINGS_ONE = "rings one bell in the second look"
 KEEPS_A_RING = "goes with a ring that it has not heard"
 KEEPS_WHAT_IT_HEARD = "gives up with a ring that it has heard"
+HEARS_ONLY = "takes for rung what it hears, and not what it finds when it arms anew"
 NEVER_DISARMS = "goes with its bell armed"
 RINGS_THE_DEAD = "takes a bell without a listener for rung"
 RINGS_ALL = "rings every bell that is armed"
@@ -62,6 +63,7 @@ MUTANTS = (
     SECOND_RINGS_ONE,
     KEEPS_A_RING,
     KEEPS_WHAT_IT_HEARD,
+    HEARS_ONLY,
     NEVER_DISARMS,
     RINGS_THE_DEAD,
     RINGS_ALL,
@@ -88,6 +90,7 @@ class Process(NamedTuple):
     looked: int = 0  # … how many it has looked at, …
     again: bool = False  # … and whether it does so again
     woken: int = 0  # how many it has woken for this message
+    armed: bool = False  # it has armed its bell, and does not yet know whether that was claimed
     heard: bool = False  # it was told, and has not yet taken anything
     ends: bool = False  # it gives up
 
@@ -120,7 +123,8 @@ class Protocol:
     def __init__(self, configuration: Configuration) -> None:
         self.configuration, self.roles, self.mutant = configuration, configuration.roles, configuration.mutant
         self.listeners = [number for number, role in enumerate(self.roles) if role in "LGD"]
-        begin = {"P": "put", "L": self.first_of_listening(), "G": self.first_of_listening(), "S": "note", "T": "note", "C": "come_by", "D": "gone"}
+        begin = dict.fromkeys("LG", self.first_of_listening()) | dict.fromkeys("ST", "note")
+        begin |= {"P": "put", "C": "come_by", "D": "gone"}
         self.begin = [Process(begin[role], left=configuration.puts if role == "P" else 0) for role in self.roles]
 
     def first_of_listening(self) -> str:
@@ -234,7 +238,8 @@ class Protocol:
     def arm(self, state: State, number: int, process: Process) -> Iterator[Step]:
         then = {FLAG_FIRST: "look", LOOKS_FIRST: "say", HUSHES_LAST: "hush_late"}.get(self.mutant, "say")
         armed = state._replace(armed=changed(state.armed, number, True))
-        yield "arms its bell", self.at(armed, number, process._replace(step=then))
+        told = process.armed and not state.armed[number] and self.mutant != HEARS_ONLY
+        yield "arms its bell", self.at(armed, number, process._replace(step=then, armed=True, heard=process.heard or told))
         yield from self.may_give_up(state, number, process)
 
     def hush_late(self, state: State, number: int, process: Process) -> Iterator[Step]:
@@ -256,7 +261,10 @@ class Protocol:
     def waiting(self, state: State, number: int, process: Process) -> Iterator[Step]:
         if state.rung[number]:
             then = self.first_of_listening() if self.mutant == HUSHES_LAST else "hush"
-            yield "hears its bell", self.at(state, number, process._replace(step=then, heard=True))
+            yield (
+                "hears its bell",
+                self.at(state, number, process._replace(step=then, heard=process.heard or self.mutant == HEARS_ONLY)),
+            )
         yield from self.may_give_up(state, number, process)
 
     def hush(self, state: State, number: int, process: Process) -> Iterator[Step]:
@@ -272,7 +280,7 @@ class Protocol:
         yield from self.may_give_up(state, number, process)
 
     def disarm(self, state: State, number: int, process: Process) -> Iterator[Step]:
-        passes_on = not state.armed[number] and self.mutant != KEEPS_A_RING
+        passes_on = process.armed and not state.armed[number] and self.mutant != KEEPS_A_RING
         if process.heard and self.mutant != KEEPS_WHAT_IT_HEARD:
             passes_on = True
         disarmed = state if self.mutant == NEVER_DISARMS else state._replace(armed=changed(state.armed, number, False))
@@ -316,7 +324,7 @@ class Protocol:
         if state.semaphore:
             fewer = state._replace(semaphore=state.semaphore - 1)
             yield "eats the post", self.at(fewer, number, process._replace(step="unnote", heard=True))
-        elif state.count and self.mutant != WAITS_FOR_THE_POST:  # that of another one, who was woken by the post meant for this one
+        elif state.count and self.mutant != WAITS_FOR_THE_POST:  # another one has had its post
             yield "looks at the count again", self.at(state, number, process._replace(step="take_itself_off"))
         elif self.mutant == LEAVES_THE_POST:
             yield "does not wait for the post", self.at(state, number, process._replace(step="unnote", heard=True))
