@@ -8,6 +8,7 @@ what nobody rings for (deaths, leases that expire, messages that rest), as rarel
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -132,6 +133,7 @@ class Place:
             return
         try:
             soon = self.queue._watch()
+            self.listen_again()
         except ShmqError:  # closed: the tasks find out
             soon = SLICE
         for side in (ITEMS, SPACE, DONE):
@@ -139,6 +141,19 @@ class Place:
         self.pause = min(2 * self.pause, SLICE)
         self.timer.cancel()
         self.timer = self.loop.call_later(max(min(self.pause, soon), SOONEST), self.watch)
+
+    def listen_again(self) -> None:
+        """Where somebody has removed the bell, it is made anew."""
+        if self.listener.is_deaf():
+            self.forget_bell()
+            with contextlib.suppress(OSError):  # then the clock must do, and tries again
+                self.listener.descriptor = self.listener.ear._bell()
+                self.loop.add_reader(self.listener.descriptor, self.rung)
+
+    def forget_bell(self) -> None:
+        if self.listener.descriptor >= 0:
+            self.loop.remove_reader(self.listener.descriptor)
+        self.listener.descriptor = -1
 
     def look_again_in(self, pause: float) -> None:
         try:
@@ -161,7 +176,7 @@ class Place:
 
     def end(self) -> None:
         if not self.loop.is_closed():
-            self.loop.remove_reader(self.listener.descriptor)
+            self.forget_bell()
             self.timer.cancel()
         self.listener.close()
 

@@ -108,6 +108,10 @@ class Listener:
             self.told.remove(side)
             (self.ear if self.queue.closed else self.queue)._pass_on(side)  # the queue knows better than the ear what is there
 
+    def is_deaf(self) -> bool:
+        """Has somebody removed the bell, so that nobody can ring it?"""
+        return not self.ear._has_bell()
+
     def hush(self) -> None:
         """The bell was rung, and heard."""
         self.ear._hush()

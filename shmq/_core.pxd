@@ -232,6 +232,7 @@ cdef extern from "wait.h" nogil:
 
 cdef extern from "bell.h" nogil:
     int shmq_bell_make(shmq_port *port)
+    bint shmq_bell_is_there(const shmq_port *port, int descriptor)
     bint shmq_bell_arm(shmq_port *port, shmq_side side)
     bint shmq_bell_disarm(shmq_port *port, shmq_side side)
 

@@ -210,14 +210,19 @@ cdef class Handle:
     # -- waiting for several things at once: shmq/_bell.py ----------------------------------------------------------------
 
     def _bell(self) -> int:
-        """The descriptor of this handle's bell, which is readable when it was rung; made when it is first asked for."""
+        """The descriptor of this handle's bell, which is readable when it was rung; made where there is none, or where somebody
+        has removed it: the last descriptor is closed then."""
         if shmq_unlikely(self.forks != shmq_owner_forks):
             self.enter()
-        if self.bell < 0:
+        if not self._has_bell():
+            self.close_bell()
             self.bell = shmq_bell_make(&self.port)
             if self.bell < 0:
                 raise OSError(errno, _os.strerror(errno), f"{self.segment.place}.{self.port.index}.bell")
         return self.bell
+
+    def _has_bell(self) -> bool:
+        return self.bell >= 0 and shmq_bell_is_there(&self.port, self.bell)
 
     def _arm(self, int side) -> bool:
         """The bell is to be rung for this side, once. Look again before you wait: `_worth`. False: it was not armed."""

@@ -40,6 +40,13 @@ int shmq_bell_make(struct shmq_port *port) {
     return errno = EPERM, -1;
 }
 
+bool shmq_bell_is_there(const struct shmq_port *port, int fd) {
+    char path[PATH_BYTES];
+    struct stat ours, there;
+    return path_of(port, port->index, path) && fstat(fd, &ours) == 0 && lstat(path, &there) == 0 && ours.st_ino == there.st_ino &&
+           ours.st_dev == there.st_dev;
+}
+
 void shmq_bell_remove(struct shmq_port *port, uint32_t index) {
     char path[PATH_BYTES];
     if (!(shmq_load_relaxed(&port->records[index].bell) & SHMQ_BELL_MADE)) {

@@ -21,6 +21,9 @@
  * that the reaper removes. */
 int shmq_bell_make(struct shmq_port *port);
 
+/* Does the name of my port's bell still lead to this descriptor? Where it was removed, or replaced, nobody can ring it. */
+bool shmq_bell_is_there(const struct shmq_port *port, int fd);
+
 /* Remove the bell of a port: my own, or of one that I reap. */
 void shmq_bell_remove(struct shmq_port *port, uint32_t index);
 
