@@ -81,7 +81,7 @@ class Listener:
         self.ears = queue._ears
         self.ear = self.ears.take(queue)
         self.armed: set[int] = set()
-        self.told: set[int] = set()  # sides where it was rung, and nobody has taken anything since
+        self.told = [0, 0, 0]  # by side: how often it was rung for something that nobody has taken
         try:
             self.descriptor = self.ear._bell()
         except BaseException:
@@ -91,21 +91,21 @@ class Listener:
     def arm(self, side: int) -> None:
         """Be told once when it is worth a look. The caller looks again before it waits."""
         if not self.ear._arm(side) and side in self.armed:
-            self.told.add(side)
+            self.told[side] += 1
         self.armed.add(side)
 
     def took(self, side: int) -> None:
-        """What we were told of was taken."""
-        self.told.discard(side)
+        """One of those that we were told of was taken."""
+        self.told[side] = max(self.told[side] - 1, 0)
 
     def disarm(self, side: int) -> None:
         """Be told no more. What we were told, heard or not, and have not taken is another one's."""
         if side in self.armed:
             self.armed.remove(side)
             if not self.ear._disarm(side):
-                self.told.add(side)
-        if side in self.told:
-            self.told.remove(side)
+                self.told[side] += 1
+        told, self.told[side] = self.told[side], 0
+        for _ in range(told):
             (self.ear if self.queue.closed else self.queue)._pass_on(side)  # the queue knows better than the ear what is there
 
     def is_deaf(self) -> bool:
@@ -118,7 +118,7 @@ class Listener:
 
     def close(self) -> None:
         """Listen no longer."""
-        for side in self.armed | self.told:
+        for side in (ITEMS, SPACE, DONE):
             self.disarm(side)
         self.ear._hush()
         self.ears.give(self.queue, self.ear)

@@ -46,6 +46,7 @@ NO_SECOND_LOOK = "takes the flag away and does not look again"
 SECOND_RINGS_ONE = "rings one bell in the second look"
 KEEPS_A_RING = "goes with a ring that it has not heard"
 KEEPS_WHAT_IT_HEARD = "gives up with a ring that it has heard"
+PASSES_ON_ONE = "gives up with two rings, and passes one on"
 HEARS_ONLY = "takes for rung what it hears, and not what it finds when it arms anew"
 NEVER_DISARMS = "goes with its bell armed"
 RINGS_THE_DEAD = "takes a bell without a listener for rung"
@@ -63,6 +64,7 @@ MUTANTS = (
     SECOND_RINGS_ONE,
     KEEPS_A_RING,
     KEEPS_WHAT_IT_HEARD,
+    PASSES_ON_ONE,
     HEARS_ONLY,
     NEVER_DISARMS,
     RINGS_THE_DEAD,
@@ -91,7 +93,7 @@ class Process(NamedTuple):
     again: bool = False  # … and whether it does so again
     woken: int = 0  # how many it has woken for this message
     armed: bool = False  # it has armed its bell, and does not yet know whether that was claimed
-    heard: bool = False  # it was told, and has not yet taken anything
+    heard: int = 0  # how often it was told of something that it has not taken
     ends: bool = False  # it gives up
 
 
@@ -227,6 +229,8 @@ class Protocol:
 
     @staticmethod
     def after_waking(process: Process) -> Process:
+        if process.heard:
+            return Process("is_it_for_another", heard=process.heard, woken=process.woken)
         return Process("put", left=process.left, woken=process.woken) if process.left else Process("gone", woken=process.woken)
 
     # -- listening: Listener, and its users ------------------------------------------------------------------------------------
@@ -239,7 +243,7 @@ class Protocol:
         then = {FLAG_FIRST: "look", LOOKS_FIRST: "say", HUSHES_LAST: "hush_late"}.get(self.mutant, "say")
         armed = state._replace(armed=changed(state.armed, number, True))
         told = process.armed and not state.armed[number] and self.mutant != HEARS_ONLY
-        yield "arms its bell", self.at(armed, number, process._replace(step=then, armed=True, heard=process.heard or told))
+        yield "arms its bell", self.at(armed, number, process._replace(step=then, armed=True, heard=process.heard + told))
         yield from self.may_give_up(state, number, process)
 
     def hush_late(self, state: State, number: int, process: Process) -> Iterator[Step]:
@@ -263,7 +267,7 @@ class Protocol:
             then = self.first_of_listening() if self.mutant == HUSHES_LAST else "hush"
             yield (
                 "hears its bell",
-                self.at(state, number, process._replace(step=then, heard=process.heard or self.mutant == HEARS_ONLY)),
+                self.at(state, number, process._replace(step=then, heard=process.heard + (self.mutant == HEARS_ONLY))),
             )
         yield from self.may_give_up(state, number, process)
 
@@ -274,22 +278,24 @@ class Protocol:
     def take(self, state: State, number: int, process: Process) -> Iterator[Step]:
         if state.messages:
             fewer = state._replace(messages=state.messages - 1)
-            yield "takes it", self.at(fewer, number, process._replace(step="disarm", heard=False))
+            yield "takes it", self.at(fewer, number, process._replace(step="disarm", heard=max(process.heard - 1, 0)))
         else:
             yield "comes too late", self.at(state, number, process._replace(step=self.first_of_listening()))
         yield from self.may_give_up(state, number, process)
 
     def disarm(self, state: State, number: int, process: Process) -> Iterator[Step]:
-        passes_on = process.armed and not state.armed[number] and self.mutant != KEEPS_A_RING
-        if process.heard and self.mutant != KEEPS_WHAT_IT_HEARD:
-            passes_on = True
+        told = process.armed and not state.armed[number] and self.mutant != KEEPS_A_RING
+        if self.mutant != KEEPS_WHAT_IT_HEARD:
+            told += process.heard
+        if self.mutant == PASSES_ON_ONE:
+            told = min(told, 1)
         disarmed = state if self.mutant == NEVER_DISARMS else state._replace(armed=changed(state.armed, number, False))
-        then = Process("is_it_for_another") if passes_on else Process("gone")
+        then = Process("is_it_for_another", heard=told) if told else Process("gone")
         yield "disarms its bell", self.at(disarmed, number, then)
 
     def is_it_for_another(self, state: State, number: int, process: Process) -> Iterator[Step]:
         if state.messages:
-            yield "passes it on", self.at(state, number, Process("wake"))
+            yield "passes it on", self.at(state, number, Process("wake", heard=process.heard - 1))
         else:
             yield "sees nothing to pass on", self.at(state, number, Process("gone"))
 
@@ -309,7 +315,7 @@ class Protocol:
     def sleeping(self, state: State, number: int, process: Process) -> Iterator[Step]:
         if state.semaphore:
             fewer = state._replace(semaphore=state.semaphore - 1)
-            yield "is woken", self.at(fewer, number, process._replace(step="unnote", heard=True))
+            yield "is woken", self.at(fewer, number, process._replace(step="unnote"))
         if self.roles[number] == "T":
             yield "gives up", self.at(state, number, process._replace(step="take_itself_off", ends=True))
 
@@ -323,11 +329,11 @@ class Protocol:
     def eat(self, state: State, number: int, process: Process) -> Iterator[Step]:
         if state.semaphore:
             fewer = state._replace(semaphore=state.semaphore - 1)
-            yield "eats the post", self.at(fewer, number, process._replace(step="unnote", heard=True))
+            yield "eats the post", self.at(fewer, number, process._replace(step="unnote"))
         elif state.count and self.mutant != WAITS_FOR_THE_POST:  # another one has had its post
             yield "looks at the count again", self.at(state, number, process._replace(step="take_itself_off"))
         elif self.mutant == LEAVES_THE_POST:
-            yield "does not wait for the post", self.at(state, number, process._replace(step="unnote", heard=True))
+            yield "does not wait for the post", self.at(state, number, process._replace(step="unnote"))
 
     def unnote(self, state: State, number: int, process: Process) -> Iterator[Step]:
         blind = process.ends and self.mutant == LOOKS_NOT_AFTER
