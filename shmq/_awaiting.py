@@ -167,6 +167,8 @@ class Place:
 
     def end_if_idle(self, side: int) -> None:
         """Who has ceased to wait at this side may have been the last: then what is rung there is rung for others."""
+        if self.listener.ears.foreign:
+            return  # the bell is the parent's, and so is what its loop listens to
         if not self.waiting[side] and not self.woken[side]:
             self.listener.disarm(side)
         if any(self.waiting) or any(self.woken) or self.queue._places.get(self.loop) is not self:
