@@ -28,7 +28,7 @@ from libc.string cimport memcpy, memset
 
 import os as _os
 from operator import index as operator_index
-from pickle import loads as pickle_loads
+from pickle import Pickler, loads as pickle_loads
 
 from numpy import ascontiguousarray as np_ascontiguousarray
 
@@ -42,6 +42,9 @@ cdef extern from "Python.h":
     ctypedef void (*destructor)(PyObject *) noexcept
     ctypedef struct PyTypeObject:
         destructor tp_dealloc
+    PyTypeObject *Py_TYPE(object obj)
+    bint PyObject_CheckBuffer(object obj)
+    PyObject *_PyType_Lookup(PyTypeObject *kind, object name)
     PyObject *PyErr_Occurred()
     const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *length) except NULL
 
@@ -66,6 +69,7 @@ cdef enum:
     RELEASE_BYTES = 65536
     SPILL_KEY_BYTES = 16
     BATCH = 256
+    KEPT_PICKLE_BYTES = 1024
     PEEKS = 1000  # how often peek begins anew while others take what it looks at
 # How long put and get wait for an in-flight cell before they say who holds them all.
 cdef uint64_t CELL_PATIENCE_NS = 1000000000
@@ -148,6 +152,7 @@ cdef uint64_t deadline_of(object timeout) except? 0:
     return shmq_now_ns() + <uint64_t>(seconds * 1e9)
 
 
+cdef str DLPACK = "__dlpack__"
 AS_CREATED = object() # "not given", where None means something
 LONGEST_SECONDS = 366 * 86400.0
 CAUSES = ("released", "nacked", "expired", "died", "rejected", "?", "?", "?")

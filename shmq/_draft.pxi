@@ -107,24 +107,96 @@ cdef int draft_array(draft_t *draft, cnp.ndarray array) except -1:
     return 0
 
 
+cdef inline bint may_export(object obj) noexcept:
+    """Could its memory be raw? Asked of the class alone: most objects end up in pickle, and trying costs more than it does."""
+    return PyObject_CheckBuffer(obj) or _PyType_Lookup(Py_TYPE(obj), DLPACK) != NULL
+
+
 cdef int draft_object(draft_t *draft, Port port, object obj) except -1:
     """Everything that is not bytes, str or exactly an ndarray."""
-    cdef object kind, parts, description
+    cdef object kind, parts, encoded = None
     if type(obj) is bytearray:
         draft_buffers(draft, [obj])
         draft.kind = SHMQ_BYTEARRAY
         return 0
-    encoded = _codec.encode(obj, port.codec, port.pickles)
-    if isinstance(encoded, cnp.ndarray):
+    if port.codec is not None or not port.pickles or (port.reducers is None and may_export(obj)):
+        encoded = _codec.encode(obj, port.codec, port.pickles)
+    if encoded is None:
+        draft_pickle(draft, port, obj)
+    elif isinstance(encoded, cnp.ndarray):
         draft_keep(draft, encoded)
         draft_array(draft, encoded)
-        return 0
-    kind, parts, description = encoded
-    draft_buffers(draft, parts)
-    draft.kind = kind
-    if description:
+    else:
+        kind, parts = encoded
+        draft_buffers(draft, parts)
+        draft.kind = kind
+    return 0
+
+
+@cython.final
+cdef class Pickling:
+    """A pickler that is used again and again, and both ends of it: where it writes to, and what collects its buffers.
+
+    To make one anew costs a fifth of pickling a small dict.
+    """
+
+    cdef object pickler
+    cdef bytes stream           # of the last object, as far as it is written
+    cdef list more              # writes behind the first one
+    cdef list buffers           # out of band
+
+    def write(self, data):
+        if self.stream is None:
+            self.stream = data
+        elif self.more is None:
+            self.more = [data]
+        else:
+            self.more.append(data)
+
+    def __call__(self, buffer):
+        if self.buffers is None:
+            self.buffers = []
+        self.buffers.append(buffer)
+
+
+cdef Pickling pickling_of(Port port):
+    """The port's pickler, which is the caller's until he gives it back: an object's reduction may put into the same queue."""
+    cdef Pickling pickling = port.pickling
+    if pickling is not None:
+        port.pickling = None
+        return pickling
+    pickling = Pickling.__new__(Pickling)
+    pickling.pickler = Pickler(pickling, 5, buffer_callback=pickling)
+    if port.reducers is not None:
+        pickling.pickler.dispatch_table = port.reducers
+    return pickling
+
+
+cdef int draft_pickle(draft_t *draft, Port port, object obj) except -1:
+    """Protocol 5 in one stream, or with buffers out of band, each a part of its own."""
+    cdef Pickling pickling = pickling_of(port)
+    cdef bytes stream
+    cdef list buffers, parts
+    pickling.pickler.dump(obj) # where it raises, the pickler is not given back
+    pickling.pickler.clear_memo() # which holds the objects
+    stream, buffers = pickling.stream, pickling.buffers
+    if pickling.more is not None:
+        stream = b"".join([stream, *pickling.more])
+    pickling.stream = pickling.more = pickling.buffers = None
+    if PyBytes_GET_SIZE(stream) <= KEPT_PICKLE_BYTES: # the memo keeps its size, and clearing a large one takes long
+        port.pickling = pickling
+    else:
+        pickling.pickler = None # they refer to each other
+    if buffers is None:
+        draft_keep(draft, stream)
+        draft.data = PyBytes_AS_STRING(stream)
+        draft.nbytes = <uint64_t>PyBytes_GET_SIZE(stream)
+    else:
+        parts = [stream, *[buffer.raw() for buffer in buffers]]
+        draft_buffers(draft, parts)
         draft.flags |= SHMQ_DESCRIBED
-        draft_describe(draft, description)
+        draft_describe(draft, _codec.describe_parts(parts))
+    draft.kind = SHMQ_PICKLE
     return 0
 
 

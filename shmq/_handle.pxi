@@ -11,6 +11,8 @@ cdef class Handle:
     cdef Py_buffer memory           # keeps the mapping while the port, or a view of one of its slots, lives
     cdef readonly object segment    # shmq._segment.Segment
     cdef readonly object codec
+    cdef object reducers            # class -> reducer: how objects are pickled; None: as everywhere, and buffers travel raw
+    cdef object pickling            # Pickling, while nobody uses it
     cdef readonly bint pickles
     cdef readonly bint spills
     cdef readonly bint closed
@@ -21,6 +23,8 @@ cdef class Handle:
     cdef Py_ssize_t users           # leases, loans, and calls that have given up the interpreter lock
     cdef object __weakref__
 
+    _reducers = None                # what a subclass's handles pickle with: a mapping from classes to reducers
+
     def __cinit__(self, *args, **kwargs):
         self.memory.buf = NULL
         self.closed = True
@@ -30,6 +34,7 @@ cdef class Handle:
         """Attach to a mapped segment. Raises TooManyPorts, SegmentCorrupt, SegmentForeign."""
         self.segment = segment
         self.codec = codec
+        self.reducers = self._reducers
         PyObject_GetBuffer(segment.memory, &self.memory, PyBUF_WRITABLE)
         cdef shmq_header *header = <shmq_header *>self.memory.buf
         self.spills = header.flags & SHMQ_SPILLS != 0
