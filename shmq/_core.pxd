@@ -23,7 +23,7 @@ cdef extern from "layout.h" nogil:
     enum: SHMQ_PUTS, SHMQ_GETS, SHMQ_RECEIVES, SHMQ_ACKS, SHMQ_NACKS, SHMQ_REDELIVERIES, SHMQ_COUNTERS
     enum: SHMQ_BYTES, SHMQ_ARRAY, SHMQ_TEXT, SHMQ_BYTEARRAY, SHMQ_PICKLE, SHMQ_ENCODED, SHMQ_KINDS
     enum: SHMQ_FORTRAN, SHMQ_SWAPPED, SHMQ_DESCRIBED, SHMQ_SPILLED
-    enum: SHMQ_SPILLS, SHMQ_PICKLES, SHMQ_WITH_CREATOR, SHMQ_WITH_HANDLES, SHMQ_ANONYMOUS
+    enum: SHMQ_SPILLS, SHMQ_PICKLES, SHMQ_WITH_CREATOR, SHMQ_WITH_HANDLES, SHMQ_ANONYMOUS, SHMQ_GROWS
     enum: SHMQ_INLINE_DIMS
     struct shmq_cell:
         shmq_word word
@@ -81,6 +81,7 @@ cdef extern from "layout.h" nogil:
         shmq_half items_waiters
         shmq_half space_waiters
         shmq_word orphan_epoch
+        shmq_word backlog
         shmq_word attachments
         shmq_word retired[6]
         shmq_word events[3]
@@ -114,6 +115,8 @@ cdef extern from "sync.h" nogil:
     uint64_t shmq_now_coarse_ns()
     uint64_t shmq_load_relaxed(const shmq_word *word)
     uint64_t shmq_load_acquire(const shmq_word *word)
+    uint64_t shmq_load_seq(const shmq_word *word)
+    void shmq_store_seq(shmq_word *word, uint64_t value)
     uint64_t shmq_add_relaxed(shmq_word *word, uint64_t n)
     uint32_t shmq_load_half "shmq_load_seq"(const shmq_half *half)
     void shmq_store_relaxed(shmq_word *word, uint64_t value)

@@ -17,6 +17,7 @@ cdef struct draft_t:
     uint8_t dtype
     uint32_t itemsize
     uint32_t shape[4]
+    uint64_t published_ns       # of a message that was put before, and comes from the backlog; else 0
 
 
 cdef inline void draft_plain(draft_t *draft, const char *data, uint64_t nbytes, uint8_t kind) noexcept:
@@ -28,6 +29,7 @@ cdef inline void draft_plain(draft_t *draft, const char *data, uint64_t nbytes, 
     draft.kind = kind
     draft.flags = 0
     draft.ndim = 0
+    draft.published_ns = 0
 
 
 cdef void draft_clear(draft_t *draft) noexcept:
@@ -278,9 +280,7 @@ cdef void draft_write_to(const draft_t *draft, char *target) noexcept nogil:
         memcpy(target + draft.nbytes, draft.description, draft.described)
 
 
-cdef inline void draft_write(const draft_t *draft, shmq_port *port, uint32_t slot) noexcept nogil:
-    """Fill the slot: header, then payload."""
-    cdef shmq_slot *header = shmq_slot_at(port, slot)
+cdef inline void draft_head(const draft_t *draft, shmq_slot *header) noexcept nogil:
     header.nbytes = draft.nbytes
     header.kind = draft.kind
     header.flags = draft.flags
@@ -290,7 +290,37 @@ cdef inline void draft_write(const draft_t *draft, shmq_port *port, uint32_t slo
         header.dtype = draft.dtype
         header.itemsize = draft.itemsize
         memcpy(header.shape, draft.shape, sizeof(draft.shape))
+
+
+cdef inline void draft_write(const draft_t *draft, shmq_port *port, uint32_t slot) noexcept nogil:
+    """Fill the slot: header, then payload."""
+    draft_head(draft, shmq_slot_at(port, slot))
     draft_write_to(draft, <char *>shmq_payload_at(port, slot))
+
+
+cdef bytes draft_image(const draft_t *draft):
+    """The message as it would lie in its slot, header and payload, stamped with this moment."""
+    cdef shmq_slot *header
+    cdef uint64_t described = 0 if draft.flags & SHMQ_SPILLED else draft.described
+    cdef bytes image = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>(sizeof(shmq_slot) + draft.nbytes + described))
+    header = <shmq_slot *>PyBytes_AS_STRING(image)
+    memset(header, 0, sizeof(shmq_slot))
+    header.published_ns = shmq_now_coarse_ns()
+    draft_head(draft, header)
+    draft_write_to(draft, PyBytes_AS_STRING(image) + sizeof(shmq_slot))
+    return image
+
+
+cdef void draft_of_image(draft_t *draft, const shmq_slot *header, const char *payload) noexcept:
+    """A draft of the message whose header, already checked, and payload are these."""
+    draft_plain(draft, payload, header.nbytes, header.kind)
+    draft.flags = header.flags
+    draft.ndim = header.ndim
+    draft.dtype = header.dtype
+    draft.itemsize = header.itemsize
+    memcpy(draft.shape, header.shape, sizeof(header.shape))
+    draft.described = header.described
+    draft.description = payload + header.nbytes
 
 
 cdef struct batch_t:

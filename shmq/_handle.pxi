@@ -15,6 +15,9 @@ cdef class Handle:
     cdef object pickling            # Pickling, while nobody uses it
     cdef readonly bint pickles
     cdef readonly bint spills
+    cdef readonly bint grows
+    cdef int64_t patience_ns        # how long this handle's puts may still wait before they go to the backlog, …
+    cdef uint64_t patience_puts     # … when it had put so many messages
     cdef readonly bint closed
     cdef bint attached
     cdef bint abandoned             # closed by the interpreter's exit, not by the user
@@ -39,6 +42,7 @@ cdef class Handle:
         cdef shmq_header *header = <shmq_header *>self.memory.buf
         self.spills = header.flags & SHMQ_SPILLS != 0
         self.pickles = header.flags & SHMQ_PICKLES != 0
+        self.grows = header.flags & SHMQ_GROWS != 0
         self.spin = spin
         self.attach()
         self.closed = False
@@ -84,6 +88,8 @@ cdef class Handle:
         self.attached = True
         self.forks = shmq_owner_forks
         self.users = 0
+        self.patience_ns = BACKLOG_PATIENCE_NS
+        self.patience_puts = 0
         shmq_reap(&self.port)
         self._attached()
         return 0
@@ -194,22 +200,22 @@ cdef class Handle:
     # -- looking ------------------------------------------------------------------------------------------------------
 
     def qsize(self) -> int:
-        """Messages that wait in the ring: leased ones and those that came back are not counted. Exact at a quiet moment."""
+        """Messages that wait: leased ones and those that came back are not counted. Exact at a quiet moment."""
         if shmq_unlikely(self.forks != shmq_owner_forks):
             self.enter()
-        return shmq_ring_length(&self.port)
+        return shmq_load_seq(&self.port.header.backlog) + shmq_ring_length(&self.port)
 
     def empty(self) -> bool:
         """No message can be taken now: none waits, and none that came back is due. True or False at that moment."""
         if shmq_unlikely(self.forks != shmq_owner_forks):
             self.enter()
-        return shmq_ring_length(&self.port) == 0 and not self.due_count()
+        return shmq_load_seq(&self.port.header.backlog) == 0 and shmq_ring_length(&self.port) == 0 and not self.due_count()
 
     def full(self) -> bool:
         """put would wait. True or False at that moment."""
         if shmq_unlikely(self.forks != shmq_owner_forks):
             self.enter()
-        return not shmq_ring_has_space(&self.port)
+        return not self.grows and not shmq_ring_has_space(&self.port)
 
     cdef uint32_t due_count(self) noexcept:
         cdef uint32_t i, count = 0
@@ -234,8 +240,8 @@ cdef class Handle:
 
     @property
     def maxsize(self) -> int:
-        """Capacity of the ring in messages."""
-        return self.port.geometry.slots
+        """How many messages may wait; 0 where there is no bound."""
+        return 0 if self.grows else self.port.geometry.slots
 
     @property
     def slot_size(self) -> int:

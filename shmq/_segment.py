@@ -6,6 +6,7 @@ Files, all under /dev/shm (glibc's place for POSIX names), mode 0600::
     sem.shmq.NAME+NONCE.items|space   the semaphores on which consumers and producers sleep
     shmq.NAME+NONCE.KEY               a side segment with one message that was too large for a slot
     shmq.NAME+NONCE.dead/             the queue's dead letters (shmq/_dead_letters.py)
+    shmq.NAME+NONCE.backlog           messages that found the ring of a queue without a bound full (shmq/_backlog.py)
     .shmq-UID.lock                    the user's lock file (shmq/_native/owner.h)
 
 Creation is atomic for those who open at the same moment: whoever opens or creates holds a named lock, which the kernel
@@ -50,6 +51,7 @@ SIDES = ("items", "space")
 MODE = 0o600
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 LOCK_PATIENCE = 30.0
+LOG_START = 4096  # where the records of a backlog begin
 UNMAPPED_FD: dict[str, Any] = {"trackfd": False} if sys.version_info >= (3, 13) else {}
 
 
@@ -63,7 +65,7 @@ class Config:
     # Written out, since making a dataclass costs more than the rest of `import shmq`.
     __slots__ = (
         *("slots", "slot_size", "in_flight", "ports", "oversize", "allow_pickle", "codec"),
-        *("lease_timeout", "max_deliveries", "backoff", "lifetime"),
+        *("lease_timeout", "max_deliveries", "backoff", "lifetime", "overflow"),
     )
 
     def __init__(
@@ -79,6 +81,7 @@ class Config:
         max_deliveries: int | None = None,
         backoff: Backoff | None = None,
         lifetime: str | None = None,
+        overflow: str | None = None,
     ) -> None:
         self.slots = slots
         self.slot_size = slot_size
@@ -91,6 +94,7 @@ class Config:
         self.max_deliveries = max_deliveries
         self.backoff = backoff
         self.lifetime = lifetime
+        self.overflow = overflow
 
     def completed(self) -> Config:
         """The defaults filled in."""
@@ -110,6 +114,7 @@ class Config:
             max_deliveries=20 if self.max_deliveries is None else self.max_deliveries,
             backoff=Backoff() if self.backoff is None else self.backoff,
             lifetime="persistent" if self.lifetime is None else self.lifetime,
+            overflow="block" if self.overflow is None else self.overflow,
         )
 
     def differences(self, found: Config) -> list[str]:
@@ -136,6 +141,7 @@ def config_of(header: dict[str, Any]) -> Config:
         max_deliveries=max_deliveries,
         backoff=Backoff(round(initial, 6), factor, round(maximum, 6), jitter),
         lifetime=next((lifetime for lifetime, flag in LIFETIMES.items() if header["flags"] & flag), "persistent"),
+        overflow="grow" if header["flags"] & _core.FLAG_GROWS else "block",
     )
 
 
@@ -158,6 +164,11 @@ class Segment:
     def dead_letters_path(self) -> str:
         """The folder of the queue's dead letters; it is there once there was one."""
         return f"{SHM}/{PREFIX}{self.name}{SEPARATOR}{self.nonce:016x}.dead"
+
+    @property
+    def backlog_path(self) -> str:
+        """POSIX name of the log of a queue without a bound."""
+        return backlog_path(self.name, self.nonce)
 
     def semaphore_name(self, side: int) -> str:
         """POSIX name of the semaphore of a side: 0 items, 1 space."""
@@ -217,6 +228,54 @@ class Segment:
         unlink_memory(self.side_path(key))
 
 
+class Log:
+    """The file of a queue's backlog: three words in its first page that are mapped, and what is written behind it.
+
+    It is opened with the segment, and stays the same file when that is unlinked.
+    """
+
+    def __init__(self, segment: Segment) -> None:
+        self.path = segment.backlog_path
+        self.fd = -1
+        try:
+            memory, inode = map_memory(self.path)
+            self.fd = os.open(f"{SHM}{self.path}", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except (SegmentNotFound, FileNotFoundError):
+            raise SegmentCorrupt(f"the backlog of queue {segment.name!r} is gone from {SHM}: unlink the queue and create it anew") from None
+        if os.fstat(self.fd).st_ino != inode:
+            raise SegmentCorrupt(f"the backlog of queue {segment.name!r} was made anew while it was opened")
+        self.words = memoryview(memory).cast("Q")
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Raises OutOfMemory."""
+        rest = memoryview(data)
+        try:
+            while rest:
+                written = os.pwrite(self.fd, rest, offset)
+                offset, rest = offset + written, rest[written:]
+        except OSError as error:
+            raise memory_error(self.path, len(data), error) from None
+
+    def read(self, offset: int, nbytes: int) -> bytes:
+        """So many bytes, or what there is."""
+        data = os.pread(self.fd, nbytes, offset)
+        while len(data) < nbytes and (more := os.pread(self.fd, nbytes - len(data), offset + len(data))):
+            data += more
+        return data
+
+    def shrink(self, nbytes: int) -> None:
+        """Give back what is behind so many bytes."""
+        os.truncate(self.fd, nbytes)
+
+    def punch(self, offset: int) -> None:
+        """Give back what is between the first page and `offset`; that stays what it is."""
+        _core.punch_hole(self.fd, LOG_START, offset // LOG_START * LOG_START - LOG_START)
+
+    def __del__(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+
+
 # -- names and places -----------------------------------------------------------------------------------------------------
 
 
@@ -238,6 +297,10 @@ def path_of(name: str) -> str:
 
 def semaphore_name(name: str, nonce: int, side: str) -> str:
     return f"/{PREFIX}{name}{SEPARATOR}{nonce:016x}.{side}"
+
+
+def backlog_path(name: str, nonce: int) -> str:
+    return f"/{PREFIX}{name}{SEPARATOR}{nonce:016x}.backlog"
 
 
 def boot_id() -> bytes:
@@ -467,6 +530,7 @@ def make(name: str, config: Config, anonymous: bool) -> Segment:
         | (_core.FLAG_PICKLES if full.allow_pickle else 0)
         | (_core.FLAG_ANONYMOUS if anonymous else 0)
         | LIFETIMES[full.lifetime or "persistent"]
+        | (_core.FLAG_GROWS if full.overflow == "grow" else 0)
     )
     nonce = int.from_bytes(os.urandom(8), "little") >> 2 | 1
     memory = make_memory(path_of(name), nbytes)
@@ -479,10 +543,13 @@ def make(name: str, config: Config, anonymous: bool) -> Segment:
         )
         for side in SIDES:
             make_semaphore(semaphore_name(name, nonce, side))
+        if full.overflow == "grow":
+            make_memory(backlog_path(name, nonce), LOG_START)
         _core.mark_ready(memory)
     except BaseException:
         for side in SIDES:  # by their names: to list the folder takes a descriptor, and there may be none
             remove_beside(f"sem.{semaphore_name(name, nonce, side)[1:]}")
+        unlink_memory(backlog_path(name, nonce))
         unlink_memory(path_of(name))
         raise
     header = _core.read_header(memory)

@@ -239,6 +239,7 @@ enum shmq_segment_flag {
     SHMQ_WITH_CREATOR = 4,  /* the name goes when the creator does */
     SHMQ_WITH_HANDLES = 8,  /* … when the last handle does */
     SHMQ_ANONYMOUS = 16,    /* nobody is meant to find it by its name */
+    SHMQ_GROWS = 32,        /* what finds the ring full waits in a log beside the segment (shmq/_backlog.py) */
 };
 
 /* What the creator laid down about leases and failures. Read once at attach, and clamped: see shmq_policy_of. */
@@ -280,6 +281,8 @@ struct shmq_header {
     _Alignas(SHMQ_LINE) shmq_half items_waiters;  /* 384  consumers asleep; read by every publisher [park] */
     shmq_half space_waiters;                      /* 388  producers asleep; read by every consumer [park] */
     shmq_word orphan_epoch;                       /* 392  moves whenever a cell became ORPHAN [epoch] */
+    uint8_t reserved2[8];
+    shmq_word backlog;                            /* 408  messages that found the ring full and wait beside the segment */
     _Alignas(SHMQ_LINE) shmq_word space_woken_ns; /* 448  when a producer was last woken: see wait.c */
     shmq_word attachments;                        /* 456  serial numbers for ports */
     _Alignas(SHMQ_LINE) shmq_word retired[SHMQ_COUNTERS]; /* 512  counters of ports that are gone */

@@ -34,6 +34,7 @@ unsigned shmq_wait_cpus(void) {
 
 static bool promising(struct shmq_port *port, enum shmq_side side) {
     if (side == SHMQ_SPACE) return shmq_ring_has_space(port);
+    if (shmq_unlikely(shmq_load_seq(&port->header->backlog))) return true; /* [park] */
     return shmq_ring_has_item(port) || shmq_load_seq(&port->header->orphan_epoch) != port->epoch_seen ||
            (shmq_unlikely(port->due_ns != SHMQ_FOREVER) && shmq_now_ns() >= port->due_ns);
 }

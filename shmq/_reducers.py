@@ -1,0 +1,86 @@
+"""Reducers: how the queues of shmq.mp take objects apart, so that what comes out is of the type that went in.
+
+A pickler asks here for classes that it does not know itself, with every object anew: what is registered while a program runs,
+or a `torch` that is imported later, counts from then on. Tensors and other exporters of `__dlpack__` in the CPU's memory
+become out-of-band buffers; whatever else they are (on a device, sparse, quantised) is left to their own reduction.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import sys
+from collections.abc import Callable
+from multiprocessing.reduction import ForkingPickler
+from typing import Any
+
+import numpy as np
+
+__all__ = ["Reducers", "reducers"]
+
+Reducer = Callable[[Any], Any]
+
+PROTOCOL = 5
+OF_MULTIPROCESSING: dict[type, Reducer] = ForkingPickler._extra_reducers  # connections, sockets, and what users register
+
+
+class Reducers:
+    """A mapping from classes to reducers, as a pickler's dispatch table."""
+
+    def __getitem__(self, kind: type) -> Reducer:
+        torch = sys.modules.get("torch")
+        if torch is not None and (kind is torch.Tensor or kind is torch.nn.Parameter):
+            return reduce_tensor  # before torch.multiprocessing's own, which keeps a file open for each
+        found: Reducer | None = OF_MULTIPROCESSING.get(kind) or copyreg.dispatch_table.get(kind)
+        if found is not None:
+            return found
+        if hasattr(kind, "__dlpack__") and not issubclass(kind, np.ndarray) and not reduces_itself(kind):
+            return reduce_exporter
+        raise KeyError(kind)
+
+
+def reduces_itself(kind: type) -> bool:
+    """Does the class say how its instances are pickled?"""
+    return (
+        kind.__reduce_ex__ is not object.__reduce_ex__
+        or kind.__reduce__ is not object.__reduce__
+        or getattr(kind, "__getstate__", None) is not getattr(object, "__getstate__", None)
+    )
+
+
+def reduce_exporter(exporter: Any) -> Any:
+    """What has `__dlpack__` and nothing else to say becomes an array."""
+    try:
+        array = np.from_dlpack(exporter)
+    except (BufferError, RuntimeError, TypeError, ValueError):  # on another device, or of a type that NumPy lacks
+        return exporter.__reduce_ex__(PROTOCOL)
+    return np.asarray, (array,)
+
+
+def reduce_tensor(tensor: Any) -> Any:
+    """A dense tensor in the CPU's memory as one buffer, with its dtype, shape, and order of strides."""
+    import torch
+
+    if tensor.requires_grad and not tensor.is_leaf:
+        raise RuntimeError(
+            "a tensor that requires grad and is no leaf cannot be put: its graph stays in this process. Put tensor.detach()"
+        )
+    if tensor.device.type != "cpu" or tensor.layout != torch.strided or tensor.is_quantized or tensor.is_conj() or tensor.is_neg():
+        return tensor.__reduce_ex__(PROTOCOL)
+    order = sorted(range(tensor.dim()), key=tensor.stride, reverse=True)
+    flat = tensor.detach().permute(order).contiguous().reshape(-1)  # a copy only of what is not dense
+    return tensor_again, (flat.view(torch.uint8).numpy(), tensor.dtype, tuple(tensor.shape), order, tensor.requires_grad, type(tensor))
+
+
+def tensor_again(memory: Any, dtype: Any, shape: tuple[int, ...], order: list[int], requires_grad: bool, kind: type) -> Any:
+    """The tensor over the memory that reduce_tensor sent."""
+    import torch
+
+    flat = torch.from_numpy(memory).view(dtype) if memory.size else torch.empty(0, dtype=dtype)
+    back = sorted(range(len(order)), key=order.__getitem__)
+    tensor = flat.view([shape[dimension] for dimension in order]).permute(back)
+    if kind is torch.nn.Parameter:
+        return torch.nn.Parameter(tensor, requires_grad)
+    return tensor.requires_grad_(requires_grad)
+
+
+reducers = Reducers()
