@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 
 from shmq._errors import SegmentCorrupt
 from shmq._segment import LOG_START as START
-from shmq._segment import Log
+from shmq._segment import Log, Segment
 
 if TYPE_CHECKING:
     from shmq._core import Port
@@ -41,16 +41,18 @@ CHUNK = 1 << 18  # bytes that are read at once
 
 
 class Backlog:
-    """The log of one queue, as one handle sees it. Each call under the backlog's lock."""
+    """The log of one queue, as one handle sees it, which is told with each call: it keeps the log, and not both each other.
 
-    def __init__(self, port: Port) -> None:
-        self._port = port
-        self._log = Log(port.segment)
+    Each call under the backlog's lock.
+    """
+
+    def __init__(self, segment: Segment) -> None:
+        self._log = Log(segment)
         self._words = self._log.words
 
-    def append(self, image: bytes) -> None:
+    def append(self, port: Port, image: bytes) -> None:
         """Add a message. **Raises** OutOfMemory, and adds nothing then."""
-        self._begin()
+        self._begin(port)
         tail = self._words[TAIL]
         record = len(image).to_bytes(WORD, "little") + image + bytes(-len(image) % WORD)
         try:
@@ -59,41 +61,41 @@ class Backlog:
             self._log.shrink(tail)
             self._words[AT_WORK] = 0
             raise
-        self._port._backlog_count += 1
+        port._backlog_count += 1
         self._words[TAIL] = tail + len(record)
         self._words[AT_WORK] = 0
 
-    def refill(self) -> int:
+    def refill(self, port: Port) -> int:
         """Move messages into the ring until it is full or none is left; return how many."""
-        self._begin()
+        self._begin(port)
         moved = 0
-        for image, end in self._records():
-            if not self._port._move_in(image):
+        for image, end in self._records(port):
+            if not port._move_in(image):
                 break
             self._words[HEAD] = end
-            self._port._backlog_count -= 1
+            port._backlog_count -= 1
             moved += 1
         self._give_back()
         self._words[AT_WORK] = 0
         return moved
 
-    def look(self, most: int) -> list[bytes]:
+    def look(self, port: Port, most: int) -> list[bytes]:
         """Images of the first messages."""
-        self._begin()
-        images = [image for image, _ in islice(self._records(), most)]
+        self._begin(port)
+        images = [image for image, _ in islice(self._records(port), most)]
         self._words[AT_WORK] = 0
         return images
 
-    def _begin(self) -> None:
+    def _begin(self, port: Port) -> None:
         """Repair what a dead one left, and say that we are at work."""
         words = self._words
         if words[TAIL] < START or words[HEAD] > words[TAIL]:
             words[HEAD] = words[TAIL] = max(words[TAIL], START)  # new, or killed while it was emptied
         if words[AT_WORK]:
-            self._port._backlog_count = sum(1 for _ in self._records())
+            port._backlog_count = sum(1 for _ in self._records(port))
         words[AT_WORK] = 1
 
-    def _records(self) -> Iterator[tuple[bytes, int]]:
+    def _records(self, port: Port) -> Iterator[tuple[bytes, int]]:
         """(image, offset behind it) of each record."""
         offset, tail = self._words[HEAD], self._words[TAIL]
         chunk, at = b"", 0
@@ -104,7 +106,7 @@ class Backlog:
             size = WORD + length + -length % WORD
             if size > tail - offset:
                 raise SegmentCorrupt(
-                    f"the backlog of queue {self._port.name!r} has a message of {length:,} bytes where it has {tail - offset:,}"
+                    f"the backlog of queue {port.name!r} has a message of {length:,} bytes where it has {tail - offset:,}"
                 )
             if len(chunk) - at < size:
                 chunk, at = self._log.read(offset, max(size, min(CHUNK, tail - offset))), 0

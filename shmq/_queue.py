@@ -179,7 +179,7 @@ class Queue(_core.Port):
         if self.grows and self._backlog is None:
             from shmq._backlog import Backlog
 
-            self._backlog = Backlog(self)
+            self._backlog = Backlog(self.segment)
         if "multiprocessing.util" in sys.modules and os.getpid() not in _leaves_with_multiprocessing:
             _leaves_with_multiprocessing.add(os.getpid())
             _leave_with_multiprocessing()
@@ -262,11 +262,11 @@ class Queue(_core.Port):
 
     def _append_to_backlog(self, image: bytes) -> None:
         assert self._backlog is not None
-        self._backlog.append(image)
+        self._backlog.append(self, image)
 
     def _refill_from_backlog(self) -> int:
         assert self._backlog is not None
-        return self._backlog.refill()
+        return self._backlog.refill(self)
 
     def _backlog_side_keys(self) -> set[bytes]:
         """Keys of the side segments to which messages of the backlog lead."""
@@ -275,7 +275,7 @@ class Queue(_core.Port):
 
     def _look_at_backlog(self, most: int) -> list[bytes]:
         assert self._backlog is not None
-        return self._backlog.look(most)
+        return self._backlog.look(self, most)
 
     def _left(self) -> None:
         if self.segment.config.lifetime == "handles":
