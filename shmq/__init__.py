@@ -19,6 +19,7 @@ from shmq._errors import (
     SegmentMismatch,
     SegmentNotFound,
     ShmqError,
+    ShutDown,
     TooManyPorts,
 )
 from shmq._include import get_include
@@ -51,6 +52,7 @@ __all__ = [
     "SegmentMismatch",
     "SegmentNotFound",
     "ShmqError",
+    "ShutDown",
     "TooManyPorts",
     "__version__",
     "get_include",

@@ -6,6 +6,7 @@ Files, all under /dev/shm (glibc's place for POSIX names), mode 0600::
     sem.shmq.NAME+NONCE.items|space   the semaphores on which consumers and producers sleep
     shmq.NAME+NONCE.KEY               a side segment with one message that was too large for a slot
     shmq.NAME+NONCE.dead/             the queue's dead letters (shmq/_dead_letters.py)
+    shmq.NAME+NONCE.PORT.bell         the bell of a port (shmq/_native/bell.h)
     shmq.NAME+NONCE.backlog           messages that found the ring of a queue without a bound full (shmq/_backlog.py)
     .shmq-UID.lock                    the user's lock file (shmq/_native/owner.h)
 
@@ -161,9 +162,14 @@ class Segment:
         self.made = False  # … by this very handle
 
     @property
+    def place(self) -> str:
+        """What the paths of all files begin with that stand beside this very segment."""
+        return f"{SHM}/{PREFIX}{self.name}{SEPARATOR}{self.nonce:016x}"
+
+    @property
     def dead_letters_path(self) -> str:
         """The folder of the queue's dead letters; it is there once there was one."""
-        return f"{SHM}/{PREFIX}{self.name}{SEPARATOR}{self.nonce:016x}.dead"
+        return f"{self.place}.dead"
 
     @property
     def backlog_path(self) -> str:
