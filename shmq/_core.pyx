@@ -443,6 +443,16 @@ cdef class Port(Handle):
         self.users += 1
         return 0
 
+    cdef int let_appends_end(self) except -1:
+        """Whoever has begun to append has appended when this returns, or is stopped."""
+        try:
+            self.lock_backlog(1)
+        except Full:
+            return 0
+        shmq_owner_unlock(self.backlog_lock())
+        self.leave()
+        return 0
+
     cdef int pause(self, unsigned int microseconds) except -1:
         """Sleep without the interpreter lock. Raises Closed, and what a signal handler raises."""
         self.users += 1
@@ -1174,6 +1184,8 @@ cdef class Port(Handle):
             self.enter()
         shmq_store_half(&self.port.header.shut, SHMQ_SHUT_FOR_PUTS) # [park]
         shmq_wake_all(&self.port, SHMQ_SPACE)
+        if self.grows:
+            self.let_appends_end()
         if immediate:
             self.purge()
         shmq_wake_all(&self.port, SHMQ_ITEMS)

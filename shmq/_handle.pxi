@@ -277,6 +277,13 @@ cdef class Handle:
         due, now = min(self.port.due_ns, self.port.expiry_ns), shmq_now_ns()
         return (due - now) * 1e-9 if due > now else 0.0
 
+    @property
+    def _shut(self) -> bool:
+        """Was the queue shut down?"""
+        if shmq_unlikely(self.forks != shmq_owner_forks):
+            self.enter()
+        return shmq_load_half(&self.port.header.shut) != 0
+
     def _unfinished(self) -> int:
         """Messages that are not done: see join."""
         if shmq_unlikely(self.forks != shmq_owner_forks):

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     import logging
     from asyncio import AbstractEventLoop
 
-    from shmq._backlog import Backlog
     from shmq._awaiting import Place, Receiving
+    from shmq._backlog import Backlog
     from shmq._dead_letters import DeadLetter, DeadLetters
 
 __all__ = ["Queue"]
@@ -49,8 +49,8 @@ class Queue(_core.Port):
     :param in_flight: how many messages may be leased or loaned at once, over all processes.
     :param ports: how many handles may be attached at once (default 64).
     :param oversize: payloads above `slot_size`: "error" raises MessageTooLarge, "spill" takes a side segment for each.
-    :param overflow: a put that finds the queue full: "block" waits for room; "grow" waits for consumers that are at work, and then
-        leaves the message in a log beside the segment, from where it comes into the queue as room becomes free: no bound but /dev/shm's.
+    :param overflow: a put that finds the queue full: "block" waits for room; "grow" waits a moment for consumers that are at
+        work, and then leaves the message in a log beside the segment, from where it comes into the ring: no bound but /dev/shm's.
     :param allow_pickle: objects that are neither bytes, str nor arrays may travel by pickle (default True).
     :param codec: an object with `name`, `encode` and `decode` for everything but bytes, str and arrays; shmq.json_codec.
     :param lease_timeout: seconds after which a message that was received and not acked goes to another consumer; None (the

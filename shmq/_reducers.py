@@ -20,7 +20,9 @@ __all__ = ["Reducers", "reducers"]
 Reducer = Callable[[Any], Any]
 
 PROTOCOL = 5
-OF_MULTIPROCESSING: dict[type, Reducer] = ForkingPickler._extra_reducers  # connections, sockets, and what users register
+# Connections, sockets, and what users register.
+OF_MULTIPROCESSING: dict[type, Reducer] = ForkingPickler._extra_reducers  # type: ignore[attr-defined]
+OWN_REDUCTIONS = ("__reduce_ex__", "__reduce__", "__getstate__")
 
 
 class Reducers:
@@ -40,11 +42,7 @@ class Reducers:
 
 def reduces_itself(kind: type) -> bool:
     """Does the class say how its instances are pickled?"""
-    return (
-        kind.__reduce_ex__ is not object.__reduce_ex__
-        or kind.__reduce__ is not object.__reduce__
-        or getattr(kind, "__getstate__", None) is not getattr(object, "__getstate__", None)
-    )
+    return any(getattr(kind, name, None) is not getattr(object, name, None) for name in OWN_REDUCTIONS)
 
 
 def reduce_exporter(exporter: Any) -> Any:
@@ -64,11 +62,13 @@ def reduce_tensor(tensor: Any) -> Any:
         raise RuntimeError(
             "a tensor that requires grad and is no leaf cannot be put: its graph stays in this process. Put tensor.detach()"
         )
-    if tensor.device.type != "cpu" or tensor.layout != torch.strided or tensor.is_quantized or tensor.is_conj() or tensor.is_neg():
+    special = tensor.is_quantized or tensor.is_conj() or tensor.is_neg()
+    if tensor.device.type != "cpu" or tensor.layout != torch.strided or special:
         return tensor.__reduce_ex__(PROTOCOL)
     order = sorted(range(tensor.dim()), key=tensor.stride, reverse=True)
     flat = tensor.detach().permute(order).contiguous().reshape(-1)  # a copy only of what is not dense
-    return tensor_again, (flat.view(torch.uint8).numpy(), tensor.dtype, tuple(tensor.shape), order, tensor.requires_grad, type(tensor))
+    memory = flat.view(torch.uint8).numpy()
+    return tensor_again, (memory, tensor.dtype, tuple(tensor.shape), order, tensor.requires_grad, type(tensor))
 
 
 def tensor_again(memory: Any, dtype: Any, shape: tuple[int, ...], order: list[int], requires_grad: bool, kind: type) -> Any:

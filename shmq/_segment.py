@@ -247,7 +247,9 @@ class Log:
             memory, inode = map_memory(self.path)
             self.fd = os.open(f"{SHM}{self.path}", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         except (SegmentNotFound, FileNotFoundError):
-            raise SegmentCorrupt(f"the backlog of queue {segment.name!r} is gone from {SHM}: unlink the queue and create it anew") from None
+            raise SegmentCorrupt(
+                f"the backlog of queue {segment.name!r} is gone from {SHM}: unlink the queue and create it anew"
+            ) from None
         if os.fstat(self.fd).st_ino != inode:
             raise SegmentCorrupt(f"the backlog of queue {segment.name!r} was made anew while it was opened")
         self.words = memoryview(memory).cast("Q")

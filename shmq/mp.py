@@ -60,8 +60,8 @@ class Queue(_queue.Queue):
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        popen = get_spawning_popen()
-        if popen is not None:  # the child has yet to open it: until then this process does
+        popen: Any = get_spawning_popen()
+        if popen is not None:  # the child has yet to open it: until then its Popen has it open
             popen._shmq_handles = [*getattr(popen, "_shmq_handles", ()), self]
         return super().__reduce__()
 
@@ -73,7 +73,19 @@ class Queue(_queue.Queue):
     def cancel_join_thread(self) -> None:
         """Do nothing: there is no thread, and what was put is in the queue."""
 
-    __class_getitem__ = classmethod(GenericAlias)
+    # What a thread's queue tells of itself, beside the methods:
+
+    @property
+    def is_shutdown(self) -> bool:
+        """Was shutdown() called, in any process?"""
+        return self._shut
+
+    @property
+    def unfinished_tasks(self) -> int:
+        """How many messages join() waits for."""
+        return self._unfinished()
+
+    __class_getitem__: Any = classmethod(GenericAlias)
 
 
 class JoinableQueue(Queue):

@@ -18,6 +18,7 @@ DIFFERENCES = {
     "test_queue_feeder_donot_stop_onexc": "what does not pickle raises in put, where somebody can catch it",
     "test_queue_feeder_on_queue_feeder_error": "there is no feeder thread whose errors could be hooked",
     "test_closed_queue_empty_exceptions": "whatever is asked of a closed queue raises Closed, a ValueError",
+    "test_empty_exceptions": "… and so for a SimpleQueue",
     "test_closed": "there is no pipe",
 }
 NAMES = ("Queue", "JoinableQueue", "SimpleQueue")
