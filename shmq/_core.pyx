@@ -665,7 +665,11 @@ cdef class Port(Handle):
             shmq_wake_if_done(&self.port)
             raise
         except BaseException as error:
-            self.fail(cell, word, SHMQ_BY_POLICY, error)
+            if self.reducers is not None and isinstance(error, Exception) and not isinstance(error, MemoryError):
+                shmq_delivery_ended(&self.port, cell, word, SHMQ_REJECTED, SHMQ_BY_POLICY)
+                self.bury_somehow(cell, "what was put could not be unpickled", error)
+            else:
+                self.fail(cell, word, SHMQ_BY_POLICY, error)
             raise
         finally:
             self.leave()

@@ -179,8 +179,12 @@ cdef int draft_pickle(draft_t *draft, Port port, object obj) except -1:
     cdef Pickling pickling = pickling_of(port)
     cdef bytes stream
     cdef list buffers, parts
-    pickling.pickler.dump(obj) # where it raises, the pickler is not given back
-    pickling.pickler.clear_memo() # which holds the objects
+    try:
+        pickling.pickler.dump(obj)
+        pickling.pickler.clear_memo() # which holds the objects
+    except:
+        pickling.pickler = None # with what it has begun; they refer to each other
+        raise
     stream, buffers = pickling.stream, pickling.buffers
     if pickling.more is not None:
         stream = b"".join([stream, *pickling.more])
@@ -188,7 +192,7 @@ cdef int draft_pickle(draft_t *draft, Port port, object obj) except -1:
     if PyBytes_GET_SIZE(stream) <= KEPT_PICKLE_BYTES: # the memo keeps its size, and clearing a large one takes long
         port.pickling = pickling
     else:
-        pickling.pickler = None # they refer to each other
+        pickling.pickler = None
     if buffers is None:
         draft_keep(draft, stream)
         draft.data = PyBytes_AS_STRING(stream)

@@ -32,6 +32,8 @@ class Reducers:
         torch = sys.modules.get("torch")
         if torch is not None and (kind is torch.Tensor or kind is torch.nn.Parameter):
             return reduce_tensor  # before torch.multiprocessing's own, which keeps a file open for each
+        if kind is np.ndarray:
+            return reduce_array
         found: Reducer | None = OF_MULTIPROCESSING.get(kind) or copyreg.dispatch_table.get(kind)
         if found is not None:
             return found
@@ -45,13 +47,18 @@ def reduces_itself(kind: type) -> bool:
     return any(getattr(kind, name, None) is not getattr(object, name, None) for name in OWN_REDUCTIONS)
 
 
+def reduce_array(array: np.ndarray[Any, Any]) -> Any:
+    """A copy of what may not be written: out of band it would stay so, and what comes out is the receiver's own."""
+    return (array if array.flags.writeable else array.copy("K")).__reduce_ex__(PROTOCOL)
+
+
 def reduce_exporter(exporter: Any) -> Any:
     """What has `__dlpack__` and nothing else to say becomes an array."""
     try:
         array = np.from_dlpack(exporter)
     except (BufferError, RuntimeError, TypeError, ValueError):  # on another device, or of a type that NumPy lacks
         return exporter.__reduce_ex__(PROTOCOL)
-    return np.asarray, (array,)
+    return np.asarray, (array,)  # which is pickled by reduce_array
 
 
 def reduce_tensor(tensor: Any) -> Any:
@@ -62,11 +69,11 @@ def reduce_tensor(tensor: Any) -> Any:
         raise RuntimeError(
             "a tensor that requires grad and is no leaf cannot be put: its graph stays in this process. Put tensor.detach()"
         )
-    special = tensor.is_quantized or tensor.is_conj() or tensor.is_neg()
-    if tensor.device.type != "cpu" or tensor.layout != torch.strided or special:
+    if tensor.device.type != "cpu" or tensor.layout != torch.strided or tensor.is_quantized:
         return tensor.__reduce_ex__(PROTOCOL)
     order = sorted(range(tensor.dim()), key=tensor.stride, reverse=True)
-    flat = tensor.detach().permute(order).contiguous().reshape(-1)  # a copy only of what is not dense
+    # A copy only of what is not dense, or is yet to be conjugated or negated.
+    flat = tensor.detach().resolve_conj().resolve_neg().permute(order).contiguous().reshape(-1)
     memory = flat.view(torch.uint8).numpy()
     return tensor_again, (memory, tensor.dtype, tuple(tensor.shape), order, tensor.requires_grad, type(tensor))
 
