@@ -16,6 +16,7 @@ import pytest
 from conftest import Children, wait_until
 
 import shmq
+import shmq.mp
 
 Factory = Callable[[int], Any]  # maxsize -> a queue
 Make = Callable[..., shmq.Queue]
@@ -244,16 +245,21 @@ def every_message_goes_to_exactly_one_consumer(factory: Factory) -> None:
             assert of_one == sorted(of_one)
 
 
+FACES = ["shmq.Queue", "shmq.Queue of large slots", "shmq.mp.Queue", "shmq.mp.JoinableQueue", "queue.Queue"]
+
+
 @pytest.fixture
 def factories(make: Make) -> dict[str, Factory]:
     return {
         "shmq.Queue": lambda maxsize: make(slots=maxsize, slot_size=256),
         "shmq.Queue of large slots": lambda maxsize: make(slots=maxsize, slot_size=4096),
+        "shmq.mp.Queue": shmq.mp.Queue,
+        "shmq.mp.JoinableQueue": shmq.mp.JoinableQueue,
         "queue.Queue": lambda maxsize: queue.Queue(maxsize),
     }
 
 
-@pytest.mark.parametrize("face", ["shmq.Queue", "shmq.Queue of large slots", "queue.Queue"])
+@pytest.mark.parametrize("face", FACES)
 @pytest.mark.parametrize("behave", BEHAVIOURS, ids=lambda function: function.__name__)
 def test_each_face_behaves(factories: dict[str, Factory], face: str, behave: Behaviour) -> None:
     behave(factories[face])
@@ -305,6 +311,11 @@ def test_the_same_program_runs_on_anonymous_queues(children: Children) -> None:
     run_program(anonymous, children)
     for q in made:
         q.close()
+
+
+@pytest.mark.parametrize("face", [shmq.mp.Queue, shmq.mp.JoinableQueue])
+def test_the_same_program_runs_on_the_drop_in(face: Factory, any_children: Children) -> None:
+    run_program(face, any_children)
 
 
 def test_shmqs_errors_are_those_of_the_standard_library() -> None:
