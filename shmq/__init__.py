@@ -1,6 +1,7 @@
 """shmq: message queues between processes on one machine, in shared memory."""
 
 from shmq._backoff import Backoff
+from shmq._bell import wait_any
 from shmq._codec import Codec, JSONCodec, json_codec
 from shmq._core import Lease, Loan
 from shmq._errors import (
@@ -60,4 +61,5 @@ __all__ = [
     "list_segments",
     "unlink",
     "verify",
+    "wait_any",
 ]

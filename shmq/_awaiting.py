@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from shmq import _core
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from shmq._core import Lease, Leases, Loan
     from shmq._queue import Queue
 
-__all__ = ["Receiving", "done", "next_lease", "publish", "wait"]
+__all__ = ["Place", "Receiving", "any_of", "done", "next_lease", "publish", "wait"]
 
 Result = TypeVar("Result")
 
@@ -54,14 +54,16 @@ class Place:
         self.look_again_in(SOONEST if side == SPACE else SLICE)
         return turn
 
-    def leave(self, side: int, turn: asyncio.Future[bool]) -> None:
-        """Wait no longer: cancelled, or the time is over. Who was woken wakes another one in his stead."""
+    def leave(self, side: int, turn: asyncio.Future[bool], keeps: bool = False) -> None:
+        """Wait no longer: cancelled, or the time is over. Who was woken wakes another one in his stead, unless he `keeps` what
+        he was woken for."""
         try:
             self.waiting[side].remove(turn)
         except ValueError:
             self.woken[side] -= 1
-        self.rouse(side)
-        self.end_if_idle()
+        if not keeps:
+            self.rouse(side)
+        self.end_if_idle([side] if keeps else [])
 
     def served(self, side: int) -> None:
         """A woken task has taken what it wanted, or failed: it is the next one's turn."""
@@ -134,16 +136,16 @@ class Place:
             self.timer.cancel()
             self.timer = self.loop.call_later(soon, self.watch)
 
-    def end_if_idle(self) -> None:
+    def end_if_idle(self, keeps: Sequence[int] = ()) -> None:
         if any(self.waiting) or any(self.woken) or self.queue._places.pop(self.loop, None) is None:
             return
-        self.end()
+        self.end(keeps)
 
-    def end(self) -> None:
+    def end(self, keeps: Sequence[int] = ()) -> None:
         if not self.loop.is_closed():
             self.loop.remove_reader(self.listener.descriptor)
             self.timer.cancel()
-        self.listener.close()
+        self.listener.close(keeps)
 
 
 def place_of(queue: Queue) -> Place:
@@ -200,6 +202,33 @@ async def wait(queue: Queue, side: int, attempt: Callable[[], Result], timeout: 
             raise
         place.served(side)
         return result
+
+
+async def any_of(queues: Sequence[Queue], timeout: float | None) -> Queue | None:
+    """The first of the queues that has something; None on time-out. See shmq.aio.wait_any."""
+    _core.check_seconds(timeout)
+    loop = asyncio.get_running_loop()
+    deadline = None if timeout is None else loop.time() + timeout
+    while True:
+        for queue in queues:
+            if queue._ready():
+                return queue
+        left = None if deadline is None else deadline - loop.time()
+        if left is not None and left <= 0:
+            return None
+        entered: list[tuple[Place, asyncio.Future[bool]]] = []
+        ready: Queue | None = None
+        try:
+            for queue in queues:
+                place = place_of(queue)
+                entered.append((place, place.enter(ITEMS)))
+            await asyncio.wait([turn for _, turn in entered], timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            ready = next((queue for queue in queues if queue._ready()), None)
+        finally:
+            for place, turn in entered:
+                place.leave(ITEMS, turn, keeps=place.queue is ready)
+        if ready is not None:
+            return ready
 
 
 def expire(turn: asyncio.Future[bool]) -> None:

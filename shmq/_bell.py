@@ -89,9 +89,10 @@ class Listener:
         """The bell was rung, and heard."""
         self.ear._hush()
 
-    def close(self) -> None:
-        """Listen no longer. What was rung for us and left where it was is another one's."""
-        unheard = [side for side in self.sides if not self.ear._disarm(side)]
+    def close(self, keeps: Sequence[int] = ()) -> None:
+        """Listen no longer. What was rung for us and left where it was is another one's, but for the sides that the caller
+        `keeps` for himself."""
+        unheard = [side for side in self.sides if not self.ear._disarm(side) and side not in keeps]
         self.ear._hush()
         if not self.queue.closed:
             for side in unheard:
@@ -118,6 +119,7 @@ def wait_many(
     if ready or (timeout is not None and timeout <= 0):
         return ready, readable(others, 0)
     listeners: list[Listener] = []
+    ready = []
     try:
         for queue in queues:
             listeners.append(Listener(queue))
@@ -134,10 +136,11 @@ def wait_many(
                 [*others, *(listener.descriptor for listener in listeners)], pause if left is None else min(pause, left)
             )
             if heard := [descriptor for descriptor in others if descriptor in found]:
-                return [queue for queue in queues if queue._ready()], heard
+                ready = [queue for queue in queues if queue._ready()]
+                return ready, heard
     finally:
         for listener in listeners:
-            listener.close()
+            listener.close([ITEMS] if listener.queue in ready else [])
 
 
 def readable(descriptors: Sequence[int], seconds: float) -> list[int]:

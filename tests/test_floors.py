@@ -31,6 +31,7 @@ FLOORS = {
     "_backlog": 2,
     "_queue": 2,
     "_doctor": 3,
+    "aio": 3,
     "mp": 3,
     "cli": 4,
 }
@@ -70,6 +71,7 @@ PUBLIC = [
     "list_segments",
     "unlink",
     "verify",
+    "wait_any",
 ]
 
 
@@ -198,7 +200,7 @@ def test_the_public_names_are_these() -> None:
 
 
 def test_nothing_public_hides_behind_the_package() -> None:
-    modules = {"cli"}  # where it was imported
+    modules = {"cli", "aio"}  # where they were imported
     assert {name for name in vars(shmq) if not name.startswith("_")} - modules == set(PUBLIC) - {"__version__"}
 
 
