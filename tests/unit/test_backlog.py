@@ -5,6 +5,7 @@ Deaths are in tests/crash/test_backlog_deaths.py.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import pickle
 import random
@@ -162,6 +163,27 @@ def test_a_queue_says_how_it_overflows(name: str, make: Make) -> None:
         shmq.Queue(q.name, overflow="block")
     with pytest.raises(ValueError, match="overflow must be"):
         shmq.Queue(name, overflow="burst")  # type: ignore[arg-type]
+
+
+def test_awaited_calls_find_the_backlog_too(q: shmq.Queue) -> None:
+    async def there_and_back() -> list[int]:
+        for number in range(50):
+            await q.aput(number)
+        taker = asyncio.create_task(q.aget(timeout=LONG))
+        got = [await taker]
+        return got + [await q.aget(timeout=LONG) for _ in range(49)]
+
+    assert asyncio.run(there_and_back()) == list(range(50))
+
+
+def test_an_awaiting_task_is_woken_by_what_goes_to_the_backlog(q: shmq.Queue) -> None:
+    async def take() -> list[int]:
+        return [await q.aget(timeout=LONG) for _ in range(500)]
+
+    producer = threading.Timer(0.05, fill, (q, 500))
+    producer.start()
+    assert asyncio.run(take()) == list(range(500))
+    producer.join()
 
 
 # -- waiting -----------------------------------------------------------------------------------------------------------------
