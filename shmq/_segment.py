@@ -51,6 +51,8 @@ SEPARATOR = "+"  # not allowed in names: what stands behind it belongs to one in
 SIDES = ("items", "space")
 MODE = 0o600
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+SIDE_KEY = re.compile(r"[0-9a-f]{16}")
+SMALL_SIDE = 256 << 10  # bytes that are read faster than they are mapped
 LOCK_PATIENCE = 30.0
 LOG_START = 4096  # where the records of a backlog begin
 UNMAPPED_FD: dict[str, Any] = {"trackfd": False} if sys.version_info >= (3, 13) else {}
@@ -189,7 +191,7 @@ class Segment:
 
     def side_path(self, key: bytes) -> str:
         text = key.decode("ascii", "replace")
-        if not re.fullmatch("[0-9a-f]{16}", text):
+        if not SIDE_KEY.fullmatch(text):
             raise SegmentCorrupt(f"a message in queue {self.name!r} names an impossible side segment")
         return f"/{PREFIX}{self.name}{SEPARATOR}{self.nonce:016x}.{text}"
 
@@ -200,23 +202,26 @@ class Segment:
         """
         path = self.side_path(key)
         try:
-            shared = posix_ipc.SharedMemory(path, posix_ipc.O_CREX, mode=MODE)
+            fd = os.open(f"{SHM}{path}", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, MODE)
         except OSError as error:
             raise memory_error(path, sum(len(part) for part in parts), error) from None
         try:
-            os.fchmod(shared.fd, MODE)
+            os.fchmod(fd, MODE)
             for part in parts:
                 while part:
-                    part = part[os.write(shared.fd, part) :]
+                    part = part[os.write(fd, part) :]
         except BaseException as error:
             unlink_memory(path)
             raise memory_error(path, sum(len(part) for part in parts), error) from None
         finally:
-            shared.close_fd()
+            os.close(fd)
 
-    def open_side(self, key: bytes) -> mmap.mmap:
-        """Map a side segment; what is written to it stays in this process. Raises PayloadLost where it is gone."""
+    def open_side(self, key: bytes) -> mmap.mmap | bytearray:
+        """Map a side segment, or read a small one: what is written to it stays in this process. Raises PayloadLost."""
         try:
+            small = read_small(self.side_path(key))
+            if small is not None:
+                return small
             memory, _ = map_memory(self.side_path(key), private=True)
         except SegmentNotFound:
             raise PayloadLost(f"the side segment of a message in queue {self.name!r} is gone: its payload is lost") from None
@@ -411,6 +416,23 @@ def map_memory(path: str, private: bool = False) -> tuple[mmap.mmap, int]:
             raise memory_error(path, found.st_size, error) from None
     finally:
         shared.close_fd()
+
+
+def read_small(path: str) -> bytearray | None:
+    """What is in a small file; None where it is large, or not what `map_memory` would take, who says why."""
+    try:
+        fd = os.open(f"{SHM}{path}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return None
+    try:
+        found = os.fstat(fd)
+        ours = stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077
+        if not ours or not 0 < found.st_size <= SMALL_SIDE:
+            return None
+        data = bytearray(found.st_size)
+        return data if os.readv(fd, [data]) == len(data) else None
+    finally:
+        os.close(fd)
 
 
 def unlink_memory(path: str) -> bool:

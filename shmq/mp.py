@@ -33,22 +33,24 @@ __all__ = ["JoinableQueue", "Queue", "SimpleQueue"]
 SLOTS = 512
 SLOT_SIZE = 1984  # 2 KiB with the header
 PORTS = 512
-# A queue that was given a large maxsize has a ring of that size, and smaller slots beyond so many bytes.
+# A queue that was given a large maxsize has a ring of that size, and smaller slots beyond so many bytes. One that was given
+# more than MOST was given none: slots for so many would take hundreds of megabytes.
 MEMORY = 8 << 20
 SMALLEST_SLOT_SIZE = 192
+MOST = 1 << 20
 
 
 class Queue(_queue.Queue):
     """multiprocessing.Queue, over shared memory.
 
-    :param maxsize: how many messages may wait; 0 or less: as many as /dev/shm has room for.
+    :param maxsize: how many messages may wait; 0 or less, or more than a million: as many as /dev/shm has room for.
     :param ctx: taken for compatibility; one queue serves processes of every start method.
     """
 
     _reducers = reducers
 
     def __init__(self, maxsize: int = 0, *, ctx: Any = None) -> None:
-        bounded = maxsize > 0
+        bounded = 0 < maxsize <= MOST
         slots = maxsize if bounded else SLOTS
         super().__init__(
             slots=slots,

@@ -70,7 +70,7 @@ def test_methods_take_the_same_arguments_in_the_same_places(name: str) -> None:
     assert [(each.name, each.default) for each in theirs] == [(each.name, each.default) for each in ours]
 
 
-@pytest.mark.parametrize("maxsize", [0, -1])
+@pytest.mark.parametrize("maxsize", [0, -1, 2**31 - 1])
 def test_a_queue_without_maxsize_takes_all_that_is_put_before_anybody_comes(maxsize: int) -> None:
     with shmq.mp.Queue(maxsize) as q:
         for number in range(20_000):
