@@ -43,6 +43,7 @@ cdef extern from "Python.h":
     ctypedef struct PyTypeObject:
         destructor tp_dealloc
     PyTypeObject *Py_TYPE(object obj)
+    PyObject *PyDict_GetItemWithError(dict table, object key) except? NULL
     bint PyObject_CheckBuffer(object obj)
     PyObject *_PyType_Lookup(PyTypeObject *kind, object name)
     PyObject *PyErr_Occurred()

@@ -161,6 +161,33 @@ cdef class Pickling:
         self.buffers.append(buffer)
 
 
+@cython.final
+cdef class Reducers:
+    """A pickler's dispatch table: some dictionaries, as they are at that moment, and before them a function for exporters of `__dlpack__`.
+
+    Compiled, since it is asked for every object of a class of the user's, and nearly always has nothing to say.
+    """
+
+    cdef tuple tables
+    cdef object of_exporter
+
+    def __init__(self, of_exporter, *tables: dict):
+        self.of_exporter = of_exporter
+        self.tables = tables
+
+    def __getitem__(self, kind):
+        cdef PyObject *found
+        if isinstance(kind, type) and _PyType_Lookup(<PyTypeObject *>kind, DLPACK) != NULL:
+            reducer = self.of_exporter(kind)
+            if reducer is not None:
+                return reducer
+        for table in self.tables:
+            found = PyDict_GetItemWithError(<dict>table, kind)
+            if found != NULL:
+                return <object>found
+        raise KeyError(kind)
+
+
 cdef Pickling pickling_of(Port port):
     """The port's pickler, which is the caller's until he gives it back: an object's reduction may put into the same queue."""
     cdef Pickling pickling = port.pickling

@@ -15,7 +15,9 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Reducers", "reducers"]
+from shmq._core import Reducers
+
+__all__ = ["reducers"]
 
 Reducer = Callable[[Any], Any]
 
@@ -25,21 +27,15 @@ OF_MULTIPROCESSING: dict[type, Reducer] = ForkingPickler._extra_reducers  # type
 OWN_REDUCTIONS = ("__reduce_ex__", "__reduce__", "__getstate__")
 
 
-class Reducers:
-    """A mapping from classes to reducers, as a pickler's dispatch table."""
-
-    def __getitem__(self, kind: type) -> Reducer:
-        torch = sys.modules.get("torch")
-        if torch is not None and (kind is torch.Tensor or kind is torch.nn.Parameter):
-            return reduce_tensor  # before torch.multiprocessing's own, which keeps a file open for each
-        if kind is np.ndarray:
-            return reduce_array
-        found: Reducer | None = OF_MULTIPROCESSING.get(kind) or copyreg.dispatch_table.get(kind)
-        if found is not None:
-            return found
-        if hasattr(kind, "__dlpack__") and not issubclass(kind, np.ndarray) and not reduces_itself(kind):
-            return reduce_exporter
-        raise KeyError(kind)
+def of_exporter(kind: type) -> Reducer | None:
+    """The reducer of a class that has `__dlpack__`; None where it is pickled like any other."""
+    torch = sys.modules.get("torch")
+    if torch is not None and (kind is torch.Tensor or kind is torch.nn.Parameter):
+        return reduce_tensor  # before torch.multiprocessing's own, which keeps a file open for each
+    if kind is np.ndarray:
+        return reduce_array
+    known = kind in OF_MULTIPROCESSING or kind in copyreg.dispatch_table or issubclass(kind, np.ndarray)
+    return None if known or reduces_itself(kind) else reduce_exporter
 
 
 def reduces_itself(kind: type) -> bool:
@@ -90,4 +86,4 @@ def tensor_again(memory: Any, dtype: Any, shape: tuple[int, ...], order: list[in
     return tensor.requires_grad_(requires_grad)
 
 
-reducers = Reducers()
+reducers = Reducers(of_exporter, OF_MULTIPROCESSING, copyreg.dispatch_table)
