@@ -50,8 +50,11 @@ class Backlog:
         self._log = Log(segment)
         self._words = self._log.words
 
-    def append(self, port: Port, image: bytes) -> None:
-        """Add a message. **Raises** OutOfMemory, and adds nothing then."""
+    def write(self, port: Port, image: bytes) -> tuple[memoryview, int]:
+        """Write a message behind the tail; return the words, and where the tail is to be. **Raises** OutOfMemory.
+
+        The caller moves it: nothing may come between that and the end of the put, no signal handler either.
+        """
         self._begin(port)
         tail = self._words[TAIL]
         record = len(image).to_bytes(WORD, "little") + image + bytes(-len(image) % WORD)
@@ -61,19 +64,15 @@ class Backlog:
             self._log.shrink(tail)
             self._words[AT_WORK] = 0
             raise
-        port._backlog_count += 1
-        self._words[TAIL] = tail + len(record)
-        self._words[AT_WORK] = 0
+        return self._words, tail + len(record)
 
     def refill(self, port: Port) -> int:
         """Move messages into the ring until it is full or none is left; return how many."""
         self._begin(port)
         moved = 0
         for image, end in self._records(port):
-            if not port._move_in(image):
+            if not port._move_in(image, self._words, end):
                 break
-            self._words[HEAD] = end
-            port._backlog_count -= 1
             moved += 1
         self._give_back()
         self._words[AT_WORK] = 0

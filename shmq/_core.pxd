@@ -126,6 +126,7 @@ cdef extern from "sync.h" nogil:
     uint32_t shmq_load_half "shmq_load_seq"(const shmq_half *half)
     void shmq_store_half "shmq_store_seq"(shmq_half *half, uint32_t value)
     bint shmq_swap_seq(shmq_word *word, uint64_t *expected, uint64_t desired)
+    void shmq_store_release(shmq_word *word, uint64_t value)
     void shmq_store_relaxed(shmq_word *word, uint64_t value)
     void shmq_count(shmq_word *word, uint64_t n)
     bint shmq_likely(bint condition)

@@ -77,6 +77,9 @@ cdef enum:
     SPILL_KEY_BYTES = 16
     BATCH = 256
     KEPT_PICKLE_BYTES = 1024
+    LOG_HEAD = 0 # words of a backlog's first page: shmq/_backlog.py
+    LOG_TAIL = 1
+    LOG_AT_WORK = 2
     PEEKS = 1000  # how often peek begins anew while others take what it looks at
 # How long put and get wait for an in-flight cell before they say who holds them all.
 cdef uint64_t CELL_PATIENCE_NS = 1000000000
@@ -401,13 +404,24 @@ cdef class Port(Handle):
             if status == SHMQ_SHUT or (status != SHMQ_OK and shmq_load_half(&self.port.header.shut)):
                 self.raise_shut(SHMQ_SPACE)
             if status != SHMQ_OK:
-                self._append_to_backlog(image)
+                self.commit(self._write_to_backlog(image))
                 shmq_count(&self.port.record.counters[SHMQ_PUTS], 1)
         finally:
             shmq_owner_unlock(self.backlog_lock())
             self.leave()
         if status != SHMQ_OK:
             shmq_wake(&self.port, SHMQ_ITEMS) # the ring may have become empty meanwhile, and its consumers gone to sleep [park]
+        return 0
+
+    cdef int commit(self, tuple written) except -1:
+        """The record is in the log: count it and move the tail. Here, so that no signal handler runs once that has begun."""
+        cdef Py_buffer words
+        cdef uint64_t tail = written[1]
+        PyObject_GetBuffer(written[0], &words, PyBUF_WRITABLE)
+        shmq_store_seq(&self.port.header.backlog, shmq_load_seq(&self.port.header.backlog) + 1) # [park]
+        shmq_store_release(<shmq_word *>words.buf + LOG_TAIL, tail)
+        shmq_store_release(<shmq_word *>words.buf + LOG_AT_WORK, 0)
+        PyBuffer_Release(&words)
         return 0
 
     cdef int publish_growing(self, uint32_t cell, uint32_t slot) except -1:
@@ -485,14 +499,25 @@ cdef class Port(Handle):
             self.leave()
         return moved
 
-    def _move_in(self, bytes image) -> bool:
-        """Put the oldest message of the backlog into the ring; False where that is full. Under the backlog's lock."""
+    def _move_in(self, bytes image, words, uint64_t head) -> bool:
+        """Put the oldest message of the backlog into the ring, and move the log's head behind it; False where the ring is full.
+
+        Under the backlog's lock. **If the process dies here** the message may be in both.
+        """
         cdef shmq_slot header
         cdef draft_t draft
+        cdef Py_buffer memory
+        cdef bint moved
         image_header(self, image, &header)
         draft_of_image(&draft, &header, PyBytes_AS_STRING(image) + sizeof(header))
         draft.published_ns = max(header.published_ns, <uint64_t>1)
-        return self.offer(&draft) == SHMQ_OK
+        PyObject_GetBuffer(words, &memory, PyBUF_WRITABLE)
+        moved = self.offer(&draft) == SHMQ_OK
+        if moved:
+            shmq_store_release(<shmq_word *>memory.buf + LOG_HEAD, head)
+            shmq_store_seq(&self.port.header.backlog, shmq_load_seq(&self.port.header.backlog) - 1)
+        PyBuffer_Release(&memory)
+        return moved
 
     def _in_backlog(self, n) -> list:
         """Images of the first `n` messages of the backlog."""

@@ -322,9 +322,9 @@ class Queue(_core.Port):
 
     # -- what the compiled half calls ------------------------------------------------------------------------------------
 
-    def _append_to_backlog(self, image: bytes) -> None:
+    def _write_to_backlog(self, image: bytes) -> tuple[memoryview, int]:
         assert self._backlog is not None
-        self._backlog.append(self, image)
+        return self._backlog.write(self, image)
 
     def _refill_from_backlog(self) -> int:
         assert self._backlog is not None

@@ -10,6 +10,7 @@ import os
 import pickle
 import random
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -21,7 +22,7 @@ import pytest
 from conftest import Children, is_stopped, wait_until
 
 import shmq
-from shmq import _core, _doctor
+from shmq import _backlog, _core, _doctor, _queue
 
 Make = Callable[..., shmq.Queue]
 LONG = 60.0
@@ -386,15 +387,61 @@ def test_a_full_dev_shm_is_said_and_nothing_is_half_put(q: shmq.Queue, monkeypat
     assert q.drain() == list(range(11))
 
 
+class Interrupted(Exception):
+    pass
+
+
+def test_an_interrupt_at_any_step_of_a_put_leaves_the_message_whole_or_not_at_all(make: Make) -> None:
+    q = make(slots=2, slot_size=64, overflow="grow", oversize="spill")
+    big = b"x" * 1000
+    step, interrupted = 0, True
+    while interrupted:
+        step, seen = step + 1, 0
+
+        def trace(frame: Any, event: str, argument: Any, step: int = step) -> Any:
+            nonlocal seen
+            if frame.f_code.co_filename not in (_backlog.__file__, _queue.__file__):
+                return None
+            frame.f_trace_opcodes = True
+            seen += event in ("line", "opcode", "return")
+            if seen == step:
+                sys.settrace(None)
+                raise Interrupted
+            return trace
+
+        fill(q, 4)
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            q.put(big, block=False)
+            interrupted = False
+        except Interrupted:
+            pass
+        finally:
+            sys.settrace(before)
+        assert q.drain() in ([0, 1, 2, 3], [0, 1, 2, 3, big])
+        assert q._side_keys() | q._backlog_side_keys() == set()
+    assert step > 10
+
+
+def test_a_death_between_two_words_is_repaired_by_the_next(q: shmq.Queue) -> None:
+    fill(q, 10)
+    assert q._backlog is not None
+    q._backlog._words[_backlog.AT_WORK] = 1
+    q._backlog_count += 1  # counted, and the tail not moved; or the head moved, and not counted
+    assert q.drain() == list(range(10))
+    assert q.empty() and q.qsize() == 0
+
+
 # -- a holder of the lock that is stopped ------------------------------------------------------------------------------------
 
 
 def stop_at_work(queue: shmq.Queue) -> None:
-    def stop(image: bytes) -> None:
+    def stop(image: bytes) -> Any:
         os.kill(os.getpid(), signal.SIGSTOP)
-        type(queue)._append_to_backlog(queue, image)
+        return type(queue)._write_to_backlog(queue, image)
 
-    queue._append_to_backlog = stop  # type: ignore[method-assign]
+    queue._write_to_backlog = stop  # type: ignore[method-assign]
     queue.put("from the stopped one")
 
 
