@@ -11,8 +11,13 @@ cdef class Handle:
     cdef Py_buffer memory           # keeps the mapping while the port, or a view of one of its slots, lives
     cdef readonly object segment    # shmq._segment.Segment
     cdef readonly object codec
+    cdef object reducers            # class -> reducer: how objects are pickled; None: as everywhere, and buffers travel raw
+    cdef object pickling            # Pickling, while nobody uses it
     cdef readonly bint pickles
     cdef readonly bint spills
+    cdef readonly bint grows
+    cdef int64_t patience_ns        # how long this handle's puts may still wait before they go to the backlog, …
+    cdef uint64_t patience_puts     # … when it had put so many messages
     cdef readonly bint closed
     cdef bint attached
     cdef bint abandoned             # closed by the interpreter's exit, not by the user
@@ -22,6 +27,8 @@ cdef class Handle:
     cdef bytes place                # where the bells are: see bell.h
     cdef int bell                   # the descriptor of this port's own bell, or -1
     cdef object __weakref__
+
+    _reducers = None                # what a subclass's handles pickle with: a mapping from classes to reducers
 
     def __cinit__(self, *args, **kwargs):
         self.memory.buf = NULL
@@ -33,11 +40,13 @@ cdef class Handle:
         """Attach to a mapped segment. Raises TooManyPorts, SegmentCorrupt, SegmentForeign."""
         self.segment = segment
         self.codec = codec
+        self.reducers = self._reducers
         self.place = segment.place.encode()
         PyObject_GetBuffer(segment.memory, &self.memory, PyBUF_WRITABLE)
         cdef shmq_header *header = <shmq_header *>self.memory.buf
         self.spills = header.flags & SHMQ_SPILLS != 0
         self.pickles = header.flags & SHMQ_PICKLES != 0
+        self.grows = header.flags & SHMQ_GROWS != 0
         self.spin = spin
         self.attach()
         self.closed = False
@@ -85,6 +94,8 @@ cdef class Handle:
         self.attached = True
         self.forks = shmq_owner_forks
         self.users = 0
+        self.patience_ns = BACKLOG_PATIENCE_NS
+        self.patience_puts = 0
         shmq_reap(&self.port)
         self._attached()
         return 0
@@ -167,11 +178,15 @@ cdef class Handle:
 
     # -- waiting ------------------------------------------------------------------------------------------------------
 
+    cdef int raise_shut(self, shmq_side side) except -1:
+        raise ShutDown(f"queue {self.name!r} was shut down: {'it is empty, and ' if side == SHMQ_ITEMS else ''}no message goes in any more")
+
     cdef shmq_status wait(self, shmq_status status, shmq_side side, uint64_t deadline, shmq_patience *patience) except *:
         """The waiting half of a blocking call: OK: look again; TIMED_OUT. Raises what a signal handler raises, Closed, SegmentCorrupt."""
         cdef bint cells = status == SHMQ_NO_CELLS
-        if status == SHMQ_SHUT or (status == SHMQ_WOULD_BLOCK and shmq_load_half(&self.port.header.shut)):
-            raise ShutDown(f"queue {self.name!r} was shut down: " + ("it is empty, and no message goes in any more" if side == SHMQ_ITEMS else "no message goes in any more"))
+        if status == SHMQ_SHUT or (status == SHMQ_WOULD_BLOCK and shmq_load_half(&self.port.header.shut) and not (
+                side == SHMQ_ITEMS and self.grows and (shmq_load_seq(&self.port.header.backlog) or shmq_ring_has_item(&self.port)))):
+            self.raise_shut(side)
         if status != SHMQ_WOULD_BLOCK and not cells:
             raise SegmentCorrupt(f"queue {self.name!r} is corrupt: a cell of its ring names a slot or a lap that cannot be")
         if deadline == 1: # the caller does not wait, but may poll for ever
@@ -292,6 +307,13 @@ cdef class Handle:
         now = shmq_now_ns()
         return (due - now) * 1e-9 if due > now else 0.0
 
+    @property
+    def _shut(self) -> bool:
+        """Was the queue shut down?"""
+        if shmq_unlikely(self.forks != shmq_owner_forks):
+            self.enter()
+        return shmq_load_half(&self.port.header.shut) != 0
+
     def _unfinished(self) -> int:
         """Messages that are not done: see join."""
         if shmq_unlikely(self.forks != shmq_owner_forks):
@@ -301,22 +323,22 @@ cdef class Handle:
     # -- looking ------------------------------------------------------------------------------------------------------
 
     def qsize(self) -> int:
-        """Messages that wait in the ring: leased ones and those that came back are not counted. Exact at a quiet moment."""
+        """Messages that wait: leased ones and those that came back are not counted. Exact at a quiet moment."""
         if shmq_unlikely(self.forks != shmq_owner_forks):
             self.enter()
-        return shmq_ring_length(&self.port)
+        return shmq_load_seq(&self.port.header.backlog) + shmq_ring_length(&self.port)
 
     def empty(self) -> bool:
         """No message can be taken now: none waits, and none that came back is due. True or False at that moment."""
         if shmq_unlikely(self.forks != shmq_owner_forks):
             self.enter()
-        return shmq_ring_length(&self.port) == 0 and not self.due_count()
+        return shmq_load_seq(&self.port.header.backlog) == 0 and shmq_ring_length(&self.port) == 0 and not self.due_count()
 
     def full(self) -> bool:
         """put would wait. True or False at that moment."""
         if shmq_unlikely(self.forks != shmq_owner_forks):
             self.enter()
-        return not shmq_ring_has_space(&self.port)
+        return not self.grows and not shmq_ring_has_space(&self.port)
 
     cdef uint32_t due_count(self) noexcept:
         cdef uint32_t i, count = 0
@@ -341,8 +363,8 @@ cdef class Handle:
 
     @property
     def maxsize(self) -> int:
-        """Capacity of the ring in messages."""
-        return self.port.geometry.slots
+        """How many messages may wait; 0 where there is no bound."""
+        return 0 if self.grows else self.port.geometry.slots
 
     @property
     def slot_size(self) -> int:

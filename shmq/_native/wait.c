@@ -37,6 +37,7 @@ bool shmq_wait_promising(struct shmq_port *port, enum shmq_side side) {
     if (shmq_unlikely(shmq_load_seq(&port->header->shut) && side != SHMQ_DONE)) return true; /* [park] */
     if (side == SHMQ_SPACE) return shmq_ring_has_space(port);
     if (side == SHMQ_DONE) return shmq_unfinished(port) == 0;
+    if (shmq_unlikely(shmq_load_seq(&port->header->backlog))) return true; /* [park] */
     return shmq_ring_has_item(port) || shmq_load_seq(&port->header->orphan_epoch) != port->epoch_seen ||
            (shmq_unlikely(port->due_ns != SHMQ_FOREVER) && shmq_now_ns() >= port->due_ns);
 }
