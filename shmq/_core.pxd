@@ -121,6 +121,7 @@ cdef extern from "sync.h" nogil:
     uint64_t shmq_load_acquire(const shmq_word *word)
     uint64_t shmq_load_seq(const shmq_word *word)
     void shmq_store_seq(shmq_word *word, uint64_t value)
+    void shmq_fence()
     uint64_t shmq_add_relaxed(shmq_word *word, uint64_t n)
     uint32_t shmq_load_half "shmq_load_seq"(const shmq_half *half)
     void shmq_store_half "shmq_store_seq"(shmq_half *half, uint32_t value)

@@ -520,6 +520,7 @@ cdef class Port(Handle):
         if moved:
             shmq_store_release(<shmq_word *>memory.buf + LOG_HEAD, head)
             shmq_store_seq(&self.port.header.backlog, shmq_load_seq(&self.port.header.backlog) - 1)
+            shmq_wake_if_done(&self.port) # for a moment it was in both, and whoever has taken it may be done
         PyBuffer_Release(&memory)
         return moved
 
@@ -692,6 +693,7 @@ cdef class Port(Handle):
                 PyBuffer_Release(&memory)
         except PayloadLost:
             shmq_cell_return(&self.port, cell, True) # nothing to deliver again
+            shmq_fence()
             shmq_wake_if_done(&self.port)
             raise
         except BaseException as error:
@@ -779,6 +781,7 @@ cdef class Port(Handle):
             if done:
                 shmq_add_relaxed(&self.port.header.events[SHMQ_BURIALS], 1)
                 shmq_cell_return(&self.port, cell, True)
+                shmq_fence()
                 shmq_wake_if_done(&self.port)
             else:
                 shmq_lease_give_back(&self.port, cell, word, SHMQ_RELEASED, BURIAL_REST_NS)
@@ -1180,6 +1183,7 @@ cdef class Port(Handle):
             count += 1
         if status == SHMQ_CORRUPT:
             raise SegmentCorrupt(f"queue {self.name!r} is corrupt: a cell of its ring names a slot or a lap that cannot be")
+        shmq_fence()
         shmq_wake_if_done(&self.port)
         return count
 

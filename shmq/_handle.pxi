@@ -278,7 +278,7 @@ cdef class Handle:
             return SHMQ_MAX_SLOTS
         length = shmq_ring_length(&self.port)
         if side == SHMQ_ITEMS:
-            return length + shmq_orphan_due(&self.port)
+            return length + shmq_load_seq(&self.port.header.backlog) + shmq_orphan_due(&self.port)
         return max(self.port.geometry.slots - length, <uint32_t>1) if shmq_ring_has_space(&self.port) else 0
 
     def _ready(self) -> bool:

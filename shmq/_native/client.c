@@ -271,7 +271,10 @@ int shmq_receive(shmq_queue *queue, shmq_message *message, int64_t timeout_ns) {
 
 int shmq_ack(shmq_queue *queue, shmq_message *message) {
     int status = (int)shmq_lease_ack(&queue->port, (uint32_t)message->cell, message->word, false);
-    if (status == SHMQ_OK) shmq_cell_return(&queue->port, (uint32_t)message->cell, true);
+    if (status == SHMQ_OK) {
+        shmq_cell_return(&queue->port, (uint32_t)message->cell, true);
+        shmq_wake_if_done(&queue->port);
+    }
     message->data = NULL;
     return status;
 }

@@ -127,6 +127,7 @@ uint32_t shmq_reap(struct shmq_port *port) {
     } while (left && freed != before && ++rounds < port->geometry.ports);
     if (!locked) return 0;
     shmq_owner_unlock(port->nonce);
+    shmq_wake_if_done(port); /* an intent of the dead looks like a message, too */
     for (uint32_t i = 0; i < port->geometry.ports; i++) {
         shmq_wake(port, SHMQ_ITEMS);
         shmq_wake(port, SHMQ_SPACE);

@@ -3,6 +3,8 @@
 
 #include <string.h>
 
+#include "wait.h"
+
 /* How often a call meets somebody else's progress before it returns to its caller, who looks at signals and tries again.
  * A hostile segment may also get here; it never gets further. */
 #define ATTEMPTS 4096
@@ -27,6 +29,13 @@ static void sequence_advance(shmq_word *sequence, uint64_t from, uint64_t to) {
     }
 }
 
+/* A get had nothing after all. While its intent was open it looked as if it had a message, and whoever did the last step of the last
+ * one meanwhile did not tell those who wait for that. */
+static void too_late(struct shmq_port *port) {
+    shmq_fence(); /* [park] */
+    shmq_wake_if_done(port);
+}
+
 /* One exchange of my in-flight cell with a ring cell. True: it happened. The intent stands before the exchange and is
  * withdrawn after the in-flight cell tells the same. */
 static inline bool exchange(struct shmq_port *port, unsigned operation, uint32_t cell, uint32_t index, uint64_t expected,
@@ -43,6 +52,7 @@ static inline bool exchange(struct shmq_port *port, unsigned operation, uint32_t
         SHMQ_CRASH_POINT(exchange_recorded);
     }
     shmq_store_release(&port->record->intent, 0); /* [intent] */
+    if (shmq_unlikely(!happened) && operation == SHMQ_GETTING) too_late(port);
     return happened;
 }
 

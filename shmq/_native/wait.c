@@ -109,7 +109,6 @@ static int wait_until(sem_t *semaphore, uint64_t deadline_ns) {
 /* Others may take theirs off at the same moment, but not for ever: a scribbler must not keep us here. A wake-up that is
  * given up for that is found by the next slice. */
 #define TAKES 1024
-#define LOOKS 64
 #define WITHDRAWALS 64 /* half of them naps: 8 ms */
 
 static bool take_one_off(shmq_half *waiters) {
@@ -226,11 +225,10 @@ uint64_t shmq_taken(const struct shmq_port *port) {
 
 /* In the order in which a message goes its way, so that one which moves meanwhile is seen twice rather than overlooked: backlog,
  * ring, an exchange that is open, cells; and what is done before what was taken. */
-static uint64_t look_for_unfinished(const struct shmq_port *port, uint32_t *open) {
+uint64_t shmq_unfinished(const struct shmq_port *port) {
     uint64_t unfinished = shmq_load_seq(&port->header->backlog) + shmq_ring_length(port);
-    *open = 0;
     for (uint32_t i = 0; i < port->geometry.ports; i++)
-        *open += shmq_intent_operation(shmq_load_seq(&port->records[i].intent)) == SHMQ_GETTING;
+        unfinished += shmq_intent_operation(shmq_load_seq(&port->records[i].intent)) == SHMQ_GETTING;
     for (uint32_t i = 0; i < port->geometry.cells; i++) {
         unsigned state = shmq_cell_state(shmq_load_seq(&port->cells[i].word));
         unfinished += shmq_state_leased(state) || state == SHMQ_ORPHAN;
@@ -239,22 +237,8 @@ static uint64_t look_for_unfinished(const struct shmq_port *port, uint32_t *open
     return unfinished + (taken > done ? taken - done : 0);
 }
 
-uint64_t shmq_unfinished(const struct shmq_port *port) {
-    uint32_t open;
-    uint64_t unfinished = look_for_unfinished(port, &open);
-    return unfinished + open;
-}
-
 void shmq_tell_if_done(struct shmq_port *port) {
-    uint32_t open;
-    for (int looks = 0; looks < LOOKS; looks++) {
-        if (look_for_unfinished(port, &open)) return; /* whoever does the last step of that tells */
-        if (open == 0) {
-            shmq_wake_all(port, SHMQ_DONE);
-            return;
-        }
-        sched_yield(); /* a get that may find itself too late, and then tells nobody */
-    }
+    if (shmq_unfinished(port) == 0) shmq_wake_all(port, SHMQ_DONE);
 }
 
 /* Is there so much room, or was nobody told for so long, that a producer is worth waking? */

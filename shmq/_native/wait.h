@@ -92,7 +92,7 @@ static inline void shmq_wake_after(struct shmq_port *port, enum shmq_side side) 
 /* Wake those who wait for the last message to be done, if it is. */
 void shmq_tell_if_done(struct shmq_port *port);
 
-/* After what may have been the last step of the last message. */
+/* After what may have been the last step of the last message, by a swap [park]. After a store comes a shmq_fence() first. */
 static inline void shmq_wake_if_done(struct shmq_port *port) {
     if (shmq_unlikely(shmq_load_seq(&port->header->done_waiters))) shmq_tell_if_done(port);
 }

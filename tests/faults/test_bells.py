@@ -271,6 +271,21 @@ def explode() -> None:
     raise ArithmeticError
 
 
+@pytest.mark.usefixtures("no_clock")
+def test_tasks_are_woken_for_what_waits_beside_a_queue_without_a_bound(make):
+    queue = make(slots=2, overflow="grow")
+
+    async def main() -> list[int]:
+        with shmq.Queue.attach(queue.name) as other:
+            tasks = [asyncio.create_task(other.aget()) for _ in range(30)]
+            await turns()
+            for number in range(30):
+                queue.put(number)
+            return await asyncio.gather(*tasks)
+
+    assert run(main()) == list(range(30))
+
+
 # -- each step of a wait, by hand -----------------------------------------------------------------------------------------------
 
 
@@ -846,28 +861,23 @@ def test_what_was_taken_is_counted_whoever_goes_and_whoever_reaps(make, children
 
 
 @pytest.mark.usefixtures("no_clock")
-def test_join_is_told_though_a_get_that_came_too_late_was_open(queue, other):
-    """Another one's exchange is open while the last message is acked: it may turn out to have got nothing."""
-    words = Words(queue)
-    lease_of(queue)
-    lease = queue.receive(0)
+def test_join_is_told_by_a_get_that_looked_as_if_it_had_the_last_message(queue, other):
+    """Another one's exchange is open while the last message is acked; then it turns out to have come too late."""
     listener = _bell.Listener(other)
     listener.arm(DONE)
-    third = shmq.Queue.attach(queue.name)
-    index = max(port[0] for port in queue._ports())
-    words[words.port(index) + 64] = 2 << 62 | 5 << 48  # getting, with a cell of its own
-    timer = threading.Timer(0.0, lambda: words.__setitem__(words.port(index) + 64, 0))
-    acking = threading.Thread(target=lease.ack)
-    timer.start()
-    acking.start()
-    acking.join()
-    timer.join()
-    listener.close()
-    third.close()
-
-
-def lease_of(queue: shmq.Queue) -> None:
     queue.put("work")
+    words = Words(queue)
+    lease = queue.receive(0)
+    intent = words.port(other._ports()[-1][0]) + 64
+    words[intent] = 2 << 62 | 5 << 48  # getting, into its cell
+    lease.ack()
+    assert not was_rung(listener)
+    words[intent] = 0
+    other._watch()
+    queue.put("the next")
+    queue.receive(0).ack()
+    assert was_rung(listener)
+    listener.close()
 
 
 def test_a_shutdown_races_with_puts_and_every_waiter_ends(make, children):
