@@ -861,8 +861,7 @@ def test_what_was_taken_is_counted_whoever_goes_and_whoever_reaps(make, children
 
 
 @pytest.mark.usefixtures("no_clock")
-def test_join_is_told_by_a_get_that_looked_as_if_it_had_the_last_message(queue, other):
-    """Another one's exchange is open while the last message is acked; then it turns out to have come too late."""
+def test_a_get_that_is_open_counts_as_a_message_and_whoever_does_the_last_step_after_it_tells(queue, other):
     listener = _bell.Listener(other)
     listener.arm(DONE)
     queue.put("work")
