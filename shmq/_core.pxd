@@ -88,7 +88,6 @@ cdef extern from "layout.h" nogil:
         shmq_word backlog
         shmq_word done
         shmq_word attachments
-        shmq_word retired[6]
         shmq_word events[3]
     struct shmq_geometry:
         uint64_t slot_size
@@ -192,6 +191,7 @@ cdef extern from "lease.h" nogil:
     shmq_status shmq_lease_give_back(shmq_port *port, uint32_t cell, uint64_t leased, shmq_cause cause, uint64_t delay_ns)
     uint32_t shmq_lease_expire(shmq_port *port)
     shmq_status shmq_orphan_adopt(shmq_port *port, uint64_t deadline_ns, uint32_t *cell)
+    bint shmq_orphan_due(shmq_port *port)
     bint shmq_orphan_exhausted(shmq_port *port, uint32_t *cell)
     void shmq_delivery_ended(shmq_port *port, uint32_t cell, uint64_t leased, shmq_cause cause, uint64_t delay_ns)
     bint shmq_lease_begun(const shmq_port *port, uint32_t cell, uint64_t leased)
@@ -224,6 +224,7 @@ cdef extern from "wait.h" nogil:
     bint shmq_reap_now_and_then(shmq_port *port)
     void shmq_wait_linger(shmq_port *port)
     void shmq_wake(shmq_port *port, shmq_side side)
+    void shmq_pass_on(shmq_port *port, shmq_side side)
     void shmq_wake_all(shmq_port *port, shmq_side side)
     void shmq_wake_after(shmq_port *port, shmq_side side)
     void shmq_wake_if_done(shmq_port *port)
@@ -235,7 +236,8 @@ cdef extern from "wait.h" nogil:
 
 cdef extern from "bell.h" nogil:
     int shmq_bell_make(shmq_port *port)
-    void shmq_bell_arm(shmq_port *port, shmq_side side)
+    bint shmq_bell_is_there(const shmq_port *port, int descriptor)
+    bint shmq_bell_arm(shmq_port *port, shmq_side side)
     bint shmq_bell_disarm(shmq_port *port, shmq_side side)
 
 cdef extern from "reap.h" nogil:

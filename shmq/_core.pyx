@@ -127,9 +127,13 @@ cdef inline int check_timeout(object timeout) except -1:
     return 0
 
 
-def check_seconds(timeout) -> None:
-    """Refuse what is neither a number of seconds nor None."""
-    check_timeout(timeout)
+def seconds_of(timeout) -> float | None:
+    """A time-out as asyncio and poll take it: None for what is longer than they can count. Refuses what is no number."""
+    cdef double seconds
+    if timeout is None:
+        return None
+    seconds = number_of_seconds(timeout)
+    return None if seconds > 9e9 else seconds
 
 
 cdef double number_of_seconds(object timeout) except? -1:

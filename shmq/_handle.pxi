@@ -204,10 +204,17 @@ cdef class Handle:
                 status = shmq_wait(&self.port, side, deadline, patience)
         self.users -= 1
         if self.forks != shmq_owner_forks:
+            if status == SHMQ_OK and not cells:
+                self._pass_on(side) # we may have been woken, and go
             if self.closed and self.users == 0:
                 self.let_go()
             self.enter() # raises Closed
-        PyErr_CheckSignals() # also at the end of a slice: the signal may have met another thread
+        try:
+            PyErr_CheckSignals() # also at the end of a slice: the signal may have met another thread
+        except:
+            if status == SHMQ_OK and not cells:
+                self._pass_on(side)
+            raise
         if self.forks != shmq_owner_forks: # a handler closed this handle
             self.enter()
         if (cells or side == SHMQ_SPACE) and not patience.told and shmq_now_ns() - patience.begun_ns > STALL_NS:
@@ -218,24 +225,33 @@ cdef class Handle:
     # -- waiting for several things at once: shmq/_bell.py ----------------------------------------------------------------
 
     def _bell(self) -> int:
-        """The descriptor of this handle's bell, which is readable when it was rung; made when it is first asked for."""
+        """The descriptor of this handle's bell, which is readable when it was rung; made where there is none, or where somebody
+        has removed it: the last descriptor is closed then."""
         if shmq_unlikely(self.forks != shmq_owner_forks):
             self.enter()
-        if self.bell < 0:
+        if not self._has_bell():
+            self.close_bell()
             self.bell = shmq_bell_make(&self.port)
             if self.bell < 0:
                 raise OSError(errno, _os.strerror(errno), f"{self.segment.place}.{self.port.index}.bell")
         return self.bell
 
-    def _arm(self, int side) -> None:
-        """The bell is to be rung for this side, once. Look again before you wait: `_promising`."""
+    def _has_bell(self) -> bool:
+        return self.bell >= 0 and shmq_bell_is_there(&self.port, self.bell)
+
+    def _arm(self, int side) -> bool:
+        """The bell is to be rung for this side, once. Look again before you wait: `_worth`. False: it was not armed."""
         if shmq_unlikely(self.forks != shmq_owner_forks):
             self.enter()
-        shmq_bell_arm(&self.port, <shmq_side>side)
+        return shmq_bell_arm(&self.port, <shmq_side>side)
 
     def _disarm(self, int side) -> bool:
         """… is not to be rung any more. False: it has been; who has no use for that says so by `_pass_on`."""
-        return not self.attached or self.forks != shmq_owner_forks or shmq_bell_disarm(&self.port, <shmq_side>side)
+        return not self.is_own() or shmq_bell_disarm(&self.port, <shmq_side>side)
+
+    cdef bint is_own(self) noexcept:
+        """Is the port still this process's? Also for a moment after `close`, while leases are out."""
+        return self.attached and self.port.owner == shmq_owner_self()
 
     def _hush(self) -> None:
         """Read what was rung."""
@@ -244,15 +260,26 @@ cdef class Handle:
             read_descriptor(self.bell, rings, sizeof(rings))
 
     def _pass_on(self, int side) -> None:
-        """Wake another one who waits at this side."""
-        if self.attached and self.forks == shmq_owner_forks:
-            shmq_wake(&self.port, <shmq_side>side)
+        """Wake another one who waits at this side, if there is something for him. Never raises."""
+        if self.is_own():
+            shmq_pass_on(&self.port, <shmq_side>side)
 
-    def _promising(self, int side) -> bool:
-        """Is it worth a try: is there a message (0), room (1), nothing left to be done (2)?"""
+    def _worth(self, int side) -> int:
+        """For how many who wait it is worth a try: messages (0), room (1), as many as you like when all is done (2) or it was shut.
+
+        Of messages that came back it says one at a time.
+        """
+        cdef uint32_t length
         if shmq_unlikely(self.forks != shmq_owner_forks):
             self.enter()
-        return shmq_wait_promising(&self.port, <shmq_side>side)
+        if side == SHMQ_DONE:
+            return 0 if shmq_unfinished(&self.port) else SHMQ_MAX_SLOTS
+        if shmq_load_half(&self.port.header.shut):
+            return SHMQ_MAX_SLOTS
+        length = shmq_ring_length(&self.port)
+        if side == SHMQ_ITEMS:
+            return length + shmq_orphan_due(&self.port)
+        return max(self.port.geometry.slots - length, <uint32_t>1) if shmq_ring_has_space(&self.port) else 0
 
     def _ready(self) -> bool:
         """Would get return, or raise ShutDown, at once? More than `not empty()` by the latter."""
@@ -274,7 +301,10 @@ cdef class Handle:
             self.enter()
         shmq_reap_now_and_then(&self.port)
         shmq_lease_expire(&self.port)
-        due, now = min(self.port.due_ns, self.port.expiry_ns), shmq_now_ns()
+        due = self.port.expiry_ns
+        if not shmq_orphan_due(&self.port): # what is due already is there to be taken: no reason to look again soon
+            due = min(due, self.port.due_ns)
+        now = shmq_now_ns()
         return (due - now) * 1e-9 if due > now else 0.0
 
     @property
@@ -354,9 +384,9 @@ cdef class Handle:
         return shmq_lease_expire(&self.port)
 
     def _counters(self) -> tuple:
-        """Sums over all ports, those of the past included, in the order of enum shmq_counter."""
+        """Sums over all ports, over all who ever had them, in the order of enum shmq_counter."""
         cdef uint32_t i, k, kinds = SHMQ_COUNTERS
-        totals = [shmq_load_relaxed(&self.port.header.retired[k]) for k in range(kinds)]
+        totals = [0] * kinds
         for i in range(self.port.geometry.ports):
             for k in range(kinds):
                 totals[k] += shmq_load_relaxed(&self.port.records[i].counters[k])

@@ -6,6 +6,7 @@ What happens once per message is compiled (shmq/_core.pyx); this module adds bir
 from __future__ import annotations
 
 import atexit
+import contextlib
 import operator
 import os
 import sys
@@ -197,7 +198,7 @@ class Queue(_core.Port):
     async def aget(self, timeout: float | None = None) -> Any:
         """get, awaited: in the order in which the tasks of a loop came. **Raises** as get."""
         try:
-            return self.get(False)
+            return self.get(False, timeout)
         except Empty:
             from shmq import _awaiting
 
@@ -206,7 +207,7 @@ class Queue(_core.Port):
     async def aput(self, obj: Any, timeout: float | None = None) -> None:
         """put, awaited. **Raises** as put; where it is cancelled, nothing was put."""
         try:
-            return self.put(obj, False)
+            return self.put(obj, False, timeout)
         except Full:
             from shmq import _awaiting
 
@@ -219,13 +220,13 @@ class Queue(_core.Port):
         """
         from shmq._awaiting import Receiving
 
-        return Receiving(self, timeout, how)
+        return Receiving(self, _core.seconds_of(timeout), how)
 
     async def ajoin(self, timeout: float | None = None) -> bool:
         """join, awaited."""
         from shmq import _awaiting
 
-        return await _awaiting.done(self, timeout)
+        return await _awaiting.done(self, _core.seconds_of(timeout))
 
     def __aiter__(self) -> AsyncIterator[_core.Lease]:
         return self.consume()
@@ -281,11 +282,12 @@ class Queue(_core.Port):
 
     def close(self) -> None:
         if not self.closed:
-            self._ears.close()
-            for loop, place in list(self._places.items()):
-                if not loop.is_closed():
+            here = not self._ears.foreign  # otherwise the loops are the parent's
+            super().close()
+            for loop, place in list(self._places.items()) if here else ():
+                with contextlib.suppress(RuntimeError):  # it was closed under those who waited
                     loop.call_soon_threadsafe(place.watch)  # those who wait there are told
-        super().close()
+            self._ears.close()
         if self._creator_pid == os.getpid():
             _segment.leave(self.segment)
             self._creator_pid = None  # after that: where it raises, for want of descriptors, a second close tries again

@@ -609,15 +609,26 @@ def remove(name: str) -> bool:
 
 
 def remove_beside(entry: str) -> bool:
-    """Remove a file that stands beside a segment: a semaphore, a side segment, or the folder of its dead letters."""
+    """Remove a file that stands beside a segment: a semaphore, a side segment, a bell, or the folder of its dead letters."""
     if entry.endswith(".dead"):
         return remove_folder(f"{SHM}/{entry}")
+    if entry.endswith(".bell") and is_listened_to(f"{SHM}/{entry}"):
+        return False  # of one who goes on: it is opened by its name, and goes with the handle
     if not entry.startswith("sem."):
         return unlink_memory(f"/{entry}")
     try:
         posix_ipc.unlink_semaphore(f"/{entry.removeprefix('sem.')}")
     except posix_ipc.ExistentialError:
         return False  # somebody else was quicker
+    return True
+
+
+def is_listened_to(path: str) -> bool:
+    """Has somebody opened this bell to hear it?"""
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW))
+    except OSError:
+        return False
     return True
 
 
