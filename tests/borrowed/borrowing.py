@@ -6,10 +6,12 @@ stays true.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
+import inspect
 import unittest
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -32,17 +34,27 @@ def with_differences(case: type, differences: Mapping[str, str]) -> type:
     return case
 
 
-def must_fail(test: Callable[[Any], None], reason: str) -> Callable[[Any], None]:
+def must_fail(test: Callable[[Any], Any], reason: str) -> Callable[[Any], Any]:
     """The test, which is to fail for that reason."""
 
-    @functools.wraps(test)
-    def wrapper(self: unittest.TestCase) -> None:
+    @contextlib.contextmanager
+    def failing(case: unittest.TestCase) -> Iterator[None]:
         try:
-            test(self)
+            yield
         except unittest.SkipTest:
             raise
         except Exception:
             return
-        self.fail(f"passes, although it is listed as a difference: {reason}")
+        case.fail(f"passes, although it is listed as a difference: {reason}")
 
-    return wrapper
+    @functools.wraps(test)
+    def wrapper(self: unittest.TestCase) -> None:
+        with failing(self):
+            test(self)
+
+    @functools.wraps(test)
+    async def awaited(self: unittest.TestCase) -> None:
+        with failing(self):
+            await test(self)
+
+    return awaited if inspect.iscoroutinefunction(test) else wrapper
