@@ -40,6 +40,7 @@ class Place:
         self.woken = [0, 0, 0]  # of those who wait, how many are about to look
         self.back = [0, 0, 0]  # of those who looked in vain, how many wait again, before all others
         self.in_vain = 0
+        self.ending = False
         self.pause = SLICE
         self.listener = Listener(queue)
         try:
@@ -171,6 +172,16 @@ class Place:
             return  # the bell is the parent's, and so is what its loop listens to
         if not self.waiting[side] and not self.woken[side]:
             self.listener.disarm(side)
+        if any(self.waiting) or any(self.woken):
+            return
+        if self.loop.is_closed():
+            self.end_if_still_idle()
+        elif not self.ending:  # a task that takes one message after the other waits again before this is called
+            self.ending = True
+            self.loop.call_soon(self.end_if_still_idle)
+
+    def end_if_still_idle(self) -> None:
+        self.ending = False
         if any(self.waiting) or any(self.woken) or self.queue._places.get(self.loop) is not self:
             return
         del self.queue._places[self.loop]

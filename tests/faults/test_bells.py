@@ -148,13 +148,14 @@ def test_a_ring_between_the_look_and_the_return_of_wait_any_is_passed_on(queue, 
     ready = other._ready
 
     def look() -> bool:
-        if next(looks) == 1:  # armed: it sees the first message, and is rung for the second one as well
-            queue.put("first")
+        number, found = next(looks), ready()
+        if number == 0:
+            queue.put("first")  # nobody is armed yet
+        elif number == 1:  # armed: it has seen the first message, and is rung for the second one
             waiting.append(another())
-            found = ready()
             queue.put("second")
-            return found
-        return ready()
+            assert not waiting[0].was_told()
+        return found
 
     other._ready = look
     other._spin = lambda side: False
