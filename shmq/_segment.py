@@ -600,12 +600,25 @@ def make_semaphore(semaphore: str) -> None:
 def remove(name: str) -> bool:
     """Unlink a segment's file, semaphores and side segments; mapped ones go on until they are unmapped."""
     entries = os.listdir(SHM)  # first: where there is no descriptor left for it, nothing is removed, and a second try can be made
+    entries += [entry for entry in always_beside(name) if entry not in entries]
     found = unlink_memory(path_of(name))
     prefix = f"{PREFIX}{name}{SEPARATOR}"
     for entry in entries:
         if entry.removeprefix("sem.").startswith(prefix):
             found |= remove_beside(entry)
     return found
+
+
+def always_beside(name: str) -> list[str]:
+    """What was made with the segment. A listing may pass over a file while others make and remove theirs."""
+    try:
+        header = _core.read_header(map_memory(path_of(name))[0])
+    except (ShmqError, OSError):
+        return []
+    if header is None:
+        return []
+    semaphores = [f"sem.{semaphore_name(name, header['nonce'], side)[1:]}" for side in SIDES]
+    return [*semaphores, backlog_path(name, header["nonce"])[1:]]
 
 
 def remove_beside(entry: str) -> bool:
