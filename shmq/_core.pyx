@@ -693,8 +693,7 @@ cdef class Port(Handle):
                 PyBuffer_Release(&memory)
         except PayloadLost:
             shmq_cell_return(&self.port, cell, True) # nothing to deliver again
-            shmq_fence()
-            shmq_wake_if_done(&self.port)
+            shmq_wake_if_done_after_store(&self.port)
             raise
         except BaseException as error:
             if self.reducers is not None and isinstance(error, Exception) and not isinstance(error, MemoryError):
@@ -781,8 +780,7 @@ cdef class Port(Handle):
             if done:
                 shmq_add_relaxed(&self.port.header.events[SHMQ_BURIALS], 1)
                 shmq_cell_return(&self.port, cell, True)
-                shmq_fence()
-                shmq_wake_if_done(&self.port)
+                shmq_wake_if_done_after_store(&self.port)
             else:
                 shmq_lease_give_back(&self.port, cell, word, SHMQ_RELEASED, BURIAL_REST_NS)
             self.leave()
@@ -1183,8 +1181,7 @@ cdef class Port(Handle):
             count += 1
         if status == SHMQ_CORRUPT:
             raise SegmentCorrupt(f"queue {self.name!r} is corrupt: a cell of its ring names a slot or a lap that cannot be")
-        shmq_fence()
-        shmq_wake_if_done(&self.port)
+        shmq_wake_if_done_after_store(&self.port)
         return count
 
     # -- the end of the work ------------------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ static void sequence_advance(shmq_word *sequence, uint64_t from, uint64_t to) {
 /* A get had nothing after all. While its intent was open it looked as if it had a message, and whoever did the last step of the last
  * one meanwhile did not tell those who wait for that. */
 static void too_late(struct shmq_port *port) {
-    shmq_fence(); /* [park] */
+    shmq_store_seq(&port->record->intent, 0); /* [park] again, as a store that the look does not overtake */
     shmq_wake_if_done(port);
 }
 

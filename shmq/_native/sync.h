@@ -41,7 +41,6 @@ _Static_assert(ATOMIC_LLONG_LOCK_FREE == 2, "64-bit atomics must be lock-free: a
 #define shmq_add_seq(p, v) atomic_fetch_add_explicit((p), (v), memory_order_seq_cst)
 #define shmq_or_seq(p, v) atomic_fetch_or_explicit((p), (v), memory_order_seq_cst)
 #define shmq_and_seq(p, v) atomic_fetch_and_explicit((p), (v), memory_order_seq_cst)
-#define shmq_fence() atomic_thread_fence(memory_order_seq_cst) /* between a plain store and a look at another word (Dekker) */
 #define shmq_store_seq(p, v) atomic_store_explicit((p), (v), memory_order_seq_cst)
 #define shmq_swap_seq(p, expected, v) \
     atomic_compare_exchange_strong_explicit((p), (expected), (v), memory_order_seq_cst, memory_order_acquire)

@@ -92,9 +92,14 @@ static inline void shmq_wake_after(struct shmq_port *port, enum shmq_side side) 
 /* Wake those who wait for the last message to be done, if it is. */
 void shmq_tell_if_done(struct shmq_port *port);
 
-/* After what may have been the last step of the last message, by a swap [park]. After a store comes a shmq_fence() first. */
+/* After what may have been the last step of the last message, where that was a seq_cst access. */
 static inline void shmq_wake_if_done(struct shmq_port *port) {
-    if (shmq_unlikely(shmq_load_seq(&port->header->done_waiters))) shmq_tell_if_done(port);
+    if (shmq_unlikely(shmq_load_seq(&port->header->done_waiters))) shmq_tell_if_done(port); /* [park] */
+}
+
+/* The same where it was a weaker store, which a look alone might overtake. */
+static inline void shmq_wake_if_done_after_store(struct shmq_port *port) {
+    if (shmq_unlikely(shmq_add_seq(&port->header->done_waiters, 0))) shmq_tell_if_done(port); /* [park] */
 }
 
 #endif
