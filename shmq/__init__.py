@@ -1,5 +1,7 @@
 """shmq: message queues between processes on one machine, in shared memory."""
 
+from typing import TYPE_CHECKING, Any
+
 from shmq._backoff import Backoff
 from shmq._codec import Codec, JSONCodec, json_codec
 from shmq._core import Lease, Loan
@@ -27,11 +29,17 @@ from shmq._segment import list_segments, unlink
 from shmq._stats import Holding, QueueStats, verify
 from shmq._version import __version__
 
+if TYPE_CHECKING:
+    from shmq._worker_lost import WorkerLost
+    from shmq.executor import Executor, ExecutorStats, WorkerStats
+
 __all__ = [
     "Backoff",
     "Closed",
     "Codec",
     "Empty",
+    "Executor",
+    "ExecutorStats",
     "Full",
     "Holding",
     "InFlightLimit",
@@ -52,6 +60,8 @@ __all__ = [
     "SegmentNotFound",
     "ShmqError",
     "TooManyPorts",
+    "WorkerLost",
+    "WorkerStats",
     "__version__",
     "get_include",
     "json_codec",
@@ -59,3 +69,23 @@ __all__ = [
     "unlink",
     "verify",
 ]
+
+# They bring concurrent.futures and multiprocessing, which who only wants a queue need not pay for.
+_ON_FIRST_USE = {
+    "Executor": "shmq.executor",
+    "ExecutorStats": "shmq.executor",
+    "WorkerLost": "shmq._worker_lost",
+    "WorkerStats": "shmq.executor",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ON_FIRST_USE:
+        raise AttributeError(f"module 'shmq' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_ON_FIRST_USE[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_ON_FIRST_USE})

@@ -1,0 +1,502 @@
+"""Client: what one program has asked of a pool, and the thread that brings the answers.
+
+Callers put their tasks themselves, as long as the *window* is open: so many tasks are handed over at once as the workers do in some
+milliseconds, and always one more than there are workers. What is behind it waits in this process, where it can still be
+cancelled. The manager thread takes outcomes in batches, finishes futures, hands over what waits, and looks after the crew.
+
+Nothing here refers to the Executor: when that is dropped, the client ends by itself once all is done.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import os
+import secrets
+import threading
+import time
+import weakref
+from collections import deque
+from concurrent.futures import CancelledError, InvalidStateError
+from dataclasses import dataclass
+from typing import Any
+
+from shmq import _core
+from shmq._errors import Empty, Full, ShmqError
+from shmq._worker_lost import WorkerLost
+from shmq.executor import _tasks
+from shmq.executor._bell_standin import wait_many
+from shmq.executor._board import Board, WorkerStats
+from shmq.executor._channel import Channel
+from shmq.executor._crew import Crew, Death, describe_exit
+from shmq.executor._future import FINISHED, PENDING, RUNNING, Future, birth
+from shmq.executor._map import MapCall
+from shmq.executor._tasks import Message
+from shmq.executor._worker import Plan, client_name, run, tasks_name
+
+__all__ = ["Client", "ExecutorStats"]
+
+AHEAD = 0.02  # seconds of work that are handed over to each worker
+MOST_AHEAD = 1000  # tasks handed over at once
+BATCH = 256
+LINGER = 0.0002  # seconds to hold back while outcomes come one by one and many are out
+LINGER_BATCH = 32
+LOOK_ROUND = 0.5  # seconds between two looks at what nobody announces: dead letters of workers that others have started
+STARVED = 0.005  # … and for room in a queue that others have filled
+SUSPICIOUS = 0.05
+GRACE = 5.0  # seconds for workers to leave before they are killed
+
+
+@dataclass(frozen=True)
+class ExecutorStats:
+    """A pool, as one of its clients sees it."""
+
+    name: str
+    pending: int  # tasks of this client that are not done
+    waiting: int  # … of which not yet handed over, so that they can be cancelled
+    done: int
+    window: int  # how many tasks may be handed over at once
+    deaths: int  # workers of this client that died
+    workers: list[WorkerStats]  # all of the pool, whoever started them
+
+
+class Client:
+    """One program's side of a pool."""
+
+    def __init__(
+        self, pool: str, channel: dict[str, Any], private: bool, context: Any, most_workers: int, plan: dict[str, Any]
+    ) -> None:
+        self.pool = pool
+        self.private = private
+        self.id = os.getpid() << 32 | secrets.randbits(32)
+        self.tasks = Channel(tasks_name(pool), **channel)
+        self.results = Channel(client_name(pool, self.id), **(channel | {"private": True, "max_deliveries": 0}))
+        self.board = Board(self.tasks.small)
+        self.most_workers = most_workers
+        self.max_deliveries = self.tasks.small.segment.config.max_deliveries or 0
+        self.crew = Crew(
+            context,
+            self.board,
+            run,
+            lambda row: (Plan(pool=pool, channel=channel, row=row, crew=_core.identity(), client=self.id, **plan),),
+        )
+        self.lock = threading.RLock()  # reentrant: a finalizer may submit in the middle of a submit
+        self.pending: dict[int, Future | MapCall] = {}
+        self.backlog: deque[tuple[int, Message]] = deque()
+        self.gated: list[MapCall] = []
+        self.handed = 0
+        self.done = 0
+        self.window = self.least_window = max(most_workers, 1) + 1
+        self.pace = 0.0  # seconds of a task, lately
+        self.closing = False
+        self.broken: WorkerLost | None = None
+        self.suspects: dict[int, list[tuple[int, int | None]]] = {}  # pid and exit code of those that died in a task
+        self.buried = -1
+        self.starved = False  # there was no room for a task
+        self.in_place = False
+        self.pause: float | None = None
+        self.start_error: BaseException | None = None
+        self.refusal: str | None = None  # why no task is taken any more
+        self.later: list[tuple[Future, Any, bool]] = []  # outcomes of futures that somebody looks at
+        self.numbers = itertools.count(1)
+        self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self.thread: threading.Thread | None = None
+        self.ended = False
+        clients.add(self)
+
+    # -- asking ------------------------------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """The first task: start the manager thread."""
+        with self.lock:
+            if self.thread is None:
+                self.thread = threading.Thread(target=self.run, name="shmq-executor")
+                self.thread.start()
+
+    def hand_over(self, number: int, message: Message, future: Future) -> None:
+        """Put a task, or let it wait for its turn. Under the lock."""
+        self.pending[number] = future
+        if self.handed < self.window and not self.backlog:
+            try:
+                if type(message) is bytes:
+                    self.tasks.small.put(message, False)
+                else:
+                    self.tasks.put(message, 0)
+            except Full:
+                self.starved = True
+            except ShmqError as error:  # no memory for a large one
+                self.handed += 1
+                self.finish([(number, error, True)])
+                return
+            else:
+                future._state = RUNNING
+                self.handed += 1
+                return
+        self.backlog.append((number, message))
+        if not self.handed:
+            self.wake()
+
+    def feed(self) -> None:
+        """Hand over what waits, as far as the window is open. Under the lock."""
+        backlog, pending = self.backlog, self.pending
+        self.starved = False
+        if self.tasks.owed:
+            self.tasks.settle()
+        while backlog and self.handed < self.window and not self.starved:
+            batch: list[tuple[int, Message]] = []
+            room = self.window - self.handed
+            large = False
+            while backlog and len(batch) < room and not large:
+                number, message = backlog.popleft()
+                asker = pending.get(number)
+                if asker is None or (type(asker) is Future and not self.running(number, asker)):
+                    continue  # cancelled
+                large = type(message) is not bytes
+                if large and batch:
+                    backlog.appendleft((number, message))
+                else:
+                    batch.append((number, message))
+            if not batch:
+                continue
+            try:
+                if type(batch[0][1]) is bytes:
+                    put = self.tasks.small.put_many([message for _, message in batch], 0)
+                else:
+                    self.tasks.put(batch[0][1], 0)
+                    put = 1
+            except Full:
+                put = 0
+            except ShmqError as error:  # no memory for a large one
+                self.handed += 1
+                self.finish([(batch[0][0], error, True)])
+                continue
+            self.handed += put
+            if put < len(batch):
+                self.starved = True
+                backlog.extendleft(reversed(batch[put:]))
+
+    def running(self, number: int, future: Future) -> bool:
+        """From now on the future cannot be cancelled. False where it has been."""
+        if future._state == RUNNING:
+            return True  # there was no room when its turn came before
+        with birth:
+            if not future._observed:
+                future._state = RUNNING
+                return True
+        if future.set_running_or_notify_cancel():
+            return True
+        del self.pending[number]
+        return False
+
+    def give_up(self, call: MapCall) -> None:
+        """Nobody wants what is left of a map call: what was not handed over never will be."""
+        with self.lock:
+            waiting = {number for number, _ in self.backlog} if call.order else set()
+            for number in call.order:
+                if number in waiting:
+                    self.pending.pop(number, None)
+            call.order.clear()
+            call.outcomes.clear()
+
+    def wake(self) -> None:
+        with contextlib.suppress(BlockingIOError, OSError):
+            os.write(self._wake_write, b"\0")
+
+    # -- the manager thread ------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        try:
+            while not self.look():
+                pass
+        finally:
+            self.end()
+
+    def look(self) -> bool:
+        """Do what is to do, and wait for more. True when all is done and nobody will ask again."""
+        count = self.take()
+        if 0 < count < LINGER_BATCH and self.handed > 4 * LINGER_BATCH:
+            time.sleep(LINGER)
+            return False
+        if count:
+            return False
+        self.look_after_crew()
+        with self.lock:
+            self.feed()
+            finished = self.closing and not self.pending
+            timeout = self.patience()
+        self.tell()
+        if finished:
+            return True
+        _, woken = wait_many([self.results.small], timeout, [self._wake_read, *self.crew.sentinels])
+        if self._wake_read in woken:
+            with contextlib.suppress(BlockingIOError):
+                os.read(self._wake_read, 4096)
+        return False
+
+    def patience(self) -> float | None:
+        timeouts = [self.pause] if self.pause is not None else []
+        if self.starved or self.tasks.owed:
+            timeouts.append(STARVED)
+        if self.suspects:
+            timeouts.append(SUSPICIOUS)
+        if self.pending and not self.private:
+            timeouts.append(LOOK_ROUND)
+        return min(timeouts, default=None)
+
+    def take(self) -> int:
+        """Take the outcomes that are there, and finish what they are of; return how many."""
+        try:
+            batch = self.results.small.get_many(BATCH, 0)
+        except Empty:
+            return 0
+        outcomes: list[tuple[int, Any, bool]] = []
+        seconds = 0.0
+        for message in batch:
+            if not message:
+                self.take_large(outcomes)
+                continue
+            number, took, kind, count = _tasks.outcome_of(message)
+            if not number:
+                self.start_error = _tasks.load_outcome(message, kind, count, False)
+                continue
+            seconds += took
+            try:
+                outcomes.append((number, _tasks.load_outcome(message, kind, count, False), kind != _tasks.VALUE))
+            except BaseException as error:
+                outcomes.append((number, error, True))
+        if outcomes:
+            pace = seconds / len(outcomes)
+            self.pace = pace if not self.done else (self.pace + pace) / 2
+            ahead = int(self.least_window * AHEAD / max(self.pace, 1e-6))
+            self.window = max(self.least_window, min(ahead, MOST_AHEAD))
+            with self.lock:
+                self.finish(outcomes)
+                if self.backlog:
+                    self.feed()
+            self.tell()
+        return len(batch)
+
+    def take_large(self, outcomes: list[tuple[int, Any, bool]]) -> None:
+        """There was a ticket: take what is in the large slots."""
+        large = self.results.attached_large()
+        while large is not None:
+            try:
+                lease = large.receive(0)
+            except Empty:
+                return
+            view = lease.view
+            number, _, kind, count = _tasks.outcome_of(view)
+            try:
+                outcomes.append((number, _tasks.load_outcome(view, kind, count, self.in_place), kind != _tasks.VALUE))
+            except BaseException as error:
+                outcomes.append((number, error, True))
+            del view
+            lease.ack()
+
+    def finish(self, outcomes: list[tuple[int, Any, bool]]) -> None:
+        """Tell those who asked; futures that somebody looks at are told in `tell`, outside the lock. Under the lock."""
+        pending, later = self.pending, self.later
+        with birth:
+            for number, value, failed in outcomes:
+                asker = pending.pop(number, None)
+                if asker is None:
+                    continue  # delivered twice: its worker died between the outcome and the ack
+                self.handed -= 1
+                self.done += 1
+                if type(asker) is MapCall:
+                    asker.outcomes[number] = value
+                    if failed:
+                        asker.errors[number] = value
+                elif asker._observed:
+                    later.append((asker, value, failed))
+                else:
+                    if failed:
+                        asker._exception = value
+                    else:
+                        asker._result = value
+                    asker._state = FINISHED
+        if self.suspects:
+            for number, _, _ in outcomes:
+                self.suspects.pop(number, None)
+        for call in self.gated[:]:
+            if call.awaited in call.outcomes:
+                self.gated.remove(call)
+                call.gate.release()
+
+    def tell(self) -> None:
+        """Finish the futures that somebody looks at: their callbacks are the users' code."""
+        later = self.later
+        while later:
+            future, value, failed = later.pop(0)
+            with contextlib.suppress(InvalidStateError):  # whoever has it has set it himself
+                if failed:
+                    future.set_exception(value)
+                else:
+                    future.set_result(value)
+            del future, value
+
+    # -- workers -----------------------------------------------------------------------------------------------------------
+
+    def look_after_crew(self) -> None:
+        deaths = self.crew.collect()
+        for death in deaths:
+            self.mourn(death)
+        if self.crew.hopeless and not self.broken:
+            self.break_off()
+        self.pause = self.crew.fill() if self.pending or not self.closing else None
+        if deaths or self.suspects or (self.pending and not self.private):
+            self.search_dead_letters()
+
+    def mourn(self, death: Death) -> None:
+        if death.task and death.client == self.id and death.task in self.pending:
+            self.suspects.setdefault(death.task, []).append((death.pid, death.exit_code))
+        if not death.left and not self.crew.stopping:
+            task = f" while it ran task {death.task}" if death.task else ""
+            log().warning("worker %d of %r %s%s", death.pid, self.pool, describe_exit(death.exit_code), task)
+
+    def search_dead_letters(self) -> None:
+        """Fail the tasks that were given up."""
+        buried = 0
+        for queue in self.tasks.queues:
+            queue._reap()
+            queue._bury_all()
+            buried += queue._events()[2]
+        if buried == self.buried:
+            return
+        self.buried = buried
+        for queue in self.tasks.queues:
+            letters = queue.dead_letters
+            for letter in letters:
+                number, client, length, _, _ = _tasks.task_of(letter.data)
+                if client != self.id:
+                    continue
+                name = _tasks.name_of(letter.data, length)
+                with self.lock:
+                    if number in self.pending:
+                        self.finish([(number, self.lost(number, name, letter.delivery_count), True)])
+                letters.purge(lambda other, id=letter.id: other.id == id)  # type: ignore[misc]
+        self.tell()
+
+    def lost(self, number: int, name: str, deliveries: int) -> WorkerLost:
+        ends: list[tuple[int | None, int | None]] = list(self.suspects.get(number, []))
+        ends = [(None, None)] * (deliveries - len(ends)) + ends
+        codes = tuple(code for _, code in ends)
+        how = "; ".join(
+            f"{f'pid {pid}' if pid else 'a worker that another program had started'} {describe_exit(code)}" for pid, code in ends
+        )
+        return WorkerLost(
+            f"task {number}, {name}, was given up after {deliveries} deliveries: each time its worker died while it ran it ({how}). "
+            "The others go on; run it with a larger max_deliveries= if it was not the task's fault",
+            codes,
+        )
+
+    def break_off(self) -> None:
+        """No worker comes up: nothing that was asked will ever be done."""
+        death = self.crew.last_death
+        assert death is not None
+        why = (
+            f"its initializer raised {self.start_error!r}"
+            if self.start_error
+            else f"the last one {describe_exit(death.exit_code)}"
+        )
+        error = WorkerLost(f"no worker came up, {self.crew.failed_starts} times in a row: {why}", (death.exit_code,))
+        error.__cause__ = self.start_error
+        with self.lock:
+            self.broken = error
+            self.refusal = self.refusal or f"{error}"
+            self.crew.stop()
+            self.backlog.clear()
+            self.handed = len(self.pending)
+            self.finish([(number, error, True) for number in list(self.pending)])
+        self.tell()
+
+    # -- the end -----------------------------------------------------------------------------------------------------------
+
+    def leave(self, why: str, cancel: bool = False) -> None:
+        """Take no more tasks, and end when those that were asked for are done; `cancel`: those that were handed over."""
+        cancelled: list[Future] = []
+        with self.lock:
+            self.closing = True
+            self.refusal = self.refusal or why
+            if cancel:
+                while self.backlog:
+                    number, _ = self.backlog.pop()
+                    asker = self.pending.pop(number, None)
+                    if type(asker) is Future:
+                        cancelled.append(asker)
+                    elif type(asker) is MapCall:
+                        asker.fail(number, CancelledError())
+                self.finish([])
+        for future in reversed(cancelled):
+            if future._state == PENDING:
+                future.cancel()
+                future.set_running_or_notify_cancel()
+        if self.thread is None:
+            self.end()
+        else:
+            self.wake()
+
+    def end(self) -> None:
+        """Let the workers leave, and close everything."""
+        with self.lock:
+            if self.ended:
+                return
+            self.ended = True
+        self.crew.stop()
+        if not self.crew.join(GRACE):
+            self.crew.kill()
+            self.crew.join()
+        self.board.close()
+        self.tasks.close()
+        self.results.close()
+        os.close(self._wake_read)
+        os.close(self._wake_write)
+
+    def disown(self) -> None:
+        """In a forked child: all this is the parent's."""
+        self.lock = threading.RLock()
+        self.closing = self.ended = True
+        self.thread = None
+        self.refusal = f"this executor belongs to process {self.id >> 32}, of which this one is a fork: make one of its own here"
+
+    def stats(self) -> ExecutorStats:
+        with self.lock:
+            return ExecutorStats(
+                name=self.pool,
+                pending=len(self.pending),
+                waiting=len(self.pending) - self.handed,
+                done=self.done,
+                window=self.window,
+                deaths=self.crew.deaths,
+                workers=[row.stats() for row in self.board.rows()],
+            )
+
+
+def log() -> logging.Logger:
+    return logging.getLogger("shmq")
+
+
+clients: weakref.WeakSet[Client] = weakref.WeakSet()
+
+
+def leave_all() -> None:
+    """The interpreter is about to exit: finish what was asked for, as every executor of the standard library does."""
+    leaving = list(clients)
+    for client in leaving:
+        client.leave("cannot schedule new futures: the interpreter is shutting down")
+    for client in leaving:
+        if client.thread is not None:
+            client.thread.join()
+
+
+def disown_all() -> None:
+    birth._at_fork_reinit()  # type: ignore[attr-defined]
+    for client in list(clients):
+        client.disown()
+    clients.clear()
+
+
+os.register_at_fork(after_in_child=disown_all)
+# Before the threads that are no daemons are joined, unlike atexit: the manager thread is one.
+threading._register_atexit(leave_all)  # type: ignore[attr-defined]

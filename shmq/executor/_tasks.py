@@ -1,0 +1,225 @@
+"""Tasks and outcomes, to bytes and back: beside the codec the one place that touches pickle.
+
+::
+
+    a task      task u64 | client u64 | length of the callable's pickle u32 | flags u16 | buffers u16 | callable | body
+    an outcome  task u64 | seconds f32 | kind u16 | buffers u16 | body
+
+The body is a pickle. Where there are buffers (the memory of arrays, by protocol 5) it is a table of sizes, the pickle, and the
+buffers, each on a multiple of 64 bytes of the message, so that they can be used where they lie.
+
+What all calls of one callable have in common, its own pickle included, is their *prefix*, and made once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+import struct
+import traceback
+from collections.abc import Callable
+from concurrent.futures.process import _RemoteTraceback  # type: ignore[attr-defined]
+from types import BuiltinFunctionType, FunctionType, ModuleType
+from typing import Any, Union
+
+__all__ = [
+    "FAILED",
+    "SMALL",
+    "VALUE",
+    "Message",
+    "kept_prefix",
+    "name_of",
+    "load_outcome",
+    "load_task",
+    "make_failure",
+    "make_prefix",
+    "make_task",
+    "make_value",
+    "outcome_of",
+    "task_of",
+]
+
+TASK = struct.Struct("<QQIHH")
+COMMON = struct.Struct("<QIHH")  # of a task: without its number
+OUTCOME = struct.Struct("<QfHH")
+BUFFERS_AT = 22  # bytes before the number of buffers in a task
+
+SMALL = 2048  # bytes: up to this size a message is one piece, and fits into a small slot
+MOST_BUFFERS = 0xFFFF
+ALIGNMENT = 64
+
+# Flags of a task
+NAMED = 1  # the callable's pickle is its name: it may be looked up once
+CHUNK = 2  # the body is a list of argument tuples, the outcome the list of their values
+IN_PLACE = 4  # arrays may be read-only views of shared memory
+
+# Kinds of an outcome
+VALUE = 0
+FAILED = 1
+
+Message = Union[bytes, list[Any]]  # one piece, or the pieces of a large one
+
+task_of = TASK.unpack_from
+outcome_of = OUTCOME.unpack_from
+
+
+# -- tasks -----------------------------------------------------------------------------------------------------------------
+
+
+def make_prefix(client: int, function: Callable[..., Any], flags: int) -> bytes:
+    """The prefix of tasks that call `function`. Raises what pickling raises, where cloudpickle is of no help."""
+    data = dumps_somehow(function)
+    if kept_prefix(function):
+        flags |= NAMED
+    return COMMON.pack(client, len(data), flags, 0) + data
+
+
+def kept_prefix(function: Callable[..., Any]) -> bool:
+    """Does `function` travel as a name? Then its prefix is good for all its calls; what has a state is pickled each time."""
+    kind = type(function)
+    if kind is BuiltinFunctionType:
+        return isinstance(function.__self__, ModuleType)  # type: ignore[attr-defined]
+    return (kind is FunctionType and "<" not in function.__qualname__) or kind is type
+
+
+def make_task(number: int, prefix: bytes, body: Any) -> Message:
+    """A task. `body`: the tuple of arguments, or [arguments, keyword arguments], or for a chunk a list of tuples.
+
+    Raises what pickling raises.
+    """
+    buffers: list[pickle.PickleBuffer] = []
+    try:
+        data = pickle.dumps(body, 5, buffer_callback=buffers.append)
+    except Exception as error:
+        buffers = []
+        data = dumps_otherwise(body, error)
+    if not buffers and len(prefix) + len(data) <= SMALL - 8:
+        return b"".join((number.to_bytes(8, "little"), prefix, data))
+    head = number.to_bytes(8, "little") + prefix
+    if buffers:
+        head = head[:BUFFERS_AT] + counted(buffers).to_bytes(2, "little") + head[BUFFERS_AT + 2 :]
+    return laid(head, data, buffers)
+
+
+def load_task(data: Any, length: int, flags: int, count: int, callables: dict[bytes, Any]) -> tuple[Callable[..., Any], Any]:
+    """The callable and the body of a task that was taken apart with `task_of`. Raises what unpickling raises."""
+    at = TASK.size + length
+    named = bytes(data[TASK.size : at])
+    function = callables.get(named)
+    if function is None:
+        function = pickle.loads(named)
+        if flags & NAMED:
+            callables[named] = function
+    if count:
+        return function, load_body(data, at, count, flags & IN_PLACE)
+    return function, pickle.loads(data[at:])
+
+
+def name_of(data: bytes, length: int) -> str:
+    """What a task calls, for a message to people: nothing of it is unpickled, since that may be what kills its workers."""
+    import pickletools
+
+    words = []
+    with contextlib.suppress(ValueError):
+        words = [
+            argument for _, argument, _ in pickletools.genops(data[TASK.size : TASK.size + length]) if isinstance(argument, str)
+        ]
+    return ".".join(words[:2]) or "a callable without a name"
+
+
+# -- outcomes ----------------------------------------------------------------------------------------------------------------
+
+
+def make_value(number: int, seconds: float, value: Any) -> Message:
+    """The outcome of a task that returned. Raises what pickling raises."""
+    buffers: list[pickle.PickleBuffer] = []
+    data = pickle.dumps(value, 5, buffer_callback=buffers.append)
+    if not buffers and len(data) <= SMALL - OUTCOME.size:
+        return OUTCOME.pack(number, seconds, VALUE, 0) + data
+    return laid(OUTCOME.pack(number, seconds, VALUE, counted(buffers)), data, buffers)
+
+
+def make_failure(number: int, seconds: float, error: BaseException) -> Message:
+    """The outcome of a task that raised; its traceback travels as text."""
+    text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    try:
+        data = pickle.dumps((error, text), 5)
+    except BaseException as failure:  # whatever it is: somebody waits for this outcome
+        data = pickle.dumps((RuntimeError(f"{type(error).__name__}, which cannot be pickled: {failure!r}"), text), 5)
+    head = OUTCOME.pack(number, seconds, FAILED, 0)
+    return head + data if len(data) <= SMALL - OUTCOME.size else [head, data]
+
+
+def load_outcome(data: Any, kind: int, count: int, in_place: bool) -> Any:
+    """The value of an outcome that was taken apart with `outcome_of`, or the exception. Raises what unpickling raises."""
+    body = load_body(data, OUTCOME.size, count, in_place) if count else pickle.loads(data[OUTCOME.size :])
+    if kind == VALUE:
+        return body
+    error, text = body
+    error.__cause__ = _RemoteTraceback(f'\n"""\n{text}"""')
+    return error
+
+
+# -- pickles -----------------------------------------------------------------------------------------------------------------
+
+
+def dumps_somehow(obj: Any) -> bytes:
+    """By pickle, or else by cloudpickle where that is installed. Raises what pickle raised."""
+    try:
+        return pickle.dumps(obj, 5)
+    except Exception as error:
+        return dumps_otherwise(obj, error)
+
+
+def dumps_otherwise(obj: Any, error: Exception) -> bytes:
+    try:
+        import cloudpickle
+    except ImportError:
+        raise error from None
+    try:
+        data: bytes = cloudpickle.dumps(obj, 5)
+    except Exception:
+        raise error from None
+    return data
+
+
+def counted(buffers: list[pickle.PickleBuffer]) -> int:
+    if len(buffers) > MOST_BUFFERS:
+        raise ValueError(
+            f"{len(buffers):,} arrays in a task or a result: at most {MOST_BUFFERS:,} can travel at once; stack them"
+        )
+    return len(buffers)
+
+
+def laid(head: bytes, data: bytes, buffers: list[pickle.PickleBuffer]) -> list[Any]:
+    """The pieces of a message in their order, with what fills the gaps between them."""
+    if not buffers:
+        return [head, data]
+    raw = [buffer.raw() for buffer in buffers]
+    pieces: list[Any] = [head, struct.pack(f"<{len(raw) + 1}Q", len(data), *map(len, raw)), data]
+    at = sum(map(len, pieces))
+    for piece in raw:
+        gap = -at % ALIGNMENT
+        if gap:
+            pieces.append(bytes(gap))
+        pieces.append(piece)
+        at += gap + len(piece)
+    return pieces
+
+
+def load_body(data: Any, at: int, count: int, in_place: bool | int) -> Any:
+    """Unpickle a body with buffers; arrays are views of `data` where they may be, private copies where not."""
+    view = memoryview(data)
+    sizes = struct.unpack_from(f"<{count + 1}Q", view, at)
+    at += 8 * (count + 1)
+    stream = view[at : at + sizes[0]]
+    at += sizes[0]
+    buffers: list[Any] = []
+    for size in sizes[1:]:
+        at += -at % ALIGNMENT
+        piece = view[at : at + size]
+        buffers.append(piece if in_place else bytearray(piece))
+        at += size
+    if at > len(view):
+        raise pickle.UnpicklingError(f"buffers of {at} bytes in a message of {len(view)}")
+    return pickle.loads(stream, buffers=buffers)
