@@ -18,7 +18,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from concurrent.futures import CancelledError, InvalidStateError
+from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +30,7 @@ from shmq.executor._bell_standin import wait_many
 from shmq.executor._board import Board, WorkerStats
 from shmq.executor._channel import Channel
 from shmq.executor._crew import Crew, Death, describe_exit
-from shmq.executor._future import FINISHED, PENDING, RUNNING, Future, birth
+from shmq.executor._future import FINISHED, PENDING, RUNNING, Future, lock
 from shmq.executor._map import MapCall
 from shmq.executor._tasks import Message
 from shmq.executor._worker import Plan, client_name, run, tasks_name
@@ -81,7 +81,6 @@ class Client:
             run,
             lambda row: (Plan(pool=pool, channel=channel, row=row, crew=_core.identity(), client=self.id, **plan),),
         )
-        self.lock = threading.RLock()  # reentrant: a finalizer may submit in the middle of a submit
         self.pending: dict[int, Future | MapCall] = {}
         self.backlog: deque[tuple[int, Message]] = deque()
         self.gated: list[MapCall] = []
@@ -98,7 +97,7 @@ class Client:
         self.pause: float | None = None
         self.start_error: BaseException | None = None
         self.refusal: str | None = None  # why no task is taken any more
-        self.later: list[tuple[Future, Any, bool]] = []  # outcomes of futures that somebody looks at
+        self.later: deque[Future] = deque()  # done, and to be called back
         self.numbers = itertools.count(1)
         self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self.thread: threading.Thread | None = None
@@ -109,7 +108,7 @@ class Client:
 
     def begin(self) -> None:
         """The first task: start the manager thread."""
-        with self.lock:
+        with lock:
             if self.thread is None:
                 self.thread = threading.Thread(target=self.run, name="shmq-executor")
                 self.thread.start()
@@ -180,10 +179,9 @@ class Client:
         """From now on the future cannot be cancelled. False where it has been."""
         if future._state == RUNNING:
             return True  # there was no room when its turn came before
-        with birth:
-            if not future._observed:
-                future._state = RUNNING
-                return True
+        if not future._observed:
+            future._state = RUNNING
+            return True
         if future.set_running_or_notify_cancel():
             return True
         del self.pending[number]
@@ -191,7 +189,7 @@ class Client:
 
     def give_up(self, call: MapCall) -> None:
         """Nobody wants what is left of a map call: what was not handed over never will be."""
-        with self.lock:
+        with lock:
             waiting = {number for number, _ in self.backlog} if call.order else set()
             for number in call.order:
                 if number in waiting:
@@ -221,7 +219,7 @@ class Client:
         if count:
             return False
         self.look_after_crew()
-        with self.lock:
+        with lock:
             self.feed()
             finished = self.closing and not self.pending
             timeout = self.patience()
@@ -270,7 +268,7 @@ class Client:
             self.pace = pace if not self.done else (self.pace + pace) / 2
             ahead = int(self.least_window * AHEAD / max(self.pace, 1e-6))
             self.window = max(self.least_window, min(ahead, MOST_AHEAD))
-            with self.lock:
+            with lock:
                 self.finish(outcomes)
                 if self.backlog:
                     self.feed()
@@ -295,27 +293,24 @@ class Client:
             lease.ack()
 
     def finish(self, outcomes: list[tuple[int, Any, bool]]) -> None:
-        """Tell those who asked; futures that somebody looks at are told in `tell`, outside the lock. Under the lock."""
-        pending, later = self.pending, self.later
-        with birth:
-            for number, value, failed in outcomes:
-                asker = pending.pop(number, None)
-                if asker is None:
-                    continue  # delivered twice: its worker died between the outcome and the ack
-                self.handed -= 1
-                self.done += 1
-                if type(asker) is MapCall:
-                    asker.outcomes[number] = value
-                    if failed:
-                        asker.errors[number] = value
-                elif asker._observed:
-                    later.append((asker, value, failed))
-                else:
-                    if failed:
-                        asker._exception = value
-                    else:
-                        asker._result = value
-                    asker._state = FINISHED
+        """Tell those who asked, and note who is to be called back. Under the lock."""
+        pending = self.pending
+        for number, value, failed in outcomes:
+            asker = pending.pop(number, None)
+            if asker is None:
+                continue  # delivered twice: its worker died between the outcome and the ack
+            self.handed -= 1
+            self.done += 1
+            if type(asker) is MapCall:
+                asker.outcomes[number] = value
+                if failed:
+                    asker.errors[number] = value
+            elif asker._observed or failed:
+                if asker.finish(value, failed):
+                    self.later.append(asker)
+            else:
+                asker._result = value
+                asker._state = FINISHED
         if self.suspects:
             for number, _, _ in outcomes:
                 self.suspects.pop(number, None)
@@ -325,16 +320,9 @@ class Client:
                 call.gate.release()
 
     def tell(self) -> None:
-        """Finish the futures that somebody looks at: their callbacks are the users' code."""
-        later = self.later
-        while later:
-            future, value, failed = later.pop(0)
-            with contextlib.suppress(InvalidStateError):  # whoever has it has set it himself
-                if failed:
-                    future.set_exception(value)
-                else:
-                    future.set_result(value)
-            del future, value
+        """Call back those who asked for it. Not under the lock: that is the users' code."""
+        while self.later:
+            self.later.popleft()._invoke_callbacks()  # type: ignore[attr-defined]
 
     # -- workers -----------------------------------------------------------------------------------------------------------
 
@@ -372,7 +360,7 @@ class Client:
                 if client != self.id:
                     continue
                 name = _tasks.name_of(letter.data, length)
-                with self.lock:
+                with lock:
                     if number in self.pending:
                         self.finish([(number, self.lost(number, name, letter.delivery_count), True)])
                 letters.purge(lambda other, id=letter.id: other.id == id)  # type: ignore[misc]
@@ -402,7 +390,7 @@ class Client:
         )
         error = WorkerLost(f"no worker came up, {self.crew.failed_starts} times in a row: {why}", (death.exit_code,))
         error.__cause__ = self.start_error
-        with self.lock:
+        with lock:
             self.broken = error
             self.refusal = self.refusal or f"{error}"
             self.crew.stop()
@@ -416,7 +404,7 @@ class Client:
     def leave(self, why: str, cancel: bool = False) -> None:
         """Take no more tasks, and end when those that were asked for are done; `cancel`: those that were handed over."""
         cancelled: list[Future] = []
-        with self.lock:
+        with lock:
             self.closing = True
             self.refusal = self.refusal or why
             if cancel:
@@ -439,7 +427,7 @@ class Client:
 
     def end(self) -> None:
         """Let the workers leave, and close everything."""
-        with self.lock:
+        with lock:
             if self.ended:
                 return
             self.ended = True
@@ -455,13 +443,12 @@ class Client:
 
     def disown(self) -> None:
         """In a forked child: all this is the parent's."""
-        self.lock = threading.RLock()
         self.closing = self.ended = True
         self.thread = None
         self.refusal = f"this executor belongs to process {self.id >> 32}, of which this one is a fork: make one of its own here"
 
     def stats(self) -> ExecutorStats:
-        with self.lock:
+        with lock:
             return ExecutorStats(
                 name=self.pool,
                 pending=len(self.pending),
@@ -491,7 +478,7 @@ def leave_all() -> None:
 
 
 def disown_all() -> None:
-    birth._at_fork_reinit()  # type: ignore[attr-defined]
+    lock._at_fork_reinit()  # type: ignore[attr-defined]
     for client in list(clients):
         client.disown()
     clients.clear()

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from shmq import _segment
 from shmq.executor import _tasks
 from shmq.executor._client import Client, ExecutorStats
-from shmq.executor._future import Future
+from shmq.executor._future import Future, lock
 from shmq.executor._map import MapCall
 
 __all__ = ["Executor"]
@@ -112,7 +112,7 @@ class Executor(futures.Executor):
                 self._refuse()
             future.set_exception(error)
             return future
-        with client.lock:
+        with lock:
             if client.refusal is not None:
                 self._refuse()
             client.hand_over(number, message, future)
@@ -175,7 +175,7 @@ class Executor(futures.Executor):
                 tasks.append((number, make_task(number, prefix, body)))
             except Exception as failure:
                 failed.append((number, failure))
-        with client.lock:
+        with lock:
             if client.refusal is not None:
                 self._refuse()
             for number, failure in failed:

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from concurrent.futures import TimeoutError
 from typing import TYPE_CHECKING, Any
 
+from shmq.executor._future import lock
+
 if TYPE_CHECKING:
     from shmq.executor._client import Client
 
@@ -16,7 +18,7 @@ __all__ = ["MapCall"]
 
 
 class MapCall:
-    """What was asked of a pool by one `map`, and what came back. All but `results` is called under the client's lock."""
+    """What was asked of a pool by one `map`, and what came back. All but `results` is called under the lock."""
 
     __slots__ = ("awaited", "client", "errors", "gate", "order", "outcomes")
 
@@ -37,7 +39,7 @@ class MapCall:
         client = self.client
         gate = threading.Lock()
         gate.acquire()
-        with client.lock:
+        with lock:
             if number in self.outcomes:
                 return
             self.awaited, self.gate = number, gate
@@ -46,7 +48,7 @@ class MapCall:
             if not gate.acquire(timeout=-1 if deadline is None else max(deadline - time.monotonic(), 0)):
                 raise TimeoutError
         finally:
-            with client.lock:
+            with lock:
                 if self in client.gated:
                     client.gated.remove(self)
 
