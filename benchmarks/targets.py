@@ -158,6 +158,7 @@ TARGETS: list[tuple[str, Check]] = [
     ("4 → 4: at least half of 1 → 1", _throughput_kept("many_to_many/4 → 4, 64 B")),
     ("round trip, both awake: p50 ≤ 1 µs", _at_most("ping_pong/round trip, both awake, p50", 1, "µs", 1e3)),
     ("put to a sleeper: within 15 % of a bare semaphore", _asleep),
+    ("await of a message that is there: ≤ 2 µs", _at_most("awaited/await of a message that is there", 2, "µs", 1e3)),
     *((f"{size}, put + get: ≥ 0.8", _of_bare_c(f"frames/{size}, put + get, all bytes read", 0.8)) for size in _SIZES),
     *((f"{size}, loan + view: ≥ 0.9", _of_bare_c(f"frames/{size}, loan + view, all bytes read", 0.9)) for size in _SIZES),
     ("only the ends: the same at 64 KiB, 1 MiB, 6 MiB, ≤ 2 µs, both sides together", _ends),

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from shmq._backoff import Backoff
+from shmq._bell import wait_any
 from shmq._codec import Codec, JSONCodec, json_codec
 from shmq._core import Lease, Loan
 from shmq._errors import (
@@ -21,6 +22,7 @@ from shmq._errors import (
     SegmentMismatch,
     SegmentNotFound,
     ShmqError,
+    ShutDown,
     TooManyPorts,
 )
 from shmq._include import get_include
@@ -59,6 +61,7 @@ __all__ = [
     "SegmentMismatch",
     "SegmentNotFound",
     "ShmqError",
+    "ShutDown",
     "TooManyPorts",
     "WorkerLost",
     "WorkerStats",
@@ -68,6 +71,7 @@ __all__ = [
     "list_segments",
     "unlink",
     "verify",
+    "wait_any",
 ]
 
 # They bring concurrent.futures and multiprocessing, which who only wants a queue need not pay for.

@@ -17,6 +17,7 @@ cdef extern from "layout.h" nogil:
     ctypedef uint32_t shmq_half
     enum: SHMQ_NO_CELL, SHMQ_NO_PORT, SHMQ_MAX_SLOTS, SHMQ_MAX_CELLS, SHMQ_MAX_PORTS, SHMQ_PAGE, SHMQ_RESERVED_WHERE_PAGED, SHMQ_VERSION
     enum: SHMQ_EMPTY, SHMQ_READY
+    enum: SHMQ_BELLS, SHMQ_SHUT_FOR_PUTS
     ctypedef enum cell_state "enum shmq_cell_state":
         SHMQ_SPARE, SHMQ_WARM, SHMQ_IDLE, SHMQ_LOANED, SHMQ_LEASED, SHMQ_HELD, SHMQ_ORPHAN, SHMQ_TIMED
     enum: SHMQ_EXPIRIES, SHMQ_DEATHS, SHMQ_BURIALS, SHMQ_EVENTS
@@ -35,6 +36,7 @@ cdef extern from "layout.h" nogil:
         shmq_word pid
         shmq_word run
         shmq_word serial
+        shmq_word bell
         shmq_word intent
         shmq_word expected
         shmq_word counters[6]
@@ -81,6 +83,10 @@ cdef extern from "layout.h" nogil:
         shmq_half items_waiters
         shmq_half space_waiters
         shmq_word orphan_epoch
+        shmq_half done_waiters
+        shmq_half shut
+        shmq_word backlog
+        shmq_word done
         shmq_word attachments
         shmq_word retired[6]
         shmq_word events[3]
@@ -116,6 +122,8 @@ cdef extern from "sync.h" nogil:
     uint64_t shmq_load_acquire(const shmq_word *word)
     uint64_t shmq_add_relaxed(shmq_word *word, uint64_t n)
     uint32_t shmq_load_half "shmq_load_seq"(const shmq_half *half)
+    void shmq_store_half "shmq_store_seq"(shmq_half *half, uint32_t value)
+    bint shmq_swap_seq(shmq_word *word, uint64_t *expected, uint64_t desired)
     void shmq_store_relaxed(shmq_word *word, uint64_t value)
     void shmq_count(shmq_word *word, uint64_t n)
     bint shmq_likely(bint condition)
@@ -124,10 +132,10 @@ cdef extern from "sync.h" nogil:
 cdef extern from "port.h" nogil:
     ctypedef enum shmq_status:
         SHMQ_OK, SHMQ_WOULD_BLOCK, SHMQ_NO_CELLS, SHMQ_TIMED_OUT, SHMQ_INTERRUPTED, SHMQ_LOST, SHMQ_CORRUPT
-        SHMQ_NO_PORTS, SHMQ_TOO_LARGE, SHMQ_NOT_FOUND, SHMQ_MISMATCH, SHMQ_FOREIGN, SHMQ_SYSTEM, SHMQ_EXHAUSTED
+        SHMQ_NO_PORTS, SHMQ_TOO_LARGE, SHMQ_NOT_FOUND, SHMQ_MISMATCH, SHMQ_FOREIGN, SHMQ_SYSTEM, SHMQ_EXHAUSTED, SHMQ_SHUT
     const uint64_t SHMQ_FOREVER
     ctypedef enum shmq_side "enum shmq_side":
-        SHMQ_ITEMS, SHMQ_SPACE
+        SHMQ_ITEMS, SHMQ_SPACE, SHMQ_DONE, SHMQ_SIDES
     ctypedef enum shmq_purpose "enum shmq_purpose":
         SHMQ_TO_WRITE, SHMQ_TO_GIVE
     struct shmq_port:
@@ -144,6 +152,9 @@ cdef extern from "port.h" nogil:
         uint32_t kept
         uint64_t next_id
         sem_t *semaphores[2]
+        const char *place
+        uint64_t due_ns
+        uint64_t expiry_ns
         bint spins
         bint buries
         shmq_policy policy
@@ -209,8 +220,19 @@ cdef extern from "wait.h" nogil:
     bint shmq_reap_now_and_then(shmq_port *port)
     void shmq_wait_linger(shmq_port *port)
     void shmq_wake(shmq_port *port, shmq_side side)
+    void shmq_wake_all(shmq_port *port, shmq_side side)
     void shmq_wake_after(shmq_port *port, shmq_side side)
+    void shmq_wake_if_done(shmq_port *port)
+    bint shmq_wait_promising(shmq_port *port, shmq_side side)
+    bint shmq_wait_spin(shmq_port *port, shmq_side side, uint64_t deadline_ns)
+    uint64_t shmq_unfinished(const shmq_port *port)
+    uint64_t shmq_taken(const shmq_port *port)
     unsigned shmq_wait_cpus()
+
+cdef extern from "bell.h" nogil:
+    int shmq_bell_make(shmq_port *port)
+    void shmq_bell_arm(shmq_port *port, shmq_side side)
+    bint shmq_bell_disarm(shmq_port *port, shmq_side side)
 
 cdef extern from "reap.h" nogil:
     uint32_t shmq_reap(shmq_port *port)

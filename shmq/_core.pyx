@@ -35,7 +35,7 @@ from numpy import ascontiguousarray as np_ascontiguousarray
 from shmq import _codec
 from shmq._errors import (
     Closed, Empty, Full, InFlightLimit, LeaseLost, MessageTooLarge, OutOfMemory, PayloadLost, PickleRefused, SegmentCorrupt, SegmentForeign, SegmentMismatch,
-    ShmqError, TooManyPorts,
+    ShmqError, ShutDown, TooManyPorts,
 )
 
 cdef extern from "Python.h":
@@ -47,6 +47,8 @@ cdef extern from "Python.h":
 
 cdef extern from "unistd.h":
     int usleep(unsigned int microseconds)
+    int close_descriptor "close"(int descriptor)
+    Py_ssize_t read_descriptor "read"(int descriptor, void *into, size_t nbytes)
 
 cdef extern from "numpy/arrayobject.h":
     ctypedef struct PyArray_Descr:
@@ -105,6 +107,11 @@ cdef inline int check_timeout(object timeout) except -1:
     if timeout is not None:
         number_of_seconds(timeout)
     return 0
+
+
+def check_seconds(timeout) -> None:
+    """Refuse what is neither a number of seconds nor None."""
+    check_timeout(timeout)
 
 
 cdef double number_of_seconds(object timeout) except? -1:
@@ -317,7 +324,7 @@ cdef class Port(Handle):
                             break
                         shmq_wake(&self.port, SHMQ_ITEMS)
                     memset(&patience, 0, sizeof(patience))
-            if published == batch.count or self.wait(status, SHMQ_SPACE, deadline, &patience) == SHMQ_TIMED_OUT:
+            if published == batch.count or (status == SHMQ_SHUT and published) or self.wait(status, SHMQ_SPACE, deadline, &patience) == SHMQ_TIMED_OUT:
                 return 0
 
     # -- get ----------------------------------------------------------------------------------------------------------
@@ -424,16 +431,16 @@ cdef class Port(Handle):
             header.nbytes = there.nbytes # read once, checked, used
             if shmq_likely(header.nbytes < RELEASE_BYTES and header.nbytes <= self.port.geometry.slot_size):
                 result = PyBytes_FromStringAndSize(<const char *>shmq_payload_at(&self.port, slot), <Py_ssize_t>header.nbytes)
+                shmq_count(&self.port.record.counters[SHMQ_GETS], 1) # before the cell is free: join must not find it nowhere
                 shmq_cell_return(&self.port, cell, True)
-                shmq_count(&self.port.record.counters[SHMQ_GETS], 1)
                 return result
         return self.finish_any(cell, word)
 
     cdef object finish_any(self, uint32_t cell, uint64_t word):
         cdef bint spilled = False
         result = self.decode(cell, word, &spilled)
-        self.done_with(cell, word, spilled)
         shmq_count(&self.port.record.counters[SHMQ_GETS], 1)
+        self.done_with(cell, word, spilled)
         return result
 
     cdef int done_with(self, uint32_t cell, uint64_t word, bint spilled) except -1:
@@ -469,6 +476,7 @@ cdef class Port(Handle):
                 PyBuffer_Release(&memory)
         except PayloadLost:
             shmq_cell_return(&self.port, cell, True) # nothing to deliver again
+            shmq_wake_if_done(&self.port)
             raise
         except BaseException as error:
             self.fail(cell, word, SHMQ_BY_POLICY, error)
@@ -551,6 +559,7 @@ cdef class Port(Handle):
             if done:
                 shmq_add_relaxed(&self.port.header.events[SHMQ_BURIALS], 1)
                 shmq_cell_return(&self.port, cell, True)
+                shmq_wake_if_done(&self.port)
             else:
                 shmq_lease_give_back(&self.port, cell, word, SHMQ_RELEASED, BURIAL_REST_NS)
             self.leave()
@@ -713,11 +722,11 @@ cdef class Port(Handle):
                 if i != decoded:
                     shmq_lease_give_back(&self.port, cells[i], shmq_cell_load(&self.port, cells[i]), SHMQ_RELEASED, 0)
             raise
+        shmq_count(&self.port.record.counters[SHMQ_GETS], taken)
         for i in range(taken):
             word = shmq_cell_load(&self.port, cells[i])
             self.check_slot(shmq_word_slot(word)) # it may be another than the one above
             self.done_with(cells[i], word, spills != 0 and shmq_slot_at(&self.port, shmq_word_slot(word)).flags & SHMQ_SPILLED != 0)
-        shmq_count(&self.port.record.counters[SHMQ_GETS], taken)
         return result
 
     # -- leases and loans ---------------------------------------------------------------------------------------------
@@ -829,6 +838,7 @@ cdef class Port(Handle):
         except PayloadLost:
             if shmq_lease_ack(&self.port, cell, word, False) == SHMQ_OK: # nothing to deliver again
                 shmq_cell_return(&self.port, cell, True)
+                shmq_wake_if_done(&self.port)
             raise
         except BaseException as error:
             if shmq_cell_state(word) != SHMQ_TIMED or shmq_lease_take_over(&self.port, cell, &word) == SHMQ_OK:
@@ -953,7 +963,47 @@ cdef class Port(Handle):
             count += 1
         if status == SHMQ_CORRUPT:
             raise SegmentCorrupt(f"queue {self.name!r} is corrupt: a cell of its ring names a slot or a lap that cannot be")
+        shmq_wake_if_done(&self.port)
         return count
+
+    # -- the end of the work ------------------------------------------------------------------------------------------
+
+    def task_done(self) -> None:
+        """The work on a message that `get` took is done: see join. A lease says the same by its ack, and needs no task_done.
+
+        **Raises** ValueError where it was called more often than messages were taken. **If the process dies** between get and
+        task_done, join waits for ever, as with multiprocessing: take with `receive` where that matters.
+        """
+        cdef uint64_t done
+        cdef int looks = 0
+        if shmq_unlikely(self.forks != shmq_owner_forks):
+            self.enter()
+        done = shmq_load_relaxed(&self.port.header.done)
+        while True:
+            if done >= shmq_taken(&self.port):
+                looks += 1
+                if looks > 3: # the counters of a handle that is being closed are on their way, seen in neither place
+                    raise ValueError(f"task_done() of queue {self.name!r} was called more often than get() has taken a message")
+                usleep(100)
+                done = shmq_load_relaxed(&self.port.header.done)
+            elif shmq_swap_seq(&self.port.header.done, &done, done + 1):
+                break
+        shmq_wake_if_done(&self.port)
+
+    def shutdown(self, bint immediate=False) -> None:
+        """Let no message in any more, for every process and for as long as the queue lives: put raises ShutDown from now on.
+
+        What is in it can still be taken; get and receive raise ShutDown once it is empty. `immediate`: throw away what waits,
+        too. Those that wait are woken. A second call does nothing more. **If the process dies here** the queue is shut; some
+        that wait find out within 0.1 s. A put that overlaps with this call may still put.
+        """
+        if shmq_unlikely(self.forks != shmq_owner_forks):
+            self.enter()
+        shmq_store_half(&self.port.header.shut, SHMQ_SHUT_FOR_PUTS) # [park]
+        shmq_wake_all(&self.port, SHMQ_SPACE)
+        if immediate:
+            self.purge()
+        shmq_wake_all(&self.port, SHMQ_ITEMS)
 
     # -- looking ------------------------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@
     ShmqError
     ├── Empty              (queue.Empty)        nothing arrived in time
     ├── Full               (queue.Full)         no room in time
+    ├── ShutDown           (queue.ShutDown)     somebody shut the queue: nothing goes in, and for a get: it is empty
     ├── Closed             (ValueError)         this handle was closed by this program
     ├── MessageTooLarge    (ValueError)         larger than a slot, and the queue does not spill
     ├── PickleRefused      (TypeError)          the object needs pickle, and the segment does not allow it
@@ -40,6 +41,7 @@ __all__ = [
     "SegmentMismatch",
     "SegmentNotFound",
     "ShmqError",
+    "ShutDown",
     "TooManyPorts",
 ]
 
@@ -54,6 +56,10 @@ class Empty(ShmqError, queue.Empty):
 
 class Full(ShmqError, queue.Full):
     """No room became free within the time-out. Nothing was put."""
+
+
+class ShutDown(ShmqError, getattr(queue, "ShutDown", Exception)):  # type: ignore[misc]  # from Python 3.13 on
+    """The queue was shut down: no message goes in any more. For a get: and it is empty."""
 
 
 class Closed(ShmqError, ValueError):

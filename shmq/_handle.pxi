@@ -19,17 +19,21 @@ cdef class Handle:
     cdef readonly bint spin
     cdef uint64_t forks             # of the process that attached; anything else sends a call through enter()
     cdef Py_ssize_t users           # leases, loans, and calls that have given up the interpreter lock
+    cdef bytes place                # where the bells are: see bell.h
+    cdef int bell                   # the descriptor of this port's own bell, or -1
     cdef object __weakref__
 
     def __cinit__(self, *args, **kwargs):
         self.memory.buf = NULL
         self.closed = True
         self.forks = <uint64_t>-1
+        self.bell = -1
 
     def _open(self, segment, codec, bint spin=True):
         """Attach to a mapped segment. Raises TooManyPorts, SegmentCorrupt, SegmentForeign."""
         self.segment = segment
         self.codec = codec
+        self.place = segment.place.encode()
         PyObject_GetBuffer(segment.memory, &self.memory, PyBUF_WRITABLE)
         cdef shmq_header *header = <shmq_header *>self.memory.buf
         self.spills = header.flags & SHMQ_SPILLS != 0
@@ -46,7 +50,8 @@ cdef class Handle:
         cdef int side
         if status != SHMQ_OK:
             raise SegmentCorrupt(f"segment {self.segment.name!r} changed while it was attached")
-        self.attached = False # in a forked child: the port was the parent's
+        self.attached = False # in a forked child: the port was the parent's, and so was the bell
+        self.close_bell()
         for side in range(2):
             semaphores[side] = self.port.semaphores[side] # a forked child goes on with its parent's
         status = shmq_port_attach(&self.port, self.memory.buf, &geometry, owner)
@@ -74,6 +79,7 @@ cdef class Handle:
                     raise SegmentCorrupt(f"the semaphore {name.decode()} of queue {self.segment.name!r} is gone from /dev/shm "
                                          "(a logout with systemd's RemoveIPC does that): unlink the queue and create it anew")
         self.port.buries = True
+        self.port.place = PyBytes_AS_STRING(self.place)
         if not self.spin:
             self.port.spins = False
         self.attached = True
@@ -144,9 +150,15 @@ cdef class Handle:
     def _interpreter_exits(self) -> None:
         """Called where a handle is used that the interpreter's exit has closed."""
 
+    cdef void close_bell(self) noexcept:
+        if self.bell >= 0:
+            close_descriptor(self.bell)
+            self.bell = -1
+
     def __dealloc__(self):
         cdef int side
         self.detach()
+        self.close_bell() # not before: an event loop may have it registered as long as somebody holds the handle
         for side in range(2):
             if self.port.semaphores[side] != NULL:
                 sem_close(self.port.semaphores[side])
@@ -158,6 +170,8 @@ cdef class Handle:
     cdef shmq_status wait(self, shmq_status status, shmq_side side, uint64_t deadline, shmq_patience *patience) except *:
         """The waiting half of a blocking call: OK: look again; TIMED_OUT. Raises what a signal handler raises, Closed, SegmentCorrupt."""
         cdef bint cells = status == SHMQ_NO_CELLS
+        if status == SHMQ_SHUT or (status == SHMQ_WOULD_BLOCK and shmq_load_half(&self.port.header.shut)):
+            raise ShutDown(f"queue {self.name!r} was shut down: " + ("it is empty, and no message goes in any more" if side == SHMQ_ITEMS else "no message goes in any more"))
         if status != SHMQ_WOULD_BLOCK and not cells:
             raise SegmentCorrupt(f"queue {self.name!r} is corrupt: a cell of its ring names a slot or a lap that cannot be")
         if deadline == 1: # the caller does not wait, but may poll for ever
@@ -185,6 +199,74 @@ cdef class Handle:
             patience.told = True
             self._stalled((shmq_now_ns() - patience.begun_ns) * 1e-9, cells)
         return SHMQ_TIMED_OUT if status == SHMQ_TIMED_OUT else SHMQ_OK
+
+    # -- waiting for several things at once: shmq/_bell.py ----------------------------------------------------------------
+
+    def _bell(self) -> int:
+        """The descriptor of this handle's bell, which is readable when it was rung; made when it is first asked for."""
+        if shmq_unlikely(self.forks != shmq_owner_forks):
+            self.enter()
+        if self.bell < 0:
+            self.bell = shmq_bell_make(&self.port)
+            if self.bell < 0:
+                raise OSError(errno, _os.strerror(errno), f"{self.segment.place}.{self.port.index}.bell")
+        return self.bell
+
+    def _arm(self, int side) -> None:
+        """The bell is to be rung for this side, once. Look again before you wait: `_promising`."""
+        if shmq_unlikely(self.forks != shmq_owner_forks):
+            self.enter()
+        shmq_bell_arm(&self.port, <shmq_side>side)
+
+    def _disarm(self, int side) -> bool:
+        """… is not to be rung any more. False: it has been; who has no use for that says so by `_pass_on`."""
+        return not self.attached or self.forks != shmq_owner_forks or shmq_bell_disarm(&self.port, <shmq_side>side)
+
+    def _hush(self) -> None:
+        """Read what was rung."""
+        cdef char rings[4096]
+        if self.bell >= 0:
+            read_descriptor(self.bell, rings, sizeof(rings))
+
+    def _pass_on(self, int side) -> None:
+        """Wake another one who waits at this side."""
+        if self.attached and self.forks == shmq_owner_forks:
+            shmq_wake(&self.port, <shmq_side>side)
+
+    def _promising(self, int side) -> bool:
+        """Is it worth a try: is there a message (0), room (1), nothing left to be done (2)?"""
+        if shmq_unlikely(self.forks != shmq_owner_forks):
+            self.enter()
+        return shmq_wait_promising(&self.port, <shmq_side>side)
+
+    def _ready(self) -> bool:
+        """Would get return, or raise ShutDown, at once? More than `not empty()` by the latter."""
+        return shmq_load_half(&self.port.header.shut) != 0 if self.empty() else True
+
+    def _spin(self, int side) -> bool:
+        """Wait as short as a wait can be, awake: True where it helped."""
+        cdef bint helped
+        self.users += 1
+        with nogil:
+            helped = shmq_wait_spin(&self.port, <shmq_side>side, SHMQ_FOREVER)
+        self.leave()
+        return helped
+
+    def _watch(self) -> float:
+        """Take back what the dead held and what was held too long; return the seconds until something of that kind is due."""
+        cdef uint64_t due, now
+        if shmq_unlikely(self.forks != shmq_owner_forks):
+            self.enter()
+        shmq_reap_now_and_then(&self.port)
+        shmq_lease_expire(&self.port)
+        due, now = min(self.port.due_ns, self.port.expiry_ns), shmq_now_ns()
+        return (due - now) * 1e-9 if due > now else 0.0
+
+    def _unfinished(self) -> int:
+        """Messages that are not done: see join."""
+        if shmq_unlikely(self.forks != shmq_owner_forks):
+            self.enter()
+        return shmq_unfinished(&self.port)
 
     # -- looking ------------------------------------------------------------------------------------------------------
 
@@ -263,8 +345,15 @@ cdef class Handle:
         return tuple([shmq_load_relaxed(&self.port.header.events[k]) for k in range(3)])
 
     def _waiters(self) -> tuple:
-        """Sleeping consumers and producers."""
-        return shmq_load_half(&self.port.header.items_waiters), shmq_load_half(&self.port.header.space_waiters)
+        """Consumers and producers that wait, asleep or for their bell to be rung."""
+        cdef uint32_t i
+        cdef uint64_t bell, items = shmq_load_half(&self.port.header.items_waiters), space = shmq_load_half(&self.port.header.space_waiters)
+        items, space = items & ~<uint64_t>SHMQ_BELLS, space & ~<uint64_t>SHMQ_BELLS
+        for i in range(self.port.geometry.ports):
+            bell = shmq_load_relaxed(&self.port.records[i].bell)
+            items += bell >> <int>SHMQ_ITEMS & 1
+            space += bell >> <int>SHMQ_SPACE & 1
+        return items, space
 
     def _ports(self) -> list:
         """(index, owner, pid, alive, intent is open) of each attached port."""

@@ -218,6 +218,22 @@ cdef class Loan(Slot):
             else:
                 self.abandon()
 
+    def apublish(self, nbytes=None, timeout=None):
+        """publish, awaited: the event loop goes on while the ring is full. Cancelled, the loan stays open."""
+        return self.port._apublish(self, nbytes, timeout)
+
+    async def __aenter__(self):
+        return self.__enter__()
+
+    async def __aexit__(self, kind, value, traceback):
+        if self.state == HAND_OPEN and kind is None:
+            try:
+                await self.apublish()
+            finally:
+                self.abandon() # cancelled: as an exception in the block would
+        elif self.state == HAND_OPEN:
+            self.abandon()
+
     def __dealloc__(self):
         if self.state == HAND_OPEN:
             self.state = HAND_SETTLED
@@ -324,6 +340,7 @@ cdef class Lease(Slot):
     def ack(self) -> None:
         """Done: the message is gone. **Raises** LeaseLost where the lease had ended before. **Cost** one exchange."""
         cdef shmq_status status
+        cdef Port port = self.port
         cdef bint spilled = self.header.flags & SHMQ_SPILLED != 0
         self.check_unsettled()
         key = self.port.side_key(self.word) if spilled else None # while the slot is ours
@@ -337,6 +354,7 @@ cdef class Lease(Slot):
         else:
             self.state = HAND_SETTLED
             self.give_up_cell(True)
+        shmq_wake_if_done(&port.port)
 
     def nack(self, delay=None) -> None:
         """Failed: give the message back; the attempt counts. At the queue's max_deliveries it becomes a dead letter.
@@ -442,6 +460,12 @@ cdef class Lease(Slot):
                 except LeaseLost:
                     pass # it is being redelivered, which is all that a nack could do; the exception says more
 
+    async def __aenter__(self):
+        return self.__enter__()
+
+    async def __aexit__(self, kind, value, traceback):
+        self.__exit__(kind, value, traceback)
+
     def __dealloc__(self):
         if self.state == HAND_OPEN and self.is_mine():
             shmq_lease_give_back(&self.port.port, self.cell, self.word, SHMQ_RELEASED if self.prefetched else SHMQ_NACKED, SHMQ_BY_POLICY)
@@ -477,29 +501,47 @@ cdef class Leases:
         return self
 
     def __next__(self):
+        self._finish()
+        if not self.port.closed:
+            try:
+                return self.take(self.timeout)
+            except (Closed, ShutDown): # closed in this process while it waited; or shut, and empty
+                pass
+            except Empty:
+                pass
+        raise StopIteration
+
+    def __aiter__(self):
+        return self
+
+    def __anext__(self):
+        return self.port._anext(self, self.timeout)
+
+    def _finish(self) -> None:
+        """The loop's body has ended."""
         try:
             self.finish(True)
-        except LeaseLost as error: # the body is done, and cannot be told otherwise
+        except LeaseLost as error: # it is done, and cannot be told otherwise
             self.port._late(error)
-        while not self.port.closed:
+
+    def _take(self) -> Lease:
+        """The next lease, if there is one now. Raises Empty and what receive raises."""
+        return self.take(0)
+
+    cdef Lease take(self, object timeout):
+        while True:
             if self.ahead:
                 if self.come_to(<Lease>self.ahead.pop()):
                     return self.current
                 continue
-            try:
-                if self.prefetch > 1:
-                    self.ahead = self.port.receive_many(self.prefetch, self.timeout, self.lease_ns / 1e9 if self.lease_ns else None, False)
-                    self.ahead.reverse()
-                    continue
-                self.current = self.port.receive_for(self.timeout, self.lease_ns, True)
-            except Closed: # closed in this process while it waited
-                break
-            except Empty:
-                break
+            if self.prefetch > 1:
+                self.ahead = self.port.receive_many(self.prefetch, timeout, self.lease_ns / 1e9 if self.lease_ns else None, False)
+                self.ahead.reverse()
+                continue
+            self.current = self.port.receive_for(timeout, self.lease_ns, True)
             if self.extend:
                 self.port.extend_by_itself(self.current)
             return self.current
-        raise StopIteration
 
     cdef bint come_to(self, Lease lease) except -1:
         """The loop is where this prefetched lease is next: begin its time. False: it was over."""

@@ -11,19 +11,22 @@ import os
 import sys
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 from shmq import _core, _segment
 from shmq._backoff import YEAR, Backoff
+from shmq._bell import ITEMS, SPACE, Ears, wait_done
 from shmq._codec import Codec, json_codec
-from shmq._errors import Empty, SegmentCorrupt, SegmentMismatch, SegmentNotFound
+from shmq._errors import Empty, Full, SegmentCorrupt, SegmentMismatch, SegmentNotFound
 from shmq._segment import LIFETIMES, Config, Segment
 from shmq._stats import Holding, QueueStats, holders_report, holdings_of, stats_of
 
 if TYPE_CHECKING:
     import logging
+    from asyncio import AbstractEventLoop
 
+    from shmq._awaiting import Place, Receiving
     from shmq._dead_letters import DeadLetter, DeadLetters
 
 __all__ = ["Queue"]
@@ -167,6 +170,8 @@ class Queue(_core.Port):
         self._creator_pid = os.getpid() if mine else None
 
     def _attached(self) -> None:
+        self._ears = Ears()  # of this process
+        self._places: dict[AbstractEventLoop, Place] = {}
         _open_queues.add(self)
         if "multiprocessing.util" in sys.modules and os.getpid() not in _leaves_with_multiprocessing:
             _leaves_with_multiprocessing.add(os.getpid())
@@ -175,7 +180,59 @@ class Queue(_core.Port):
     def __reduce__(self) -> tuple[Any, ...]:
         return _attach_again, (type(self), self.name, self.segment.nonce, self.codec, self.spin)
 
+    # -- asyncio: the same, awaited. Nothing waits but the event loop; cancelling loses nothing -----------------------------
+
+    async def aget(self, timeout: float | None = None) -> Any:
+        """get, awaited: in the order in which the tasks of a loop came. **Raises** as get."""
+        try:
+            return self.get(False)
+        except Empty:
+            from shmq import _awaiting
+
+            return await _awaiting.wait(self, ITEMS, self.get_nowait, timeout)
+
+    async def aput(self, obj: Any, timeout: float | None = None) -> None:
+        """put, awaited. **Raises** as put; where it is cancelled, nothing was put."""
+        try:
+            return self.put(obj, False)
+        except Full:
+            from shmq import _awaiting
+
+            return await _awaiting.wait(self, SPACE, lambda: self.put(obj, False), timeout)
+
+    def areceive(self, timeout: float | None = None, **how: Any) -> Receiving:
+        """receive, awaited: ``lease = await queue.areceive()``, or ``async with queue.areceive() as lease:``.
+
+        `how`: lease_timeout and extend as in receive. **Raises** as receive.
+        """
+        from shmq._awaiting import Receiving
+
+        return Receiving(self, timeout, how)
+
+    async def ajoin(self, timeout: float | None = None) -> bool:
+        """join, awaited."""
+        from shmq import _awaiting
+
+        return await _awaiting.done(self, timeout)
+
+    def __aiter__(self) -> AsyncIterator[_core.Lease]:
+        return self.consume()
+
+    async def __aenter__(self) -> Queue:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        self.close()
+
     # -- operating -----------------------------------------------------------------------------------------------------
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait until every message is done; True, or False on time-out.
+
+        Done is a message that was acked, became a dead letter or was purged, or that was taken by `get` and followed by a
+        task_done. **Raises** Closed. What was shut down is waited for like anything else.
+        """
+        return wait_done(self, timeout)
 
     def drain(self) -> list[Any]:
         """Take every message that waits, oldest first; an empty list where there is none."""
@@ -211,6 +268,11 @@ class Queue(_core.Port):
         return self.dead_letters.redrive(filter, rate, timeout)
 
     def close(self) -> None:
+        if not self.closed:
+            self._ears.close()
+            for loop, place in list(self._places.items()):
+                if not loop.is_closed():
+                    loop.call_soon_threadsafe(place.watch)  # those who wait there are told
         super().close()
         if self._creator_pid == os.getpid():
             _segment.leave(self.segment)
@@ -247,6 +309,16 @@ class Queue(_core.Port):
         return f"<shmq.Queue {self.name!r}: {self.qsize():,} of {self.maxsize:,} slots of {self.slot_size:,} bytes>"
 
     # -- what the compiled half calls ------------------------------------------------------------------------------------
+
+    def _anext(self, leases: _core.Leases, timeout: float | None) -> Any:
+        from shmq._awaiting import next_lease
+
+        return next_lease(self, leases, timeout)
+
+    def _apublish(self, loan: _core.Loan[Any], nbytes: int | None, timeout: float | None) -> Any:
+        from shmq._awaiting import publish
+
+        return publish(self, loan, nbytes, timeout)
 
     def _left(self) -> None:
         if self.segment.config.lifetime == "handles":

@@ -6,6 +6,7 @@ Files, all under /dev/shm (glibc's place for POSIX names), mode 0600::
     sem.shmq.NAME+NONCE.items|space   the semaphores on which consumers and producers sleep
     shmq.NAME+NONCE.KEY               a side segment with one message that was too large for a slot
     shmq.NAME+NONCE.dead/             the queue's dead letters (shmq/_dead_letters.py)
+    shmq.NAME+NONCE.PORT.bell         the bell of a port (shmq/_native/bell.h)
     .shmq-UID.lock                    the user's lock file (shmq/_native/owner.h)
 
 Creation is atomic for those who open at the same moment: whoever opens or creates holds a named lock, which the kernel
@@ -155,9 +156,14 @@ class Segment:
         self.made = False  # … by this very handle
 
     @property
+    def place(self) -> str:
+        """What the paths of all files begin with that stand beside this very segment."""
+        return f"{SHM}/{PREFIX}{self.name}{SEPARATOR}{self.nonce:016x}"
+
+    @property
     def dead_letters_path(self) -> str:
         """The folder of the queue's dead letters; it is there once there was one."""
-        return f"{SHM}/{PREFIX}{self.name}{SEPARATOR}{self.nonce:016x}.dead"
+        return f"{self.place}.dead"
 
     def semaphore_name(self, side: int) -> str:
         """POSIX name of the semaphore of a side: 0 items, 1 space."""

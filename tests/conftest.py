@@ -11,6 +11,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -75,6 +76,11 @@ def make(name: str) -> Iterator[Callable[..., shmq.Queue]]:
 def queue(make: Callable[..., shmq.Queue]) -> shmq.Queue:
     """A small queue: 16 slots of 256 bytes."""
     return make(slots=16, slot_size=256)
+
+
+def engine_sources(folder: Path) -> list[Path]:
+    """The C files of the engine, without the interface for C programs."""
+    return sorted(set(folder.glob("*.c")) - {folder / "client.c"})
 
 
 class Children:

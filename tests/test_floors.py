@@ -25,8 +25,11 @@ FLOORS = {
     "_stats": 2,
     "_dead_letters": 2,
     "_renewal": 2,
+    "_bell": 2,
+    "_awaiting": 2,
     "_queue": 2,
     "_doctor": 3,
+    "aio": 3,
     "cli": 4,
 }
 FREE = {"_version", "_include"}  # import nothing of shmq, may be imported by all
@@ -57,6 +60,7 @@ PUBLIC = [
     "SegmentMismatch",
     "SegmentNotFound",
     "ShmqError",
+    "ShutDown",
     "TooManyPorts",
     "__version__",
     "get_include",
@@ -64,6 +68,7 @@ PUBLIC = [
     "list_segments",
     "unlink",
     "verify",
+    "wait_any",
 ]
 
 
@@ -191,7 +196,7 @@ def test_the_public_names_are_these() -> None:
 
 
 def test_nothing_public_hides_behind_the_package() -> None:
-    modules = {"cli"}  # where it was imported
+    modules = {"cli", "aio"}  # where they were imported
     assert {name for name in vars(shmq) if not name.startswith("_")} - modules == set(PUBLIC) - {"__version__"}
 
 

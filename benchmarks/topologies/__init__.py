@@ -2,8 +2,10 @@
 
 from cases import Case
 
-from topologies import flatness, frames, idle, many_to_many, memory, one_to_one, ping_pong, startup
+from topologies import awaited, flatness, frames, idle, many_to_many, memory, one_to_one, ping_pong, startup
 
 CASES: list[Case] = [
-    case for module in (one_to_one, many_to_many, ping_pong, frames, flatness, idle, memory, startup) for case in module.CASES
+    case
+    for module in (one_to_one, many_to_many, ping_pong, awaited, frames, flatness, idle, memory, startup)
+    for case in module.CASES
 ]

@@ -22,11 +22,13 @@ _Static_assert((int)SHMQ_ERROR_TIMED_OUT == SHMQ_TIMED_OUT && (int)SHMQ_ERROR_NO
 _Static_assert((int)SHMQ_ERROR_LOST == SHMQ_LOST && (int)SHMQ_ERROR_CORRUPT == SHMQ_CORRUPT, "errors");
 _Static_assert((int)SHMQ_ERROR_NO_PORTS == SHMQ_NO_PORTS && (int)SHMQ_ERROR_TOO_LARGE == SHMQ_TOO_LARGE, "errors");
 _Static_assert((int)SHMQ_ERROR_NOT_FOUND == SHMQ_NOT_FOUND && (int)SHMQ_ERROR_MISMATCH == SHMQ_MISMATCH, "errors");
+_Static_assert((int)SHMQ_ERROR_SHUT == SHMQ_SHUT, "errors");
 _Static_assert((int)SHMQ_ERROR_FOREIGN == SHMQ_FOREIGN && (int)SHMQ_ERROR_SYSTEM == SHMQ_SYSTEM, "errors");
 
 struct shmq_queue {
     struct shmq_port port;
     uint64_t mapped_bytes;
+    char place[256]; /* of port.place */
 };
 
 static sem_t *open_semaphore(const char *name, uint64_t nonce, const char *side) {
@@ -76,6 +78,9 @@ int shmq_attach(const char *name, shmq_queue **out) {
     }
     if (status == SHMQ_OK) {
         queue->mapped_bytes = mapped;
+        if ((size_t)snprintf(queue->place, sizeof queue->place, "/dev/shm/shmq.%s+%016llx", name,
+                             (unsigned long long)queue->port.nonce) < sizeof queue->place)
+            queue->port.place = queue->place;
         queue->port.semaphores[SHMQ_ITEMS] = open_semaphore(name, queue->port.nonce, "items");
         queue->port.semaphores[SHMQ_SPACE] = open_semaphore(name, queue->port.nonce, "space");
         shmq_reap(&queue->port);
@@ -106,6 +111,7 @@ static uint64_t deadline_of(int64_t timeout_ns) { return timeout_ns < 0 ? SHMQ_F
 
 /* The waiting half of every blocking call. Signals end a sleep, not the call. */
 static int wait_on(shmq_queue *queue, int status, enum shmq_side side, uint64_t deadline, struct shmq_patience *patience) {
+    if (status == SHMQ_WOULD_BLOCK && shmq_load_seq(&queue->port.header->shut)) return SHMQ_SHUT;
     if (status == SHMQ_WOULD_BLOCK) status = (int)shmq_wait(&queue->port, side, deadline, patience);
     else if (status == SHMQ_NO_CELLS) {
         status = (int)shmq_wait_for_cell(&queue->port, deadline, patience);

@@ -1,4 +1,4 @@
-/* The format of a segment, version 2. This file is its specification.
+/* The format of a segment, version 3. This file is its specification.
  *
  * Purpose: a queue of fixed-size slots in shared memory, in which any process may be killed at any instruction.
  *
@@ -77,7 +77,7 @@
 #include "sync.h"
 
 #define SHMQ_MAGIC UINT64_C(0x31676e6972716d73) /* "smqring1" */
-#define SHMQ_VERSION 2u
+#define SHMQ_VERSION 3u
 #define SHMQ_ENDIAN 0x01020304u
 #define SHMQ_PAGE 4096u
 
@@ -169,6 +169,13 @@ struct shmq_cell {
 
 /* -- ports ---------------------------------------------------------------------------------------------------------- */
 
+/* In a count of waiters: some port may have a bell armed for that side. A hint: whoever finds none armed takes it away. */
+#define SHMQ_BELLS (UINT32_C(1) << 31)
+#define SHMQ_BELL_MADE UINT64_C(8)
+
+/* Whether messages still go in: not after a shutdown. */
+enum shmq_shut { SHMQ_NOT_SHUT = 0, SHMQ_SHUT_FOR_PUTS = 1 };
+
 enum shmq_operation { SHMQ_NOTHING = 0, SHMQ_PUTTING = 1, SHMQ_GETTING = 2 };
 
 static inline uint64_t shmq_intent_word(unsigned operation, uint32_t cell, uint32_t index, uint32_t give) {
@@ -187,7 +194,9 @@ struct shmq_port_record {
     shmq_word pid;            /*  8  for people, and a second opinion: the truth is `owner` */
     shmq_word run;            /* 16  which run of that pid (owner.h); 0: not known, or nobody's */
     shmq_word serial;         /* 24  how many ports were attached before; makes message ids unique */
-    uint8_t reserved[32];
+    shmq_word bell;           /* 32  for which sides (bit n: enum shmq_side) its bell is to be rung; SHMQ_BELL_MADE: there is one.
+                               *     Armed by: owner; cleared by: owner, who rings it, reaper [park] */
+    uint8_t reserved[24];
     /* line 1: what; written by the owner with every message */
     shmq_word intent;         /* 64  operation (2) | in-flight cell (14) | ring index (24) | give (24); 0: nothing open */
     shmq_word expected;       /* 72  the ring word that the exchange expects: names `take` and the lap */
@@ -277,15 +286,19 @@ struct shmq_header {
     /* one line each for the words that everybody writes */
     _Alignas(SHMQ_LINE) shmq_word write_seq;      /* 256 */
     _Alignas(SHMQ_LINE) shmq_word read_seq;       /* 320 */
-    _Alignas(SHMQ_LINE) shmq_half items_waiters;  /* 384  consumers asleep; read by every publisher [park] */
-    shmq_half space_waiters;                      /* 388  producers asleep; read by every consumer [park] */
+    _Alignas(SHMQ_LINE) shmq_half items_waiters;  /* 384  consumers asleep (31 bits) | SHMQ_BELLS; read by every publisher [park] */
+    shmq_half space_waiters;                      /* 388  producers asleep | SHMQ_BELLS; read by every consumer [park] */
     shmq_word orphan_epoch;                       /* 392  moves whenever a cell became ORPHAN [epoch] */
+    shmq_half done_waiters;                       /* 400  SHMQ_BELLS where somebody waits for the last message to be done [park] */
+    shmq_half shut;                               /* 404  enum shmq_shut; read by every publisher [park] */
+    shmq_word backlog;                            /* 408  messages that found the ring full and wait beside the segment */
     _Alignas(SHMQ_LINE) shmq_word space_woken_ns; /* 448  when a producer was last woken: see wait.c */
     shmq_word attachments;                        /* 456  serial numbers for ports */
     _Alignas(SHMQ_LINE) shmq_word retired[SHMQ_COUNTERS]; /* 512  counters of ports that are gone */
     _Alignas(SHMQ_LINE) shmq_word events[SHMQ_EVENTS]; /* 576  enum shmq_event */
     shmq_word timing;                             /* 600  1 once a lease had a time-out: nobody looks for expired ones before */
-    _Alignas(SHMQ_LINE) uint8_t reserved1[384];
+    _Alignas(SHMQ_LINE) shmq_word done;           /* 640  messages that a get took and whose work was said to be done */
+    uint8_t reserved1[376];
 };
 
 _Static_assert(sizeof(struct shmq_cell) == 64, "layout");
@@ -294,6 +307,8 @@ _Static_assert(offsetof(struct shmq_port_record, intent) == 64, "layout");
 _Static_assert(sizeof(struct shmq_slot) == 64, "layout");
 _Static_assert(offsetof(struct shmq_header, policy) == 136, "layout");
 _Static_assert(offsetof(struct shmq_header, write_seq) == 256, "layout");
+_Static_assert(offsetof(struct shmq_header, backlog) == 408, "layout");
+_Static_assert(offsetof(struct shmq_header, done) == 640, "layout");
 _Static_assert(offsetof(struct shmq_header, retired) == 512, "layout");
 _Static_assert(sizeof(struct shmq_header) == 1024, "layout");
 

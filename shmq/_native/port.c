@@ -4,6 +4,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "bell.h"
 #include "lease.h"
 #include "owner.h"
 #include "wait.h"
@@ -135,6 +136,7 @@ void shmq_port_detach(struct shmq_port *port) {
         shmq_add_relaxed(&port->header->retired[i], shmq_load_relaxed(&port->record->counters[i]));
         shmq_store_relaxed(&port->record->counters[i], 0);
     }
+    shmq_bell_remove(port, port->index);
     shmq_store_relaxed(&port->record->run, 0); /* nobody's any more: see shmq_owner_runs */
     shmq_store_release(&port->record->owner, 0);
     shmq_wake(port, SHMQ_SPACE);

@@ -35,12 +35,14 @@ typedef enum shmq_status {
     SHMQ_FOREIGN,          /* the segment belongs to another user */
     SHMQ_SYSTEM,           /* errno tells */
     SHMQ_EXHAUSTED,        /* a message that has failed too often: bury it */
+    SHMQ_SHUT,             /* no message goes in any more, since somebody has shut the queue */
 } shmq_status;
 
 #define SHMQ_FOREVER UINT64_MAX
 
-/* Who waits where: the ring's two ends. */
-enum shmq_side { SHMQ_ITEMS = 0, SHMQ_SPACE = 1 };
+/* Who waits for what: for a message, for room (the ring's two ends, where one may also sleep on a semaphore), or for every
+ * message to be done. */
+enum shmq_side { SHMQ_ITEMS = 0, SHMQ_SPACE = 1, SHMQ_DONE = 2, SHMQ_SIDES = 3 };
 
 /* What the cell is wanted for; matters in segments of large slots only. */
 enum shmq_purpose { SHMQ_TO_WRITE, SHMQ_TO_GIVE };
@@ -64,6 +66,8 @@ struct shmq_port {
     struct shmq_policy policy;       /* private copy */
     bool buries;                     /* this handle takes messages that have failed too often, to bury them */
     sem_t *semaphores[2];            /* by side; NULL: nobody sleeps here */
+    const char *place;               /* what the paths of the bells begin with, or NULL: none is rung. The caller's memory */
+    uint32_t bell_hint;              /* where the next armed bell is looked for */
     uint64_t spin_ns[2];             /* how long spinning has been worth it lately, by side */
     bool spins;                      /* more than one CPU */
     bool caught_up;                  /* the last get took the last message */

@@ -3,6 +3,7 @@
 
 #include <sched.h>
 
+#include "bell.h"
 #include "lease.h"
 #include "owner.h"
 #include "wait.h"
@@ -103,6 +104,7 @@ static bool recover(struct shmq_port *port, uint32_t dead) {
     /* The dead may have been the only one who knew of an orphan, of a message or of room: tell everybody to look. Before the
      * port is free, so that a reaper that dies here leaves a port for which the next one tells. */
     shmq_add_seq(&port->header->orphan_epoch, 1); /* [epoch] */
+    shmq_bell_remove(port, dead);
     shmq_store_relaxed(&record->run, 0);
     shmq_store_release(&record->owner, 0);
     return true;

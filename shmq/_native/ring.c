@@ -100,6 +100,7 @@ shmq_status shmq_ring_put(struct shmq_port *port, uint32_t cell) {
     const uint32_t slots = port->geometry.slots;
     shmq_word *sequence = &port->header->write_seq;
     uint32_t give = shmq_word_slot(shmq_cell_load(port, cell));
+    if (shmq_unlikely(shmq_load_relaxed(&port->header->shut))) return SHMQ_SHUT;
     for (int attempt = 0; attempt < ATTEMPTS; attempt++) {
         uint64_t t = shmq_load_acquire(sequence);
         uint32_t index = shmq_seq_index(t);
@@ -145,7 +146,8 @@ uint32_t shmq_ring_put_many(struct shmq_port *port, uint32_t cell, shmq_fill fil
     const uint32_t slots = port->geometry.slots;
     shmq_word *sequence = &port->header->write_seq;
     uint32_t done = 0;
-    *status = SHMQ_OK;
+    *status = shmq_unlikely(shmq_load_relaxed(&port->header->shut)) ? SHMQ_SHUT : SHMQ_OK;
+    if (*status != SHMQ_OK) return 0;
     while (fill(context, port, slot_of(port, cell))) {
         /* The first message, and any after a meeting with another producer, goes the careful way. The next ones try the
          * cell behind the last success: it may be filled, since nothing before it is unfilled (I3). */

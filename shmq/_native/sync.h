@@ -8,7 +8,8 @@
  *   [hand]      a store to an in-flight cell           -> reaper, adopter or claimant of that cell
  *   [intent]    the intent's operation word            -> the reaper's two looks around an in-flight cell
  *   [epoch]     orphan_epoch after a cell became ORPHAN -> the consumer that compares it with what it has seen
- *   [park]      exchange, then look at the waiter count <-> announce, then look at the ring (all four seq_cst: Dekker)
+ *   [park]      exchange, then look at the waiter count <-> announce, then look at the ring (all four seq_cst: Dekker); the
+ *               same where the announcement is an armed bell, and where what one waits for is a shutdown or the last ack
  *   [view]      a viewer says so, then looks whether the lease is its own <-> the cell is another's, then look for viewers;
  *               a viewer says that it goes, then looks whether the cell was handed to it <-> hand it over, then look again (Dekker)
  *   [ready]     the magic word stored last             -> attach
@@ -38,6 +39,9 @@ _Static_assert(ATOMIC_LLONG_LOCK_FREE == 2, "64-bit atomics must be lock-free: a
 #define shmq_store_release(p, v) atomic_store_explicit((p), (v), memory_order_release)
 #define shmq_add_relaxed(p, v) atomic_fetch_add_explicit((p), (v), memory_order_relaxed)
 #define shmq_add_seq(p, v) atomic_fetch_add_explicit((p), (v), memory_order_seq_cst)
+#define shmq_or_seq(p, v) atomic_fetch_or_explicit((p), (v), memory_order_seq_cst)
+#define shmq_and_seq(p, v) atomic_fetch_and_explicit((p), (v), memory_order_seq_cst)
+#define shmq_store_seq(p, v) atomic_store_explicit((p), (v), memory_order_seq_cst)
 #define shmq_swap_seq(p, expected, v) \
     atomic_compare_exchange_strong_explicit((p), (expected), (v), memory_order_seq_cst, memory_order_acquire)
 

@@ -5,6 +5,7 @@
 #include <sched.h>
 #include <unistd.h>
 
+#include "bell.h"
 #include "lease.h"
 #include "reap.h"
 #include "ring.h"
@@ -32,8 +33,10 @@ unsigned shmq_wait_cpus(void) {
     return online > 1 ? (unsigned)online : 1;
 }
 
-static bool promising(struct shmq_port *port, enum shmq_side side) {
+bool shmq_wait_promising(struct shmq_port *port, enum shmq_side side) {
+    if (shmq_unlikely(shmq_load_seq(&port->header->shut) && side != SHMQ_DONE)) return true; /* [park] */
     if (side == SHMQ_SPACE) return shmq_ring_has_space(port);
+    if (side == SHMQ_DONE) return shmq_unfinished(port) == 0;
     return shmq_ring_has_item(port) || shmq_load_seq(&port->header->orphan_epoch) != port->epoch_seen ||
            (shmq_unlikely(port->due_ns != SHMQ_FOREVER) && shmq_now_ns() >= port->due_ns);
 }
@@ -75,7 +78,7 @@ bool shmq_wait_spin(struct shmq_port *port, enum shmq_side side, uint64_t deadli
     bool patient = side == SHMQ_SPACE && enough > 1; /* for the first microseconds */
     for (unsigned pauses = 1;; pauses = pauses < PAUSE_MOST ? pauses * 2 : pauses) {
         for (unsigned i = 0; i < pauses; i++) shmq_pause();
-        if (patient ? shmq_ring_has_spaces(port, enough) : promising(port, side)) {
+        if (patient ? shmq_ring_has_spaces(port, enough) : shmq_wait_promising(port, side)) {
             port->spin_ns[side] = limit < SHMQ_SPIN_NS ? limit * 2 : limit;
             return true;
         }
@@ -108,16 +111,16 @@ static int wait_until(sem_t *semaphore, uint64_t deadline_ns) {
 
 static bool take_one_off(shmq_half *waiters) {
     uint32_t n = shmq_load_seq(waiters);
-    for (int tries = 0; n && tries < TAKES; tries++)
+    for (int tries = 0; n & ~SHMQ_BELLS && tries < TAKES; tries++)
         if (shmq_swap_seq(waiters, &n, n - 1)) return true;
     return false;
 }
 
 shmq_status shmq_wait_park(struct shmq_port *port, enum shmq_side side, uint64_t deadline_ns, struct shmq_patience *patience) {
-    shmq_half *waiters = side == SHMQ_ITEMS ? &port->header->items_waiters : &port->header->space_waiters;
+    shmq_half *waiters = shmq_waiters(port, side);
     uint64_t now = shmq_now_ns();
     if (now >= deadline_ns) return SHMQ_TIMED_OUT;
-    uint64_t rank = shmq_add_seq(waiters, 1) + 1; /* [park] */
+    uint64_t rank = (shmq_add_seq(waiters, 1) & ~SHMQ_BELLS) + UINT64_C(1); /* [park] */
     uint32_t longest = rank * SHMQ_SLICE_MS < SHMQ_SLICE_MOST_MS ? (uint32_t)rank * SHMQ_SLICE_MS : SHMQ_SLICE_MOST_MS;
     /* A producer's first slices are short, because a consumer does not announce every freed cell. */
     uint32_t longer = patience->slice_ms ? patience->slice_ms * 2 : 1;
@@ -127,7 +130,7 @@ shmq_status shmq_wait_park(struct shmq_port *port, enum shmq_side side, uint64_t
     if (slice_end > port->due_ns && side == SHMQ_ITEMS) slice_end = port->due_ns;
     SHMQ_CRASH_POINT(park_announced);
     int result = EAGAIN;
-    if (!promising(port, side))
+    if (!shmq_wait_promising(port, side))
         result = wait_until(port->semaphores[side], slice_end < deadline_ns ? slice_end : deadline_ns) ? errno : 0;
     if (result == 0) return SHMQ_OK; /* whoever posted took us off the count */
     /* Not woken: take ourselves off. If somebody else did, a post is there or on its way: eat it if it is there. */
@@ -180,18 +183,48 @@ shmq_status shmq_wait_for_cell(struct shmq_port *port, uint64_t deadline_ns, str
     return clock_nanosleep(CLOCK_MONOTONIC, 0, &pause, NULL) == EINTR ? SHMQ_INTERRUPTED : SHMQ_OK;
 }
 
-void shmq_wake(struct shmq_port *port, enum shmq_side side) {
-    if (port->semaphores[side] == NULL) return;
-    if (side == SHMQ_ITEMS) {
-        if (take_one_off(&port->header->items_waiters)) sem_post(port->semaphores[side]);
-        return;
+uint64_t shmq_taken(const struct shmq_port *port) {
+    uint64_t taken = shmq_load_relaxed(&port->header->retired[SHMQ_GETS]);
+    for (uint32_t i = 0; i < port->geometry.ports; i++) taken += shmq_load_relaxed(&port->records[i].counters[SHMQ_GETS]);
+    return taken;
+}
+
+/* In the order in which a message goes its way, so that one which moves meanwhile is seen twice rather than overlooked: backlog,
+ * ring, an exchange that is open, cells; and what is done before what was taken. */
+uint64_t shmq_unfinished(const struct shmq_port *port) {
+    uint64_t unfinished = shmq_load_seq(&port->header->backlog) + shmq_ring_length(port);
+    for (uint32_t i = 0; i < port->geometry.ports; i++)
+        unfinished += shmq_intent_operation(shmq_load_seq(&port->records[i].intent)) == SHMQ_GETTING;
+    for (uint32_t i = 0; i < port->geometry.cells; i++) {
+        unsigned state = shmq_cell_state(shmq_load_seq(&port->cells[i].word));
+        unfinished += shmq_state_leased(state) || state == SHMQ_ORPHAN;
     }
+    uint64_t done = shmq_load_seq(&port->header->done), taken = shmq_taken(port);
+    return unfinished + (taken > done ? taken - done : 0);
+}
+
+/* Is there so much room, or was nobody told for so long, that a producer is worth waking? */
+static bool worth_waking(const struct shmq_port *port, uint64_t now) {
     uint32_t space = port->geometry.slots - shmq_ring_estimate(port), worth = port->geometry.slots / 4;
-    if (space < (worth < SPACE_WORTH ? worth : SPACE_WORTH)) {
-        uint64_t now = shmq_now_ns(), woken = shmq_load_relaxed(&port->header->space_woken_ns); /* a hint */
-        if (now - woken < SPACE_PATIENCE_NS) return;
-    }
-    if (!take_one_off(&port->header->space_waiters)) return;
-    shmq_store_relaxed(&port->header->space_woken_ns, shmq_now_ns());
+    if (space >= (worth < SPACE_WORTH ? worth : SPACE_WORTH)) return true;
+    return now - shmq_load_relaxed(&port->header->space_woken_ns) >= SPACE_PATIENCE_NS; /* a hint */
+}
+
+static bool post(struct shmq_port *port, enum shmq_side side) {
+    if (side == SHMQ_DONE || port->semaphores[side] == NULL || !take_one_off(shmq_waiters(port, side))) return false;
     sem_post(port->semaphores[side]);
+    return true;
+}
+
+void shmq_wake(struct shmq_port *port, enum shmq_side side) {
+    uint64_t now = 0;
+    if (shmq_load_seq(shmq_waiters(port, side)) == 0) return;
+    if (side == SHMQ_SPACE && !worth_waking(port, now = shmq_now_ns())) return;
+    bool woken = post(port, side) || (shmq_load_seq(shmq_waiters(port, side)) & SHMQ_BELLS && shmq_bell_ring(port, side));
+    if (side == SHMQ_SPACE && woken) shmq_store_relaxed(&port->header->space_woken_ns, now);
+}
+
+void shmq_wake_all(struct shmq_port *port, enum shmq_side side) {
+    for (int n = 0; n < TAKES && post(port, side); n++) {}
+    for (uint32_t n = 0; n < port->geometry.ports && shmq_bell_ring(port, side); n++) {}
 }

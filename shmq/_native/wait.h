@@ -3,7 +3,8 @@
  * A waiter first spins for a short, bounded time (only where there is more than one CPU), then announces itself in the
  * header's waiter count, looks again, and sleeps on the named POSIX semaphore of its side. Who publishes (frees a cell)
  * looks at the count after its exchange, takes one waiter off it and posts once. The semaphore is a hint only: under
- * SIGKILL it may lose a wake-up or keep one too many, so every sleep is sliced and the ring is looked at again.
+ * SIGKILL it may lose a wake-up or keep one too many, so every sleep is sliced and the ring is looked at again. Who waits for
+ * several things at once does not sleep here, but arms a bell (bell.h).
  */
 #ifndef SHMQ_WAIT_H
 #define SHMQ_WAIT_H
@@ -55,13 +56,36 @@ void shmq_wait_linger(struct shmq_port *port);
  * which costs the next publisher one superfluous post. */
 shmq_status shmq_wait_park(struct shmq_port *port, enum shmq_side side, uint64_t deadline_ns, struct shmq_patience *patience);
 
-/* Wake one waiter of the side, if there is one (and, for space, if it is worth it). Never blocks. */
+/* Is it worth a try: is there a message, room, nothing left to be done; or was the queue shut, or corrupted? */
+bool shmq_wait_promising(struct shmq_port *port, enum shmq_side side);
+
+/* Messages that are not done: those in the ring, the backlog, in flight, and those taken by get without a task_done so far. */
+uint64_t shmq_unfinished(const struct shmq_port *port);
+
+/* Those that get took, over all ports. Exact at a quiet moment. */
+uint64_t shmq_taken(const struct shmq_port *port);
+
+/* Wake one waiter of the side, if there is one (and, for space, if it is worth it): who sleeps, or else whose bell is armed.
+ * Never blocks. */
 void shmq_wake(struct shmq_port *port, enum shmq_side side);
+
+/* Wake everybody who waits at this side. */
+void shmq_wake_all(struct shmq_port *port, enum shmq_side side);
+
+/* The count of a side's waiters. */
+static inline shmq_half *shmq_waiters(const struct shmq_port *port, enum shmq_side side) {
+    struct shmq_header *header = port->header;
+    return side == SHMQ_ITEMS ? &header->items_waiters : side == SHMQ_SPACE ? &header->space_waiters : &header->done_waiters;
+}
 
 /* After a put (get): look at the count, which pairs with the announcement [park]. */
 static inline void shmq_wake_after(struct shmq_port *port, enum shmq_side side) {
-    shmq_half *waiters = side == SHMQ_ITEMS ? &port->header->items_waiters : &port->header->space_waiters;
-    if (shmq_unlikely(shmq_load_seq(waiters))) shmq_wake(port, side);
+    if (shmq_unlikely(shmq_load_seq(shmq_waiters(port, side)))) shmq_wake(port, side);
+}
+
+/* After what may have been the last step of the last message. */
+static inline void shmq_wake_if_done(struct shmq_port *port) {
+    if (shmq_unlikely(shmq_load_seq(&port->header->done_waiters)) && shmq_unfinished(port) == 0) shmq_wake_all(port, SHMQ_DONE);
 }
 
 #endif

@@ -19,12 +19,14 @@
  * had not been before, where a breakpoint of the processor stops it, and is stepped from there.
  *
  * Not for aarch64: an exception between a load-exclusive and its store-exclusive makes the store fail, at each try. */
+#include <fcntl.h>
 #include <errno.h>
 #include <signal.h>
 #include <stddef.h>
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
 #include <sys/user.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 
 #include "../native/trial.h"
@@ -48,6 +50,12 @@ static void copy_out(const struct world *w, unsigned char *bytes) {
 static void copy_in(struct world *w, const unsigned char *bytes) {
     memcpy(w->base, bytes, w->g.segment_bytes);
     memcpy(w->semaphores, bytes + w->g.segment_bytes, 2 * sizeof(sem_t));
+    if (w->bell < 0) return;
+    /* The survivor's bell is outside: an earlier trial may have ended with its removal. */
+    char path[96];
+    bell_path(w, w->survivor.index, path);
+    unlink(path), close(w->bell);
+    CHECK(mkfifo(path, 0600) == 0 && (w->bell = open(path, O_RDWR | O_NONBLOCK)) >= 0, "no bell");
 }
 static bool is_as(const struct world *w, const unsigned char *bytes) {
     return memcmp(w->base, bytes, w->g.segment_bytes) == 0 &&
@@ -256,6 +264,7 @@ static bool is_at(const struct world *w, const unsigned char *bytes, const char 
     const struct shmq_port_record *records = (const struct shmq_port_record *)(bytes + w->g.ports_offset);
     const struct shmq_cell *cells = (const struct shmq_cell *)(bytes + w->g.cells_offset);
     const shmq_word *ring = (const shmq_word *)(bytes + w->g.ring_offset);
+    if (strcmp(point, "bell_armed") == 0) return records[w->survivor.index + 1].bell & 1;
     for (uint32_t i = 0; i < w->g.ports; i++) {
         uint64_t intent = records[i].intent;
         if (shmq_intent_operation(intent) == SHMQ_NOTHING) continue;

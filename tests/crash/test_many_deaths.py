@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from conftest import engine_sources
 
 import shmq
 
@@ -27,7 +28,7 @@ POINTS = sorted({name for file in ENGINE.glob("*.c") for name in POINT.findall(f
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The engine with its crash points, and the roles."""
     path = tmp_path_factory.mktemp("deaths") / "deaths"
-    sources = [SOURCE, *(ENGINE / f"{part}.c" for part in ("lease", "owner", "port", "reap", "ring", "wait"))]
+    sources = [SOURCE, *engine_sources(ENGINE)]
     flags = ["-std=c11", "-O1", "-g", "-Wall", "-Wextra", "-DSHMQ_CRASH_POINTS", f"-I{ENGINE}"]
     command = ["cc", *flags, *sources, "-o", path, "-lrt", "-lpthread"]
     built = subprocess.run(command, capture_output=True, text=True, timeout=WATCHDOG)

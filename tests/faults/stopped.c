@@ -16,6 +16,8 @@
  */
 #include "../native/harness.h"
 
+#include "bell.h"
+
 #include <errno.h>
 #include <signal.h>
 #include <sys/prctl.h>
@@ -30,6 +32,13 @@
 
 static struct segment segment;
 static struct shmq_port port; /* of this process */
+static int bell = -1; /* of this process, in the roles where it has one */
+
+static const char *own_place(void) {
+    static char place[64];
+    if (place[0] == 0) snprintf(place, sizeof place, "/dev/shm/shmq-stopped.%d", (int)getpid());
+    return place;
+}
 
 /* What became of each message, in memory that is not the segment. */
 static struct ledger {
@@ -156,7 +165,10 @@ static void give_back(struct lease lease, enum shmq_cause cause) {
     else CHECK_EQUAL(status, SHMQ_OK);
 }
 
-static void attach(void) { CHECK_EQUAL(port_attach(&port, &segment), SHMQ_OK); }
+static void attach(void) {
+    CHECK_EQUAL(port_attach(&port, &segment), SHMQ_OK);
+    port.place = own_place();
+}
 
 /* -- roles ------------------------------------------------------------------------------------------------------------- */
 
@@ -389,6 +401,22 @@ static void one_died(bool putting) {
 static void one_died_putting(void) { one_died(true); }
 static void one_died_getting(void) { one_died(false); }
 
+/* Bells: the child waits at one, and goes; or rings that of this process. */
+static void play_bell(void) {
+    attach();
+    arm();
+    CHECK(shmq_bell_make(&port) >= 0);
+    shmq_bell_arm(&port, SHMQ_ITEMS);
+    shmq_bell_disarm(&port, SHMQ_ITEMS);
+}
+static void half_and_armed(void) {
+    half();
+    if (bell >= 0) close(bell);
+    bell = shmq_bell_make(&port);
+    CHECK(bell >= 0);
+    shmq_bell_arm(&port, SHMQ_ITEMS);
+}
+
 static const struct role {
     const char *name;
     void (*before)(void); /* this process */
@@ -415,6 +443,8 @@ static const struct role {
     {"wait_for_space", full, play_wait_for_space},
     {"attach", half, play_attach},
     {"detach", half, play_detach},
+    {"wait_for_bell", half, play_bell},
+    {"ring", half_and_armed, play_put},
     {"reap_putter", one_died_putting, play_reap},
     {"reap_getter", one_died_getting, play_reap},
     {"killed_reap_putter", one_died_putting, play_reap},
@@ -493,7 +523,7 @@ static bool trial(const struct role *role, bool past) {
     if (child == 0) {
         passages = 0;
         role->play();
-        if (role->play == play_detach) shmq_port_detach(&port), disarm();
+        if (role->play == play_detach || role->play == play_bell) shmq_port_detach(&port), disarm();
         else disarm(), shmq_port_detach(&port);
         _exit(0);
     }

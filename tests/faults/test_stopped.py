@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Children, wait_until
+from conftest import Children, engine_sources, wait_until
 
 import shmq
 from shmq import _segment
@@ -37,7 +37,7 @@ Make = Callable[..., shmq.Queue]
 @pytest.fixture(scope="session")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("stopped") / "stopped"
-    sources = [SOURCE, *(ENGINE / f"{part}.c" for part in ("lease", "owner", "port", "reap", "ring", "wait"))]
+    sources = [SOURCE, *engine_sources(ENGINE)]
     flags = ["-std=c11", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-DSHMQ_CRASH_POINTS", f"-I{ENGINE}"]
     built = subprocess.run(["cc", *flags, *sources, "-o", path, "-lrt", "-lpthread"], capture_output=True, text=True)
     assert built.returncode == 0, built.stderr
@@ -57,7 +57,7 @@ def windows(program: Path, role: str, slot_size: int, how: str) -> dict[str, int
 def test_every_window_of_the_engine_has_a_role_that_is_stopped_in_it(program: Path) -> None:
     reached: set[str] = set()
     needed = ("put", "ack", "nack", "adopt", "timed_nack", "extend", "watch", "finish_under_a_viewer")
-    for role in (*needed, "wait_for_item", "attach", "detach", "reap_getter"):
+    for role in (*needed, "wait_for_item", "attach", "detach", "reap_getter", "wait_for_bell", "ring"):
         reached |= windows(program, role, 64, "soon").keys()
     assert reached - {"lost"} == set(POINTS)
 

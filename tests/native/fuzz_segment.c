@@ -285,7 +285,7 @@ static struct program {
 static unsigned waits_left;
 static void *lent; /* memory of a call: freed after it, however it ended */
 
-static bool known(int status) { return status >= SHMQ_OK && status <= SHMQ_EXHAUSTED && status != SHMQ_SYSTEM && status != SHMQ_NOT_FOUND && status != SHMQ_FOREIGN; }
+static bool known(int status) { return status >= SHMQ_OK && status <= SHMQ_SHUT && status != SHMQ_SYSTEM && status != SHMQ_NOT_FOUND && status != SHMQ_FOREIGN; }
 
 static bool attached(struct program *program) {
     if (!program->attached) {

@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from conftest import engine_sources
 
 import shmq
 
@@ -77,7 +78,7 @@ def compiled(tmp_path_factory):
 
     def compiled(variant):
         if variant not in done:
-            engine = [ENGINE / f"{part}.c" for part in ("ring", "port", "lease", "wait", "owner", "reap")]
+            engine = engine_sources(ENGINE)
             flags = ["-std=c11", "-g", "-Wall", "-Wextra", "-Werror", "-D_GNU_SOURCE=", *VARIANTS[variant]]
             command = ["cc", *flags, f"-I{ENGINE}", SOURCE, *engine, "-o", folder / variant, "-lrt", "-lpthread"]
             built = subprocess.run(command, capture_output=True, text=True)

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from conftest import engine_sources
 
 import shmq
 
@@ -53,7 +54,7 @@ def compile_target(target: str, engine: Path, folder: Path) -> Path:
     if shutil.which("clang") is None:
         pytest.skip("libFuzzer comes with clang, which is not installed")
     program = folder / f"fuzz_{target}"
-    sources = [HERE / f"fuzz_{target}.c", *(engine / f"{part}.c" for part in ("lease", "owner", "port", "reap", "ring", "wait"))]
+    sources = [HERE / f"fuzz_{target}.c", *engine_sources(engine)]
     command = ["clang", *FLAGS, *TARGETS[target], f"-I{engine}", f"-I{HERE}", *sources, "-o", program, "-lrt", "-lpthread"]
     built = subprocess.run(command, capture_output=True, text=True)
     assert built.returncode == 0, built.stderr

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from conftest import engine_sources
 
 import shmq
 
@@ -25,7 +26,7 @@ VARIANTS = {
 @pytest.fixture(scope="session")
 def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """hostile.c with the engine in one of the variants, compiled once. It includes client.c."""
-    sources = [SOURCE, *(ENGINE / f"{part}.c" for part in ("lease", "owner", "port", "reap", "ring", "wait"))]
+    sources = [SOURCE, *engine_sources(ENGINE)]
 
     @functools.cache
     def build(variant: str) -> Path:

@@ -13,6 +13,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "bell.h"
 #include "lease.h"
 #include "owner.h"
 #include "reap.h"
@@ -50,6 +51,8 @@ struct world {
     struct shmq_geometry g;
     unsigned char *base;
     sem_t *semaphores;               /* of the two sides, shared */
+    char place[64];                  /* where the bells are */
+    int bell;                        /* the survivor's, or -1 */
     struct shmq_port survivor;
     uint32_t bystander;              /* the survivor's cell that holds a lease all the time */
     uint64_t bystander_word;
@@ -64,7 +67,10 @@ struct world {
 static void attach(struct world *w, struct shmq_port *port) {
     CHECK(shmq_port_attach(port, w->base, &w->g, shmq_owner_self()) == SHMQ_OK, "no port");
     for (int side = 0; side < 2; side++) port->semaphores[side] = &w->semaphores[side];
+    port->place = w->place;
 }
+
+static void bell_path(const struct world *w, uint32_t index, char path[96]) { snprintf(path, 96, "%s.%u.bell", w->place, index); }
 
 static uint64_t length_of(const struct world *w, uint32_t number) {
     uint64_t nbytes = 9 + (number * 37) % 48;
@@ -140,6 +146,8 @@ static struct world *world_make(const struct shape *shape) {
     struct world *w = calloc(1, sizeof *w);
     CHECK(w, "memory");
     w->looked_at = SHMQ_NO_CELL;
+    w->bell = -1;
+    snprintf(w->place, sizeof w->place, "/dev/shm/shmq-trial.%d", (int)getpid());
     uint64_t reserved = shape->slot_size >= SHMQ_PAGE ? SHMQ_RESERVED_WHERE_PAGED : PORTS;
     CHECK(shmq_geometry(shape->slots, shape->slot_size, reserved + IN_FLIGHT, PORTS, &w->g), "geometry");
     w->base = mmap(NULL, w->g.segment_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -162,6 +170,9 @@ static struct world *world_make(const struct shape *shape) {
 }
 
 static void world_unmake(struct world *w) {
+    char path[96];
+    if (w->bell >= 0) close(w->bell);
+    for (uint32_t i = 0; i < PORTS; i++) bell_path(w, i, path), unlink(path); /* where a state was put back, of another one */
     munmap(w->base, w->g.segment_bytes);
     munmap(w->semaphores, 4096);
     free(w);
@@ -404,6 +415,23 @@ static void put_before_sleeper(struct world *w) { fill_but_one(w), w->survivor.h
 static void receive_before_sleeper(struct world *w) { expect_received(w), w->survivor.header->space_waiters++; }
 static void nack_before_sleeper(struct world *w) { expect_nacked(w), w->survivor.header->items_waiters++; }
 
+/* Bells. */
+static void make_bell(struct world *w, struct shmq_port *port) {
+    (void)w;
+    CHECK(shmq_bell_make(port) >= 0, "no bell");
+}
+static void make_bell_and_wait(struct world *w, struct shmq_port *port) {
+    make_bell(w, port);
+    shmq_bell_arm(port, SHMQ_ITEMS);
+    shmq_bell_disarm(port, SHMQ_ITEMS);
+}
+static void put_before_bell(struct world *w) {
+    fill_but_one(w);
+    w->bell = shmq_bell_make(&w->survivor);
+    CHECK(w->bell >= 0, "no bell");
+    shmq_bell_arm(&w->survivor, SHMQ_ITEMS);
+}
+
 static const struct role roles[] = {
     {"putter", fill_but_one, nothing, put_the_last, NULL, NULL},
     {"batch_putter", expect_three, nothing, put_three, NULL, NULL},
@@ -435,6 +463,9 @@ static const struct role roles[] = {
     {"waking_putter", put_before_sleeper, nothing, put_the_last, NULL, NULL},
     {"waking_receiver", receive_before_sleeper, nothing, receive_only, NULL, NULL},
     {"waking_nacker", nack_before_sleeper, receive_only, nack_it, NULL, NULL},
+    {"bell_owner", leave_empty, nothing, make_bell_and_wait, NULL, NULL},
+    {"leaving_bell_owner", leave_empty, make_bell, detach_it, NULL, NULL},
+    {"ringing_putter", put_before_bell, nothing, put_the_last, NULL, NULL},
     /* Who died before the reapers. */
     {"dead_getter", expect_second_anything, hold_all_and_put, get, NULL, NULL},
     {"dead_putter", expect_second_perhaps, hold_all, put_second, NULL, NULL},
@@ -442,6 +473,7 @@ static const struct role roles[] = {
     {"reaper_before_get", expect_second_there, nothing, reap_it, "dead_getter", "exchange_intended"},
     {"reaper_after_put", expect_second_there, nothing, reap_it, "dead_putter", "exchange_happened"},
     {"reaper_before_put", expect_second_not_put, nothing, reap_it, "dead_putter", "exchange_intended"},
+    {"reaper_of_bell", leave_empty, nothing, reap_it, "bell_owner", "bell_armed"},
 };
 
 static const struct role *role_of(const char *name) {
@@ -506,6 +538,7 @@ static void check_cells(struct world *w) {
         uint64_t owner = shmq_load_acquire(&port->records[i].owner);
         CHECK(i == port->index ? owner == port->owner : owner == 0, "port %u is %#lx's", i, (unsigned long)owner);
         CHECK(shmq_load_acquire(&port->records[i].intent) == 0, "port %u still intends something", i);
+        CHECK(i == port->index || shmq_load_acquire(&port->records[i].bell) == 0, "port %u still has a bell", i);
     }
 }
 

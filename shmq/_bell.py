@@ -1,0 +1,188 @@
+"""Waiting for several things at once: queues, descriptors, the end of all work.
+
+Who waits for one queue sleeps in the binding, on a semaphore. Who waits for more than that listens: a handle's bell
+(shmq/_native/bell.h) is a descriptor, which poll(2) or an event loop waits for beside others. A bell has one listener; a second
+one of the same handle listens through a handle of its own, so that neither hears what was meant for the other.
+
+A ring may be lost with the process that rang, and nobody rings when a lease expires or a process dies: so a listener looks
+again after a slice of time, as rarely as a sleeper does.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from shmq import _core
+from shmq._errors import Empty
+
+if TYPE_CHECKING:
+    from shmq._queue import Queue
+
+__all__ = ["DONE", "ITEMS", "SLICE", "SPACE", "Listener", "wait_any", "wait_done", "wait_many"]
+
+ITEMS, SPACE, DONE = range(3)  # enum shmq_side of port.h
+SLICE = 0.08  # seconds, SHMQ_SLICE_MS of wait.h
+
+_guard = threading.Lock()
+
+
+class Ears:
+    """The handles through which this process listens to one queue: the queue's own, and further ones where several listen."""
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        self.own_is_free = True
+        self.further: list[Queue] = []  # free ones
+
+    def take(self, queue: Queue) -> Queue:
+        with _guard:
+            if self.own_is_free:
+                self.own_is_free = False
+                return queue
+            if self.further:
+                return self.further.pop()
+        return queue._inspect(queue.segment)
+
+    def give(self, queue: Queue, ear: Queue) -> None:
+        with _guard:
+            if self.pid != os.getpid():
+                return  # a forked child has ears of its own
+            if ear is queue:
+                self.own_is_free = True
+            elif not queue.closed:
+                self.further.append(ear)
+                return
+        if ear is not queue:
+            ear.close()
+
+    def close(self) -> None:
+        """With the queue's handle. Those in use are closed by their listeners."""
+        while self.further:
+            self.further.pop().close()
+
+
+class Listener:
+    """One listener at one queue, until it is closed. **Raises** Closed, TooManyPorts, OSError where there can be no bell."""
+
+    def __init__(self, queue: Queue) -> None:
+        self.queue = queue
+        self.ears = queue._ears
+        self.ear = self.ears.take(queue)
+        self.sides: set[int] = set()
+        try:
+            self.descriptor = self.ear._bell()
+        except BaseException:
+            self.ears.give(queue, self.ear)
+            raise
+
+    def arm(self, side: int) -> None:
+        """Be told once when it is worth a look. The caller looks again before it waits."""
+        self.sides.add(side)
+        self.ear._arm(side)
+
+    def hush(self) -> None:
+        """The bell was rung, and heard."""
+        self.ear._hush()
+
+    def close(self, keeps: Sequence[int] = ()) -> None:
+        """Listen no longer. What was rung for us and left where it was is another one's, but for the sides that the caller
+        `keeps` for himself."""
+        unheard = [side for side in self.sides if not self.ear._disarm(side) and side not in keeps]
+        self.ear._hush()
+        if not self.queue.closed:
+            for side in unheard:
+                if self.queue._promising(side):
+                    self.queue._pass_on(side)
+        self.ears.give(self.queue, self.ear)
+
+
+def wait_many(
+    queues: Sequence[Queue], timeout: float | None = None, descriptors: Iterable[int] = ()
+) -> tuple[list[Queue], list[int]]:
+    """Wait until one of the queues has something (a message, or a shutdown), or one of the descriptors is readable.
+
+    Returns those that have, and those that are; nothing where the time is over. Nothing is taken: another consumer may be
+    quicker. **Waits** up to `timeout` seconds (None: for ever; 0: only looks), asleep but for some microseconds at the first
+    queue. **Raises** Closed.
+    """
+    _core.check_seconds(timeout)
+    others = list(descriptors)
+    deadline = None if timeout is None else time.monotonic() + timeout
+    ready = [queue for queue in queues if queue._ready()]
+    if not ready and queues and (timeout is None or timeout > 0) and queues[0]._spin(ITEMS):
+        ready = [queue for queue in queues if queue._ready()]
+    if ready or (timeout is not None and timeout <= 0):
+        return ready, readable(others, 0)
+    listeners: list[Listener] = []
+    ready = []
+    try:
+        for queue in queues:
+            listeners.append(Listener(queue))
+        while True:
+            for listener in listeners:
+                listener.hush()
+                listener.arm(ITEMS)
+            ready = [queue for queue in queues if queue._ready()]
+            left = None if deadline is None else deadline - time.monotonic()
+            if ready or (left is not None and left <= 0):
+                return ready, readable(others, 0)
+            pause = min([SLICE, *(queue._watch() for queue in queues)])
+            found = readable(
+                [*others, *(listener.descriptor for listener in listeners)], pause if left is None else min(pause, left)
+            )
+            if heard := [descriptor for descriptor in others if descriptor in found]:
+                ready = [queue for queue in queues if queue._ready()]
+                return ready, heard
+    finally:
+        for listener in listeners:
+            listener.close([ITEMS] if listener.queue in ready else [])
+
+
+def readable(descriptors: Sequence[int], seconds: float) -> list[int]:
+    """Which of the descriptors are readable, or at their end, within so many seconds."""
+    poll = select.poll()
+    for descriptor in descriptors:
+        poll.register(descriptor, select.POLLIN)
+    return [descriptor for descriptor, _ in poll.poll(max(seconds * 1000, 0))] if descriptors or seconds > 0 else []
+
+
+def wait_any(queues: Iterable[Queue], timeout: float | None = None) -> Queue:
+    """Wait until one of several queues has a message, and return that queue: the first in the order given.
+
+    Nothing is taken: where others consume from the same queue, they may be quicker, so take with `get_nowait` or `receive(0)` and
+    be ready for Empty. **Waits** up to `timeout` seconds (None: for ever; 0: only looks). **Raises** Empty on time-out; Closed;
+    ValueError without queues. A queue that was shut down counts as one that has something: get says what.
+    """
+    several = list(queues)
+    if not several:
+        raise ValueError("wait_any() of no queue would wait for ever")
+    ready, _ = wait_many(several, timeout)
+    if not ready:
+        raise Empty(f"none of {len(several)} queues has a message{f' after {timeout} s' if timeout else ''}")
+    return ready[0]
+
+
+def wait_done(queue: Queue, timeout: float | None = None) -> bool:
+    """Wait until no message of the queue is unfinished: see Queue.join."""
+    _core.check_seconds(timeout)
+    deadline = None if timeout is None else time.monotonic() + timeout
+    if queue._unfinished() == 0:
+        return True
+    listener = Listener(queue)
+    try:
+        while True:
+            listener.hush()
+            listener.arm(DONE)
+            if queue._unfinished() == 0:
+                return True
+            left = SLICE if deadline is None else deadline - time.monotonic()
+            if left <= 0:
+                return False
+            readable([listener.descriptor], min(SLICE, queue._watch(), left))
+    finally:
+        listener.close()
