@@ -23,10 +23,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from shmq import _core
+from shmq._bell import wait_many
 from shmq._errors import Empty, Full, ShmqError
 from shmq._worker_lost import WorkerLost
 from shmq.executor import _tasks
-from shmq.executor._bell_standin import wait_many
+
 from shmq.executor._board import Board, WorkerStats
 from shmq.executor._channel import Channel
 from shmq.executor._crew import Crew, Death, describe_exit
@@ -99,6 +100,7 @@ class Client:
         self.refusal: str | None = None  # why no task is taken any more
         self.later: deque[Future] = deque()  # done, and to be called back
         self.numbers = itertools.count(1)
+        self.next_number = self.numbers.__next__
         self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self.thread: threading.Thread | None = None
         self.ended = False
@@ -144,43 +146,53 @@ class Client:
             self.tasks.settle()
         while backlog and self.handed < self.window and not self.starved:
             batch: list[tuple[int, Message]] = []
-            room = self.window - self.handed
-            large = False
-            while backlog and len(batch) < room and not large:
-                number, message = backlog.popleft()
+            messages: list[bytes] = []
+            room = min(self.window - self.handed, len(backlog))
+            while room and backlog:
+                entry = backlog.popleft()
+                number, message = entry
                 asker = pending.get(number)
-                if asker is None or (type(asker) is Future and not self.running(number, asker)):
-                    continue  # cancelled
-                large = type(message) is not bytes
-                if large and batch:
-                    backlog.appendleft((number, message))
-                else:
-                    batch.append((number, message))
-            if not batch:
+                if type(asker) is Future:
+                    if asker._observed and not self.running(number, asker):
+                        continue  # cancelled
+                    asker._state = RUNNING
+                elif asker is None:
+                    continue  # given up
+                if type(message) is not bytes:
+                    if messages:
+                        backlog.appendleft(entry)  # in the next round
+                    else:
+                        self.feed_large(number, message)
+                    break
+                batch.append(entry)
+                messages.append(message)
+                room -= 1
+            if not messages:
                 continue
             try:
-                if type(batch[0][1]) is bytes:
-                    put = self.tasks.small.put_many([message for _, message in batch], 0)
-                else:
-                    self.tasks.put(batch[0][1], 0)
-                    put = 1
+                put = self.tasks.small.put_many(messages, 0)
             except Full:
                 put = 0
-            except ShmqError as error:  # no memory for a large one
-                self.handed += 1
-                self.finish([(batch[0][0], error, True)])
-                continue
             self.handed += put
             if put < len(batch):
                 self.starved = True
                 backlog.extendleft(reversed(batch[put:]))
 
+    def feed_large(self, number: int, message: Message) -> None:
+        try:
+            self.tasks.put(message, 0)
+        except Full:
+            self.starved = True
+            self.backlog.appendleft((number, message))
+        except ShmqError as error:  # no memory for it
+            self.handed += 1
+            self.finish([(number, error, True)])
+        else:
+            self.handed += 1
+
     def running(self, number: int, future: Future) -> bool:
         """From now on the future cannot be cancelled. False where it has been."""
-        if future._state == RUNNING:
-            return True  # there was no room when its turn came before
-        if not future._observed:
-            future._state = RUNNING
+        if future._state == RUNNING:  # there was no room when its turn came before
             return True
         if future.set_running_or_notify_cancel():
             return True
@@ -248,19 +260,20 @@ class Client:
             batch = self.results.small.get_many(BATCH, 0)
         except Empty:
             return 0
-        outcomes: list[tuple[int, Any, bool]] = []
+        outcomes: list[tuple[int, Any, int]] = []
         seconds = 0.0
+        outcome_of, load_outcome = _tasks.outcome_of, _tasks.load_outcome
         for message in batch:
             if not message:
                 self.take_large(outcomes)
                 continue
-            number, took, kind, count = _tasks.outcome_of(message)
+            number, took, kind, count = outcome_of(message)
             if not number:
                 self.start_error = _tasks.load_outcome(message, kind, count, False)
                 continue
             seconds += took
             try:
-                outcomes.append((number, _tasks.load_outcome(message, kind, count, False), kind != _tasks.VALUE))
+                outcomes.append((number, load_outcome(message, kind, count, False), kind))
             except BaseException as error:
                 outcomes.append((number, error, True))
         if outcomes:
@@ -275,7 +288,7 @@ class Client:
             self.tell()
         return len(batch)
 
-    def take_large(self, outcomes: list[tuple[int, Any, bool]]) -> None:
+    def take_large(self, outcomes: list[tuple[int, Any, int]]) -> None:
         """There was a ticket: take what is in the large slots."""
         large = self.results.attached_large()
         while large is not None:
@@ -286,21 +299,20 @@ class Client:
             view = lease.view
             number, _, kind, count = _tasks.outcome_of(view)
             try:
-                outcomes.append((number, _tasks.load_outcome(view, kind, count, self.in_place), kind != _tasks.VALUE))
+                outcomes.append((number, _tasks.load_outcome(view, kind, count, self.in_place), kind))
             except BaseException as error:
                 outcomes.append((number, error, True))
             del view
             lease.ack()
 
-    def finish(self, outcomes: list[tuple[int, Any, bool]]) -> None:
+    def finish(self, outcomes: list[tuple[int, Any, int]]) -> None:
         """Tell those who asked, and note who is to be called back. Under the lock."""
         pending = self.pending
+        before = len(pending)
         for number, value, failed in outcomes:
             asker = pending.pop(number, None)
             if asker is None:
                 continue  # delivered twice: its worker died between the outcome and the ack
-            self.handed -= 1
-            self.done += 1
             if type(asker) is MapCall:
                 asker.outcomes[number] = value
                 if failed:
@@ -311,6 +323,8 @@ class Client:
             else:
                 asker._result = value
                 asker._state = FINISHED
+        self.handed -= before - len(pending)
+        self.done += before - len(pending)
         if self.suspects:
             for number, _, _ in outcomes:
                 self.suspects.pop(number, None)

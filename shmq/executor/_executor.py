@@ -21,6 +21,7 @@ __all__ = ["Executor"]
 
 T = TypeVar("T")
 MAP_BATCH = 256
+new = object.__new__  # a Future has no state of its own before it is done
 
 
 class Executor(futures.Executor):
@@ -103,10 +104,14 @@ class Executor(futures.Executor):
         **Raises** RuntimeError after `shutdown`, WorkerLost where no worker can be started. What pickling raises, the future raises.
         """
         client = self._client
-        future = Future()
-        number = next(client.numbers)
+        future = new(Future)
+        number = client.next_number()
         try:
-            message = _tasks.make_task(number, self._prefix_of(fn), [args, kwargs] if kwargs else args)
+            try:
+                prefix = self._prefixes[fn]
+            except (KeyError, TypeError):  # TypeError: not every callable is hashable
+                prefix = self._prefix(fn, 0)
+            message = _tasks.make_task(number, prefix, [args, kwargs] if kwargs else args)
         except Exception as error:
             if client.refusal is not None:
                 self._refuse()
@@ -188,12 +193,6 @@ class Executor(futures.Executor):
         if self._growing:
             self._grow()
         return len(bodies)
-
-    def _prefix_of(self, fn: Callable[..., Any]) -> bytes:
-        try:
-            return self._prefixes[fn]
-        except (KeyError, TypeError):  # TypeError: not every callable is hashable
-            return self._prefix(fn, 0)
 
     def _prefix(self, fn: Callable[..., Any], flags: int) -> bytes:
         prefix = _tasks.make_prefix(self._client.id, fn, flags | self._flags)

@@ -59,6 +59,8 @@ FAILED = 1
 
 Message = Union[bytes, list[Any]]  # one piece, or the pieces of a large one
 
+dumps = pickle.dumps
+loads = pickle.loads
 task_of = TASK.unpack_from
 outcome_of = OUTCOME.unpack_from
 
@@ -89,7 +91,7 @@ def make_task(number: int, prefix: bytes, body: Any) -> Message:
     """
     buffers: list[pickle.PickleBuffer] = []
     try:
-        data = pickle.dumps(body, 5, buffer_callback=buffers.append)
+        data = dumps(body, 5, buffer_callback=buffers.append)
     except Exception as error:
         buffers = []
         data = dumps_otherwise(body, error)
@@ -107,12 +109,12 @@ def load_task(data: Any, length: int, flags: int, count: int, callables: dict[by
     named = bytes(data[TASK.size : at])
     function = callables.get(named)
     if function is None:
-        function = pickle.loads(named)
+        function = loads(named)
         if flags & NAMED:
             callables[named] = function
     if count:
         return function, load_body(data, at, count, flags & IN_PLACE)
-    return function, pickle.loads(data[at:])
+    return function, loads(data[at:])
 
 
 def name_of(data: bytes, length: int) -> str:
@@ -133,7 +135,7 @@ def name_of(data: bytes, length: int) -> str:
 def make_value(number: int, seconds: float, value: Any) -> Message:
     """The outcome of a task that returned. Raises what pickling raises."""
     buffers: list[pickle.PickleBuffer] = []
-    data = pickle.dumps(value, 5, buffer_callback=buffers.append)
+    data = dumps(value, 5, buffer_callback=buffers.append)
     if not buffers and len(data) <= SMALL - OUTCOME.size:
         return OUTCOME.pack(number, seconds, VALUE, 0) + data
     return laid(OUTCOME.pack(number, seconds, VALUE, counted(buffers)), data, buffers)
@@ -143,17 +145,17 @@ def make_failure(number: int, seconds: float, error: BaseException) -> Message:
     """The outcome of a task that raised; its traceback travels as text."""
     text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
     try:
-        data = pickle.dumps((error, text), 5)
+        data = dumps((error, text), 5)
     except BaseException as failure:  # whatever it is: somebody waits for this outcome
-        data = pickle.dumps((RuntimeError(f"{type(error).__name__}, which cannot be pickled: {failure!r}"), text), 5)
+        data = dumps((RuntimeError(f"{type(error).__name__}, which cannot be pickled: {failure!r}"), text), 5)
     head = OUTCOME.pack(number, seconds, FAILED, 0)
     return head + data if len(data) <= SMALL - OUTCOME.size else [head, data]
 
 
 def load_outcome(data: Any, kind: int, count: int, in_place: bool) -> Any:
     """The value of an outcome that was taken apart with `outcome_of`, or the exception. Raises what unpickling raises."""
-    body = load_body(data, OUTCOME.size, count, in_place) if count else pickle.loads(data[OUTCOME.size :])
-    if kind == VALUE:
+    body = load_body(data, OUTCOME.size, count, in_place) if count else loads(data[OUTCOME.size :])
+    if not kind:
         return body
     error, text = body
     error.__cause__ = _RemoteTraceback(f'\n"""\n{text}"""')
@@ -166,7 +168,7 @@ def load_outcome(data: Any, kind: int, count: int, in_place: bool) -> Any:
 def dumps_somehow(obj: Any) -> bytes:
     """By pickle, or else by cloudpickle where that is installed. Raises what pickle raised."""
     try:
-        return pickle.dumps(obj, 5)
+        return dumps(obj, 5)
     except Exception as error:
         return dumps_otherwise(obj, error)
 
@@ -177,7 +179,7 @@ def dumps_otherwise(obj: Any, error: Exception) -> bytes:
     except ImportError:
         raise error from None
     try:
-        data: bytes = cloudpickle.dumps(obj, 5)
+        data: bytes = clouddumps(obj, 5)
     except Exception:
         raise error from None
     return data
@@ -222,4 +224,4 @@ def load_body(data: Any, at: int, count: int, in_place: bool | int) -> Any:
         at += size
     if at > len(view):
         raise pickle.UnpicklingError(f"buffers of {at} bytes in a message of {len(view)}")
-    return pickle.loads(stream, buffers=buffers)
+    return loads(stream, buffers=buffers)
