@@ -76,12 +76,8 @@ class Client:
         self.board = Board(self.tasks.small)
         self.most_workers = most_workers
         self.max_deliveries = self.tasks.small.segment.config.max_deliveries or 0
-        self.crew = Crew(
-            context,
-            self.board,
-            run,
-            lambda row: (Plan(pool=pool, channel=channel, row=row, crew=_core.identity(), client=self.id, **plan),),
-        )
+        identity = _core.identity()
+        self.crew = Crew(context, self.board, run, Plan(pool=pool, channel=channel, row=0, crew=identity, client=self.id, **plan))
         self.pending: dict[int, Future | MapCall] = {}
         self.backlog: deque[tuple[int, Message]] = deque()
         self.gated: list[MapCall] = []

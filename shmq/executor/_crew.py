@@ -13,10 +13,11 @@ import time
 from collections.abc import Callable
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from shmq.executor import _board
 from shmq.executor._board import Board, Row, WorkerStats
+from shmq.executor._worker import Plan
 
 __all__ = ["Crew", "Death", "describe_exit"]
 
@@ -36,15 +37,13 @@ class Death(NamedTuple):
 
 
 class Crew:
-    """The workers that this process has started. `body(row)` is what one of them runs, given the number of its row."""
+    """The workers that this process has started. `target(plan)` is what one of them runs, the plan with the number of its row."""
 
-    def __init__(
-        self, context: BaseContext, board: Board, target: Callable[..., None], arguments: Callable[[int], tuple[Any, ...]]
-    ):
+    def __init__(self, context: BaseContext, board: Board, target: Callable[[Plan], None], plan: Plan) -> None:
         self.context = context
         self.board = board
         self.target = target
-        self.arguments = arguments
+        self.plan = plan
         self.processes: dict[int, BaseProcess] = {}  # by pid
         self.wanted = 0
         self.failed_starts = 0
@@ -75,7 +74,7 @@ class Crew:
 
     def _start(self) -> None:
         row = self.board.claim()
-        process = self.context.Process(target=self.target, args=self.arguments(row.index), name="shmq-worker")  # type: ignore[attr-defined]
+        process = self.context.Process(target=self.target, args=(self.plan._replace(row=row.index),), name="shmq-worker")  # type: ignore[attr-defined]
         try:
             process.start()
         except BaseException:
@@ -99,7 +98,7 @@ class Crew:
     def collect(self) -> list[Death]:
         """The workers that have ended since the last look; their rows are free from then on."""
         with self._lock:
-            if not self.failed_starts == 0 and any(row.words[_board.STATE] == _board.READY for row in self._rows.values()):
+            if self.failed_starts and any(row.words[_board.STATE] == _board.READY for row in self._rows.values()):
                 self.failed_starts = 0
             ended = [pid for pid, process in self.processes.items() if process.exitcode is not None]
             return [self._bury(pid) for pid in ended]

@@ -79,6 +79,8 @@ class Executor(futures.Executor):
                 raise ValueError(
                     "max_tasks_per_child needs spawn or forkserver: forking again and again from a program with threads is unsafe"
                 )
+        if name is None:
+            _segment.sweep_anonymous()
         self._max_workers = max_workers
         self._mp_context = mp_context
         channel = {
@@ -234,6 +236,7 @@ class Executor(futures.Executor):
         thread = self._client.thread
         if wait and thread is not None:
             thread.join()
+            self._client.thread = None
 
     def __del__(self) -> None:
         client = getattr(self, "_client", None)

@@ -15,6 +15,7 @@ import re
 import sys
 import traceback
 import unittest
+import weakref
 from collections.abc import Iterator
 from concurrent import futures
 from types import ModuleType, SimpleNamespace
@@ -36,8 +37,15 @@ def modules() -> list[ModuleType]:
     return [importlib.import_module(f"{SUITE}.{part}") for part in PARTS]
 
 
+made: weakref.WeakSet[shmq.Executor] = weakref.WeakSet()
+
+
 class SuiteExecutor(shmq.Executor):
     """What the suite looks at, beside the public methods."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        made.add(self)
 
     @property
     def _processes(self) -> dict[int, Any]:
@@ -102,6 +110,8 @@ class Outcomes(unittest.TestResult):
     def stopTest(self, test: unittest.TestCase) -> None:
         super().stopTest(test)
         self.found.setdefault(test.id().rpartition(".")[2], "passed")
+        for executor in list(made):  # a test that fails leaves without it
+            executor.shutdown()
 
     def note(self, test: unittest.TestCase, text: str) -> None:
         self.found[test.id().rpartition(".")[2]] = text
