@@ -1,12 +1,12 @@
 """Channel: one line of messages of any size, made of two queues.
 
-Small messages go into small slots. A large one goes into a slot of the second queue, which is made when the first one
-comes, and a *ticket* into the first: an empty message that says no more than "there is a large one". So everybody waits on one queue, and
-who never sends arrays reserves no memory for them. What is larger still, or finds no room in /dev/shm for large slots, is spilled.
+Small messages go into small slots. A large one goes into a slot of the second queue, which is made when the first one comes,
+and a *ticket* into the first: an empty message that says no more than "there is a large one". So everybody waits on one queue,
+and who never sends arrays reserves no memory for them. What is larger still, or finds no room for large slots, is spilled.
 
 A ticket names no message. Whoever takes one takes large messages until there is none, and only then acks it; and a ticket is
-never begun with, so that no number of deaths wears it out. So there is always a ticket for each large message that waits, or somebody
-who holds one and will look again. A message without a ticket, whose sender died between the two, goes with the next one.
+never begun with, so that no number of deaths wears it out. So there is always a ticket for each large message that waits, or
+somebody who holds one and will look again. A message without a ticket, whose sender died between the two, goes with the next.
 """
 
 from __future__ import annotations
@@ -17,16 +17,20 @@ from typing import Any
 
 from shmq import _segment
 from shmq._core import Lease
-from shmq._errors import Empty, Full, InFlightLimit, OutOfMemory, SegmentNotFound
+from shmq._errors import Empty, Full, InFlightLimit, OutOfMemory, SegmentExists, SegmentMismatch, SegmentNotFound
 from shmq._queue import Queue, _config
 from shmq.executor._tasks import SMALL, Message
 
-__all__ = ["Channel"]
+__all__ = ["SHARED", "Channel"]
 
 TICKET = b""
 SLOTS = 1024
 LARGE_BYTES = 32 << 20  # at most so much memory for the large slots of a channel, if that is two slots or more
 REAPER_PATIENCE = 5.0
+MOST_DELIVERIES = 3
+LARGE_SLOT = 1 << 20
+# What a program says of a pool with a name that it does not make itself, or makes as it is usual.
+SHARED = {"private": False, "slot_size": None, "large_slots": 16, "ports": 256, "max_deliveries": None}
 
 
 class Channel:
@@ -37,11 +41,19 @@ class Channel:
     """
 
     def __init__(
-        self, name: str, *, private: bool, slot_size: int, large_slots: int, ports: int, max_deliveries: int, attach: bool = False
+        self,
+        name: str,
+        *,
+        private: bool,
+        slot_size: int | None,
+        large_slots: int,
+        ports: int,
+        max_deliveries: int | None,
+        attach: bool = False,
     ) -> None:
         self.private = private
-        self.slot_size = slot_size
-        self.large_slots = max(2, min(large_slots, LARGE_BYTES // slot_size))
+        self.slot_size = slot_size or LARGE_SLOT
+        self.large_slots = max(2, min(large_slots, LARGE_BYTES // self.slot_size))
         self.ports = ports
         self.max_deliveries = max_deliveries
         if attach:
@@ -55,18 +67,21 @@ class Channel:
         self._no_large = False
 
     def _open(self, name: str, **shape: Any) -> Queue:
-        shape |= {"ports": self.ports, "max_deliveries": self.max_deliveries, "lifetime": "handles"}
-        if not self.private:
-            return Queue(name, **shape)
+        """The queue of this name, made where there is none. Raises SegmentMismatch where another max_deliveries was asked for."""
+        deliveries = MOST_DELIVERIES if self.max_deliveries is None else self.max_deliveries
+        config = _config(**shape, ports=self.ports, max_deliveries=deliveries, lifetime="handles")
         queue = Queue.__new__(Queue)
-        config = _config(**shape)
         while True:
-            try:
-                return Queue.attach(name)
-            except SegmentNotFound:
-                with contextlib.suppress(FileExistsError):
-                    queue._begin(_segment.create(name, config, anonymous=True), config, None, True)
-                    return queue
+            with contextlib.suppress(SegmentNotFound):
+                found = Queue.attach(name)
+                there = found.segment.config.max_deliveries
+                if self.max_deliveries not in (None, there):
+                    found.close()
+                    raise SegmentMismatch(f"pool {name!r} exists with max_deliveries={there}, asked for {self.max_deliveries}")
+                return found
+            with contextlib.suppress(SegmentExists):
+                queue._begin(_segment.create(name, config, anonymous=self.private), config, None, True)
+                return queue
 
     @property
     def large_name(self) -> str:
@@ -76,12 +91,12 @@ class Channel:
 
     def put(self, message: Message, timeout: float | None = None) -> None:
         """Put a message. **Waits** for room up to `timeout` seconds (0: tries once). **Raises** Full, OutOfMemory."""
-        if type(message) is bytes:
+        if isinstance(message, bytes):
             self.small.put(message, timeout != 0, timeout)
             return
         nbytes = sum(map(len, message))
-        large = self._large() if nbytes <= self.slot_size else None
-        if nbytes <= SMALL or large is None:
+        large = self._large(nbytes) if nbytes > SMALL else None
+        if large is None:
             self.small.put(b"".join(message), timeout != 0, timeout)
             return
         if timeout == 0 and large.full():
@@ -112,15 +127,15 @@ class Channel:
                 return
             self.owed -= 1
 
-    def _large(self) -> Queue | None:
-        """The queue of large slots, made where there is none; None where it cannot be."""
-        if self.large is None and not self._no_large:
+    def _large(self, nbytes: int) -> Queue | None:
+        """The queue of large slots, made where there is none; None where it cannot be, or they are too small."""
+        if self.large is None and nbytes <= self.slot_size and not self._no_large:
             cells = min(2 * self.large_slots, 64)
             try:
                 self.large = self._open(self.large_name, slots=self.large_slots, slot_size=self.slot_size, in_flight=cells)
             except OutOfMemory:
                 self._no_large = True
-        return self.large
+        return None if self.large is None or nbytes > self.large.slot_size else self.large
 
     # -- taking ------------------------------------------------------------------------------------------------------------
 

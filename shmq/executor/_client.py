@@ -1,7 +1,7 @@
 """Client: what one program has asked of a pool, and the thread that brings the answers.
 
-Callers put their tasks themselves, as long as the *window* is open: so many tasks are handed over at once as the workers do in some
-milliseconds, and always one more than there are workers. What is behind it waits in this process, where it can still be
+Callers put their tasks themselves, as long as the *window* is open: so many tasks are handed over at once as the workers do in
+some milliseconds, and always one more than there are workers. What is behind it waits in this process, where it can still be
 cancelled. The manager thread takes outcomes in batches, finishes futures, hands over what waits, and looks after the crew.
 
 Nothing here refers to the Executor: when that is dropped, the client ends by itself once all is done.
@@ -20,6 +20,7 @@ import weakref
 from collections import deque
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
+from multiprocessing.context import BaseContext
 from typing import Any
 
 from shmq import _core
@@ -27,7 +28,7 @@ from shmq._bell import wait_many
 from shmq._errors import Empty, Full, ShmqError
 from shmq._worker_lost import WorkerLost
 from shmq.executor import _tasks
-
+from shmq.executor._autoscale import Autoscale
 from shmq.executor._board import Board, WorkerStats
 from shmq.executor._channel import Channel
 from shmq.executor._crew import Crew, Death, describe_exit
@@ -66,15 +67,22 @@ class Client:
     """One program's side of a pool."""
 
     def __init__(
-        self, pool: str, channel: dict[str, Any], private: bool, context: Any, most_workers: int, plan: dict[str, Any]
+        self,
+        pool: str,
+        channel: dict[str, Any],
+        private: bool,
+        context: BaseContext,
+        most_workers: int,
+        plan: dict[str, Any],
+        scale: Autoscale | None,
     ) -> None:
         self.pool = pool
         self.private = private
         self.id = os.getpid() << 32 | secrets.randbits(32)
         self.tasks = Channel(tasks_name(pool), **channel)
-        self.results = Channel(client_name(pool, self.id), **(channel | {"private": True, "max_deliveries": 0}))
+        self.results = Channel(client_name(self.id), **(channel | {"private": True, "max_deliveries": 0}))
         self.board = Board(self.tasks.small)
-        self.most_workers = most_workers
+        self.scale = scale
         self.max_deliveries = self.tasks.small.segment.config.max_deliveries or 0
         identity = _core.identity()
         self.crew = Crew(context, self.board, run, Plan(pool=pool, channel=channel, row=0, crew=identity, client=self.id, **plan))
@@ -242,11 +250,13 @@ class Client:
 
     def patience(self) -> float | None:
         timeouts = [self.pause] if self.pause is not None else []
+        if self.scale and self.crew.wanted and (pause := self.scale.patience(self.crew.wanted)) is not None:
+            timeouts.append(pause)
         if self.starved or self.tasks.owed:
             timeouts.append(STARVED)
         if self.suspects:
             timeouts.append(SUSPICIOUS)
-        if self.pending and not self.private:
+        if not self.private:  # whoever submits does not wake this thread
             timeouts.append(LOOK_ROUND)
         return min(timeouts, default=None)
 
@@ -274,7 +284,8 @@ class Client:
                 outcomes.append((number, error, True))
         if outcomes:
             pace = seconds / len(outcomes)
-            self.pace = pace if not self.done else (self.pace + pace) / 2
+            # A few that were interrupted say little, unless they took long.
+            self.pace += (pace - self.pace) * (min(len(outcomes), 64) / 128 if self.done else 1.0)
             ahead = int(self.least_window * AHEAD / max(self.pace, 1e-6))
             self.window = max(self.least_window, min(ahead, MOST_AHEAD))
             with lock:
@@ -314,7 +325,7 @@ class Client:
                 if failed:
                     asker.errors[number] = value
             elif asker._observed or failed:
-                if asker.finish(value, failed):
+                if asker.finish(value, failed != 0):
                     self.later.append(asker)
             else:
                 asker._result = value
@@ -342,6 +353,10 @@ class Client:
             self.mourn(death)
         if self.crew.hopeless and not self.broken:
             self.break_off()
+        if self.scale and self.crew.wanted and not self.closing:
+            busy = sum(worker.running != 0 for worker in self.crew.stats())
+            waiting = len(self.backlog) + self.tasks.small.qsize()
+            self.crew.resize(self.scale.wanted(self.crew.wanted, busy, waiting))
         self.pause = self.crew.fill() if self.pending or not self.closing else None
         if deaths or self.suspects or (self.pending and not self.private):
             self.search_dead_letters()
@@ -384,8 +399,8 @@ class Client:
             f"{f'pid {pid}' if pid else 'a worker that another program had started'} {describe_exit(code)}" for pid, code in ends
         )
         return WorkerLost(
-            f"task {number}, {name}, was given up after {deliveries} deliveries: each time its worker died while it ran it ({how}). "
-            "The others go on; run it with a larger max_deliveries= if it was not the task's fault",
+            f"task {number}, {name}, was given up after {deliveries} deliveries: each time its worker died in the middle ({how}). "
+            "The other tasks go on; give the pool a larger max_deliveries= if it was not the task's fault",
             codes,
         )
 

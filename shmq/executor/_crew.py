@@ -130,12 +130,15 @@ class Crew:
 
     # -- stopping ----------------------------------------------------------------------------------------------------------
 
-    def dismiss(self, count: int) -> None:
-        """Ask so many workers to leave, and want so many fewer."""
+    def resize(self, wanted: int) -> None:
+        """Let it be that many workers from now on; those that are idle leave first."""
         with self._lock:
-            self.wanted = max(self.wanted - count, 0)
-            for pid in list(self.processes)[-count:]:
-                self._ask(pid)
+            if wanted < self.wanted:
+                idle_last = sorted(self.processes, key=lambda pid: self._rows[pid].words[_board.TASK] == 0)
+                for pid in idle_last[wanted:]:
+                    self._ask(pid)
+            self.wanted = wanted
+            self.fill()
 
     def _ask(self, pid: int) -> None:
         with contextlib.suppress(ProcessLookupError, ValueError):

@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 
 from shmq import _segment
 from shmq.executor import _tasks
+from shmq.executor._autoscale import Autoscale
+from shmq.executor._channel import SHARED
 from shmq.executor._client import Client, ExecutorStats
 from shmq.executor._future import Future, lock
 from shmq.executor._map import MapCall
@@ -41,6 +43,7 @@ class Executor(futures.Executor):
     :param zero_copy: arrays that a task is given, and that it returns, are read-only views of shared memory, valid as long as
         they are referred to. They hold slots: whoever keeps many of them keeps the pool waiting.
     :param slot_size: bytes of a large slot (default 1 MiB), which are reserved once the first message above 2 KiB is sent.
+    :param autoscale: (least, most) workers: more of them while tasks wait, fewer when there is nothing to do.
 
     **Raises** ValueError, TypeError; OutOfMemory where /dev/shm has no room for some megabytes.
     """
@@ -53,13 +56,17 @@ class Executor(futures.Executor):
         initargs: tuple[Any, ...] = (),
         *,
         max_tasks_per_child: int | None = None,
-        max_deliveries: int = 3,
+        max_deliveries: int | None = None,
         name: str | None = None,
         zero_copy: bool = False,
-        slot_size: int = 1 << 20,
+        slot_size: int | None = None,
+        autoscale: tuple[int, int] | None = None,
     ) -> None:
+        if autoscale is not None and max_workers is not None:
+            raise ValueError("max_workers and autoscale exclude each other: autoscale=(least, most) says how many there may be")
+        scale = None if autoscale is None else Autoscale(*autoscale)
         if max_workers is None:
-            max_workers = len(os.sched_getaffinity(0))
+            max_workers = len(os.sched_getaffinity(0)) if scale is None else scale.most
         if max_workers < (name is None):
             raise ValueError(
                 f"max_workers must be greater than 0, not {max_workers}; 0 where a pool with a name= has other workers"
@@ -83,27 +90,23 @@ class Executor(futures.Executor):
             _segment.sweep_anonymous()
         self._max_workers = max_workers
         self._mp_context = mp_context
-        channel = {
-            "private": name is None,
-            "slot_size": slot_size,
-            "large_slots": max(4, 4 * max_workers),
-            "ports": max(64, max_workers + 32) if name is None else 256,
-            "max_deliveries": max_deliveries,
-        }
+        channel = SHARED | {"slot_size": slot_size, "max_deliveries": max_deliveries}
+        if name is None:
+            channel |= {"private": True, "large_slots": max(4, 4 * max_workers), "ports": max(64, max_workers + 32)}
         plan = {"initializer": initializer, "initargs": initargs, "most_tasks": max_tasks_per_child}
-        self._client = Client(name or _segment.anonymous_name(), channel, name is None, mp_context, max_workers, plan)
+        self._client = Client(name or _segment.anonymous_name(), channel, name is None, mp_context, max_workers, plan, scale)
         self._client.in_place = zero_copy
         self._flags = _tasks.IN_PLACE if zero_copy else 0
         self._prefixes: dict[Callable[..., Any], bytes] = {}
         self._forks = mp_context.get_start_method(allow_none=False) == "fork"
-        self._growing = max_workers > 0
+        self._growing = True  # there may be fewer workers than could be; at first not even a thread
 
     # -- asking ------------------------------------------------------------------------------------------------------------
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> futures.Future[T]:
         """Run `fn(*args, **kwargs)` in a worker; return a Future of what it returns.
 
-        **Raises** RuntimeError after `shutdown`, WorkerLost where no worker can be started. What pickling raises, the future raises.
+        **Raises** RuntimeError after `shutdown`, WorkerLost where no worker comes up. What pickling raises, the future raises.
         """
         client = self._client
         future = new(Future)
@@ -139,9 +142,9 @@ class Executor(futures.Executor):
     ) -> Iterator[T]:
         """The values of `fn` for the items of the iterables, in their order.
 
-        `timeout`: seconds from this call; then TimeoutError. `chunksize`: so many items are one task, and are run again together if
-        their worker dies. `buffersize`: so many tasks are out at most that were not yet asked for (None: all at once).
-        What a call raises is raised when its turn comes, and ends the iteration. Closing the iterator gives up what was not begun.
+        `timeout`: seconds from this call; then TimeoutError. `chunksize`: so many items are one task, and are run again together
+        if their worker dies. `buffersize`: so many tasks are out at most that were not yet asked for (None: all at once). What a
+        call raises is raised when its turn comes, and ends the iteration. Closing the iterator gives up what waits for its turn.
         """
         if chunksize < 1:
             raise ValueError(f"chunksize must be at least 1, not {chunksize}")
@@ -151,7 +154,7 @@ class Executor(futures.Executor):
             raise ValueError(f"buffersize must be at least 1, not {buffersize}")
         deadline = None if timeout is None else time.monotonic() + timeout
         call = MapCall(self._client)
-        bodies: Iterator[Any] = zip(*iterables)
+        bodies: Iterator[Any] = zip(*iterables, strict=False)
         if chunksize > 1:
             bodies = iter(lambda items=bodies: list(itertools.islice(items, chunksize)), [])  # type: ignore[misc]
         prefix, error = b"", None
@@ -185,8 +188,8 @@ class Executor(futures.Executor):
         with lock:
             if client.refusal is not None:
                 self._refuse()
-            for number, failure in failed:
-                call.fail(number, failure)
+            for number, why in failed:
+                call.fail(number, why)
             call.order.extend(numbers)
             client.pending.update(dict.fromkeys([number for number, _ in tasks], call))
             client.backlog.extend(tasks)
@@ -212,9 +215,15 @@ class Executor(futures.Executor):
     def _grow(self) -> None:
         """Start workers: all at once where they are forked (the fewer threads there are the better), else as they are needed."""
         client = self._client
-        wanted = self._max_workers if self._forks else min(self._max_workers, max(client.crew.wanted, len(client.pending)))
-        if wanted > client.crew.wanted:
-            client.crew.grow(wanted)
+        if client.scale is not None:
+            client.crew.grow(client.scale.least)
+            self._growing = False  # the manager thread sees to it
+        else:
+            wanted = self._max_workers
+            if not self._forks:
+                wanted = min(wanted, max(client.crew.wanted, len(client.pending)))
+            if wanted > client.crew.wanted:
+                client.crew.grow(wanted)
             self._growing = wanted < self._max_workers
         if client.thread is None:
             client.begin()

@@ -4,9 +4,9 @@ A condition variable and two lists are most of the price of a `concurrent.future
 to be called back asks for `_condition` first, so this one makes all three then. A future that nobody has asked anything is
 finished by two plain stores; from then on nothing about it changes, and one condition serves all of that kind.
 
-One lock serves all futures of all executors of the process, and the executors themselves: a batch of outcomes takes it once, and
-where there is but one, no two threads can wait for each other's. It is reentrant, since the garbage collector may run a finalizer that
-looks at a future, or submits, in the middle of anything.
+One lock serves all futures of all executors of the process, and the executors themselves: a batch of outcomes takes it once,
+and where there is but one, no two threads can wait for each other's. It is reentrant, since the garbage collector may run a
+finalizer that looks at a future, or submits, in the middle of anything.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import threading
 from collections import deque
 from concurrent import futures
 from concurrent.futures._base import FINISHED, PENDING, RUNNING
-from typing import Any
+from typing import Any, final
 
 __all__ = ["FINISHED", "PENDING", "RUNNING", "Future", "lock"]
 
@@ -64,6 +64,7 @@ class _Condition:
         return condition
 
 
+@final
 class Future(futures.Future[Any]):
     """What `Executor.submit` returns; a `concurrent.futures.Future` in every respect."""
 

@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import TimeoutError
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, final
 
 from shmq.executor._future import lock
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["MapCall"]
 
 
+@final
 class MapCall:
     """What was asked of a pool by one `map`, and what came back. All but `results` is called under the lock."""
 

@@ -18,9 +18,9 @@ import pickle
 import struct
 import traceback
 from collections.abc import Callable
-from concurrent.futures.process import _RemoteTraceback  # type: ignore[attr-defined]
+from concurrent.futures.process import _RemoteTraceback
 from types import BuiltinFunctionType, FunctionType, ModuleType
-from typing import Any, Union
+from typing import Any
 
 __all__ = [
     "FAILED",
@@ -28,13 +28,13 @@ __all__ = [
     "VALUE",
     "Message",
     "kept_prefix",
-    "name_of",
     "load_outcome",
     "load_task",
     "make_failure",
     "make_prefix",
     "make_task",
     "make_value",
+    "name_of",
     "outcome_of",
     "task_of",
 ]
@@ -47,6 +47,7 @@ BUFFERS_AT = 22  # bytes before the number of buffers in a task
 SMALL = 2048  # bytes: up to this size a message is one piece, and fits into a small slot
 MOST_BUFFERS = 0xFFFF
 ALIGNMENT = 64
+MOST_CALLABLES = 1000  # that a worker keeps
 
 # Flags of a task
 NAMED = 1  # the callable's pickle is its name: it may be looked up once
@@ -57,7 +58,7 @@ IN_PLACE = 4  # arrays may be read-only views of shared memory
 VALUE = 0
 FAILED = 1
 
-Message = Union[bytes, list[Any]]  # one piece, or the pieces of a large one
+Message = bytes | list[Any]  # one piece, or the pieces of a large one
 
 dumps = pickle.dumps
 loads = pickle.loads
@@ -111,6 +112,8 @@ def load_task(data: Any, length: int, flags: int, count: int, callables: dict[by
     if function is None:
         function = loads(named)
         if flags & NAMED:
+            if len(callables) > MOST_CALLABLES:
+                callables.clear()
             callables[named] = function
     if count:
         return function, load_body(data, at, count, flags & IN_PLACE)
@@ -158,7 +161,7 @@ def load_outcome(data: Any, kind: int, count: int, in_place: bool) -> Any:
     if not kind:
         return body
     error, text = body
-    error.__cause__ = _RemoteTraceback(f'\n"""\n{text}"""')
+    error.__cause__ = _RemoteTraceback(f'\n"""\n{text}"""')  # type: ignore[arg-type]
     return error
 
 
@@ -179,7 +182,7 @@ def dumps_otherwise(obj: Any, error: Exception) -> bytes:
     except ImportError:
         raise error from None
     try:
-        data: bytes = clouddumps(obj, 5)
+        data: bytes = cloudpickle.dumps(obj, 5)
     except Exception:
         raise error from None
     return data

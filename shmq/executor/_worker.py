@@ -9,18 +9,18 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, NamedTuple
 
-from shmq import _core
+from shmq import _core, _segment
 from shmq._core import Lease
 from shmq._errors import Empty, Full, OutOfMemory, SegmentNotFound, ShmqError
+from shmq._queue import Queue
 from shmq.executor import _board, _tasks
 from shmq.executor._board import Board
 from shmq.executor._channel import Channel
 from shmq.executor._tasks import Message
 
-__all__ = ["Plan", "client_name", "run"]
+__all__ = ["Plan", "Worker", "client_name", "live", "run", "tasks_name"]
 
 LOOK_ROUND = 1.0  # seconds between two looks whether the crew's process lives
-MOST_CALLABLES = 1000
 MOST_REPLIES = 64
 
 
@@ -41,9 +41,9 @@ class Leave(BaseException):
     """Raised by a signal in a worker that has nothing to do."""
 
 
-def client_name(pool: str, client: int) -> str:
-    """The name of the queue of a client's outcomes."""
-    return f"{pool}.results.{client >> 32}.{client & 0xFFFFFFFF:08x}"
+def client_name(client: int) -> str:
+    """The name of the queue of a client's outcomes: its pid, and a number by chance."""
+    return f"{_segment.ANONYMOUS_PREFIX}{client >> 32}.{client & 0xFFFFFFFF:08x}.results"
 
 
 def tasks_name(pool: str) -> str:
@@ -51,18 +51,35 @@ def tasks_name(pool: str) -> str:
 
 
 class Worker:
-    """One worker process."""
+    """A worker process, whatever its work is: leases come in, signals are obeyed between them, the board tells how it goes."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, queue: Queue) -> None:
         self.plan = plan
-        self.tasks = Channel(tasks_name(plan.pool), **plan.channel)
-        self.row = Board(self.tasks.small).row(plan.row)
+        self.row = Board(queue).row(plan.row)
         self.row.enter()
-        self.replies: dict[int, Channel | None] = {}
-        self.callables: dict[bytes, Any] = {}
         self.leaving = False
         self.idle = False
         self.looked = time.monotonic()
+
+    # -- what kinds of workers differ in --------------------------------------------------------------------------------
+
+    def receive(self, timeout: float) -> Lease:
+        """The next lease, not begun with. Raises Empty."""
+        raise NotImplementedError
+
+    def run_task(self, lease: Lease) -> None:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        raise NotImplementedError
+
+    def tell(self, error: BaseException) -> None:
+        """The initializer raised."""
+
+    def look_round(self) -> None:
+        """Once a second."""
+
+    # -- what they have in common ---------------------------------------------------------------------------------------
 
     def asked_to_leave(self, number: int, frame: FrameType | None) -> None:
         self.leaving = True
@@ -79,8 +96,7 @@ class Worker:
                 import logging
 
                 logging.getLogger("concurrent.futures").critical("Exception in initializer:", exc_info=True)
-                if self.plan.client:
-                    self.reply(self.plan.client, _tasks.make_failure(0, 0.0, error))
+                self.tell(error)
                 return False
         self.row.words[_board.STATE] = _board.READY
         return True
@@ -104,7 +120,7 @@ class Worker:
                 if self.leaving or self.orphaned():
                     return None
                 try:
-                    lease = self.tasks.receive(LOOK_ROUND)
+                    lease = self.receive(LOOK_ROUND)
                 except Empty:
                     continue
                 self.idle = False
@@ -119,19 +135,43 @@ class Worker:
         if now - self.looked < LOOK_ROUND:
             return False
         self.looked = now
-        for client, channel in list(self.replies.items()):
-            if channel is None or not _core.alive(channel.small.segment.creator):
-                self.forget(client)
+        self.look_round()
         return not _core.alive(self.plan.crew)
 
-    def run_task(self, lease: Lease) -> None:
-        data = lease.data if lease.nbytes <= _tasks.SMALL else lease.view
-        number, client, length, flags, count = _tasks.task_of(data)
+    def begin(self, client: int, number: int) -> int:
+        """Say on the board what is begun; return when."""
         words = self.row.words
         began = time.perf_counter_ns()
         words[_board.SINCE] = began
         words[_board.CLIENT] = client
         words[_board.TASK] = number
+        return began
+
+    def end(self, began: int, how: int) -> None:
+        """Say on the board that it is done, or has failed."""
+        words = self.row.words
+        words[_board.BUSY] += time.perf_counter_ns() - began
+        words[how] += 1
+        words[_board.TASK] = 0
+
+
+class TaskWorker(Worker):
+    """Runs the tasks of a pool."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.tasks = Channel(tasks_name(plan.pool), **plan.channel)
+        super().__init__(plan, self.tasks.small)
+        self.receive = self.tasks.receive  # type: ignore[method-assign]
+        self.replies: dict[int, Channel | None] = {}
+        self.callables: dict[bytes, Any] = {}
+
+    def run_task(self, lease: Lease) -> None:
+        data = lease.data if lease.nbytes <= _tasks.SMALL else lease.view
+        number, client, length, flags, count = _tasks.task_of(data)
+        began = self.begin(client, number)
+        function: Any
+        body: Any
+        value: Any
         message: Message
         try:
             function, body = _tasks.load_task(data, length, flags, count, self.callables)
@@ -141,18 +181,24 @@ class Worker:
                 value = function(*body)
             else:
                 value = function(*body[0], **body[1])
-            took = time.perf_counter_ns() - began
-            message = _tasks.make_value(number, took * 1e-9, value)
-            words[_board.DONE] += 1
+            message = _tasks.make_value(number, (time.perf_counter_ns() - began) * 1e-9, value)
+            how = _board.DONE
         except BaseException as error:
-            took = time.perf_counter_ns() - began
-            message = _tasks.make_failure(number, took * 1e-9, error)
-            words[_board.FAILED] += 1
-        function = body = value = data = None
-        words[_board.BUSY] += took
+            message = _tasks.make_failure(number, (time.perf_counter_ns() - began) * 1e-9, error)
+            how = _board.FAILED
+        function = body = value = data = None  # before the outcome is seen: whoever waits for it may look for them
         self.reply(client, message)
-        words[_board.TASK] = 0
+        self.end(began, how)
         lease.ack()
+
+    def tell(self, error: BaseException) -> None:
+        if self.plan.client:
+            self.reply(self.plan.client, _tasks.make_failure(0, 0.0, error))
+
+    def look_round(self) -> None:
+        for client, channel in list(self.replies.items()):
+            if channel is None or not _core.alive(channel.small.segment.creator):
+                self.forget(client)
 
     def reply(self, client: int, message: Message) -> None:
         """Put the outcome, unless nobody is there to take it."""
@@ -178,7 +224,7 @@ class Worker:
         if len(self.replies) >= MOST_REPLIES:
             self.forget(next(iter(self.replies)))
         try:
-            channel = Channel(client_name(self.plan.pool, client), attach=True, **self.plan.channel)
+            channel = Channel(client_name(client), attach=True, **(self.plan.channel | {"max_deliveries": None, "private": True}))
         except SegmentNotFound:
             channel = None
         self.replies[client] = channel
@@ -195,12 +241,12 @@ class Worker:
             channel.close()
 
 
-def run(plan: Plan) -> None:
-    """The body of a worker process."""
+def live(plan: Plan, make: Callable[[], Worker]) -> None:
+    """The life of a worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the program that started this one to handle
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # not what a forked worker has inherited
     try:
-        worker = Worker(plan)
+        worker = make()
     except ShmqError:
         if _core.alive(plan.crew):
             raise
@@ -211,3 +257,8 @@ def run(plan: Plan) -> None:
     worker.work()
     worker.row.words[_board.STATE] = _board.LEFT
     worker.close()
+
+
+def run(plan: Plan) -> None:
+    """The body of a process that runs the tasks of a pool."""
+    live(plan, lambda: TaskWorker(plan))

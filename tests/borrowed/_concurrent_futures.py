@@ -25,7 +25,15 @@ import shmq
 
 SUITE = "test.test_concurrent_futures"
 PARTS = ("test_wait", "test_as_completed", "test_init", "test_shutdown", "test_deadlock", "test_process_pool")
-KINDS = ("Wait", "AsCompleted", "Initializer", "FailingInitializer", "ProcessPoolShutdown", "ExecutorDeadlock", "ProcessPoolExecutor")
+KINDS = (
+    "Wait",
+    "AsCompleted",
+    "Initializer",
+    "FailingInitializer",
+    "ProcessPoolShutdown",
+    "ExecutorDeadlock",
+    "ProcessPoolExecutor",
+)
 METHODS = {"fork": "Fork", "spawn": "Spawn", "forkserver": "Forkserver"}
 
 
@@ -83,7 +91,10 @@ def lend(module: ModuleType) -> None:
 
         def assert_python_ok(*arguments: str) -> Any:
             return original(
-                *(re.sub(r"from concurrent\.futures import (\w+)", r"from shmq import Executor as \1", text) for text in arguments)
+                *(
+                    re.sub(r"from concurrent\.futures import (\w+)", r"from shmq import Executor as \1", text)
+                    for text in arguments
+                )
             )
 
         module.assert_python_ok = assert_python_ok

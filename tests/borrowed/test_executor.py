@@ -54,7 +54,11 @@ Outcomes = dict[str, dict[str, str]]
 def run(method: str, parcel: tuple[str, ...]) -> Outcomes:
     """Run a parcel in a process of its own."""
     done = subprocess.run(
-        [sys.executable, RUNNER, method, *parcel], capture_output=True, text=True, timeout=WATCHDOG, cwd=Path(shmq.__file__).parents[1]
+        [sys.executable, RUNNER, method, *parcel],
+        capture_output=True,
+        text=True,
+        timeout=WATCHDOG,
+        cwd=Path(shmq.__file__).parents[1],
     )
     assert done.returncode == 0, done.stderr
     outcomes: Outcomes = json.loads(done.stdout)
