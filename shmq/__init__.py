@@ -1,6 +1,6 @@
 """shmq: message queues between processes on one machine, in shared memory."""
 
-from typing import TYPE_CHECKING, Any
+import typing as _typing
 
 from shmq._backoff import Backoff
 from shmq._bell import wait_any
@@ -31,7 +31,7 @@ from shmq._segment import list_segments, unlink
 from shmq._stats import Holding, QueueStats, verify
 from shmq._version import __version__
 
-if TYPE_CHECKING:
+if _typing.TYPE_CHECKING:
     from shmq._worker_lost import WorkerLost
     from shmq.executor import Executor, ExecutorStats, WorkerStats
 
@@ -83,7 +83,7 @@ _ON_FIRST_USE = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> _typing.Any:
     if name not in _ON_FIRST_USE:
         raise AttributeError(f"module 'shmq' has no attribute {name!r}")
     from importlib import import_module

@@ -96,7 +96,7 @@ class Client:
         self.closing = False
         self.broken: WorkerLost | None = None
         self.suspects: dict[int, list[tuple[int, int | None]]] = {}  # pid and exit code of those that died in a task
-        self.buried = -1
+        self.buried = 0  # dead letters that were seen; -1: look again
         self.starved = False  # there was no room for a task
         self.in_place = False
         self.pause: float | None = None
@@ -254,7 +254,7 @@ class Client:
             timeouts.append(pause)
         if self.starved or self.tasks.owed:
             timeouts.append(STARVED)
-        if self.suspects:
+        if self.suspects or self.buried < 0:
             timeouts.append(SUSPICIOUS)
         if not self.private:  # whoever submits does not wake this thread
             timeouts.append(LOOK_ROUND)
@@ -299,6 +299,8 @@ class Client:
         """There was a ticket: take what is in the large slots."""
         large = self.results.attached_large()
         while large is not None:
+            # Half of the cells at most for views that are kept: the workers need the others.
+            in_place = self.in_place and 2 * sum(cell[0] in ("leased", "held") for cell in large._cells()) < len(large._cells())
             try:
                 lease = large.receive(0)
             except Empty:
@@ -306,9 +308,9 @@ class Client:
             view = lease.view
             number, _, kind, count = _tasks.outcome_of(view)
             try:
-                outcomes.append((number, _tasks.load_outcome(view, kind, count, self.in_place), kind))
+                outcomes.append((number, _tasks.load_outcome(view, kind, count, in_place), kind))
             except BaseException as error:
-                outcomes.append((number, error, True))
+                outcomes.append((number, error, 1))
             del view
             lease.ack()
 
@@ -358,7 +360,7 @@ class Client:
             waiting = len(self.backlog) + self.tasks.small.qsize()
             self.crew.resize(self.scale.wanted(self.crew.wanted, busy, waiting))
         self.pause = self.crew.fill() if self.pending or not self.closing else None
-        if deaths or self.suspects or (self.pending and not self.private):
+        if deaths or self.suspects or self.buried < 0 or (self.pending and not self.private):
             self.search_dead_letters()
 
     def mourn(self, death: Death) -> None:
@@ -384,24 +386,29 @@ class Client:
                 number, client, length, _, _ = _tasks.task_of(letter.data)
                 if client != self.id:
                     continue
+                if self.unexplained(number, letter.delivery_count) and time.time() - letter.died_at < 1.0:
+                    self.buried = -1  # look again: a death is seen in the queue before its process has ended
+                    continue
                 name = _tasks.name_of(letter.data, length)
                 with lock:
                     if number in self.pending:
-                        self.finish([(number, self.lost(number, name, letter.delivery_count), True)])
+                        self.finish([(number, self.lost(number, name, letter.delivery_count), 1)])
                 letters.purge(lambda other, id=letter.id: other.id == id)  # type: ignore[misc]
         self.tell()
 
+    def unexplained(self, number: int, deliveries: int) -> bool:
+        """Have more workers of ours died in this task than we know of by now?"""
+        return self.private and number in self.pending and len(self.suspects.get(number, ())) < deliveries
+
     def lost(self, number: int, name: str, deliveries: int) -> WorkerLost:
-        ends: list[tuple[int | None, int | None]] = list(self.suspects.get(number, []))
-        ends = [(None, None)] * (deliveries - len(ends)) + ends
-        codes = tuple(code for _, code in ends)
-        how = "; ".join(
-            f"{f'pid {pid}' if pid else 'a worker that another program had started'} {describe_exit(code)}" for pid, code in ends
-        )
+        known = self.suspects.get(number, [])
+        how = [f"pid {pid} {describe_exit(code)}" for pid, code in known]
+        if unknown := deliveries - len(known):
+            how.append(f"of {unknown} only the program that had started them knows how they ended")
         return WorkerLost(
-            f"task {number}, {name}, was given up after {deliveries} deliveries: each time its worker died in the middle ({how}). "
-            "The other tasks go on; give the pool a larger max_deliveries= if it was not the task's fault",
-            codes,
+            f"task {number}, {name}, was given up after {deliveries} deliveries: each time its worker died in the middle "
+            f"({'; '.join(how)}). The other tasks go on; give the pool a larger max_deliveries= if it was not the task's fault",
+            (None,) * unknown + tuple(code for _, code in known),
         )
 
     def break_off(self) -> None:

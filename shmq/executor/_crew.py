@@ -166,10 +166,8 @@ class Crew:
         return not self.processes
 
 
-def describe_exit(code: int | None) -> str:
+def describe_exit(code: int) -> str:
     """How a process ended, in words."""
-    if code is None:
-        return "ended in a way that only its own parent knows"
     if code >= 0:
         return f"ended with status {code}"
     try:

@@ -1,9 +1,9 @@
 """CPython's own tests of process pools, taken from the interpreter that runs this, with shmq.Executor in the pool's place.
 
-    python tests/borrowed/_concurrent_futures.py fork Wait Shutdown      prints the outcome of each test, as JSON
+    python tests/borrowed/_concurrent_futures.py fork Wait AsCompleted    prints the outcome of each test, as JSON
 
-Most interpreters carry them, as the module `test.test_concurrent_futures` or, from 3.12 on, as a package of that name. Nothing of them
-is copied: their classes are found by name, and what they know of ProcessPoolExecutor's inside is lent to them here.
+Most interpreters carry them, as the module `test.test_concurrent_futures` or, from 3.12 on, as a package of that name. Nothing
+of them is copied: their classes are found by name, and what they know of ProcessPoolExecutor's inside is lent to them here.
 """
 
 from __future__ import annotations

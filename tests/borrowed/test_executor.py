@@ -9,7 +9,6 @@ import importlib.util
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -66,7 +65,7 @@ def run(method: str, parcel: tuple[str, ...]) -> Outcomes:
 
 
 @pytest.fixture(scope="module")
-def outcomes(request: pytest.FixtureRequest) -> Iterator[dict[str, Outcomes]]:
+def outcomes(request: pytest.FixtureRequest) -> dict[str, Outcomes]:
     """The outcomes of all that was asked for, by start method."""
     asked = {item.callspec.params["method"] for item in request.session.items if item.path == request.path}
     found: dict[str, Outcomes] = {method: {} for method in asked}
@@ -74,7 +73,7 @@ def outcomes(request: pytest.FixtureRequest) -> Iterator[dict[str, Outcomes]]:
         running = {(method, parcel): threads.submit(run, method, parcel) for parcel in PARCELS for method in sorted(asked)}
         for (method, _), future in running.items():
             found[method] |= future.result()
-    yield found
+    return found
 
 
 @pytest.mark.parametrize("kind", KINDS)
