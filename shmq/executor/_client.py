@@ -95,7 +95,7 @@ class Client:
         self.pace = 0.0  # seconds of a task, lately
         self.closing = False
         self.broken: WorkerLost | None = None
-        self.suspects: dict[int, list[tuple[int, int | None]]] = {}  # pid and exit code of those that died in a task
+        self.suspects: dict[int, list[tuple[int, int]]] = {}  # pid and exit code of those that died in a task
         self.buried = 0  # dead letters that were seen; -1: look again
         self.starved = False  # there was no room for a task
         self.in_place = False
