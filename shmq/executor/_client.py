@@ -405,9 +405,10 @@ class Client:
         how = [f"pid {pid} {describe_exit(code)}" for pid, code in known]
         if unknown := deliveries - len(known):
             how.append(f"of {unknown} only the program that had started them knows how they ended")
+        often = f"{deliveries} deliver{'ies' if deliveries > 1 else 'y'}"
         return WorkerLost(
-            f"task {number}, {name}, was given up after {deliveries} deliveries: each time its worker died in the middle "
-            f"({'; '.join(how)}). The other tasks go on; give the pool a larger max_deliveries= if it was not the task's fault",
+            f"task {number}, {name}, was given up after {often}: each time its worker died in the middle ({'; '.join(how)}). "
+            "The other tasks go on; give the pool a larger max_deliveries= if it was not the task's fault",
             (None,) * unknown + tuple(code for _, code in known),
         )
 

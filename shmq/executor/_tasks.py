@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import pickle
 import struct
+import sys
 import traceback
 from collections.abc import Callable
 from concurrent.futures.process import _RemoteTraceback
@@ -47,6 +48,9 @@ BUFFERS_AT = 22  # bytes before the number of buffers in a task
 SMALL = 2048  # bytes: up to this size a message is one piece, and fits into a small slot
 MOST_BUFFERS = 0xFFFF
 ALIGNMENT = 64
+RECYCLED_LEAST = 64 << 10  # bytes: from there on malloc asks the kernel, sooner or later
+RECYCLED_MOST = 4 << 20
+RECYCLED_COUNT = 8
 MOST_CALLABLES = 1000  # that a worker keeps
 
 # Flags of a task
@@ -71,9 +75,15 @@ outcome_of = OUTCOME.unpack_from
 
 def make_prefix(client: int, function: Callable[..., Any], flags: int) -> bytes:
     """The prefix of tasks that call `function`. Raises what pickling raises, where cloudpickle is of no help."""
-    data = dumps_somehow(function)
-    if kept_prefix(function):
-        flags |= NAMED
+    if of_a_shell(function):
+        try:
+            data = dumps_otherwise(function, ImportError())
+        except ImportError:
+            data = dumps(function, 5)
+    else:
+        data = dumps_somehow(function)
+        if kept_prefix(function):
+            flags |= NAMED
     return COMMON.pack(client, len(data), flags, 0) + data
 
 
@@ -82,7 +92,13 @@ def kept_prefix(function: Callable[..., Any]) -> bool:
     kind = type(function)
     if kind is BuiltinFunctionType:
         return isinstance(function.__self__, ModuleType)  # type: ignore[attr-defined]
-    return (kind is FunctionType and "<" not in function.__qualname__) or kind is type
+    named = (kind is FunctionType and "<" not in function.__qualname__) or kind is type
+    return named and not of_a_shell(function)
+
+
+def of_a_shell(function: Callable[..., Any]) -> bool:
+    """Was it defined in a main module that is no file? No other process finds it there, unless it was forked afterwards."""
+    return getattr(function, "__module__", "") == "__main__" and not hasattr(sys.modules["__main__"], "__file__")
 
 
 def make_task(number: int, prefix: bytes, body: Any) -> Message:
@@ -223,8 +239,43 @@ def load_body(data: Any, at: int, count: int, in_place: bool | int) -> Any:
     for size in sizes[1:]:
         at += -at % ALIGNMENT
         piece = view[at : at + size]
-        buffers.append(piece if in_place else bytearray(piece))
+        buffers.append(piece if in_place else private_copy(piece))
         at += size
     if at > len(view):
         raise pickle.UnpicklingError(f"buffers of {at} bytes in a message of {len(view)}")
     return loads(stream, buffers=buffers)
+
+
+# -- memory ------------------------------------------------------------------------------------------------------------------
+
+_used: list[bytearray] = []  # what arrays were given, oldest first
+
+
+def references(buffers: list[bytearray]) -> int:
+    """How many the interpreter counts of a buffer in a list to which nothing else refers, where a loop looks at it."""
+    for buffer in buffers:
+        return sys.getrefcount(buffer)
+    return 0
+
+
+FREE = references([bytearray(1)])
+
+
+def private_copy(piece: memoryview) -> bytearray:
+    """A copy that may be written to, in memory that an earlier array no longer needs, where there is some.
+
+    Fresh memory of this size comes from the kernel page by page, and goes back when it is freed: to zero it, and to map it, takes
+    longer than the copy does.
+    """
+    size = len(piece)
+    if size < RECYCLED_LEAST or size > RECYCLED_MOST:
+        return bytearray(piece)
+    for buffer in _used:
+        if len(buffer) == size and sys.getrefcount(buffer) <= FREE:
+            memoryview(buffer)[:] = piece
+            return buffer
+    buffer = bytearray(piece)
+    if len(_used) >= RECYCLED_COUNT:
+        del _used[0]
+    _used.append(buffer)
+    return buffer

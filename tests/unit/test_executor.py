@@ -162,6 +162,21 @@ def test_several_threads_submit_at_once(pool: shmq.Executor) -> None:
     assert found == [[(base + number) ** 2 for number in range(500)] for base in range(0, 4000, 1000)]
 
 
+@pytest.mark.parametrize("method", START_METHODS)
+def test_functions_of_a_shell_travel_where_cloudpickle_is_installed(method: str) -> None:
+    pytest.importorskip("cloudpickle")
+    program = f"""
+import shmq
+pool = shmq.Executor(1, {method!r})
+pool.submit(abs, 1).result()
+def late(number):
+    return number + 1
+print(pool.submit(late, 4).result(), list(pool.map(late, range(3))))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=WATCHDOG)
+    assert (done.stdout, done.stderr) == ("5 [1, 2, 3]\n", "")
+
+
 # -- map -------------------------------------------------------------------------------------------------------------------
 
 
