@@ -32,7 +32,7 @@ from shmq.executor._autoscale import Autoscale
 from shmq.executor._board import Board, WorkerStats
 from shmq.executor._channel import Channel
 from shmq.executor._crew import Crew, Death, describe_exit
-from shmq.executor._future import FINISHED, PENDING, RUNNING, Future, lock
+from shmq.executor._future import DONE, FINISHED, PENDING, RUNNING, Future, lock
 from shmq.executor._map import MapCall
 from shmq.executor._tasks import Message
 from shmq.executor._worker import Plan, client_name, run, tasks_name
@@ -332,6 +332,7 @@ class Client:
             else:
                 asker._result = value
                 asker._state = FINISHED
+                asker._condition = DONE
         self.handed -= before - len(pending)
         self.done += before - len(pending)
         if self.suspects:

@@ -17,7 +17,7 @@ from concurrent import futures
 from concurrent.futures._base import FINISHED, PENDING, RUNNING
 from typing import Any, final
 
-__all__ = ["FINISHED", "PENDING", "RUNNING", "Future", "lock"]
+__all__ = ["DONE", "FINISHED", "PENDING", "RUNNING", "Future", "lock"]
 
 lock = threading.RLock()
 
@@ -42,21 +42,18 @@ class _Nobody:
         pass
 
 
-class _Condition:
-    """Found where an instance has no `_condition` yet, which it has from then on, unless it is done."""
+DONE = _condition()  # of all futures that nobody has looked at before they were done
 
-    done = _condition()
+
+class _Condition:
+    """Found where an instance has no `_condition` yet, which it has from then on."""
 
     def __get__(self, future: Future | None, owner: type[Future]) -> Any:
         if future is None:
             return self
-        if future._state == FINISHED and not future._observed:
-            return self.done
         with lock:
-            if future._observed:
+            if "_condition" in future.__dict__:  # another thread was quicker
                 return future.__dict__["_condition"]
-            if future._state == FINISHED:
-                return self.done
             future._waiters = []
             future._done_callbacks = []
             condition = future.__dict__["_condition"] = _condition()
@@ -92,6 +89,7 @@ class Future(futures.Future[Any]):
             self._result = value
         self._state = FINISHED
         if not self._observed:
+            self._condition = DONE
             return False
         for waiter in self._waiters:
             if failed:
