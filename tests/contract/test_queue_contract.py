@@ -5,6 +5,7 @@ The standard library's own queues stand in the list of faces to show that the be
 
 from __future__ import annotations
 
+import asyncio
 import multiprocessing
 import queue
 import threading
@@ -244,16 +245,33 @@ def every_message_goes_to_exactly_one_consumer(factory: Factory) -> None:
             assert of_one == sorted(of_one)
 
 
+class Awaited:
+    """A queue whose calls are awaited, each on a loop of its own, in whatever thread it is made."""
+
+    def __init__(self, q: shmq.Queue) -> None:
+        self.q = q
+
+    def put(self, obj: object, block: bool = True, timeout: float | None = None) -> None:
+        asyncio.run(self.q.aput(obj, timeout if block else 0))
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Any:
+        return asyncio.run(self.q.aget(timeout if block else 0))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.q, name)
+
+
 @pytest.fixture
 def factories(make: Make) -> dict[str, Factory]:
     return {
         "shmq.Queue": lambda maxsize: make(slots=maxsize, slot_size=256),
         "shmq.Queue of large slots": lambda maxsize: make(slots=maxsize, slot_size=4096),
+        "shmq.Queue, awaited": lambda maxsize: Awaited(make(slots=maxsize, slot_size=256)),
         "queue.Queue": lambda maxsize: queue.Queue(maxsize),
     }
 
 
-@pytest.mark.parametrize("face", ["shmq.Queue", "shmq.Queue of large slots", "queue.Queue"])
+@pytest.mark.parametrize("face", ["shmq.Queue", "shmq.Queue of large slots", "shmq.Queue, awaited", "queue.Queue"])
 @pytest.mark.parametrize("behave", BEHAVIOURS, ids=lambda function: function.__name__)
 def test_each_face_behaves(factories: dict[str, Factory], face: str, behave: Behaviour) -> None:
     behave(factories[face])

@@ -131,6 +131,7 @@ def test_a_large_task_that_kills_fails_alone_and_those_behind_it_are_done(pool: 
 
 def test_idle_workers_that_are_killed_are_replaced(pool: shmq.Executor) -> None:
     assert pool.submit(square, 2).result() == 4
+    wait_until(lambda: [worker.state for worker in pool.stats().workers] == ["ready"] * 2)
     for worker in pool.stats().workers:
         os.kill(worker.pid, signal.SIGKILL)
     assert [future.result(WATCHDOG) for future in [pool.submit(square, number) for number in range(10)]] == [
