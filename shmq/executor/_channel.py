@@ -1,8 +1,8 @@
 """Channel: one line of messages of any size, made of two queues.
 
-Small messages go into small slots. A large one goes into a slot of the second queue, which is made when the first one comes,
-and a *ticket* into the first: an empty message that says no more than "there is a large one". So everybody waits on one queue,
-and who never sends arrays reserves no memory for them. What is larger still, or finds no room for large slots, is spilled.
+Small messages go into small slots. A large one goes into a slot of the second queue, which its owner makes when the first one
+comes, and a *ticket* into the first: an empty message that says no more than "there is a large one". So everybody waits on one
+queue, and who never sends arrays reserves no memory for them. What finds no large slots, or is larger than they are, is spilled.
 
 A ticket names no message. Whoever takes one takes large messages until there is none, and only then acks it; and a ticket is
 never begun with, so that no number of deaths wears it out. So there is always a ticket for each large message that waits, or
@@ -61,6 +61,7 @@ class Channel:
         else:
             self.small = self._open(name, slots=SLOTS, slot_size=SMALL, in_flight=256, oversize="spill")
         self.large: Queue | None = None
+        self._guest = attach
         self.owed = 0  # tickets for which there was no room
         self._ticket: Lease | None = None
         self._took = 0  # large messages on this ticket
@@ -129,14 +130,22 @@ class Channel:
             self.owed -= 1
 
     def _large(self, nbytes: int) -> Queue | None:
-        """The queue of large slots, made where there is none; None where it cannot be, or they are too small."""
-        if self.large is None and nbytes <= self.slot_size and not self._no_large:
+        """The queue of large slots; None where there is none, or its slots are too small."""
+        if self.large is None and nbytes <= self.slot_size:
+            if self._guest:  # what a guest makes would go with it, and its message too
+                self.attached_large()
+            else:
+                self.make_large()
+        return None if self.large is None or nbytes > self.large.slot_size else self.large
+
+    def make_large(self) -> None:
+        """Have large slots from now on, if there is room for them."""
+        if self.large is None and not self._no_large:
             cells = min(2 * self.large_slots, 64)
             try:
                 self.large = self._open(self.large_name, slots=self.large_slots, slot_size=self.slot_size, in_flight=cells)
             except OutOfMemory:
                 self._no_large = True
-        return None if self.large is None or nbytes > self.large.slot_size else self.large
 
     # -- taking ------------------------------------------------------------------------------------------------------------
 
@@ -160,14 +169,17 @@ class Channel:
         if large is None:
             return None
         deadline = time.monotonic() + REAPER_PATIENCE
+        certain = self._took > 0  # there was one for this ticket: those of others have their own
         while True:
             with contextlib.suppress(Empty):
                 lease = large.receive_many(1, 0)[0]
                 self._took += 1
                 return lease
-            # The ticket may be a dead man's, and what he held not yet be taken back.
-            if self._took or (not large._reap() and not dead_ports(large)) or time.monotonic() > deadline:
+            if certain or time.monotonic() > deadline:
                 return None
+            # The ticket may be a dead man's, and what he held not yet be taken back, or be taken back by another this very
+            # moment. So this is certain before the last look, not after it.
+            certain = not large._reap() and not dead_ports(large)
 
     def attached_large(self) -> Queue | None:
         """The queue of large slots, if there is one."""

@@ -273,6 +273,8 @@ class Client:
             if not message:
                 self.take_large(outcomes)
                 continue
+            if len(message) > _tasks.SMALL:  # it was spilled: let there be room for the next one
+                self.results.make_large()
             number, took, kind, count = outcome_of(message)
             if not number:
                 self.start_error = _tasks.load_outcome(message, kind, count, False)
