@@ -281,7 +281,7 @@ class Client:
                 continue
             seconds += took
             try:
-                outcomes.append((number, load_outcome(message, kind, count, False), kind))
+                outcomes.append((number, load_outcome(message, kind, count, self.in_place), kind))
             except BaseException as error:
                 outcomes.append((number, error, True))
         if outcomes:
