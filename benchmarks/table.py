@@ -60,14 +60,16 @@ def _row(name: str, reports: list[dict[str, Any]]) -> str:
     """Own value, baseline, best peer, standard library, all others; a row that is lost says so."""
     by_peer = {report["peer"]: report for report in reports}
     own = by_peer.pop("shmq", None)
-    baseline = by_peer.pop("bare C", None) or by_peer.pop("numpy", None)
+    drop_in = by_peer.pop("shmq.mp.Queue", None)
+    baseline = by_peer.pop("bare C", None) or by_peer.pop("numpy", None) or by_peer.pop("dumps + loads", None)
+    by_peer.pop("the slower of the two", None)
     ranked = sorted((report for report in by_peer.values() if not report["trouble"]), key=lambda r: float(r["median"]))
     best = f"{ranked[0]['peer']} {_cell(ranked[0])}" if ranked else "–"
     others = [f"{report['peer']} {_cell(report)}" for report in ranked[1:] if report["peer"] != _STDLIB]
     others += [f"{peer} {_cell(report)}" for peer, report in by_peer.items() if report["trouble"]]
     cells = (
         name,
-        _judged(own, ranked),
+        _judged(own, ranked) + (f", shmq.mp.Queue {_cell(drop_in)}" if drop_in else ""),
         _cell(baseline),
         best,
         _cell(by_peer.get(_STDLIB)),
@@ -95,7 +97,7 @@ def markdown(document: dict[str, Any]) -> str:
             f"trip or call. Differences below {_TIE}× are ties. {about['cpu']}, {about['cores']} cores, "
             f"Linux {about['kernel']}, {about['python']}, commit {about['commit'][:12]}{changes}, "
             f"{about['date'][:10]}. {versions}. "
-            f"In the row `import`, the column “bare C” is `import numpy`.",
+            f"In the row `import`, the column “bare C” is `import numpy`; in the row `objects`, dumps + loads of pickle.",
         ]
     )
 

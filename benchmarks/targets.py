@@ -55,6 +55,7 @@ Check = Callable[[Results], tuple[str, bool]]
 _ONE = "one_to_one/64 B, a call per message"
 _BATCH = "one_to_one/64 B, batches of 64"
 _EMPTY, _FULL = "one_to_one/64 B, ring nearly empty", "one_to_one/64 B, ring nearly full"
+_DICTS = "objects/small dicts, 1 → 1"
 _ALONE = "flatness/ring of {}, one process"
 _BETWEEN = "flatness/ring of {}, 1 → 1"
 _RINGS = ("16", "1,024", "65,536", "1,048,576")
@@ -124,6 +125,17 @@ def _warm_slots(results: Results) -> tuple[str, bool]:
     return f"{ratio:.2f}× the time of a ring of 4", ratio <= _TIE
 
 
+def _drop_in(results: Results) -> tuple[str, bool]:
+    ratio = results.ratio(_DICTS, _DICTS, peer="multiprocessing.Queue", over_peer="shmq.mp.Queue")
+    return f"{ratio:.1f}×", ratio >= 4.5
+
+
+def _pickling(results: Results) -> tuple[str, bool]:
+    ratio = results.ratio(_DICTS, _DICTS, peer="shmq.mp.Queue", over_peer="dumps + loads")
+    pipelined = results.ratio(_DICTS, _DICTS, peer="shmq.mp.Queue", over_peer="the slower of the two")
+    return f"{ratio:.2f}×; {pipelined:.2f}× the slower of the two", ratio <= 1.25
+
+
 def _payload(results: Results) -> tuple[str, bool]:
     ratio = results.median("memory/1,024 × 1 KiB, both ends") / MIB
     return f"{ratio:.2f}× the payload", ratio <= 1.25
@@ -172,6 +184,8 @@ TARGETS: list[tuple[str, Check]] = [
     ("ring nearly full: within 2× of the best regime", _regime(_FULL)),
     ("2 → 2: at least half of 1 → 1", _throughput_kept("many_to_many/2 → 2, 64 B")),
     ("4 → 4: at least half of 1 → 1", _throughput_kept("many_to_many/4 → 4, 64 B")),
+    ("small dicts, shmq.mp.Queue: ≥ 4.5× multiprocessing.Queue", _drop_in),
+    ("small dicts, shmq.mp.Queue: within 1.25× of dumps + loads", _pickling),
     ("round trip, both awake: p50 ≤ 1 µs", _at_most("ping_pong/round trip, both awake, p50", 1, "µs", 1e3)),
     ("put to a sleeper: within 15 % of a bare semaphore", _asleep),
     ("await of a message that is there: ≤ 2 µs", _at_most("awaited/await of a message that is there", 2, "µs", 1e3)),

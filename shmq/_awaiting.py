@@ -8,6 +8,7 @@ what nobody rings for (deaths, leases that expire, messages that rest), as rarel
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -37,63 +38,78 @@ class Place:
         self.loop = loop
         self.waiting: tuple[deque[asyncio.Future[bool]], ...] = (deque(), deque(), deque())  # by side
         self.woken = [0, 0, 0]  # of those who wait, how many are about to look
+        self.back = [0, 0, 0]  # of those who looked in vain, how many wait again, before all others
         self.in_vain = 0
+        self.ending = False
         self.pause = SLICE
         self.listener = Listener(queue)
-        loop.add_reader(self.listener.descriptor, self.rung)
+        try:
+            loop.add_reader(self.listener.descriptor, self.rung)
+        except BaseException:
+            self.listener.close()
+            raise
         self.timer = loop.call_later(SLICE, self.watch)
 
-    def enter(self, side: int, first: bool = False) -> asyncio.Future[bool]:
+    def enter(self, side: int) -> asyncio.Future[bool]:
         """Wait for one's turn: the future's result is True when it is worth a try."""
         turn: asyncio.Future[bool] = self.loop.create_future()
-        if first:
-            self.waiting[side].appendleft(turn)
-        else:
-            self.waiting[side].append(turn)
+        self.waiting[side].append(turn)
         self.rouse(side)
         self.look_again_in(SOONEST if side == SPACE else SLICE)
         return turn
 
+    def again(self, side: int, scarce: bool = False) -> asyncio.Future[bool]:
+        """A woken task came too late, and waits on. `scarce`: it lacks something that nobody rings for."""
+        turn: asyncio.Future[bool] = self.loop.create_future()
+        self.waiting[side].insert(self.back[side], turn)
+        self.back[side] += 1
+        self.woken[side] -= 1
+        if scarce:
+            self.in_vain = IN_VAIN + 1
+        elif not self.woken[side]:
+            self.in_vain += 1
+        self.rouse(side)
+        return turn
+
+    def served(self, side: int) -> None:
+        """A woken task has taken what it wanted: it is the next one's turn. Never raises: it has been taken."""
+        self.in_vain = 0
+        self.woken[side] -= 1
+        self.listener.took(side)
+        self.rouse(side)
+        self.end_if_idle(side)
+
     def leave(self, side: int, turn: asyncio.Future[bool], keeps: bool = False) -> None:
-        """Wait no longer: cancelled, or the time is over. Who was woken wakes another one in his stead, unless he `keeps` what
-        he was woken for."""
+        """Wait no longer: cancelled, failed, or the time is over. Another one is told in his stead, here or in another process,
+        unless he `keeps` what he was told of."""
         try:
             self.waiting[side].remove(turn)
         except ValueError:
             self.woken[side] -= 1
-        if not keeps:
+        if keeps:
+            self.listener.took(side)
+            self.loop.call_soon(self.rouse, side)  # when he has taken it
+        else:
             self.rouse(side)
-        self.end_if_idle([side] if keeps else [])
+        self.end_if_idle(side)
 
-    def served(self, side: int) -> None:
-        """A woken task has taken what it wanted, or failed: it is the next one's turn."""
-        self.in_vain = 0
-        self.woken[side] -= 1
-        self.rouse(side)
-        self.end_if_idle()
-
-    def again(self, side: int) -> asyncio.Future[bool]:
-        """A woken task came too late, and waits on, before all others."""
-        self.woken[side] -= 1
-        self.in_vain += 1
-        return self.enter(side, first=True)
-
-    def rouse(self, side: int) -> None:
-        """Wake as many as there is something for, and be told of what comes."""
+    def rouse(self, side: int, by_the_clock: bool = False) -> None:
+        """Wake as many as there is something for, and be told of what comes. Never raises."""
         waiting = self.waiting[side]
-        if not waiting or self.woken[side]:
-            return  # who was woken calls this again
-        self.listener.arm(side)
-        if self.in_vain > IN_VAIN:
-            return  # the clock's turn
+        if not waiting or self.woken[side] or self.listener.ears.foreign or self.loop.is_closed():
+            return  # who was woken calls this again; in a forked child, or under a loop that was closed, nobody goes on
+        self.back[side] = 0
         try:
-            if not self.queue._promising(side):
-                return
-            length = self.queue.qsize()
+            here = self.queue._worth(side)
+            if here < len(waiting):  # otherwise nobody need be told
+                self.listener.arm(side)
+                here = self.queue._worth(side)
         except ShmqError:  # closed: the tasks find out
-            length = len(waiting)
-        here = len(waiting) if side == DONE else length if side == ITEMS else self.queue.maxsize - length
-        self.wake(side, max(here, 1))
+            here = len(waiting)
+        if here and self.in_vain > IN_VAIN and not by_the_clock:
+            self.look_again_in(min(SOONEST * 2.0 ** (self.in_vain - IN_VAIN - 1), SLICE))
+        else:
+            self.wake(side, here)
 
     def wake(self, side: int, count: int) -> None:
         waiting = self.waiting[side]
@@ -114,17 +130,31 @@ class Place:
 
     def watch(self) -> None:
         """Called by the clock: what nobody rings for."""
-        self.in_vain = 0
+        if self.queue._places.get(self.loop) is not self:
+            return
         try:
             soon = self.queue._watch()
+            self.listen_again()
         except ShmqError:  # closed: the tasks find out
-            for side in (ITEMS, SPACE, DONE):
-                self.wake(side, len(self.waiting[side]))
-            return
+            soon = SLICE
         for side in (ITEMS, SPACE, DONE):
-            self.rouse(side)
+            self.rouse(side, by_the_clock=True)
         self.pause = min(2 * self.pause, SLICE)
+        self.timer.cancel()
         self.timer = self.loop.call_later(max(min(self.pause, soon), SOONEST), self.watch)
+
+    def listen_again(self) -> None:
+        """Where somebody has removed the bell, it is made anew."""
+        if self.listener.is_deaf():
+            self.forget_bell()
+            with contextlib.suppress(OSError):  # then the clock must do, and tries again
+                self.listener.descriptor = self.listener.ear._bell()
+                self.loop.add_reader(self.listener.descriptor, self.rung)
+
+    def forget_bell(self) -> None:
+        if self.listener.descriptor >= 0:
+            self.loop.remove_reader(self.listener.descriptor)
+        self.listener.descriptor = -1
 
     def look_again_in(self, pause: float) -> None:
         try:
@@ -136,16 +166,32 @@ class Place:
             self.timer.cancel()
             self.timer = self.loop.call_later(soon, self.watch)
 
-    def end_if_idle(self, keeps: Sequence[int] = ()) -> None:
-        if any(self.waiting) or any(self.woken) or self.queue._places.pop(self.loop, None) is None:
+    def end_if_idle(self, side: int) -> None:
+        """Who has ceased to wait at this side may have been the last: then what is rung there is rung for others."""
+        if self.listener.ears.foreign:
+            return  # the bell is the parent's, and so is what its loop listens to
+        if not self.waiting[side] and not self.woken[side]:
+            self.listener.disarm(side)
+        if any(self.waiting) or any(self.woken):
             return
-        self.end(keeps)
+        if self.loop.is_closed():
+            self.end_if_still_idle()
+        elif not self.ending:  # a task that takes one message after the other waits again before this is called
+            self.ending = True
+            self.loop.call_soon(self.end_if_still_idle)
 
-    def end(self, keeps: Sequence[int] = ()) -> None:
+    def end_if_still_idle(self) -> None:
+        self.ending = False
+        if any(self.waiting) or any(self.woken) or self.queue._places.get(self.loop) is not self:
+            return
+        del self.queue._places[self.loop]
+        self.end()
+
+    def end(self) -> None:
         if not self.loop.is_closed():
-            self.loop.remove_reader(self.listener.descriptor)
+            self.forget_bell()
             self.timer.cancel()
-        self.listener.close(keeps)
+        self.listener.close()
 
 
 def place_of(queue: Queue) -> Place:
@@ -153,15 +199,16 @@ def place_of(queue: Queue) -> Place:
     loop = asyncio.get_running_loop()
     place = queue._places.get(loop)
     if place is None:
-        for other in [other for other in queue._places if other.is_closed()]:
-            queue._places.pop(other).end()  # a loop that was closed under those who waited
+        for other in list(queue._places):  # which other threads may change
+            if other.is_closed() and (left := queue._places.pop(other, None)):
+                left.end()  # closed under those who waited
         place = queue._places[loop] = Place(queue, loop)
     return place
 
 
 async def wait(queue: Queue, side: int, attempt: Callable[[], Result], timeout: float | None) -> Result:
     """Try again whenever it is worth it, until it is neither Empty nor Full. Raises what the last try raised on time-out."""
-    _core.check_seconds(timeout)
+    timeout = _core.seconds_of(timeout)
     if timeout is not None and timeout <= 0:
         return attempt()
     loop = asyncio.get_running_loop()
@@ -180,8 +227,10 @@ async def wait(queue: Queue, side: int, attempt: Callable[[], Result], timeout: 
             if timer is not None:
                 timer.cancel()
         if not in_time:
-            place.leave(side, turn)
-            return attempt()  # a last look: it may have come with the last tick
+            try:
+                return attempt()  # a last look: it may have come with the last tick
+            finally:
+                place.leave(side, turn)
         try:
             result = attempt()
         except (Empty, Full):
@@ -191,14 +240,12 @@ async def wait(queue: Queue, side: int, attempt: Callable[[], Result], timeout: 
             now = loop.time()
             cells_deadline = cells_deadline or now + CELL_PATIENCE
             if now > min(cells_deadline, deadline or cells_deadline):
-                place.served(side)
+                place.leave(side, turn)
                 raise
-            place.in_vain = IN_VAIN
-            turn = place.again(side)
-            place.look_again_in(SOONEST)
+            turn = place.again(side, scarce=True)
             continue
         except BaseException:
-            place.served(side)
+            place.leave(side, turn)
             raise
         place.served(side)
         return result
@@ -206,29 +253,32 @@ async def wait(queue: Queue, side: int, attempt: Callable[[], Result], timeout: 
 
 async def any_of(queues: Sequence[Queue], timeout: float | None) -> Queue | None:
     """The first of the queues that has something; None on time-out. See shmq.aio.wait_any."""
-    _core.check_seconds(timeout)
+    timeout = _core.seconds_of(timeout)
     loop = asyncio.get_running_loop()
     deadline = None if timeout is None else loop.time() + timeout
-    while True:
+    for queue in queues:
+        if queue._ready():
+            return queue
+    if timeout is not None and timeout <= 0:
+        return None
+    entered: list[tuple[Place, asyncio.Future[bool]]] = []
+    ready: Queue | None = None
+    try:
         for queue in queues:
-            if queue._ready():
-                return queue
-        left = None if deadline is None else deadline - loop.time()
-        if left is not None and left <= 0:
-            return None
-        entered: list[tuple[Place, asyncio.Future[bool]]] = []
-        ready: Queue | None = None
-        try:
-            for queue in queues:
-                place = place_of(queue)
-                entered.append((place, place.enter(ITEMS)))
-            await asyncio.wait([turn for _, turn in entered], timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            place = place_of(queue)
+            entered.append((place, place.enter(ITEMS)))
+        while True:
+            left = None if deadline is None else max(deadline - loop.time(), 0)
+            woken, _ = await asyncio.wait([turn for _, turn in entered], timeout=left, return_when=asyncio.FIRST_COMPLETED)
             ready = next((queue for queue in queues if queue._ready()), None)
-        finally:
-            for place, turn in entered:
-                place.leave(ITEMS, turn, keeps=place.queue is ready)
-        if ready is not None:
-            return ready
+            if ready is not None or not woken:
+                return ready
+            for number, (place, turn) in enumerate(entered):
+                if turn in woken:
+                    entered[number] = place, place.again(ITEMS)
+    finally:
+        for place, turn in entered:
+            place.leave(ITEMS, turn, keeps=place.queue is ready)
 
 
 def expire(turn: asyncio.Future[bool]) -> None:

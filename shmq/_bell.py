@@ -50,20 +50,27 @@ class Ears:
 
     def give(self, queue: Queue, ear: Queue) -> None:
         with _guard:
-            if self.pid != os.getpid():
-                return  # a forked child has ears of its own
+            if self.foreign:
+                return
             if ear is queue:
                 self.own_is_free = True
-            elif not queue.closed:
+            elif not queue.closed and not self.further:  # one is kept for the next; more would be ports that others lack
                 self.further.append(ear)
                 return
         if ear is not queue:
             ear.close()
 
+    @property
+    def foreign(self) -> bool:
+        """In a forked child: they are the parent's, and the child has ears of its own."""
+        return self.pid != os.getpid()
+
     def close(self) -> None:
-        """With the queue's handle. Those in use are closed by their listeners."""
-        while self.further:
-            self.further.pop().close()
+        """Once the queue's handle is closed. Those in use are closed by their listeners."""
+        with _guard:
+            free, self.further = self.further, []
+        for ear in free:
+            ear.close()
 
 
 class Listener:
@@ -73,7 +80,8 @@ class Listener:
         self.queue = queue
         self.ears = queue._ears
         self.ear = self.ears.take(queue)
-        self.sides: set[int] = set()
+        self.armed: set[int] = set()
+        self.told = [0, 0, 0]  # by side: how often it was rung for something that nobody has taken
         try:
             self.descriptor = self.ear._bell()
         except BaseException:
@@ -82,22 +90,37 @@ class Listener:
 
     def arm(self, side: int) -> None:
         """Be told once when it is worth a look. The caller looks again before it waits."""
-        self.sides.add(side)
-        self.ear._arm(side)
+        if not self.ear._arm(side) and side in self.armed:
+            self.told[side] += 1
+        self.armed.add(side)
+
+    def took(self, side: int) -> None:
+        """One of those that we were told of was taken."""
+        self.told[side] = max(self.told[side] - 1, 0)
+
+    def disarm(self, side: int) -> None:
+        """Be told no more. What we were told, heard or not, and have not taken is another one's."""
+        if side in self.armed:
+            self.armed.remove(side)
+            if not self.ear._disarm(side):
+                self.told[side] += 1
+        told, self.told[side] = self.told[side], 0
+        for _ in range(told):
+            (self.ear if self.queue.closed else self.queue)._pass_on(side)  # the queue knows better than the ear what is there
+
+    def is_deaf(self) -> bool:
+        """Has somebody removed the bell, so that nobody can ring it?"""
+        return not self.ear._has_bell()
 
     def hush(self) -> None:
         """The bell was rung, and heard."""
         self.ear._hush()
 
-    def close(self, keeps: Sequence[int] = ()) -> None:
-        """Listen no longer. What was rung for us and left where it was is another one's, but for the sides that the caller
-        `keeps` for himself."""
-        unheard = [side for side in self.sides if not self.ear._disarm(side) and side not in keeps]
+    def close(self) -> None:
+        """Listen no longer."""
+        for side in (ITEMS, SPACE, DONE):
+            self.disarm(side)
         self.ear._hush()
-        if not self.queue.closed:
-            for side in unheard:
-                if self.queue._promising(side):
-                    self.queue._pass_on(side)
         self.ears.give(self.queue, self.ear)
 
 
@@ -110,7 +133,7 @@ def wait_many(
     quicker. **Waits** up to `timeout` seconds (None: for ever; 0: only looks), asleep but for some microseconds at the first
     queue. **Raises** Closed.
     """
-    _core.check_seconds(timeout)
+    timeout = _core.seconds_of(timeout)
     others = list(descriptors)
     deadline = None if timeout is None else time.monotonic() + timeout
     ready = [queue for queue in queues if queue._ready()]
@@ -127,11 +150,11 @@ def wait_many(
             for listener in listeners:
                 listener.hush()
                 listener.arm(ITEMS)
+            pause = min([SLICE, *(queue._watch() for queue in queues)])  # before the look: what falls due between them is seen
             ready = [queue for queue in queues if queue._ready()]
             left = None if deadline is None else deadline - time.monotonic()
             if ready or (left is not None and left <= 0):
                 return ready, readable(others, 0)
-            pause = min([SLICE, *(queue._watch() for queue in queues)])
             found = readable(
                 [*others, *(listener.descriptor for listener in listeners)], pause if left is None else min(pause, left)
             )
@@ -140,7 +163,9 @@ def wait_many(
                 return ready, heard
     finally:
         for listener in listeners:
-            listener.close([ITEMS] if listener.queue in ready else [])
+            if listener.queue in ready[:1]:
+                listener.took(ITEMS)  # from the first one something will be taken; from the others, nobody knows
+            listener.close()
 
 
 def readable(descriptors: Sequence[int], seconds: float) -> list[int]:
@@ -169,7 +194,7 @@ def wait_any(queues: Iterable[Queue], timeout: float | None = None) -> Queue:
 
 def wait_done(queue: Queue, timeout: float | None = None) -> bool:
     """Wait until no message of the queue is unfinished: see Queue.join."""
-    _core.check_seconds(timeout)
+    timeout = _core.seconds_of(timeout)
     deadline = None if timeout is None else time.monotonic() + timeout
     if queue._unfinished() == 0:
         return True

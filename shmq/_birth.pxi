@@ -146,6 +146,12 @@ def attachments(memory) -> tuple:
     return living, dead, ever
 
 
+def punch_hole(int descriptor, uint64_t offset, uint64_t nbytes) -> None:
+    """Give a file's memory back; its size stays, and zeros are read there."""
+    if nbytes and fallocate(descriptor, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, nbytes):
+        raise OSError(errno, _os.strerror(errno))
+
+
 def monotonic_ns() -> int:
     """CLOCK_MONOTONIC, the clock of every time inside a segment."""
     return shmq_now_ns()
@@ -158,3 +164,4 @@ FLAG_PICKLES = SHMQ_PICKLES
 FLAG_WITH_CREATOR = SHMQ_WITH_CREATOR
 FLAG_WITH_HANDLES = SHMQ_WITH_HANDLES
 FLAG_ANONYMOUS = SHMQ_ANONYMOUS
+FLAG_GROWS = SHMQ_GROWS

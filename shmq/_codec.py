@@ -1,7 +1,7 @@
 """From objects to bytes and back, where it takes Python: pickle, dtype descriptions, foreign buffers, a queue's own codec.
 
-The binding handles bytes, bytearray, str and plain arrays itself and comes here for the rest. Nothing else in shmq
-touches pickle.
+The binding handles bytes, bytearray, str, plain arrays and the calls of pickle itself and comes here for the rest. Nothing
+else in shmq touches pickle.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ __all__ = ["Codec", "JSONCodec", "json_codec"]
 
 # enum shmq_kind of layout.h
 KIND_BYTES = 0
-KIND_PICKLE = 4
 KIND_ENCODED = 5
 
 
@@ -52,30 +51,25 @@ class JSONCodec:
 
 json_codec = JSONCodec()
 
-Encoded = tuple[int, list[Any], bytes]
+Encoded = tuple[int, list[Any]]
 
 
-def encode(obj: Any, codec: Codec | None, pickles: bool) -> np.ndarray[Any, Any] | Encoded:
-    """Return an array that carries `obj`, or (kind, parts, description).
+def encode(obj: Any, codec: Codec | None, pickles: bool) -> np.ndarray[Any, Any] | Encoded | None:
+    """Return an array that carries `obj`, or (kind, parts); None where it is to be pickled.
 
-    Raises PickleRefused where only pickle would do and the segment refuses it, and whatever pickling or the codec raises.
+    Raises PickleRefused where only pickle would do and the segment refuses it, and whatever the codec raises.
     """
     carried = None if isinstance(obj, (np.ndarray, np.generic)) else _raw(obj)
     if carried is not None:
         return carried
     if codec is not None:
-        return KIND_ENCODED, [codec.encode(obj)], b""
+        return KIND_ENCODED, [codec.encode(obj)]
     if not pickles:
         raise PickleRefused(
             f"a {type(obj).__name__} can only travel by pickle, which this segment refuses: "
             "put bytes, str or an array, give the queue a codec=, or create it with allow_pickle=True"
         )
-    buffers: list[pickle.PickleBuffer] = []
-    stream = pickle.dumps(obj, protocol=5, buffer_callback=buffers.append)
-    if not buffers:
-        return KIND_PICKLE, [stream], b""
-    parts = [stream, *(buffer.raw() for buffer in buffers)]
-    return KIND_PICKLE, parts, struct.pack(f"<{len(parts)}Q", *(len(part) for part in parts))
+    return None
 
 
 def _raw(obj: Any) -> np.ndarray[Any, Any] | Encoded | None:
@@ -90,9 +84,14 @@ def _raw(obj: Any) -> np.ndarray[Any, Any] | Encoded | None:
         except (BufferError, RuntimeError, TypeError, ValueError):  # on another device, or of a type NumPy lacks
             return None
     if view.format in ("B", "b", "c") and view.ndim == 1:
-        return KIND_BYTES, [view if view.c_contiguous else bytes(view)], b""
+        return KIND_BYTES, [view if view.c_contiguous else bytes(view)]
     array = np.asarray(view)
     return None if array.dtype.hasobject else array
+
+
+def describe_parts(parts: list[Any]) -> bytes:
+    """The sizes of a pickle's stream and of its out-of-band buffers, for load_pickle."""
+    return struct.pack(f"<{len(parts)}Q", *(len(part) for part in parts))
 
 
 def load_pickle(data: memoryview, description: bytes) -> Any:

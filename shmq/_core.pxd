@@ -24,7 +24,7 @@ cdef extern from "layout.h" nogil:
     enum: SHMQ_PUTS, SHMQ_GETS, SHMQ_RECEIVES, SHMQ_ACKS, SHMQ_NACKS, SHMQ_REDELIVERIES, SHMQ_COUNTERS
     enum: SHMQ_BYTES, SHMQ_ARRAY, SHMQ_TEXT, SHMQ_BYTEARRAY, SHMQ_PICKLE, SHMQ_ENCODED, SHMQ_KINDS
     enum: SHMQ_FORTRAN, SHMQ_SWAPPED, SHMQ_DESCRIBED, SHMQ_SPILLED
-    enum: SHMQ_SPILLS, SHMQ_PICKLES, SHMQ_WITH_CREATOR, SHMQ_WITH_HANDLES, SHMQ_ANONYMOUS
+    enum: SHMQ_SPILLS, SHMQ_PICKLES, SHMQ_WITH_CREATOR, SHMQ_WITH_HANDLES, SHMQ_ANONYMOUS, SHMQ_GROWS
     enum: SHMQ_INLINE_DIMS
     struct shmq_cell:
         shmq_word word
@@ -88,7 +88,6 @@ cdef extern from "layout.h" nogil:
         shmq_word backlog
         shmq_word done
         shmq_word attachments
-        shmq_word retired[6]
         shmq_word events[3]
     struct shmq_geometry:
         uint64_t slot_size
@@ -120,10 +119,13 @@ cdef extern from "sync.h" nogil:
     uint64_t shmq_now_coarse_ns()
     uint64_t shmq_load_relaxed(const shmq_word *word)
     uint64_t shmq_load_acquire(const shmq_word *word)
+    uint64_t shmq_load_seq(const shmq_word *word)
+    void shmq_store_seq(shmq_word *word, uint64_t value)
     uint64_t shmq_add_relaxed(shmq_word *word, uint64_t n)
     uint32_t shmq_load_half "shmq_load_seq"(const shmq_half *half)
     void shmq_store_half "shmq_store_seq"(shmq_half *half, uint32_t value)
     bint shmq_swap_seq(shmq_word *word, uint64_t *expected, uint64_t desired)
+    void shmq_store_release(shmq_word *word, uint64_t value)
     void shmq_store_relaxed(shmq_word *word, uint64_t value)
     void shmq_count(shmq_word *word, uint64_t n)
     bint shmq_likely(bint condition)
@@ -189,6 +191,7 @@ cdef extern from "lease.h" nogil:
     shmq_status shmq_lease_give_back(shmq_port *port, uint32_t cell, uint64_t leased, shmq_cause cause, uint64_t delay_ns)
     uint32_t shmq_lease_expire(shmq_port *port)
     shmq_status shmq_orphan_adopt(shmq_port *port, uint64_t deadline_ns, uint32_t *cell)
+    bint shmq_orphan_due(shmq_port *port)
     bint shmq_orphan_exhausted(shmq_port *port, uint32_t *cell)
     void shmq_delivery_ended(shmq_port *port, uint32_t cell, uint64_t leased, shmq_cause cause, uint64_t delay_ns)
     bint shmq_lease_begun(const shmq_port *port, uint32_t cell, uint64_t leased)
@@ -199,6 +202,7 @@ cdef extern from "lease.h" nogil:
 cdef extern from "ring.h" nogil:
     ctypedef c_bool (*shmq_fill)(void *context, shmq_port *port, uint32_t slot) noexcept nogil
     shmq_status shmq_ring_put(shmq_port *port, uint32_t cell)
+    shmq_status shmq_ring_move_in(shmq_port *port, uint32_t cell)
     shmq_status shmq_ring_get(shmq_port *port, uint32_t cell, cell_state leased)
     uint32_t shmq_ring_get_many(shmq_port *port, const uint32_t *cells, uint32_t count, cell_state leased, shmq_status *status)
     uint32_t shmq_ring_put_many(shmq_port *port, uint32_t cell, shmq_fill fill, void *context, shmq_status *status)
@@ -220,6 +224,7 @@ cdef extern from "wait.h" nogil:
     bint shmq_reap_now_and_then(shmq_port *port)
     void shmq_wait_linger(shmq_port *port)
     void shmq_wake(shmq_port *port, shmq_side side)
+    void shmq_pass_on(shmq_port *port, shmq_side side)
     void shmq_wake_all(shmq_port *port, shmq_side side)
     void shmq_wake_after(shmq_port *port, shmq_side side)
     void shmq_wake_if_done(shmq_port *port)
@@ -231,7 +236,8 @@ cdef extern from "wait.h" nogil:
 
 cdef extern from "bell.h" nogil:
     int shmq_bell_make(shmq_port *port)
-    void shmq_bell_arm(shmq_port *port, shmq_side side)
+    bint shmq_bell_is_there(const shmq_port *port, int descriptor)
+    bint shmq_bell_arm(shmq_port *port, shmq_side side)
     bint shmq_bell_disarm(shmq_port *port, shmq_side side)
 
 cdef extern from "reap.h" nogil:

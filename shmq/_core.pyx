@@ -28,7 +28,7 @@ from libc.string cimport memcpy, memset
 
 import os as _os
 from operator import index as operator_index
-from pickle import loads as pickle_loads
+from pickle import Pickler, loads as pickle_loads
 
 from numpy import ascontiguousarray as np_ascontiguousarray
 
@@ -42,11 +42,19 @@ cdef extern from "Python.h":
     ctypedef void (*destructor)(PyObject *) noexcept
     ctypedef struct PyTypeObject:
         destructor tp_dealloc
+    PyTypeObject *Py_TYPE(object obj)
+    PyObject *PyDict_GetItemWithError(dict table, object key) except? NULL
+    bint PyObject_CheckBuffer(object obj)
+    PyObject *_PyType_Lookup(PyTypeObject *kind, object name)
     PyObject *PyErr_Occurred()
     const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *length) except NULL
 
+cdef extern from "fcntl.h":
+    int FALLOC_FL_PUNCH_HOLE, FALLOC_FL_KEEP_SIZE
+    int fallocate(int descriptor, int mode, int64_t offset, int64_t nbytes)
+
 cdef extern from "unistd.h":
-    int usleep(unsigned int microseconds)
+    int usleep(unsigned int microseconds) nogil
     int close_descriptor "close"(int descriptor)
     Py_ssize_t read_descriptor "read"(int descriptor, void *into, size_t nbytes)
 
@@ -68,6 +76,10 @@ cdef enum:
     RELEASE_BYTES = 65536
     SPILL_KEY_BYTES = 16
     BATCH = 256
+    KEPT_PICKLE_BYTES = 1024
+    LOG_HEAD = 0 # words of a backlog's first page: shmq/_backlog.py
+    LOG_TAIL = 1
+    LOG_AT_WORK = 2
     PEEKS = 1000  # how often peek begins anew while others take what it looks at
 # How long put and get wait for an in-flight cell before they say who holds them all.
 cdef uint64_t CELL_PATIENCE_NS = 1000000000
@@ -77,6 +89,12 @@ cdef uint64_t STALL_NS = 5000000000
 cdef uint64_t REAPER_PATIENCE_NS = 1000000000
 # How long a message rests that could not be buried.
 cdef uint64_t BURIAL_REST_NS = 1000000000
+# How long puts wait for room before they go to the backlog: at first, and how much more with every put. So consumers that take
+# 50,000 messages a second keep a producer at their pace, and no thousand puts take longer than 0.07 s, whoever takes them.
+cdef int64_t BACKLOG_PATIENCE_NS = 50000000
+cdef int64_t BACKLOG_PATIENCE_PER_PUT_NS = 20000
+# How long a consumer that finds the ring empty waits for whoever is at the backlog, before it looks at the ring again.
+cdef uint64_t REFILL_PATIENCE_NS = 10000000
 
 
 cdef inline uint64_t align(uint64_t offset) noexcept nogil:
@@ -109,9 +127,13 @@ cdef inline int check_timeout(object timeout) except -1:
     return 0
 
 
-def check_seconds(timeout) -> None:
-    """Refuse what is neither a number of seconds nor None."""
-    check_timeout(timeout)
+def seconds_of(timeout) -> float | None:
+    """A time-out as asyncio and poll take it: None for what is longer than they can count. Refuses what is no number."""
+    cdef double seconds
+    if timeout is None:
+        return None
+    seconds = number_of_seconds(timeout)
+    return None if seconds > 9e9 else seconds
 
 
 cdef double number_of_seconds(object timeout) except? -1:
@@ -155,6 +177,7 @@ cdef uint64_t deadline_of(object timeout) except? 0:
     return shmq_now_ns() + <uint64_t>(seconds * 1e9)
 
 
+cdef str DLPACK = "__dlpack__"
 AS_CREATED = object() # "not given", where None means something
 LONGEST_SECONDS = 366 * 86400.0
 CAUSES = ("released", "nacked", "expired", "died", "rejected", "?", "?", "?")
@@ -189,13 +212,13 @@ cdef class Port(Handle):
             draft_plain(&draft, PyBytes_AS_STRING(obj), <uint64_t>PyBytes_GET_SIZE(obj), SHMQ_BYTES)
             if shmq_likely(self.offer(&draft) == SHMQ_OK):
                 return
-            self.offer_patiently(&draft, block, timeout)
+            self.offer_somehow(&draft, block, timeout)
             return
         draft_make(&draft, self, obj)
         try:
             status = self.offer(&draft)
             if status != SHMQ_OK:
-                self.offer_patiently(&draft, block, timeout)
+                self.offer_somehow(&draft, block, timeout)
         except:
             draft_withdraw(&draft, self)
             raise
@@ -211,6 +234,8 @@ cdef class Port(Handle):
         cdef uint32_t cell
         cdef shmq_status status
         cdef bint large = draft.nbytes >= RELEASE_BYTES
+        if self.grows and shmq_unlikely(shmq_load_seq(&self.port.header.backlog) != 0) and not draft.published_ns:
+            return SHMQ_WOULD_BLOCK # behind those that wait there
         if large and not shmq_ring_has_space(&self.port):
             return SHMQ_WOULD_BLOCK # before the copy, not after it
         status = shmq_cell_take(&self.port, SHMQ_TO_WRITE, &cell)
@@ -227,14 +252,24 @@ cdef class Port(Handle):
         else:
             draft_write(draft, &self.port, slot)
         shmq_slot_stamp(&self.port, shmq_slot_at(&self.port, slot))
-        status = shmq_ring_put(&self.port, cell)
+        if shmq_unlikely(draft.published_ns != 0):
+            shmq_slot_at(&self.port, slot).published_ns = draft.published_ns
+            status = shmq_ring_move_in(&self.port, cell)
+        else:
+            status = shmq_ring_put(&self.port, cell)
         shmq_cell_return(&self.port, cell, status != SHMQ_OK)
         if shmq_likely(status == SHMQ_OK):
-            shmq_count(&self.port.record.counters[SHMQ_PUTS], 1)
+            shmq_count(&self.port.record.counters[SHMQ_PUTS], draft.published_ns == 0) # when it was put, else
             shmq_wake_after(&self.port, SHMQ_ITEMS)
         if large and self.closed and self.users == 0:
             self.let_go() # closed by another thread during the copy
         return status
+
+    cdef int offer_somehow(self, const draft_t *draft, bint block, object timeout) except -1:
+        """Publish what the first offer could not."""
+        if self.grows:
+            return self.offer_growing(draft, block, timeout)
+        return self.offer_patiently(draft, block, timeout)
 
     cdef int offer_patiently(self, const draft_t *draft, bint block, object timeout) except -1:
         cdef uint64_t deadline = deadline_of(timeout) if block else 1
@@ -310,6 +345,12 @@ cdef class Port(Handle):
         cdef uint32_t cell, put, i
         cdef Py_ssize_t published = 0
         memset(&patience, 0, sizeof(patience))
+        while self.grows and batch.next < batch.count:
+            if self.offer(&batch.drafts[batch.next]) != SHMQ_OK:
+                self.offer_growing(&batch.drafts[batch.next], True, None)
+            batch.next += 1
+        if self.grows:
+            return 0
         while True:
             status = shmq_cell_take(&self.port, SHMQ_TO_WRITE, &cell)
             if status == SHMQ_OK:
@@ -326,6 +367,179 @@ cdef class Port(Handle):
                     memset(&patience, 0, sizeof(patience))
             if published == batch.count or (status == SHMQ_SHUT and published) or self.wait(status, SHMQ_SPACE, deadline, &patience) == SHMQ_TIMED_OUT:
                 return 0
+
+    # -- the backlog of a queue without a bound: shmq/_backlog.py has the log ---------------------------------------------
+    #
+    # Its lock is taken and given back here, so that no signal handler can run between the lock and the `try` that gives it back.
+
+    cdef inline bint is_behind(self) noexcept:
+        """Do messages wait in the backlog?"""
+        return self.grows and shmq_load_seq(&self.port.header.backlog) != 0
+
+    cdef int offer_growing(self, const draft_t *draft, bint block, object timeout) except -1:
+        """Publish, after a moment's wait for consumers that are at work, or append to the backlog."""
+        cdef uint64_t deadline = deadline_of(timeout) if block else 1, until, began = shmq_now_ns()
+        cdef uint64_t puts = shmq_load_relaxed(&self.port.record.counters[SHMQ_PUTS])
+        cdef shmq_patience patience
+        cdef shmq_status status
+        memset(&patience, 0, sizeof(patience))
+        self.patience_ns = min(BACKLOG_PATIENCE_NS, self.patience_ns + <int64_t>(puts - self.patience_puts) * BACKLOG_PATIENCE_PER_PUT_NS)
+        self.patience_puts = puts
+        until = 1 if self.patience_ns <= 0 else min(deadline, began + <uint64_t>self.patience_ns)
+        while True:
+            status = self.offer(draft)
+            if status == SHMQ_OK:
+                self.patience_ns -= <int64_t>(shmq_now_ns() - began)
+                return 0
+            if shmq_load_seq(&self.port.header.backlog) != 0:
+                break
+            if self.wait(status, SHMQ_SPACE, until, &patience) == SHMQ_TIMED_OUT:
+                self.patience_ns -= <int64_t>(shmq_now_ns() - began)
+                break
+        return self.append(draft, deadline)
+
+    cdef int append(self, const draft_t *draft, uint64_t deadline) except -1:
+        """To the end of the backlog, or into the ring where there is none by now and there is room."""
+        cdef bytes image = draft_image(draft)
+        cdef shmq_status status
+        self.lock_backlog(deadline)
+        try:
+            status = self.offer(draft)
+            if status == SHMQ_SHUT or (status != SHMQ_OK and shmq_load_half(&self.port.header.shut)):
+                self.raise_shut(SHMQ_SPACE)
+            if status != SHMQ_OK:
+                self.commit(self._write_to_backlog(image))
+                shmq_count(&self.port.record.counters[SHMQ_PUTS], 1)
+        finally:
+            shmq_owner_unlock(self.backlog_lock())
+            self.leave()
+        if status != SHMQ_OK:
+            shmq_wake(&self.port, SHMQ_ITEMS) # the ring may have become empty meanwhile, and its consumers gone to sleep [park]
+        return 0
+
+    cdef int commit(self, tuple written) except -1:
+        """The record is in the log: count it and move the tail. Here, so that no signal handler runs once that has begun."""
+        cdef Py_buffer words
+        cdef uint64_t tail = written[1]
+        PyObject_GetBuffer(written[0], &words, PyBUF_WRITABLE)
+        shmq_store_seq(&self.port.header.backlog, shmq_load_seq(&self.port.header.backlog) + 1) # [park]
+        shmq_store_release(<shmq_word *>words.buf + LOG_TAIL, tail)
+        shmq_store_release(<shmq_word *>words.buf + LOG_AT_WORK, 0)
+        PyBuffer_Release(&words)
+        return 0
+
+    cdef int publish_growing(self, uint32_t cell, uint32_t slot) except -1:
+        """A loan's slot goes into the ring, or a copy of it to the backlog. The cell is the loan's as before."""
+        cdef draft_t draft
+        cdef shmq_status status = SHMQ_WOULD_BLOCK
+        if not self.is_behind():
+            status = shmq_ring_put(&self.port, cell)
+        if status == SHMQ_OK:
+            shmq_count(&self.port.record.counters[SHMQ_PUTS], 1)
+            shmq_wake_after(&self.port, SHMQ_ITEMS)
+            return 0
+        draft_of_image(&draft, shmq_slot_at(&self.port, slot), <const char *>shmq_payload_at(&self.port, slot))
+        return self.append(&draft, SHMQ_FOREVER)
+
+    cdef uint64_t backlog_lock(self) noexcept:
+        return self.port.nonce ^ 0x6c6f67 # one lock for each segment, beside those of names and of reapers
+
+    cdef int lock_backlog(self, uint64_t deadline) except -1:
+        """Wait for whoever is at the backlog; the kernel gives back the lock of the dead. Post: it is ours, and one user more."""
+        cdef uint64_t began = 0
+        cdef unsigned int pause = 20
+        cdef bint told = False
+        while not shmq_owner_lock(self.backlog_lock()):
+            if began == 0:
+                began = shmq_now_ns()
+            if shmq_now_ns() >= max(deadline, began + CELL_PATIENCE_NS) and deadline != SHMQ_FOREVER:
+                raise Full(f"queue {self.name!r} is full, and another process is at its backlog for a second: is it stopped?")
+            if not told and shmq_now_ns() - began > STALL_NS:
+                told = True
+                self._stalled((shmq_now_ns() - began) * 1e-9, False)
+            self.pause(pause)
+            pause = min(pause * 2, 1000)
+        self.users += 1
+        return 0
+
+    cdef int let_appends_end(self) except -1:
+        """Whoever has begun to append has appended when this returns, or is stopped."""
+        try:
+            self.lock_backlog(1)
+        except Full:
+            return 0
+        shmq_owner_unlock(self.backlog_lock())
+        self.leave()
+        return 0
+
+    cdef int pause(self, unsigned int microseconds) except -1:
+        """Sleep without the interpreter lock. Raises Closed, and what a signal handler raises."""
+        self.users += 1
+        with nogil:
+            usleep(microseconds)
+        self.leave()
+        PyErr_CheckSignals()
+        if self.forks != shmq_owner_forks:
+            self.enter()
+        return 0
+
+    cdef bint refill(self) except -1:
+        """Move messages from the backlog into the ring, which was found empty. False: it is no use to look again at once."""
+        cdef uint64_t until = shmq_now_ns() + REFILL_PATIENCE_NS
+        cdef unsigned int pause = 20
+        cdef bint moved
+        while not shmq_owner_lock(self.backlog_lock()):
+            if shmq_now_ns() > until:
+                return False
+            self.pause(pause)
+            pause = min(pause * 2, 1000)
+            if shmq_ring_has_item(&self.port) or not self.is_behind():
+                return True
+        self.users += 1
+        try:
+            moved = self._refill_from_backlog()
+        finally:
+            shmq_owner_unlock(self.backlog_lock())
+            self.leave()
+        return moved
+
+    def _move_in(self, bytes image, words, uint64_t head) -> bool:
+        """Put the oldest message of the backlog into the ring, and move the log's head behind it; False where the ring is full.
+
+        Under the backlog's lock. **If the process dies here** the message may be in both.
+        """
+        cdef shmq_slot header
+        cdef draft_t draft
+        cdef Py_buffer memory
+        cdef bint moved
+        image_header(self, image, &header)
+        draft_of_image(&draft, &header, PyBytes_AS_STRING(image) + sizeof(header))
+        draft.published_ns = max(header.published_ns, <uint64_t>1)
+        PyObject_GetBuffer(words, &memory, PyBUF_WRITABLE)
+        moved = self.offer(&draft) == SHMQ_OK
+        if moved:
+            shmq_store_release(<shmq_word *>memory.buf + LOG_HEAD, head)
+            shmq_store_seq(&self.port.header.backlog, shmq_load_seq(&self.port.header.backlog) - 1)
+        PyBuffer_Release(&memory)
+        return moved
+
+    def _in_backlog(self, n) -> list:
+        """Images of the first `n` messages of the backlog."""
+        self.lock_backlog(SHMQ_FOREVER)
+        try:
+            return self._look_at_backlog(n)
+        finally:
+            shmq_owner_unlock(self.backlog_lock())
+            self.leave()
+
+    @property
+    def _backlog_count(self) -> int:
+        """The header's word: how many messages wait in the backlog. Written under the backlog's lock."""
+        return shmq_load_seq(&self.port.header.backlog)
+
+    @_backlog_count.setter
+    def _backlog_count(self, uint64_t count) -> None:
+        shmq_store_seq(&self.port.header.backlog, count) # [park]
 
     # -- get ----------------------------------------------------------------------------------------------------------
 
@@ -380,8 +594,9 @@ cdef class Port(Handle):
     cdef shmq_status take_or_bury(self, uint32_t *cell, bint for_long, uint64_t lease_ns) except *:
         """As take, and past the messages that are to be buried."""
         cdef shmq_status status = self.take(cell, for_long, lease_ns)
-        while status == SHMQ_EXHAUSTED:
-            self.bury_exhausted(cell[0])
+        while status == SHMQ_EXHAUSTED or (status == SHMQ_WOULD_BLOCK and self.is_behind() and self.refill()):
+            if status == SHMQ_EXHAUSTED:
+                self.bury_exhausted(cell[0])
             status = self.take(cell, for_long, lease_ns)
         return status
 
@@ -393,6 +608,7 @@ cdef class Port(Handle):
         memset(&patience, 0, sizeof(patience))
         if status == SHMQ_EXHAUSTED:
             self.bury_exhausted(cell[0])
+        if status == SHMQ_EXHAUSTED or self.is_behind():
             status = self.take_or_bury(cell, for_long, lease_ns)
             if status == SHMQ_OK:
                 return 0
@@ -479,7 +695,11 @@ cdef class Port(Handle):
             shmq_wake_if_done(&self.port)
             raise
         except BaseException as error:
-            self.fail(cell, word, SHMQ_BY_POLICY, error)
+            if self.reducers is not None and isinstance(error, Exception) and not isinstance(error, MemoryError):
+                shmq_delivery_ended(&self.port, cell, word, SHMQ_REJECTED, SHMQ_BY_POLICY)
+                self.bury_somehow(cell, "what was put could not be unpickled", error)
+            else:
+                self.fail(cell, word, SHMQ_BY_POLICY, error)
             raise
         finally:
             self.leave()
@@ -574,15 +794,8 @@ cdef class Port(Handle):
         if shmq_unlikely(self.forks != shmq_owner_forks):
             self.enter()
         available = image_header(self, image, &header)
-        draft_plain(&draft, PyBytes_AS_STRING(image) + sizeof(header), header.nbytes, header.kind)
-        draft.flags = header.flags
-        draft.ndim = header.ndim
-        draft.dtype = header.dtype
-        draft.itemsize = header.itemsize
-        memcpy(draft.shape, header.shape, sizeof(header.shape))
-        draft.described = header.described
-        draft.description = draft.data + header.nbytes
-        self.offer_patiently(&draft, True, timeout)
+        draft_of_image(&draft, &header, PyBytes_AS_STRING(image) + sizeof(header))
+        self.offer_somehow(&draft, True, timeout)
 
     def _image_bytes(self, bytes image) -> int:
         """The payload bytes of a buried message; 0 of one whose side segment is gone."""
@@ -930,6 +1143,8 @@ cdef class Port(Handle):
         self.check_slot(slot)
         memset(&patience, 0, sizeof(patience))
         shmq_slot_stamp(&self.port, shmq_slot_at(&self.port, slot))
+        if self.grows:
+            return self.publish_growing(cell, slot)
         while True:
             status = shmq_ring_put(&self.port, cell)
             if shmq_likely(status == SHMQ_OK):
@@ -953,6 +1168,8 @@ cdef class Port(Handle):
             self.enter()
         while True:
             status = self.take(&cell, False, 0)
+            if status == SHMQ_WOULD_BLOCK and self.is_behind() and self.refill():
+                continue
             if status != SHMQ_OK and status != SHMQ_EXHAUSTED:
                 break
             word = shmq_cell_load(&self.port, cell)
@@ -1001,6 +1218,8 @@ cdef class Port(Handle):
             self.enter()
         shmq_store_half(&self.port.header.shut, SHMQ_SHUT_FOR_PUTS) # [park]
         shmq_wake_all(&self.port, SHMQ_SPACE)
+        if self.grows:
+            self.let_appends_end()
         if immediate:
             self.purge()
         shmq_wake_all(&self.port, SHMQ_ITEMS)
@@ -1040,6 +1259,8 @@ cdef class Port(Handle):
                 header_of_side(&header, len(copy))
             header_check(self, &header, <uint64_t>len(copy))
             result.append(build(self, &header, PyBytes_AS_STRING(copy)))
+        if self.is_behind() and <Py_ssize_t>len(result) < n:
+            result += [self._decode_image(image) for image in self._in_backlog(n - len(result))]
         return result
 
     cdef bint still_there(self, uint32_t nth, uint64_t id) noexcept:

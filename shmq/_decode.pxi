@@ -32,6 +32,8 @@ cdef object build(Port port, shmq_slot *header, const char *data):
     if header.kind == SHMQ_PICKLE:
         if not port.pickles:
             raise PickleRefused(f"queue {port.name!r} refuses pickle, and a message in it is pickled: some writer does not keep to the rules")
+        if not header.described and nbytes <= KEPT_PICKLE_BYTES: # a copy is cheaper than a memoryview
+            return pickle_loads(PyBytes_FromStringAndSize(data, <Py_ssize_t>nbytes))
         if not header.described:
             return pickle_loads(PyMemoryView_FromMemory(<char *>data, <Py_ssize_t>nbytes, PyBUF_READ))
         description = PyBytes_FromStringAndSize(data + nbytes, header.described)

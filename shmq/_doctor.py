@@ -200,7 +200,9 @@ def examine_sides(queue: Queue) -> Iterator[Finding]:
     writing = queue._serials()  # before the look: whoever comes later writes under another serial
     letters = queue.dead_letters
     # The letters before and after the cells: a message may become a letter while we look, or a letter a message.
-    used = {key.decode("ascii", "replace") for key in letters.side_keys() | queue._side_keys() | letters.side_keys()}
+    # So with the backlog, from where messages come into the ring.
+    found = letters.side_keys() | queue._backlog_side_keys() | queue._side_keys() | letters.side_keys()
+    used = {key.decode("ascii", "replace") for key in found}
     leaked = [key for key in keys - used if int(key, 16) >> 40 not in writing]
     for key in leaked:
         queue.segment.unlink_side(key.encode())

@@ -17,6 +17,7 @@ cdef struct draft_t:
     uint8_t dtype
     uint32_t itemsize
     uint32_t shape[4]
+    uint64_t published_ns       # of a message that was put before, and comes from the backlog; else 0
 
 
 cdef inline void draft_plain(draft_t *draft, const char *data, uint64_t nbytes, uint8_t kind) noexcept:
@@ -28,6 +29,7 @@ cdef inline void draft_plain(draft_t *draft, const char *data, uint64_t nbytes, 
     draft.kind = kind
     draft.flags = 0
     draft.ndim = 0
+    draft.published_ns = 0
 
 
 cdef void draft_clear(draft_t *draft) noexcept:
@@ -107,24 +109,127 @@ cdef int draft_array(draft_t *draft, cnp.ndarray array) except -1:
     return 0
 
 
+cdef inline bint may_export(object obj) noexcept:
+    """Could its memory be raw? Asked of the class alone: most objects end up in pickle, and trying costs more than it does."""
+    return PyObject_CheckBuffer(obj) or _PyType_Lookup(Py_TYPE(obj), DLPACK) != NULL
+
+
 cdef int draft_object(draft_t *draft, Port port, object obj) except -1:
     """Everything that is not bytes, str or exactly an ndarray."""
-    cdef object kind, parts, description
+    cdef object kind, parts, encoded = None
     if type(obj) is bytearray:
         draft_buffers(draft, [obj])
         draft.kind = SHMQ_BYTEARRAY
         return 0
-    encoded = _codec.encode(obj, port.codec, port.pickles)
-    if isinstance(encoded, cnp.ndarray):
+    if port.codec is not None or not port.pickles or (port.reducers is None and may_export(obj)):
+        encoded = _codec.encode(obj, port.codec, port.pickles)
+    if encoded is None:
+        draft_pickle(draft, port, obj)
+    elif isinstance(encoded, cnp.ndarray):
         draft_keep(draft, encoded)
         draft_array(draft, encoded)
-        return 0
-    kind, parts, description = encoded
-    draft_buffers(draft, parts)
-    draft.kind = kind
-    if description:
+    else:
+        kind, parts = encoded
+        draft_buffers(draft, parts)
+        draft.kind = kind
+    return 0
+
+
+@cython.final
+cdef class Pickling:
+    """A pickler that is used again and again, and both ends of it: where it writes to, and what collects its buffers.
+
+    To make one anew costs a fifth of pickling a small dict.
+    """
+
+    cdef object pickler
+    cdef bytes stream           # of the last object, as far as it is written
+    cdef list more              # writes behind the first one
+    cdef list buffers           # out of band
+
+    def write(self, data):
+        if self.stream is None:
+            self.stream = data
+        elif self.more is None:
+            self.more = [data]
+        else:
+            self.more.append(data)
+
+    def __call__(self, buffer):
+        if self.buffers is None:
+            self.buffers = []
+        self.buffers.append(buffer)
+
+
+@cython.final
+cdef class Reducers:
+    """A pickler's dispatch table: some dictionaries, as they are at that moment, and before them a function for exporters of `__dlpack__`.
+
+    Compiled, since it is asked for every object of a class of the user's, and nearly always has nothing to say.
+    """
+
+    cdef tuple tables
+    cdef object of_exporter
+
+    def __init__(self, of_exporter, *tables: dict):
+        self.of_exporter = of_exporter
+        self.tables = tables
+
+    def __getitem__(self, kind):
+        cdef PyObject *found
+        if isinstance(kind, type) and _PyType_Lookup(<PyTypeObject *>kind, DLPACK) != NULL:
+            reducer = self.of_exporter(kind)
+            if reducer is not None:
+                return reducer
+        for table in self.tables:
+            found = PyDict_GetItemWithError(<dict>table, kind)
+            if found != NULL:
+                return <object>found
+        raise KeyError(kind)
+
+
+cdef Pickling pickling_of(Port port):
+    """The port's pickler, which is the caller's until he gives it back: an object's reduction may put into the same queue."""
+    cdef Pickling pickling = port.pickling
+    if pickling is not None:
+        port.pickling = None
+        return pickling
+    pickling = Pickling.__new__(Pickling)
+    pickling.pickler = Pickler(pickling, 5, buffer_callback=pickling)
+    if port.reducers is not None:
+        pickling.pickler.dispatch_table = port.reducers
+    return pickling
+
+
+cdef int draft_pickle(draft_t *draft, Port port, object obj) except -1:
+    """Protocol 5 in one stream, or with buffers out of band, each a part of its own."""
+    cdef Pickling pickling = pickling_of(port)
+    cdef bytes stream
+    cdef list buffers, parts
+    try:
+        pickling.pickler.dump(obj)
+        pickling.pickler.clear_memo() # which holds the objects
+    except:
+        pickling.pickler = None # with what it has begun; they refer to each other
+        raise
+    stream, buffers = pickling.stream, pickling.buffers
+    if pickling.more is not None:
+        stream = b"".join([stream, *pickling.more])
+    pickling.stream = pickling.more = pickling.buffers = None
+    if PyBytes_GET_SIZE(stream) <= KEPT_PICKLE_BYTES: # the memo keeps its size, and clearing a large one takes long
+        port.pickling = pickling
+    else:
+        pickling.pickler = None
+    if buffers is None:
+        draft_keep(draft, stream)
+        draft.data = PyBytes_AS_STRING(stream)
+        draft.nbytes = <uint64_t>PyBytes_GET_SIZE(stream)
+    else:
+        parts = [stream, *[buffer.raw() for buffer in buffers]]
+        draft_buffers(draft, parts)
         draft.flags |= SHMQ_DESCRIBED
-        draft_describe(draft, description)
+        draft_describe(draft, _codec.describe_parts(parts))
+    draft.kind = SHMQ_PICKLE
     return 0
 
 
@@ -206,9 +311,7 @@ cdef void draft_write_to(const draft_t *draft, char *target) noexcept nogil:
         memcpy(target + draft.nbytes, draft.description, draft.described)
 
 
-cdef inline void draft_write(const draft_t *draft, shmq_port *port, uint32_t slot) noexcept nogil:
-    """Fill the slot: header, then payload."""
-    cdef shmq_slot *header = shmq_slot_at(port, slot)
+cdef inline void draft_head(const draft_t *draft, shmq_slot *header) noexcept nogil:
     header.nbytes = draft.nbytes
     header.kind = draft.kind
     header.flags = draft.flags
@@ -218,7 +321,37 @@ cdef inline void draft_write(const draft_t *draft, shmq_port *port, uint32_t slo
         header.dtype = draft.dtype
         header.itemsize = draft.itemsize
         memcpy(header.shape, draft.shape, sizeof(draft.shape))
+
+
+cdef inline void draft_write(const draft_t *draft, shmq_port *port, uint32_t slot) noexcept nogil:
+    """Fill the slot: header, then payload."""
+    draft_head(draft, shmq_slot_at(port, slot))
     draft_write_to(draft, <char *>shmq_payload_at(port, slot))
+
+
+cdef bytes draft_image(const draft_t *draft):
+    """The message as it would lie in its slot, header and payload, stamped with this moment."""
+    cdef shmq_slot *header
+    cdef uint64_t described = 0 if draft.flags & SHMQ_SPILLED else draft.described
+    cdef bytes image = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>(sizeof(shmq_slot) + draft.nbytes + described))
+    header = <shmq_slot *>PyBytes_AS_STRING(image)
+    memset(header, 0, sizeof(shmq_slot))
+    header.published_ns = shmq_now_coarse_ns()
+    draft_head(draft, header)
+    draft_write_to(draft, PyBytes_AS_STRING(image) + sizeof(shmq_slot))
+    return image
+
+
+cdef void draft_of_image(draft_t *draft, const shmq_slot *header, const char *payload) noexcept:
+    """A draft of the message whose header, already checked, and payload are these."""
+    draft_plain(draft, payload, header.nbytes, header.kind)
+    draft.flags = header.flags
+    draft.ndim = header.ndim
+    draft.dtype = header.dtype
+    draft.itemsize = header.itemsize
+    memcpy(draft.shape, header.shape, sizeof(header.shape))
+    draft.described = header.described
+    draft.description = payload + header.nbytes
 
 
 cdef struct batch_t:

@@ -11,8 +11,13 @@ cdef class Handle:
     cdef Py_buffer memory           # keeps the mapping while the port, or a view of one of its slots, lives
     cdef readonly object segment    # shmq._segment.Segment
     cdef readonly object codec
+    cdef object reducers            # class -> reducer: how objects are pickled; None: as everywhere, and buffers travel raw
+    cdef object pickling            # Pickling, while nobody uses it
     cdef readonly bint pickles
     cdef readonly bint spills
+    cdef readonly bint grows
+    cdef int64_t patience_ns        # how long this handle's puts may still wait before they go to the backlog, …
+    cdef uint64_t patience_puts     # … when it had put so many messages
     cdef readonly bint closed
     cdef bint attached
     cdef bint abandoned             # closed by the interpreter's exit, not by the user
@@ -22,6 +27,8 @@ cdef class Handle:
     cdef bytes place                # where the bells are: see bell.h
     cdef int bell                   # the descriptor of this port's own bell, or -1
     cdef object __weakref__
+
+    _reducers = None                # what a subclass's handles pickle with: a mapping from classes to reducers
 
     def __cinit__(self, *args, **kwargs):
         self.memory.buf = NULL
@@ -33,11 +40,13 @@ cdef class Handle:
         """Attach to a mapped segment. Raises TooManyPorts, SegmentCorrupt, SegmentForeign."""
         self.segment = segment
         self.codec = codec
+        self.reducers = self._reducers
         self.place = segment.place.encode()
         PyObject_GetBuffer(segment.memory, &self.memory, PyBUF_WRITABLE)
         cdef shmq_header *header = <shmq_header *>self.memory.buf
         self.spills = header.flags & SHMQ_SPILLS != 0
         self.pickles = header.flags & SHMQ_PICKLES != 0
+        self.grows = header.flags & SHMQ_GROWS != 0
         self.spin = spin
         self.attach()
         self.closed = False
@@ -85,6 +94,8 @@ cdef class Handle:
         self.attached = True
         self.forks = shmq_owner_forks
         self.users = 0
+        self.patience_ns = BACKLOG_PATIENCE_NS
+        self.patience_puts = 0
         shmq_reap(&self.port)
         self._attached()
         return 0
@@ -167,11 +178,15 @@ cdef class Handle:
 
     # -- waiting ------------------------------------------------------------------------------------------------------
 
+    cdef int raise_shut(self, shmq_side side) except -1:
+        raise ShutDown(f"queue {self.name!r} was shut down: {'it is empty, and ' if side == SHMQ_ITEMS else ''}no message goes in any more")
+
     cdef shmq_status wait(self, shmq_status status, shmq_side side, uint64_t deadline, shmq_patience *patience) except *:
         """The waiting half of a blocking call: OK: look again; TIMED_OUT. Raises what a signal handler raises, Closed, SegmentCorrupt."""
         cdef bint cells = status == SHMQ_NO_CELLS
-        if status == SHMQ_SHUT or (status == SHMQ_WOULD_BLOCK and shmq_load_half(&self.port.header.shut)):
-            raise ShutDown(f"queue {self.name!r} was shut down: " + ("it is empty, and no message goes in any more" if side == SHMQ_ITEMS else "no message goes in any more"))
+        if status == SHMQ_SHUT or (status == SHMQ_WOULD_BLOCK and shmq_load_half(&self.port.header.shut) and not (
+                side == SHMQ_ITEMS and self.grows and (shmq_load_seq(&self.port.header.backlog) or shmq_ring_has_item(&self.port)))):
+            self.raise_shut(side)
         if status != SHMQ_WOULD_BLOCK and not cells:
             raise SegmentCorrupt(f"queue {self.name!r} is corrupt: a cell of its ring names a slot or a lap that cannot be")
         if deadline == 1: # the caller does not wait, but may poll for ever
@@ -189,10 +204,17 @@ cdef class Handle:
                 status = shmq_wait(&self.port, side, deadline, patience)
         self.users -= 1
         if self.forks != shmq_owner_forks:
+            if status == SHMQ_OK and not cells:
+                self._pass_on(side) # we may have been woken, and go
             if self.closed and self.users == 0:
                 self.let_go()
             self.enter() # raises Closed
-        PyErr_CheckSignals() # also at the end of a slice: the signal may have met another thread
+        try:
+            PyErr_CheckSignals() # also at the end of a slice: the signal may have met another thread
+        except:
+            if status == SHMQ_OK and not cells:
+                self._pass_on(side)
+            raise
         if self.forks != shmq_owner_forks: # a handler closed this handle
             self.enter()
         if (cells or side == SHMQ_SPACE) and not patience.told and shmq_now_ns() - patience.begun_ns > STALL_NS:
@@ -203,24 +225,33 @@ cdef class Handle:
     # -- waiting for several things at once: shmq/_bell.py ----------------------------------------------------------------
 
     def _bell(self) -> int:
-        """The descriptor of this handle's bell, which is readable when it was rung; made when it is first asked for."""
+        """The descriptor of this handle's bell, which is readable when it was rung; made where there is none, or where somebody
+        has removed it: the last descriptor is closed then."""
         if shmq_unlikely(self.forks != shmq_owner_forks):
             self.enter()
-        if self.bell < 0:
+        if not self._has_bell():
+            self.close_bell()
             self.bell = shmq_bell_make(&self.port)
             if self.bell < 0:
                 raise OSError(errno, _os.strerror(errno), f"{self.segment.place}.{self.port.index}.bell")
         return self.bell
 
-    def _arm(self, int side) -> None:
-        """The bell is to be rung for this side, once. Look again before you wait: `_promising`."""
+    def _has_bell(self) -> bool:
+        return self.bell >= 0 and shmq_bell_is_there(&self.port, self.bell)
+
+    def _arm(self, int side) -> bool:
+        """The bell is to be rung for this side, once. Look again before you wait: `_worth`. False: it was not armed."""
         if shmq_unlikely(self.forks != shmq_owner_forks):
             self.enter()
-        shmq_bell_arm(&self.port, <shmq_side>side)
+        return shmq_bell_arm(&self.port, <shmq_side>side)
 
     def _disarm(self, int side) -> bool:
         """… is not to be rung any more. False: it has been; who has no use for that says so by `_pass_on`."""
-        return not self.attached or self.forks != shmq_owner_forks or shmq_bell_disarm(&self.port, <shmq_side>side)
+        return not self.is_own() or shmq_bell_disarm(&self.port, <shmq_side>side)
+
+    cdef bint is_own(self) noexcept:
+        """Is the port still this process's? Also for a moment after `close`, while leases are out."""
+        return self.attached and self.port.owner == shmq_owner_self()
 
     def _hush(self) -> None:
         """Read what was rung."""
@@ -229,15 +260,26 @@ cdef class Handle:
             read_descriptor(self.bell, rings, sizeof(rings))
 
     def _pass_on(self, int side) -> None:
-        """Wake another one who waits at this side."""
-        if self.attached and self.forks == shmq_owner_forks:
-            shmq_wake(&self.port, <shmq_side>side)
+        """Wake another one who waits at this side, if there is something for him. Never raises."""
+        if self.is_own():
+            shmq_pass_on(&self.port, <shmq_side>side)
 
-    def _promising(self, int side) -> bool:
-        """Is it worth a try: is there a message (0), room (1), nothing left to be done (2)?"""
+    def _worth(self, int side) -> int:
+        """For how many who wait it is worth a try: messages (0), room (1), as many as you like when all is done (2) or it was shut.
+
+        Of messages that came back it says one at a time.
+        """
+        cdef uint32_t length
         if shmq_unlikely(self.forks != shmq_owner_forks):
             self.enter()
-        return shmq_wait_promising(&self.port, <shmq_side>side)
+        if side == SHMQ_DONE:
+            return 0 if shmq_unfinished(&self.port) else SHMQ_MAX_SLOTS
+        if shmq_load_half(&self.port.header.shut):
+            return SHMQ_MAX_SLOTS
+        length = shmq_ring_length(&self.port)
+        if side == SHMQ_ITEMS:
+            return length + shmq_orphan_due(&self.port)
+        return max(self.port.geometry.slots - length, <uint32_t>1) if shmq_ring_has_space(&self.port) else 0
 
     def _ready(self) -> bool:
         """Would get return, or raise ShutDown, at once? More than `not empty()` by the latter."""
@@ -259,8 +301,18 @@ cdef class Handle:
             self.enter()
         shmq_reap_now_and_then(&self.port)
         shmq_lease_expire(&self.port)
-        due, now = min(self.port.due_ns, self.port.expiry_ns), shmq_now_ns()
+        due = self.port.expiry_ns
+        if not shmq_orphan_due(&self.port): # what is due already is there to be taken: no reason to look again soon
+            due = min(due, self.port.due_ns)
+        now = shmq_now_ns()
         return (due - now) * 1e-9 if due > now else 0.0
+
+    @property
+    def _shut(self) -> bool:
+        """Was the queue shut down?"""
+        if shmq_unlikely(self.forks != shmq_owner_forks):
+            self.enter()
+        return shmq_load_half(&self.port.header.shut) != 0
 
     def _unfinished(self) -> int:
         """Messages that are not done: see join."""
@@ -271,22 +323,22 @@ cdef class Handle:
     # -- looking ------------------------------------------------------------------------------------------------------
 
     def qsize(self) -> int:
-        """Messages that wait in the ring: leased ones and those that came back are not counted. Exact at a quiet moment."""
+        """Messages that wait: leased ones and those that came back are not counted. Exact at a quiet moment."""
         if shmq_unlikely(self.forks != shmq_owner_forks):
             self.enter()
-        return shmq_ring_length(&self.port)
+        return shmq_load_seq(&self.port.header.backlog) + shmq_ring_length(&self.port)
 
     def empty(self) -> bool:
         """No message can be taken now: none waits, and none that came back is due. True or False at that moment."""
         if shmq_unlikely(self.forks != shmq_owner_forks):
             self.enter()
-        return shmq_ring_length(&self.port) == 0 and not self.due_count()
+        return shmq_load_seq(&self.port.header.backlog) == 0 and shmq_ring_length(&self.port) == 0 and not self.due_count()
 
     def full(self) -> bool:
         """put would wait. True or False at that moment."""
         if shmq_unlikely(self.forks != shmq_owner_forks):
             self.enter()
-        return not shmq_ring_has_space(&self.port)
+        return not self.grows and not shmq_ring_has_space(&self.port)
 
     cdef uint32_t due_count(self) noexcept:
         cdef uint32_t i, count = 0
@@ -311,8 +363,8 @@ cdef class Handle:
 
     @property
     def maxsize(self) -> int:
-        """Capacity of the ring in messages."""
-        return self.port.geometry.slots
+        """How many messages may wait; 0 where there is no bound."""
+        return 0 if self.grows else self.port.geometry.slots
 
     @property
     def slot_size(self) -> int:
@@ -332,9 +384,9 @@ cdef class Handle:
         return shmq_lease_expire(&self.port)
 
     def _counters(self) -> tuple:
-        """Sums over all ports, those of the past included, in the order of enum shmq_counter."""
+        """Sums over all ports, over all who ever had them, in the order of enum shmq_counter."""
         cdef uint32_t i, k, kinds = SHMQ_COUNTERS
-        totals = [shmq_load_relaxed(&self.port.header.retired[k]) for k in range(kinds)]
+        totals = [0] * kinds
         for i in range(self.port.geometry.ports):
             for k in range(kinds):
                 totals[k] += shmq_load_relaxed(&self.port.records[i].counters[k])

@@ -6,6 +6,7 @@ What happens once per message is compiled (shmq/_core.pyx); this module adds bir
 from __future__ import annotations
 
 import atexit
+import contextlib
 import operator
 import os
 import sys
@@ -27,11 +28,13 @@ if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
 
     from shmq._awaiting import Place, Receiving
+    from shmq._backlog import Backlog
     from shmq._dead_letters import DeadLetter, DeadLetters
 
 __all__ = ["Queue"]
 
 Oversize = Literal["error", "spill"]
+Overflow = Literal["block", "grow"]
 Lifetime = Literal["persistent", "creator", "handles"]
 MOST_DELIVERIES = 0xFFFE  # what the format counts to
 
@@ -47,6 +50,8 @@ class Queue(_core.Port):
     :param in_flight: how many messages may be leased or loaned at once, over all processes.
     :param ports: how many handles may be attached at once (default 64).
     :param oversize: payloads above `slot_size`: "error" raises MessageTooLarge, "spill" takes a side segment for each.
+    :param overflow: a put that finds the queue full: "block" waits for room; "grow" waits a moment for consumers that are at
+        work, and then leaves the message in a log beside the segment, from where it comes into the ring: no bound but /dev/shm's.
     :param allow_pickle: objects that are neither bytes, str nor arrays may travel by pickle (default True).
     :param codec: an object with `name`, `encode` and `decode` for everything but bytes, str and arrays; shmq.json_codec.
     :param lease_timeout: seconds after which a message that was received and not acked goes to another consumer; None (the
@@ -61,6 +66,8 @@ class Queue(_core.Port):
     **Raises** SegmentMismatch, SegmentCorrupt, SegmentForeign, OutOfMemory, TooManyPorts, ValueError, TypeError.
     """
 
+    _backlog: Backlog | None = None  # of a queue that grows
+
     def __init__(
         self,
         name: str | None = None,
@@ -70,6 +77,7 @@ class Queue(_core.Port):
         in_flight: int | None = None,
         ports: int | None = None,
         oversize: Oversize | None = None,
+        overflow: Overflow | None = None,
         allow_pickle: bool | None = None,
         codec: Codec | None = None,
         lease_timeout: float | None = None,
@@ -85,6 +93,7 @@ class Queue(_core.Port):
             in_flight=in_flight,
             ports=ports,
             oversize=oversize,
+            overflow=overflow,
             allow_pickle=allow_pickle,
             codec=codec,
             lease_timeout=lease_timeout,
@@ -173,6 +182,10 @@ class Queue(_core.Port):
         self._ears = Ears()  # of this process
         self._places: dict[AbstractEventLoop, Place] = {}
         _open_queues.add(self)
+        if self.grows and self._backlog is None:
+            from shmq._backlog import Backlog
+
+            self._backlog = Backlog(self.segment)
         if "multiprocessing.util" in sys.modules and os.getpid() not in _leaves_with_multiprocessing:
             _leaves_with_multiprocessing.add(os.getpid())
             _leave_with_multiprocessing()
@@ -185,7 +198,7 @@ class Queue(_core.Port):
     async def aget(self, timeout: float | None = None) -> Any:
         """get, awaited: in the order in which the tasks of a loop came. **Raises** as get."""
         try:
-            return self.get(False)
+            return self.get(False, timeout)
         except Empty:
             from shmq import _awaiting
 
@@ -194,7 +207,7 @@ class Queue(_core.Port):
     async def aput(self, obj: Any, timeout: float | None = None) -> None:
         """put, awaited. **Raises** as put; where it is cancelled, nothing was put."""
         try:
-            return self.put(obj, False)
+            return self.put(obj, False, timeout)
         except Full:
             from shmq import _awaiting
 
@@ -207,13 +220,13 @@ class Queue(_core.Port):
         """
         from shmq._awaiting import Receiving
 
-        return Receiving(self, timeout, how)
+        return Receiving(self, _core.seconds_of(timeout), how)
 
     async def ajoin(self, timeout: float | None = None) -> bool:
         """join, awaited."""
         from shmq import _awaiting
 
-        return await _awaiting.done(self, timeout)
+        return await _awaiting.done(self, _core.seconds_of(timeout))
 
     def __aiter__(self) -> AsyncIterator[_core.Lease]:
         return self.consume()
@@ -269,11 +282,12 @@ class Queue(_core.Port):
 
     def close(self) -> None:
         if not self.closed:
-            self._ears.close()
-            for loop, place in list(self._places.items()):
-                if not loop.is_closed():
+            here = not self._ears.foreign  # otherwise the loops are the parent's
+            super().close()
+            for loop, place in list(self._places.items()) if here else ():
+                with contextlib.suppress(RuntimeError):  # it was closed under those who waited
                     loop.call_soon_threadsafe(place.watch)  # those who wait there are told
-        super().close()
+            self._ears.close()
         if self._creator_pid == os.getpid():
             _segment.leave(self.segment)
             self._creator_pid = None  # after that: where it raises, for want of descriptors, a second close tries again
@@ -306,9 +320,26 @@ class Queue(_core.Port):
     def __repr__(self) -> str:
         if self.closed:
             return f"<shmq.Queue {self.name!r}, closed>" if self.segment else "<shmq.Queue, never opened>"
-        return f"<shmq.Queue {self.name!r}: {self.qsize():,} of {self.maxsize:,} slots of {self.slot_size:,} bytes>"
+        return f"<shmq.Queue {self.name!r}: {self.qsize():,} of {self.segment.config.slots:,} slots of {self.slot_size:,} bytes>"
 
     # -- what the compiled half calls ------------------------------------------------------------------------------------
+
+    def _write_to_backlog(self, image: bytes) -> tuple[memoryview, int]:
+        assert self._backlog is not None
+        return self._backlog.write(self, image)
+
+    def _refill_from_backlog(self) -> int:
+        assert self._backlog is not None
+        return self._backlog.refill(self)
+
+    def _backlog_side_keys(self) -> set[bytes]:
+        """Keys of the side segments to which messages of the backlog lead."""
+        images = self._in_backlog(self._backlog_count) if self.grows else []
+        return {key for image in images if (key := self._image_side_key(image)) is not None}
+
+    def _look_at_backlog(self, most: int) -> list[bytes]:
+        assert self._backlog is not None
+        return self._backlog.look(self, most)
 
     def _anext(self, leases: _core.Leases, timeout: float | None) -> Any:
         from shmq._awaiting import next_lease
@@ -418,6 +449,7 @@ def _config(
     in_flight: int | None = None,
     ports: int | None = None,
     oversize: str | None = None,
+    overflow: str | None = None,
     allow_pickle: bool | None = None,
     codec: Codec | None = None,
     lease_timeout: float | None = None,
@@ -429,6 +461,8 @@ def _config(
     """Check what the user asked for. Raises ValueError or TypeError that names the parameter."""
     if oversize not in (None, "error", "spill"):
         raise ValueError(f'oversize must be "error" or "spill", not {oversize!r}')
+    if overflow not in (None, "block", "grow"):
+        raise ValueError(f'overflow must be "block" or "grow", not {overflow!r}')
     if allow_pickle not in (None, True, False):
         raise TypeError(f"allow_pickle must be True or False, not {allow_pickle!r}")
     if mode != 0o600:
@@ -446,6 +480,7 @@ def _config(
         in_flight=_count("in_flight", in_flight),
         ports=_count("ports", ports),
         oversize=oversize,
+        overflow=overflow,
         allow_pickle=allow_pickle,
         codec=_codec_name(codec),
         lease_timeout=_seconds("lease_timeout", lease_timeout),

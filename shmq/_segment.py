@@ -7,6 +7,7 @@ Files, all under /dev/shm (glibc's place for POSIX names), mode 0600::
     shmq.NAME+NONCE.KEY               a side segment with one message that was too large for a slot
     shmq.NAME+NONCE.dead/             the queue's dead letters (shmq/_dead_letters.py)
     shmq.NAME+NONCE.PORT.bell         the bell of a port (shmq/_native/bell.h)
+    shmq.NAME+NONCE.backlog           messages that found the ring of a queue without a bound full (shmq/_backlog.py)
     .shmq-UID.lock                    the user's lock file (shmq/_native/owner.h)
 
 Creation is atomic for those who open at the same moment: whoever opens or creates holds a named lock, which the kernel
@@ -50,7 +51,10 @@ SEPARATOR = "+"  # not allowed in names: what stands behind it belongs to one in
 SIDES = ("items", "space")
 MODE = 0o600
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+SIDE_KEY = re.compile(r"[0-9a-f]{16}")
+SMALL_SIDE = 256 << 10  # bytes that are read faster than they are mapped
 LOCK_PATIENCE = 30.0
+LOG_START = 4096  # where the records of a backlog begin
 UNMAPPED_FD: dict[str, Any] = {"trackfd": False} if sys.version_info >= (3, 13) else {}
 
 
@@ -64,7 +68,7 @@ class Config:
     # Written out, since making a dataclass costs more than the rest of `import shmq`.
     __slots__ = (
         *("slots", "slot_size", "in_flight", "ports", "oversize", "allow_pickle", "codec"),
-        *("lease_timeout", "max_deliveries", "backoff", "lifetime"),
+        *("lease_timeout", "max_deliveries", "backoff", "lifetime", "overflow"),
     )
 
     def __init__(
@@ -80,6 +84,7 @@ class Config:
         max_deliveries: int | None = None,
         backoff: Backoff | None = None,
         lifetime: str | None = None,
+        overflow: str | None = None,
     ) -> None:
         self.slots = slots
         self.slot_size = slot_size
@@ -92,6 +97,7 @@ class Config:
         self.max_deliveries = max_deliveries
         self.backoff = backoff
         self.lifetime = lifetime
+        self.overflow = overflow
 
     def completed(self) -> Config:
         """The defaults filled in."""
@@ -111,6 +117,7 @@ class Config:
             max_deliveries=20 if self.max_deliveries is None else self.max_deliveries,
             backoff=Backoff() if self.backoff is None else self.backoff,
             lifetime="persistent" if self.lifetime is None else self.lifetime,
+            overflow="block" if self.overflow is None else self.overflow,
         )
 
     def differences(self, found: Config) -> list[str]:
@@ -137,6 +144,7 @@ def config_of(header: dict[str, Any]) -> Config:
         max_deliveries=max_deliveries,
         backoff=Backoff(round(initial, 6), factor, round(maximum, 6), jitter),
         lifetime=next((lifetime for lifetime, flag in LIFETIMES.items() if header["flags"] & flag), "persistent"),
+        overflow="grow" if header["flags"] & _core.FLAG_GROWS else "block",
     )
 
 
@@ -165,6 +173,11 @@ class Segment:
         """The folder of the queue's dead letters; it is there once there was one."""
         return f"{self.place}.dead"
 
+    @property
+    def backlog_path(self) -> str:
+        """POSIX name of the log of a queue without a bound."""
+        return backlog_path(self.name, self.nonce)
+
     def semaphore_name(self, side: int) -> str:
         """POSIX name of the semaphore of a side: 0 items, 1 space."""
         return semaphore_name(self.name, self.nonce, SIDES[side])
@@ -178,7 +191,7 @@ class Segment:
 
     def side_path(self, key: bytes) -> str:
         text = key.decode("ascii", "replace")
-        if not re.fullmatch("[0-9a-f]{16}", text):
+        if not SIDE_KEY.fullmatch(text):
             raise SegmentCorrupt(f"a message in queue {self.name!r} names an impossible side segment")
         return f"/{PREFIX}{self.name}{SEPARATOR}{self.nonce:016x}.{text}"
 
@@ -189,23 +202,26 @@ class Segment:
         """
         path = self.side_path(key)
         try:
-            shared = posix_ipc.SharedMemory(path, posix_ipc.O_CREX, mode=MODE)
+            fd = os.open(f"{SHM}{path}", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, MODE)
         except OSError as error:
             raise memory_error(path, sum(len(part) for part in parts), error) from None
         try:
-            os.fchmod(shared.fd, MODE)
+            os.fchmod(fd, MODE)
             for part in parts:
                 while part:
-                    part = part[os.write(shared.fd, part) :]
+                    part = part[os.write(fd, part) :]
         except BaseException as error:
             unlink_memory(path)
             raise memory_error(path, sum(len(part) for part in parts), error) from None
         finally:
-            shared.close_fd()
+            os.close(fd)
 
-    def open_side(self, key: bytes) -> mmap.mmap:
-        """Map a side segment; what is written to it stays in this process. Raises PayloadLost where it is gone."""
+    def open_side(self, key: bytes) -> mmap.mmap | bytearray:
+        """Map a side segment, or read a small one: what is written to it stays in this process. Raises PayloadLost."""
         try:
+            small = read_small(self.side_path(key))
+            if small is not None:
+                return small
             memory, _ = map_memory(self.side_path(key), private=True)
         except SegmentNotFound:
             raise PayloadLost(f"the side segment of a message in queue {self.name!r} is gone: its payload is lost") from None
@@ -221,6 +237,56 @@ class Segment:
     def unlink_side(self, key: bytes) -> None:
         """Remove a side segment; one that is gone already is no error."""
         unlink_memory(self.side_path(key))
+
+
+class Log:
+    """The file of a queue's backlog: three words in its first page that are mapped, and what is written behind it.
+
+    It is opened with the segment, and stays the same file when that is unlinked.
+    """
+
+    def __init__(self, segment: Segment) -> None:
+        self.path = segment.backlog_path
+        self.fd = -1
+        try:
+            memory, inode = map_memory(self.path)
+            self.fd = os.open(f"{SHM}{self.path}", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except (SegmentNotFound, FileNotFoundError):
+            raise SegmentCorrupt(
+                f"the backlog of queue {segment.name!r} is gone from {SHM}: unlink the queue and create it anew"
+            ) from None
+        if os.fstat(self.fd).st_ino != inode:
+            raise SegmentCorrupt(f"the backlog of queue {segment.name!r} was made anew while it was opened")
+        self.words = memoryview(memory).cast("Q")
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Raises OutOfMemory."""
+        rest = memoryview(data)
+        try:
+            while rest:
+                written = os.pwrite(self.fd, rest, offset)
+                offset, rest = offset + written, rest[written:]
+        except OSError as error:
+            raise memory_error(self.path, len(data), error) from None
+
+    def read(self, offset: int, nbytes: int) -> bytes:
+        """So many bytes, or what there is."""
+        data = os.pread(self.fd, nbytes, offset)
+        while len(data) < nbytes and (more := os.pread(self.fd, nbytes - len(data), offset + len(data))):
+            data += more
+        return data
+
+    def shrink(self, nbytes: int) -> None:
+        """Give back what is behind so many bytes."""
+        os.truncate(self.fd, nbytes)
+
+    def punch(self, offset: int) -> None:
+        """Give back what is between the first page and `offset`; that stays what it is."""
+        _core.punch_hole(self.fd, LOG_START, offset // LOG_START * LOG_START - LOG_START)
+
+    def __del__(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
 
 
 # -- names and places -----------------------------------------------------------------------------------------------------
@@ -244,6 +310,10 @@ def path_of(name: str) -> str:
 
 def semaphore_name(name: str, nonce: int, side: str) -> str:
     return f"/{PREFIX}{name}{SEPARATOR}{nonce:016x}.{side}"
+
+
+def backlog_path(name: str, nonce: int) -> str:
+    return f"/{PREFIX}{name}{SEPARATOR}{nonce:016x}.backlog"
 
 
 def boot_id() -> bytes:
@@ -346,6 +416,23 @@ def map_memory(path: str, private: bool = False) -> tuple[mmap.mmap, int]:
             raise memory_error(path, found.st_size, error) from None
     finally:
         shared.close_fd()
+
+
+def read_small(path: str) -> bytearray | None:
+    """What is in a small file; None where it is large, or not what `map_memory` would take, who says why."""
+    try:
+        fd = os.open(f"{SHM}{path}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return None
+    try:
+        found = os.fstat(fd)
+        ours = stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077
+        if not ours or not 0 < found.st_size <= SMALL_SIDE:
+            return None
+        data = bytearray(found.st_size)
+        return data if os.readv(fd, [data]) == len(data) else None
+    finally:
+        os.close(fd)
 
 
 def unlink_memory(path: str) -> bool:
@@ -473,6 +560,7 @@ def make(name: str, config: Config, anonymous: bool) -> Segment:
         | (_core.FLAG_PICKLES if full.allow_pickle else 0)
         | (_core.FLAG_ANONYMOUS if anonymous else 0)
         | LIFETIMES[full.lifetime or "persistent"]
+        | (_core.FLAG_GROWS if full.overflow == "grow" else 0)
     )
     nonce = int.from_bytes(os.urandom(8), "little") >> 2 | 1
     memory = make_memory(path_of(name), nbytes)
@@ -485,10 +573,13 @@ def make(name: str, config: Config, anonymous: bool) -> Segment:
         )
         for side in SIDES:
             make_semaphore(semaphore_name(name, nonce, side))
+        if full.overflow == "grow":
+            make_memory(backlog_path(name, nonce), LOG_START)
         _core.mark_ready(memory)
     except BaseException:
         for side in SIDES:  # by their names: to list the folder takes a descriptor, and there may be none
             remove_beside(f"sem.{semaphore_name(name, nonce, side)[1:]}")
+        unlink_memory(backlog_path(name, nonce))
         unlink_memory(path_of(name))
         raise
     header = _core.read_header(memory)
@@ -509,6 +600,7 @@ def make_semaphore(semaphore: str) -> None:
 def remove(name: str) -> bool:
     """Unlink a segment's file, semaphores and side segments; mapped ones go on until they are unmapped."""
     entries = os.listdir(SHM)  # first: where there is no descriptor left for it, nothing is removed, and a second try can be made
+    entries += [entry for entry in always_beside(name) if entry not in entries]
     found = unlink_memory(path_of(name))
     prefix = f"{PREFIX}{name}{SEPARATOR}"
     for entry in entries:
@@ -517,16 +609,39 @@ def remove(name: str) -> bool:
     return found
 
 
+def always_beside(name: str) -> list[str]:
+    """What was made with the segment. A listing may pass over a file while others make and remove theirs."""
+    try:
+        header = _core.read_header(map_memory(path_of(name))[0])
+    except (ShmqError, OSError):
+        return []
+    if header is None:
+        return []
+    semaphores = [f"sem.{semaphore_name(name, header['nonce'], side)[1:]}" for side in SIDES]
+    return [*semaphores, backlog_path(name, header["nonce"])[1:]]
+
+
 def remove_beside(entry: str) -> bool:
-    """Remove a file that stands beside a segment: a semaphore, a side segment, or the folder of its dead letters."""
+    """Remove a file that stands beside a segment: a semaphore, a side segment, a bell, or the folder of its dead letters."""
     if entry.endswith(".dead"):
         return remove_folder(f"{SHM}/{entry}")
+    if entry.endswith(".bell") and is_listened_to(f"{SHM}/{entry}"):
+        return False  # of one who goes on: it is opened by its name, and goes with the handle
     if not entry.startswith("sem."):
         return unlink_memory(f"/{entry}")
     try:
         posix_ipc.unlink_semaphore(f"/{entry.removeprefix('sem.')}")
     except posix_ipc.ExistentialError:
         return False  # somebody else was quicker
+    return True
+
+
+def is_listened_to(path: str) -> bool:
+    """Has somebody opened this bell to hear it?"""
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW))
+    except OSError:
+        return False
     return True
 
 

@@ -25,7 +25,8 @@ class QueueStats:
     name: str
     capacity: int  # slots of the ring
     slot_size: int  # bytes
-    ready: int  # messages that wait in the ring
+    ready: int  # messages that wait, those in the backlog included
+    backlog: int  # messages that found the ring full and wait beside the segment
     leased: int  # delivered, not yet acked
     loaned: int  # being written in place
     held: int  # acked, but a view of them is still alive
@@ -56,9 +57,10 @@ def stats_of(port: Port) -> QueueStats:
     expired, deaths, buried = port._events()
     return QueueStats(
         name=port.name,
-        capacity=port.maxsize,
+        capacity=port.segment.config.slots,
         slot_size=port.slot_size,
         ready=port.qsize(),
+        backlog=port._backlog_count,
         leased=states["leased"],
         loaned=states["loaned"],
         held=states["held"],

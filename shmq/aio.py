@@ -34,7 +34,12 @@ class Queue:
     def __init__(self, maxsize: float = 0, *, queue: SharedQueue | None = None) -> None:
         if queue is None:
             bounded = maxsize > 0
-            queue = SharedQueue(slots=math.ceil(maxsize) if bounded else None, oversize="spill", slot_size=256)
+            queue = SharedQueue(
+                slots=math.ceil(maxsize) if bounded else None,
+                slot_size=256,
+                oversize="spill",
+                overflow="block" if bounded else "grow",
+            )
         else:
             maxsize = queue.maxsize
         self.queue = queue

@@ -23,15 +23,18 @@ FLOORS = {
     "_segment": 1,
     "_codec": 1,
     "_liveness": 1,
+    "_reducers": 1,
     "_stats": 2,
     "_dead_letters": 2,
     "_renewal": 2,
     "_bell": 2,
     "_awaiting": 2,
+    "_backlog": 2,
     "_queue": 2,
     "_doctor": 3,
     "aio": 3,
     "executor": 3,
+    "mp": 3,
     "cli": 4,
 }
 FREE = {"_version", "_include"}  # import nothing of shmq, may be imported by all
@@ -161,12 +164,9 @@ def importers_of(*names: str) -> set[str]:
     return found | {path.stem for path in CYTHON if {name.partition(".")[0] for name in cython_imports_of(path)} & set(names)}
 
 
-def test_only_the_codec_the_binding_and_the_tasks_of_executors_touch_pickle() -> None:
-    assert importers_of("pickle", "_pickle", "marshal", "shelve", "copyreg", "dill", "cloudpickle") == {
-        "_codec",
-        "_core",
-        "_tasks",
-    }
+def test_only_the_codec_the_reducers_the_binding_and_the_tasks_of_executors_touch_pickle() -> None:
+    found = importers_of("pickle", "_pickle", "marshal", "shelve", "copyreg", "dill", "cloudpickle")
+    assert found == {"_codec", "_core", "_reducers", "_tasks"}
 
 
 def test_only_the_segment_module_maps_and_unlinks() -> None:
@@ -206,7 +206,7 @@ def test_the_public_names_are_these() -> None:
 
 
 def test_nothing_public_hides_behind_the_package() -> None:
-    modules = {"cli", "aio", "executor"}  # where they were imported
+    modules = {"cli", "aio", "mp", "executor"}  # where they were imported
     assert {name for name in dir(shmq) if not name.startswith("_")} - modules == set(PUBLIC) - {"__version__"}
 
 

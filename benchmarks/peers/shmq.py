@@ -7,7 +7,9 @@ from functools import partial
 from typing import Any
 
 import shmq
+import shmq.mp
 from peers.base import BATCH, Channel, Peer, Receiver, Sender, Shape, consume_lists
+from peers.stdlib import QueueChannel
 
 
 class ShmqSender(Sender):
@@ -71,6 +73,13 @@ def _attached(name: str) -> ShmqChannel:
     channel = ShmqChannel.__new__(ShmqChannel)
     channel.name = name
     return channel
+
+
+class ShmqMp(Peer):
+    """The drop-in for multiprocessing.Queue, made and passed on as that is. Not in the list: it is compared by objects alone."""
+
+    def channel(self, label: str, shape: Shape) -> Channel:
+        return QueueChannel(shmq.mp.Queue())
 
 
 class Shmq(Peer):

@@ -40,6 +40,13 @@ int shmq_bell_make(struct shmq_port *port) {
     return errno = EPERM, -1;
 }
 
+bool shmq_bell_is_there(const struct shmq_port *port, int fd) {
+    char path[PATH_BYTES];
+    struct stat ours, there;
+    return path_of(port, port->index, path) && fstat(fd, &ours) == 0 && lstat(path, &there) == 0 && ours.st_ino == there.st_ino &&
+           ours.st_dev == there.st_dev;
+}
+
 void shmq_bell_remove(struct shmq_port *port, uint32_t index) {
     char path[PATH_BYTES];
     if (!(shmq_load_relaxed(&port->records[index].bell) & SHMQ_BELL_MADE)) {
@@ -51,52 +58,75 @@ void shmq_bell_remove(struct shmq_port *port, uint32_t index) {
     shmq_store_seq(&port->records[index].bell, 0);
 }
 
-void shmq_bell_arm(struct shmq_port *port, enum shmq_side side) {
-    shmq_or_seq(&port->record->bell, bit_of(side));
+bool shmq_bell_arm(struct shmq_port *port, enum shmq_side side) {
+    bool was_armed = shmq_or_seq(&port->record->bell, bit_of(side)) & bit_of(side);
     SHMQ_CRASH_POINT(bell_armed);
     shmq_or_seq(shmq_waiters(port, side), SHMQ_BELLS); /* [park] */
+    return was_armed;
 }
 
 bool shmq_bell_disarm(struct shmq_port *port, enum shmq_side side) {
     return shmq_and_seq(&port->record->bell, ~bit_of(side)) & bit_of(side);
 }
 
-/* False where nobody listens. The reading end is ours as well while we write: a listener that closes its own in that moment
- * must not cost a C program its life by SIGPIPE. */
-static bool sound(const struct shmq_port *port, uint32_t index) {
+/* A bell's two ends. The reading one is ours as well while we write: a listener that closes its own in that moment must not cost a
+ * C program its life by SIGPIPE. */
+struct rope { int write, read; };
+
+/* False, and errno, where there is nobody who listens, or nothing to reach him by. */
+static bool grasp(const struct shmq_port *port, uint32_t index, struct rope *rope) {
     char path[PATH_BYTES];
-    if (!path_of(port, index, path)) return false;
-    int fd = open(path, O_WRONLY | O_NONBLOCK | O_CLOEXEC | O_NOFOLLOW);
-    if (fd < 0) return false; /* ENXIO: nobody reads */
-    bool heard = false;
-    if (is_bell(fd)) {
-        int guard = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC | O_NOFOLLOW);
-        if (guard >= 0) {
-            heard = write(fd, "", 1) == 1 || errno == EAGAIN; /* full: it has been rung, and not yet heard */
-            close(guard);
-        }
-    }
-    close(fd);
+    if (!path_of(port, index, path)) return errno = ENOENT, false;
+    rope->write = open(path, O_WRONLY | O_NONBLOCK | O_CLOEXEC | O_NOFOLLOW); /* ENXIO: nobody reads */
+    if (rope->write < 0) return false;
+    errno = EPERM;
+    rope->read = is_bell(rope->write) ? open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC | O_NOFOLLOW) : -1;
+    if (rope->read >= 0) return true;
+    int failure = errno;
+    close(rope->write);
+    return errno = failure, false;
+}
+
+static void let_go(const struct rope *rope) {
+    close(rope->read);
+    close(rope->write);
+}
+
+static bool pull(const struct rope *rope) {
+    bool heard = write(rope->write, "", 1) == 1 || errno == EAGAIN; /* full: it has been rung, and not yet heard */
+    let_go(rope);
     return heard;
 }
 
+/* It is this process that cannot ring any bell now: nothing is said about who listens. */
+static bool are_out_of_descriptors(int failure) { return failure == EMFILE || failure == ENFILE || failure == ENOMEM; }
+
 bool shmq_bell_ring(struct shmq_port *port, enum shmq_side side) {
-    const uint32_t ports = port->geometry.ports;
+    const uint32_t ports = port->geometry.ports, begin = port->bell_hint < ports ? port->bell_hint : 0;
     const uint64_t bit = bit_of(side);
-    for (int look = 0; look < 2; look++) {
-        for (uint32_t n = 0, i = port->bell_hint; n < ports; n++, i++) {
-            if (i >= ports) i = 0;
+    bool rung = false;
+    for (int look = 0; look < 2 && !rung; look++) {
+        for (uint32_t n = 0, i = begin; n < ports; n++, i = i + 1 < ports ? i + 1 : 0) {
+            struct rope rope;
             if (!(shmq_load_seq(&port->records[i].bell) & bit)) continue;
-            if (look) shmq_or_seq(shmq_waiters(port, side), SHMQ_BELLS); /* there may be more of them */
-            if (!(shmq_and_seq(&port->records[i].bell, ~bit) & bit)) continue; /* another one rings it */
+            bool grasped = grasp(port, i, &rope);
+            if (!grasped && are_out_of_descriptors(errno)) return rung; /* and they stay armed, for others */
+            bool mine = shmq_and_seq(&port->records[i].bell, ~bit) & bit; /* otherwise another one rings it */
+            if (!grasped) continue;
+            if (!mine) {
+                let_go(&rope);
+                continue;
+            }
             SHMQ_CRASH_POINT(bell_claimed);
-            if (!sound(port, i)) continue;
+            if (!pull(&rope)) continue;
             port->bell_hint = i + 1;
-            return true;
+            rung = true;
+            /* In the second look all of them: while the flag was away others may have published, and rung nobody. */
+            if (look == 0) return true;
         }
-        /* Nobody: take the hint away, and look again, since one may have armed before that. Who arms later gives it anew, and
+        /* Nobody: take the flag away, and look again, since some may have armed before that. Who arms later gives it anew, and
          * then looks at the ring. [park] */
         if (look == 0) shmq_and_seq(shmq_waiters(port, side), ~SHMQ_BELLS);
     }
-    return false;
+    return rung;
 }

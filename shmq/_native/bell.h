@@ -21,17 +21,22 @@
  * that the reaper removes. */
 int shmq_bell_make(struct shmq_port *port);
 
+/* Does the name of my port's bell still lead to this descriptor? Where it was removed, or replaced, nobody can ring it. */
+bool shmq_bell_is_there(const struct shmq_port *port, int fd);
+
 /* Remove the bell of a port: my own, or of one that I reap. */
 void shmq_bell_remove(struct shmq_port *port, uint32_t index);
 
-/* My bell is to be rung for this side, once. The caller looks again before it waits. Killed here: whoever rings it finds
+/* My bell is to be rung for this side, once. The caller looks again before it waits. False: it was not armed. Who had armed it was
+ * told, then, whether he hears it or not; who goes without what he was told of passes it on. Killed here: whoever rings it finds
  * nobody there, and goes on to the next. */
-void shmq_bell_arm(struct shmq_port *port, enum shmq_side side);
+bool shmq_bell_arm(struct shmq_port *port, enum shmq_side side);
 
-/* … is not to be rung any more. False: somebody has; who has no use for that wakes another one (shmq_wake). */
+/* … is not to be rung any more. False: somebody has; who has no use for that passes it on (shmq_pass_on). */
 bool shmq_bell_disarm(struct shmq_port *port, enum shmq_side side);
 
-/* Ring one bell that is armed for this side. False: there is none. Never blocks. Killed here: one wake-up is lost. */
+/* Ring one bell that is armed for this side; or some, where others may have published meanwhile and found nobody to be told.
+ * False: there is none, or no descriptor left to ring it by. Never blocks. Killed here: one wake-up is lost. */
 bool shmq_bell_ring(struct shmq_port *port, enum shmq_side side);
 
 #endif

@@ -72,6 +72,7 @@ int shmq_attach(const char *name, shmq_queue **out) {
     shmq_queue *queue = calloc(1, sizeof *queue);
     if (queue == NULL) status = SHMQ_SYSTEM;
     else if (((struct shmq_header *)base)->lock_inode != shmq_owner_lock_inode()) status = SHMQ_MISMATCH;
+    else if (((struct shmq_header *)base)->flags & SHMQ_GROWS) status = SHMQ_MISMATCH; /* nothing here reads or writes a backlog */
     else {
         status = (int)shmq_port_attach(&queue->port, base, &geometry, self);
         if (status == SHMQ_NO_PORTS && shmq_reap(&queue->port)) status = (int)shmq_port_attach(&queue->port, base, &geometry, self);

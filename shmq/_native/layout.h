@@ -185,7 +185,9 @@ static inline unsigned shmq_intent_operation(uint64_t word) { return (unsigned)(
 static inline uint32_t shmq_intent_cell(uint64_t word) { return (uint32_t)(word >> 48) & SHMQ_MAX_CELLS; }
 static inline uint32_t shmq_intent_index(uint64_t word) { return (uint32_t)(word >> 24) & SHMQ_MAX_SLOTS; }
 
-/* What a port has counted. Counters have one writer each; a reader adds the ports up. */
+/* What a port has counted. Counters have one writer each; a reader adds the ports up. The next owner of a port counts on: to move
+ * what the last one has counted elsewhere would take two stores, between which it is seen twice or not at all, and join waits
+ * for an exact sum. */
 enum shmq_counter { SHMQ_PUTS, SHMQ_GETS, SHMQ_RECEIVES, SHMQ_ACKS, SHMQ_NACKS, SHMQ_REDELIVERIES, SHMQ_COUNTERS };
 
 struct shmq_port_record {
@@ -196,7 +198,8 @@ struct shmq_port_record {
     shmq_word serial;         /* 24  how many ports were attached before; makes message ids unique */
     shmq_word bell;           /* 32  for which sides (bit n: enum shmq_side) its bell is to be rung; SHMQ_BELL_MADE: there is one.
                                *     Armed by: owner; cleared by: owner, who rings it, reaper [park] */
-    uint8_t reserved[24];
+    shmq_half asleep[2];      /* 40  of the sleepers in the side's count, how many are this port's: what a reaper takes off it */
+    uint8_t reserved[16];
     /* line 1: what; written by the owner with every message */
     shmq_word intent;         /* 64  operation (2) | in-flight cell (14) | ring index (24) | give (24); 0: nothing open */
     shmq_word expected;       /* 72  the ring word that the exchange expects: names `take` and the lap */
@@ -248,6 +251,7 @@ enum shmq_segment_flag {
     SHMQ_WITH_CREATOR = 4,  /* the name goes when the creator does */
     SHMQ_WITH_HANDLES = 8,  /* … when the last handle does */
     SHMQ_ANONYMOUS = 16,    /* nobody is meant to find it by its name */
+    SHMQ_GROWS = 32,        /* what finds the ring full waits in a log beside the segment (shmq/_backlog.py) */
 };
 
 /* What the creator laid down about leases and failures. Read once at attach, and clamped: see shmq_policy_of. */
@@ -294,7 +298,7 @@ struct shmq_header {
     shmq_word backlog;                            /* 408  messages that found the ring full and wait beside the segment */
     _Alignas(SHMQ_LINE) shmq_word space_woken_ns; /* 448  when a producer was last woken: see wait.c */
     shmq_word attachments;                        /* 456  serial numbers for ports */
-    _Alignas(SHMQ_LINE) shmq_word retired[SHMQ_COUNTERS]; /* 512  counters of ports that are gone */
+    _Alignas(SHMQ_LINE) uint8_t reserved2[64];    /* 512 */
     _Alignas(SHMQ_LINE) shmq_word events[SHMQ_EVENTS]; /* 576  enum shmq_event */
     shmq_word timing;                             /* 600  1 once a lease had a time-out: nobody looks for expired ones before */
     _Alignas(SHMQ_LINE) shmq_word done;           /* 640  messages that a get took and whose work was said to be done */
@@ -309,7 +313,7 @@ _Static_assert(offsetof(struct shmq_header, policy) == 136, "layout");
 _Static_assert(offsetof(struct shmq_header, write_seq) == 256, "layout");
 _Static_assert(offsetof(struct shmq_header, backlog) == 408, "layout");
 _Static_assert(offsetof(struct shmq_header, done) == 640, "layout");
-_Static_assert(offsetof(struct shmq_header, retired) == 512, "layout");
+_Static_assert(offsetof(struct shmq_header, events) == 576, "layout");
 _Static_assert(sizeof(struct shmq_header) == 1024, "layout");
 
 /* -- geometry ------------------------------------------------------------------------------------------------------- */

@@ -281,6 +281,22 @@ shmq_status shmq_orphan_adopt(struct shmq_port *port, uint64_t deadline_ns, uint
     return SHMQ_WOULD_BLOCK;
 }
 
+bool shmq_orphan_due(struct shmq_port *port) {
+    uint64_t epoch = shmq_load_seq(&port->header->orphan_epoch); /* [epoch] */
+    if (shmq_likely(epoch == port->epoch_seen) && (shmq_likely(port->due_ns == SHMQ_FOREVER) || shmq_now_ns() < port->due_ns)) return false;
+    uint64_t now = shmq_now_ns(), next_due = SHMQ_FOREVER;
+    for (uint32_t i = 0; i < port->geometry.cells; i++) {
+        uint64_t word = shmq_load_acquire(&port->cells[i].word); /* [hand] */
+        if (shmq_cell_state(word) != SHMQ_ORPHAN || shmq_word_slot(word) >= port->geometry.total_slots) continue;
+        uint64_t due = shmq_load_relaxed(&port->cells[i].due_ns);
+        if (due <= now) return true;
+        if (due < next_due) next_due = due;
+    }
+    port->epoch_seen = epoch; /* as an adoption that found nothing */
+    port->due_ns = next_due;
+    return false;
+}
+
 bool shmq_orphan_exhausted(struct shmq_port *port, uint32_t *cell) {
     for (uint32_t i = 0; i < port->geometry.cells; i++) {
         uint64_t word = shmq_load_acquire(&port->cells[i].word); /* [hand] */

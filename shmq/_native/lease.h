@@ -74,6 +74,9 @@ uint32_t shmq_lease_expire(struct shmq_port *port);
  * (only where port->buries; others leave it); WOULD_BLOCK. One exchange of one cell: nothing is open if the process dies. */
 shmq_status shmq_orphan_adopt(struct shmq_port *port, uint64_t deadline_ns, uint32_t *cell);
 
+/* Is there one to adopt, or to bury, now? Looks as rarely, and finds out as well when the next one is due. */
+bool shmq_orphan_due(struct shmq_port *port);
+
 /* ORPHAN -> LEASED, mine, of one that is to be buried. False: there is none. */
 bool shmq_orphan_exhausted(struct shmq_port *port, uint32_t *cell);
 

@@ -132,14 +132,14 @@ void shmq_port_detach(struct shmq_port *port) {
         else shmq_cell_let_go(port, i, word, SHMQ_SPARE);
         SHMQ_CRASH_POINT(detach_cell);
     }
-    for (int i = 0; i < SHMQ_COUNTERS; i++) {
-        shmq_add_relaxed(&port->header->retired[i], shmq_load_relaxed(&port->record->counters[i]));
-        shmq_store_relaxed(&port->record->counters[i], 0);
-    }
+    bool belled = shmq_load_relaxed(&port->record->bell) & SHMQ_BELL_MADE;
     shmq_bell_remove(port, port->index);
     shmq_store_relaxed(&port->record->run, 0); /* nobody's any more: see shmq_owner_runs */
     shmq_store_release(&port->record->owner, 0);
     shmq_wake(port, SHMQ_SPACE);
+    if (!belled) return;
+    shmq_pass_on(port, SHMQ_ITEMS); /* it may have been rung for us */
+    shmq_pass_on(port, SHMQ_SPACE);
 }
 
 /* -- releasing cells ------------------------------------------------------------------------------------------------- */

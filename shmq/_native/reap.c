@@ -94,17 +94,13 @@ static bool recover(struct shmq_port *port, uint32_t dead) {
         SHMQ_CRASH_POINT(reap_cell);
     }
     struct shmq_port_record *record = &port->records[dead];
-    for (int i = 0; i < SHMQ_COUNTERS; i++) {
-        uint64_t counted = shmq_load_relaxed(&record->counters[i]);
-        shmq_store_relaxed(&record->counters[i], 0);
-        shmq_add_relaxed(&port->header->retired[i], counted);
-    }
     shmq_add_relaxed(&port->header->events[SHMQ_DEATHS], 1);
     SHMQ_CRASH_POINT(reap_retired);
     /* The dead may have been the only one who knew of an orphan, of a message or of room: tell everybody to look. Before the
      * port is free, so that a reaper that dies here leaves a port for which the next one tells. */
     shmq_add_seq(&port->header->orphan_epoch, 1); /* [epoch] */
     shmq_bell_remove(port, dead);
+    shmq_sleepers_forget(port, dead);
     shmq_store_relaxed(&record->run, 0);
     shmq_store_release(&record->owner, 0);
     return true;

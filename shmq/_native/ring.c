@@ -97,10 +97,13 @@ static inline bool prefetch_for_reading(struct shmq_port *port, uint64_t h, uint
 }
 
 shmq_status shmq_ring_put(struct shmq_port *port, uint32_t cell) {
+    return shmq_unlikely(shmq_load_relaxed(&port->header->shut)) ? SHMQ_SHUT : shmq_ring_move_in(port, cell);
+}
+
+shmq_status shmq_ring_move_in(struct shmq_port *port, uint32_t cell) {
     const uint32_t slots = port->geometry.slots;
     shmq_word *sequence = &port->header->write_seq;
     uint32_t give = shmq_word_slot(shmq_cell_load(port, cell));
-    if (shmq_unlikely(shmq_load_relaxed(&port->header->shut))) return SHMQ_SHUT;
     for (int attempt = 0; attempt < ATTEMPTS; attempt++) {
         uint64_t t = shmq_load_acquire(sequence);
         uint32_t index = shmq_seq_index(t);

@@ -13,6 +13,9 @@
  * WOULD_BLOCK: full, nothing changed; CORRUPT. Killed here: published whole, or not at all. Does not wake anybody. */
 shmq_status shmq_ring_put(struct shmq_port *port, uint32_t cell);
 
+/* The same for a message that is in the queue already, in its backlog: also where nothing new is let in. */
+shmq_status shmq_ring_move_in(struct shmq_port *port, uint32_t cell);
+
 /* Give the empty slot of my IDLE cell for the oldest message. Post: OK, the cell is `leased` (LEASED, or TIMED with the
  * deadline of shmq_lease_time) and names the message; WOULD_BLOCK: empty; CORRUPT. Killed here: in the ring, or leased and
  * redelivered by the reaper. */

@@ -27,7 +27,7 @@ enum shmq_error {
     SHMQ_ERROR_NO_PORTS = 7,    /* as many handles attached as the queue has ports */
     SHMQ_ERROR_TOO_LARGE = 8,
     SHMQ_ERROR_NOT_FOUND = 9,
-    SHMQ_ERROR_MISMATCH = 10,   /* another format, version or byte order */
+    SHMQ_ERROR_MISMATCH = 10,   /* another format, version or byte order; a queue without a bound (overflow="grow") */
     SHMQ_ERROR_FOREIGN = 11,    /* another user's */
     SHMQ_ERROR_SYSTEM = 12,     /* errno tells */
     SHMQ_ERROR_SHUT = 14,       /* somebody has shut the queue: nothing goes in any more, and for a receive: it is empty */

@@ -37,6 +37,7 @@ bool shmq_wait_promising(struct shmq_port *port, enum shmq_side side) {
     if (shmq_unlikely(shmq_load_seq(&port->header->shut) && side != SHMQ_DONE)) return true; /* [park] */
     if (side == SHMQ_SPACE) return shmq_ring_has_space(port);
     if (side == SHMQ_DONE) return shmq_unfinished(port) == 0;
+    if (shmq_unlikely(shmq_load_seq(&port->header->backlog))) return true; /* [park] */
     return shmq_ring_has_item(port) || shmq_load_seq(&port->header->orphan_epoch) != port->epoch_seen ||
            (shmq_unlikely(port->due_ns != SHMQ_FOREVER) && shmq_now_ns() >= port->due_ns);
 }
@@ -108,6 +109,8 @@ static int wait_until(sem_t *semaphore, uint64_t deadline_ns) {
 /* Others may take theirs off at the same moment, but not for ever: a scribbler must not keep us here. A wake-up that is
  * given up for that is found by the next slice. */
 #define TAKES 1024
+#define LOOKS 64
+#define WITHDRAWALS 64 /* half of them naps: 8 ms */
 
 static bool take_one_off(shmq_half *waiters) {
     uint32_t n = shmq_load_seq(waiters);
@@ -116,10 +119,39 @@ static bool take_one_off(shmq_half *waiters) {
     return false;
 }
 
+/* Not woken: no longer among the sleepers. True: we were woken after all.
+ *
+ * Where somebody else took us off the count, his post is there, or on its way; or another sleeper has had it, who is still
+ * counted in our stead. Whoever left that post, or that count, where it is would leave one too many for ever: and a publisher
+ * that posts to nobody rings no bell. So try both until one succeeds; within bounds, since he may be stopped, or dead. */
+static bool withdraw(struct shmq_port *port, enum shmq_side side) {
+    static const struct timespec nap = {.tv_nsec = 250000};
+    for (int tries = 0; tries < WITHDRAWALS; tries++) {
+        if (take_one_off(shmq_waiters(port, side))) return false;
+        if (sem_trywait(port->semaphores[side]) == 0) return true;
+        if (tries < WITHDRAWALS / 2) sched_yield();
+        else clock_nanosleep(CLOCK_MONOTONIC, 0, &nap, NULL);
+    }
+    return true;
+}
+
+void shmq_sleepers_forget(struct shmq_port *port, uint32_t index) {
+    for (int side = 0; side < 2; side++) {
+        shmq_half *asleep = &port->records[index].asleep[side];
+        for (uint32_t n = shmq_load_seq(asleep); n && n <= TAKES; n--) {
+            if (!take_one_off(shmq_waiters(port, (enum shmq_side)side)) && port->semaphores[side]) sem_trywait(port->semaphores[side]);
+            shmq_store_seq(asleep, n - 1);
+        }
+        shmq_store_seq(asleep, 0);
+    }
+}
+
 shmq_status shmq_wait_park(struct shmq_port *port, enum shmq_side side, uint64_t deadline_ns, struct shmq_patience *patience) {
     shmq_half *waiters = shmq_waiters(port, side);
     uint64_t now = shmq_now_ns();
     if (now >= deadline_ns) return SHMQ_TIMED_OUT;
+    shmq_add_seq(&port->record->asleep[side], 1); /* first: who is killed in between is one too few in the count, and that heals */
+    SHMQ_CRASH_POINT(park_noted);
     uint64_t rank = (shmq_add_seq(waiters, 1) & ~SHMQ_BELLS) + UINT64_C(1); /* [park] */
     uint32_t longest = rank * SHMQ_SLICE_MS < SHMQ_SLICE_MOST_MS ? (uint32_t)rank * SHMQ_SLICE_MS : SHMQ_SLICE_MOST_MS;
     /* A producer's first slices are short, because a consumer does not announce every freed cell. */
@@ -132,10 +164,13 @@ shmq_status shmq_wait_park(struct shmq_port *port, enum shmq_side side, uint64_t
     int result = EAGAIN;
     if (!shmq_wait_promising(port, side))
         result = wait_until(port->semaphores[side], slice_end < deadline_ns ? slice_end : deadline_ns) ? errno : 0;
-    if (result == 0) return SHMQ_OK; /* whoever posted took us off the count */
-    /* Not woken: take ourselves off. If somebody else did, a post is there or on its way: eat it if it is there. */
-    if (!take_one_off(waiters)) sem_trywait(port->semaphores[side]);
-    return result == EAGAIN ? SHMQ_OK : result == EINTR ? SHMQ_INTERRUPTED : SHMQ_TIMED_OUT;
+    bool woken = result == 0 || withdraw(port, side); /* whoever posted took us off the count */
+    shmq_add_seq(&port->record->asleep[side], (uint32_t)-1);
+    if (result == EINTR) {
+        if (woken) shmq_pass_on(port, side); /* the caller may go */
+        return SHMQ_INTERRUPTED;
+    }
+    return woken || result == EAGAIN ? SHMQ_OK : SHMQ_TIMED_OUT;
 }
 
 /* What the dead held, and what was held too long. */
@@ -184,23 +219,42 @@ shmq_status shmq_wait_for_cell(struct shmq_port *port, uint64_t deadline_ns, str
 }
 
 uint64_t shmq_taken(const struct shmq_port *port) {
-    uint64_t taken = shmq_load_relaxed(&port->header->retired[SHMQ_GETS]);
+    uint64_t taken = 0;
     for (uint32_t i = 0; i < port->geometry.ports; i++) taken += shmq_load_relaxed(&port->records[i].counters[SHMQ_GETS]);
     return taken;
 }
 
 /* In the order in which a message goes its way, so that one which moves meanwhile is seen twice rather than overlooked: backlog,
  * ring, an exchange that is open, cells; and what is done before what was taken. */
-uint64_t shmq_unfinished(const struct shmq_port *port) {
+static uint64_t look_for_unfinished(const struct shmq_port *port, uint32_t *open) {
     uint64_t unfinished = shmq_load_seq(&port->header->backlog) + shmq_ring_length(port);
+    *open = 0;
     for (uint32_t i = 0; i < port->geometry.ports; i++)
-        unfinished += shmq_intent_operation(shmq_load_seq(&port->records[i].intent)) == SHMQ_GETTING;
+        *open += shmq_intent_operation(shmq_load_seq(&port->records[i].intent)) == SHMQ_GETTING;
     for (uint32_t i = 0; i < port->geometry.cells; i++) {
         unsigned state = shmq_cell_state(shmq_load_seq(&port->cells[i].word));
         unfinished += shmq_state_leased(state) || state == SHMQ_ORPHAN;
     }
     uint64_t done = shmq_load_seq(&port->header->done), taken = shmq_taken(port);
     return unfinished + (taken > done ? taken - done : 0);
+}
+
+uint64_t shmq_unfinished(const struct shmq_port *port) {
+    uint32_t open;
+    uint64_t unfinished = look_for_unfinished(port, &open);
+    return unfinished + open;
+}
+
+void shmq_tell_if_done(struct shmq_port *port) {
+    uint32_t open;
+    for (int looks = 0; looks < LOOKS; looks++) {
+        if (look_for_unfinished(port, &open)) return; /* whoever does the last step of that tells */
+        if (open == 0) {
+            shmq_wake_all(port, SHMQ_DONE);
+            return;
+        }
+        sched_yield(); /* a get that may find itself too late, and then tells nobody */
+    }
 }
 
 /* Is there so much room, or was nobody told for so long, that a producer is worth waking? */
@@ -216,12 +270,19 @@ static bool post(struct shmq_port *port, enum shmq_side side) {
     return true;
 }
 
+static bool wake_one(struct shmq_port *port, enum shmq_side side) {
+    return post(port, side) || (shmq_load_seq(shmq_waiters(port, side)) & SHMQ_BELLS && shmq_bell_ring(port, side));
+}
+
 void shmq_wake(struct shmq_port *port, enum shmq_side side) {
     uint64_t now = 0;
     if (shmq_load_seq(shmq_waiters(port, side)) == 0) return;
     if (side == SHMQ_SPACE && !worth_waking(port, now = shmq_now_ns())) return;
-    bool woken = post(port, side) || (shmq_load_seq(shmq_waiters(port, side)) & SHMQ_BELLS && shmq_bell_ring(port, side));
-    if (side == SHMQ_SPACE && woken) shmq_store_relaxed(&port->header->space_woken_ns, now);
+    if (wake_one(port, side) && side == SHMQ_SPACE) shmq_store_relaxed(&port->header->space_woken_ns, now);
+}
+
+void shmq_pass_on(struct shmq_port *port, enum shmq_side side) {
+    if (shmq_load_seq(shmq_waiters(port, side)) != 0 && shmq_wait_promising(port, side)) wake_one(port, side);
 }
 
 void shmq_wake_all(struct shmq_port *port, enum shmq_side side) {

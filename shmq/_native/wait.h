@@ -51,9 +51,9 @@ bool shmq_wait_spin(struct shmq_port *port, enum shmq_side side, uint64_t deadli
  * (a stream) or not (a ping-pong) is found out by trying: rarely while it does not pay, doubled while it does. */
 void shmq_wait_linger(struct shmq_port *port);
 
-/* Sleep until woken, until the end of a slice, or until `deadline_ns` (CLOCK_MONOTONIC). Post: OK: look again;
- * TIMED_OUT: the slice or the deadline has passed; INTERRUPTED: a signal. Killed here: the count stays one too high,
- * which costs the next publisher one superfluous post. */
+/* Sleep until woken, until the end of a slice, or until `deadline_ns` (CLOCK_MONOTONIC). Post: OK: look again, also after the
+ * deadline, since somebody relies on that; TIMED_OUT: the slice or the deadline has passed, and nobody has woken us; INTERRUPTED:
+ * a signal. Killed here: the count stays one too high until we are reaped, which costs one wake-up. */
 shmq_status shmq_wait_park(struct shmq_port *port, enum shmq_side side, uint64_t deadline_ns, struct shmq_patience *patience);
 
 /* Is it worth a try: is there a message, room, nothing left to be done; or was the queue shut, or corrupted? */
@@ -62,12 +62,18 @@ bool shmq_wait_promising(struct shmq_port *port, enum shmq_side side);
 /* Messages that are not done: those in the ring, the backlog, in flight, and those taken by get without a task_done so far. */
 uint64_t shmq_unfinished(const struct shmq_port *port);
 
-/* Those that get took, over all ports. Exact at a quiet moment. */
+/* Those that get took, over all ports. */
 uint64_t shmq_taken(const struct shmq_port *port);
 
 /* Wake one waiter of the side, if there is one (and, for space, if it is worth it): who sleeps, or else whose bell is armed.
  * Never blocks. */
 void shmq_wake(struct shmq_port *port, enum shmq_side side);
+
+/* Was woken, and goes without what he was woken for: wake another one, if it is still there. */
+void shmq_pass_on(struct shmq_port *port, enum shmq_side side);
+
+/* Take the sleepers of a dead port off the counts. One that the count does not have any more had a post on its way. */
+void shmq_sleepers_forget(struct shmq_port *port, uint32_t index);
 
 /* Wake everybody who waits at this side. */
 void shmq_wake_all(struct shmq_port *port, enum shmq_side side);
@@ -83,9 +89,12 @@ static inline void shmq_wake_after(struct shmq_port *port, enum shmq_side side) 
     if (shmq_unlikely(shmq_load_seq(shmq_waiters(port, side)))) shmq_wake(port, side);
 }
 
+/* Wake those who wait for the last message to be done, if it is. */
+void shmq_tell_if_done(struct shmq_port *port);
+
 /* After what may have been the last step of the last message. */
 static inline void shmq_wake_if_done(struct shmq_port *port) {
-    if (shmq_unlikely(shmq_load_seq(&port->header->done_waiters)) && shmq_unfinished(port) == 0) shmq_wake_all(port, SHMQ_DONE);
+    if (shmq_unlikely(shmq_load_seq(&port->header->done_waiters))) shmq_tell_if_done(port);
 }
 
 #endif

@@ -7,11 +7,11 @@ import sys
 import unittest
 from typing import Any
 
-import pytest
+from borrowing import borrowed, with_differences
 
 import shmq.aio
 
-theirs = pytest.importorskip("test.test_asyncio.test_queues", reason="this interpreter was built without its test suite")
+theirs = borrowed("test.test_asyncio.test_queues")
 
 # What differs on purpose. One of these that passes is a failure, too.
 DIFFERENCES = {
@@ -78,8 +78,7 @@ class Adapted(unittest.TestCase):
 
 def adapted(case: type) -> type:
     """Their test case, with ours in the place of asyncio.Queue and with what differs on purpose expected to fail."""
-    differing = {name: unittest.expectedFailure(getattr(case, name)) for name in DIFFERENCES if hasattr(case, name)}
-    return type(case.__name__, (Adapted, case), {"__module__": __name__, **differing})
+    return with_differences(type(case.__name__, (Adapted, case), {"__module__": __name__}), DIFFERENCES)
 
 
 for name, case in list(vars(theirs).items()):

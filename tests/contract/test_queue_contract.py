@@ -17,6 +17,7 @@ import pytest
 from conftest import Children, wait_until
 
 import shmq
+import shmq.mp
 
 Factory = Callable[[int], Any]  # maxsize -> a queue
 Make = Callable[..., shmq.Queue]
@@ -261,17 +262,29 @@ class Awaited:
         return getattr(self.q, name)
 
 
+FACES = [
+    "shmq.Queue",
+    "shmq.Queue of large slots",
+    "shmq.Queue, awaited",
+    "shmq.mp.Queue",
+    "shmq.mp.JoinableQueue",
+    "queue.Queue",
+]
+
+
 @pytest.fixture
 def factories(make: Make) -> dict[str, Factory]:
     return {
         "shmq.Queue": lambda maxsize: make(slots=maxsize, slot_size=256),
         "shmq.Queue of large slots": lambda maxsize: make(slots=maxsize, slot_size=4096),
         "shmq.Queue, awaited": lambda maxsize: Awaited(make(slots=maxsize, slot_size=256)),
+        "shmq.mp.Queue": shmq.mp.Queue,
+        "shmq.mp.JoinableQueue": shmq.mp.JoinableQueue,
         "queue.Queue": lambda maxsize: queue.Queue(maxsize),
     }
 
 
-@pytest.mark.parametrize("face", ["shmq.Queue", "shmq.Queue of large slots", "shmq.Queue, awaited", "queue.Queue"])
+@pytest.mark.parametrize("face", FACES)
 @pytest.mark.parametrize("behave", BEHAVIOURS, ids=lambda function: function.__name__)
 def test_each_face_behaves(factories: dict[str, Factory], face: str, behave: Behaviour) -> None:
     behave(factories[face])
@@ -323,6 +336,11 @@ def test_the_same_program_runs_on_anonymous_queues(children: Children) -> None:
     run_program(anonymous, children)
     for q in made:
         q.close()
+
+
+@pytest.mark.parametrize("face", [shmq.mp.Queue, shmq.mp.JoinableQueue])
+def test_the_same_program_runs_on_the_drop_in(face: Factory, any_children: Children) -> None:
+    run_program(face, any_children)
 
 
 def test_shmqs_errors_are_those_of_the_standard_library() -> None:

@@ -66,8 +66,8 @@ PASSED: dict[str, dict[str, list[str]]] = {
     # The first cell is an empty one, the second holds the lease.
     "detacher": {"detach_cell": ["2", "1"], "delivery_ended": ["2"], "lease_orphaned": ["1"]},
     "attacher": {"port_claimed": ["1"]},
-    "item_waiter": {"park_announced": [""]},
-    "space_waiter": {"park_announced": ["1"]},
+    "item_waiter": {"park_noted": [""], "park_announced": [""]},
+    "space_waiter": {"park_noted": ["1"], "park_announced": ["1"]},
     "bell_owner": {"bell_marked": [""], "bell_made": [""], "bell_armed": [""]},
     "leaving_bell_owner": {"detach_cell": [""], "bell_unlinked": [""]},
     "ringing_putter": {"exchange_intended": ["-"], "exchange_happened": ["1"], "exchange_recorded": ["1"], "bell_claimed": ["1"]},

@@ -485,6 +485,10 @@ def test_attaching_to_what_is_not_there_says_so(start, wrong):
     assert (status, words) == (NOT_FOUND, "there is no queue of this name")
 
 
+def test_a_queue_without_a_bound_is_refused_whose_backlog_nobody_would_fetch(start, make):
+    assert start().error("attach", make(overflow="grow").name) == MISMATCH
+
+
 def test_attaching_when_all_ports_are_taken_says_so(start, make):
     q = make(ports=2)
     start(q.name)

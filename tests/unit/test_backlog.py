@@ -1,0 +1,470 @@
+"""A queue without a bound: order, counts and memory of the log beside the segment, and who is stopped at it.
+
+Deaths are in tests/crash/test_backlog_deaths.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pickle
+import random
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import Children, is_stopped, wait_until
+
+import shmq
+from shmq import _backlog, _core, _doctor, _queue
+
+Make = Callable[..., shmq.Queue]
+LONG = 60.0
+SHM = Path("/dev/shm")
+
+
+@pytest.fixture(params=[256, 4096], ids=["small slots", "large slots"])
+def q(request: pytest.FixtureRequest, make: Make) -> shmq.Queue:
+    """Four slots, and no bound."""
+    return make(slots=4, slot_size=request.param, overflow="grow", oversize="spill")
+
+
+def log_of(queue: shmq.Queue) -> Path:
+    return Path(f"{SHM}{queue.segment.backlog_path}")
+
+
+def fill(queue: shmq.Queue, count: int, first: int = 0) -> None:
+    for number in range(first, first + count):
+        queue.put(number, block=False)
+
+
+# -- order and counts --------------------------------------------------------------------------------------------------------
+
+
+def test_more_than_the_ring_holds_comes_out_in_its_order(q: shmq.Queue) -> None:
+    fill(q, 1_000)
+    assert q.stats().backlog == 996
+    assert [q.get(timeout=LONG) for _ in range(1_000)] == list(range(1_000))
+    assert (q.qsize(), q.empty(), q.stats().backlog) == (0, True, 0)
+    shmq.verify(q)
+
+
+def test_put_never_says_full_and_counts_at_each_step(q: shmq.Queue) -> None:
+    for number in range(12):
+        assert (q.qsize(), q.empty(), q.full()) == (number, number == 0, False)
+        q.put_nowait(number)
+    for number in range(12):
+        assert q.qsize() == 12 - number
+        assert q.get_nowait() == number
+    with pytest.raises(shmq.Empty):
+        q.get_nowait()
+    assert q.stats().puts == q.stats().gets == 12
+
+
+def test_order_holds_while_the_backlog_comes_and_goes(q: shmq.Queue) -> None:
+    chance = random.Random(7)
+    put = got = 0
+    for _ in range(3_000):
+        if chance.random() < (0.7 if put // 200 % 2 else 0.4):
+            q.put_nowait(put)
+            put += 1
+        elif got < put:
+            assert q.get_nowait() == got
+            got += 1
+    assert q.drain() == list(range(got, put))
+
+
+def test_every_way_of_taking_finds_what_waits_in_the_backlog(q: shmq.Queue) -> None:
+    taken: list[int] = []
+    fill(q, 100)
+    taken += [q.get(), *q.get_many(3)]
+    with q.receive() as lease:
+        taken.append(lease.data)
+    leases = q.receive_many(3)
+    taken += [lease.data for lease in leases]
+    for lease in leases:
+        lease.ack()
+    for lease in q.consume(timeout=0):
+        taken.append(lease.data)
+        if len(taken) == 30:
+            break
+    del lease
+    for lease in q.consume(prefetch=2, timeout=0):
+        taken.append(lease.data)
+        if len(taken) == 40:
+            break
+    taken += q.drain()
+    assert taken == list(range(100))
+
+
+def test_every_way_of_putting_keeps_behind_the_backlog(q: shmq.Queue) -> None:
+    fill(q, 10)
+    assert q.put_many(list(range(10, 20))) == 10
+    with q.loan((2,), "i4") as array:
+        array[:] = 20
+    q.put(21)
+    got = q.drain()
+    assert got[:20] == list(range(20)) and got[20].tolist() == [20, 20] and got[21:] == [21]
+    assert q.put_many(list(range(20))) == 20
+    assert q.drain() == list(range(20))
+
+
+def test_every_kind_of_message_survives_the_backlog(q: shmq.Queue) -> None:
+    things: list[Any] = [
+        b"bytes", "text", bytearray(b"array"), {"a": [1]}, np.arange(6).reshape(2, 3), np.asfortranarray(np.ones((2, 3))),
+        np.zeros(2, [("x", "i4"), ("y", "f8")]), {"array": np.arange(9)}, b"x" * 100_000, {"big": np.arange(50_000)}, b"",
+    ]  # fmt: skip
+    fill(q, 4)
+    for thing in things:
+        q.put(thing)
+    assert q.peek(4 + len(things))[:5] == [0, 1, 2, 3, b"bytes"]
+    assert len(q.peek(1_000)) == 4 + len(things)
+    got = q.drain()[4:]
+    for before, after in zip(things, got, strict=True):
+        assert type(before) is type(after)
+        assert pickle.dumps(before) == pickle.dumps(after) or np.array_equal(before, after)
+
+
+def test_what_is_taken_from_the_backlog_was_published_when_it_was_put(q: shmq.Queue) -> None:
+    fill(q, 6)
+    before = _core.monotonic_ns() * 1e-9
+    time.sleep(0.05)
+    q.get_many(4)
+    with q.receive() as lease:
+        assert lease.published_at <= before
+
+
+def test_purge_throws_the_backlog_away_too(q: shmq.Queue) -> None:
+    fill(q, 100)
+    q.put(b"x" * 10_000)
+    assert q.purge() == 101
+    assert q.empty() and q.stats().backlog == 0
+    assert not [entry for entry in os.listdir(SHM) if entry.startswith(f"shmq.{q.name}+") and len(entry.rpartition(".")[2]) == 16]
+
+
+def test_join_waits_for_the_backlog(q: shmq.Queue) -> None:
+    fill(q, 20)
+    assert q.join(timeout=0) is False
+    for _ in range(20):
+        q.get()
+        q.task_done()
+    assert q.join(timeout=0) is True
+
+
+def test_a_queue_says_how_it_overflows(name: str, make: Make) -> None:
+    q = make(overflow="grow")
+    assert q.segment.config.overflow == "grow"
+    with shmq.Queue(q.name, overflow="grow"), pytest.raises(shmq.SegmentMismatch, match="overflow is 'grow'"):
+        shmq.Queue(q.name, overflow="block")
+    with pytest.raises(ValueError, match="overflow must be"):
+        shmq.Queue(name, overflow="burst")  # type: ignore[arg-type]
+
+
+def test_awaited_calls_find_the_backlog_too(q: shmq.Queue) -> None:
+    async def there_and_back() -> list[int]:
+        for number in range(50):
+            await q.aput(number)
+        taker = asyncio.create_task(q.aget(timeout=LONG))
+        got = [await taker]
+        return got + [await q.aget(timeout=LONG) for _ in range(49)]
+
+    assert asyncio.run(there_and_back()) == list(range(50))
+
+
+def test_an_awaiting_task_is_woken_by_what_goes_to_the_backlog(q: shmq.Queue) -> None:
+    async def take() -> list[int]:
+        return [await q.aget(timeout=LONG) for _ in range(500)]
+
+    producer = threading.Timer(0.05, fill, (q, 500))
+    producer.start()
+    assert asyncio.run(take()) == list(range(500))
+    producer.join()
+
+
+# -- waiting -----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_consumer_that_sleeps_is_woken_by_what_goes_to_the_backlog(q: shmq.Queue) -> None:
+    got: list[int] = []
+    consumer = threading.Thread(target=lambda: got.extend(q.get(timeout=LONG) for _ in range(2_000)))
+    consumer.start()
+    fill(q, 2_000)
+    consumer.join(LONG)
+    assert got == list(range(2_000))
+
+
+def produce(queue: shmq.Queue, producer: int, count: int) -> None:
+    for number in range(count):
+        queue.put((producer, number))
+
+
+def consume(queue: shmq.Queue, results: shmq.Queue) -> None:
+    mine = []
+    while (message := queue.get(timeout=LONG)) is not None:
+        mine.append(message)
+    results.put(mine)
+
+
+def test_several_of_each_keep_the_order_of_each_producer(any_children: Children, make: Make) -> None:
+    q, results = make(slots=8, slot_size=64, overflow="grow"), make(overflow="grow", oversize="spill")
+    for producer in range(3):
+        any_children.start(produce, q, producer, 2_000)
+    consumers = [any_children.start(consume, q, results) for _ in range(2)]
+    for producer in any_children.started[:3]:
+        producer.join(LONG)
+    for _ in consumers:
+        q.put(None)
+    taken = [results.get(timeout=LONG) for _ in consumers]
+    any_children.join()
+    for mine in taken:
+        for producer in range(3):
+            numbers = [number for who, number in mine if who == producer]
+            assert numbers == sorted(numbers)
+    assert sorted(taken[0] + taken[1]) == [(producer, number) for producer in range(3) for number in range(2_000)]
+
+
+def test_a_producer_keeps_to_the_pace_of_a_consumer_at_work(q: shmq.Queue, children: Children) -> None:
+    results = shmq.Queue(oversize="spill")
+    children.start(consume, q, results)
+    wait_until(lambda: q.stats().waiting_consumers)
+    for number in range(200):
+        q.put(number)
+        assert q.stats().backlog == 0 or number > 50  # the first of them never: 50 ms are long for a consumer that is awake
+    q.put(None)
+    assert results.get(timeout=LONG) == list(range(200))
+    children.join()
+    results.close()
+
+
+def test_no_put_waits_long_for_a_consumer_that_is_not_at_work(make: Make) -> None:
+    q = make(slots=4, slot_size=64, overflow="grow")
+    fill(q, 4)
+    q.put(4)  # waits for a moment, in case somebody takes something
+    before = time.monotonic()
+    produce(q, 0, 1_000)
+    assert q.stats().backlog >= 1_000
+    assert time.monotonic() - before < LONG
+
+
+# -- shutdown ----------------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_in_the_backlog_can_still_be_taken_after_a_shutdown(q: shmq.Queue) -> None:
+    fill(q, 20)
+    q.shutdown()
+    for put in (lambda: q.put(1), lambda: q.put_many([1])):
+        with pytest.raises(shmq.ShutDown):
+            put()
+    assert [q.get() for _ in range(20)] == list(range(20))
+    with pytest.raises(shmq.ShutDown):
+        q.get()
+
+
+# -- memory and files --------------------------------------------------------------------------------------------------------
+
+
+def blocks(queue: shmq.Queue) -> int:
+    return os.stat(log_of(queue)).st_blocks * 512
+
+
+def test_the_log_gives_back_what_was_taken(make: Make) -> None:
+    q = make(slots=4, slot_size=4096, overflow="grow")
+    message = b"x" * 4000
+    for _ in range(1_000):
+        q.put(message, block=False)
+    assert blocks(q) > 3 << 20
+    for _ in range(900):
+        q.get()
+    assert blocks(q) < 1 << 20
+    for _ in range(100):
+        q.get()
+    assert blocks(q) == 4096
+
+
+def test_a_backlog_that_is_never_empty_does_not_grow_for_ever(make: Make) -> None:
+    q = make(slots=4, slot_size=1024, overflow="grow")
+    fill(q, 50)
+    for number in range(5_000):
+        q.put(b"x" * 1000, block=False)
+        q.get()
+        assert q.stats().backlog > 0
+        if number % 500 == 0:
+            assert blocks(q) < 1 << 20
+    q.purge()
+
+
+def test_a_queue_of_the_other_kind_has_no_log_and_no_descriptor_for_it(make: Make) -> None:
+    q = make(slots=4)
+    assert not log_of(q).exists()
+    assert not q.grows
+
+
+def test_descriptors_are_as_many_however_much_waits(q: shmq.Queue) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    fill(q, 500)
+    q.drain()
+    assert len(os.listdir("/proc/self/fd")) == before
+    for _ in range(20):
+        with shmq.Queue.attach(q.name) as other:
+            fill(other, 10)
+            other.drain()
+    del other
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_the_log_goes_with_the_queue(name: str) -> None:
+    with shmq.Queue(name, overflow="grow", slots=2) as q:
+        fill(q, 10)
+        log = log_of(q)
+        assert log.exists()
+        q.unlink()
+        assert not log.exists()
+        with shmq.Queue.create(name, overflow="grow", slots=2) as another:
+            assert another.empty()
+            fill(q, 10, first=10)  # those who have it open go on among themselves
+            assert q.drain() == list(range(20))
+            assert another.empty()
+            another.unlink()
+
+
+def test_a_log_that_is_gone_is_said(name: str, make: Make) -> None:
+    q = make(overflow="grow")
+    log_of(q).unlink()
+    with pytest.raises(shmq.SegmentCorrupt, match=r"the backlog of queue .* is gone"):
+        shmq.Queue.attach(q.name)
+
+
+def test_a_log_that_is_damaged_is_said(make: Make) -> None:
+    q = make(slots=2, overflow="grow")
+    fill(q, 5)
+    with open(log_of(q), "r+b") as file:
+        file.seek(4096)
+        file.write((1 << 60).to_bytes(8, "little"))
+    with pytest.raises(shmq.SegmentCorrupt, match="the backlog of queue"):
+        q.drain()
+
+
+def test_side_segments_of_the_backlog_are_no_leftovers(make: Make, children: Children) -> None:
+    q = make(slots=2, slot_size=64, overflow="grow", oversize="spill")
+    process = children.start(spill_and_die, q)
+    process.join()
+    children.started.clear()
+    findings = _doctor.examine([q.name])
+    assert not [finding for finding in findings if "side segment" in finding.text]
+    assert q.drain() == [b"x" * 1000 + bytes([number]) for number in range(6)]
+
+
+def spill_and_die(queue: shmq.Queue) -> None:
+    for number in range(6):
+        queue.put(b"x" * 1000 + bytes([number]))
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_full_dev_shm_is_said_and_nothing_is_half_put(q: shmq.Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(q, 10)
+    real = os.pwrite
+    written = 0
+
+    def pwrite(fd: int, data: Any, offset: int) -> int:
+        nonlocal written
+        if written:
+            raise OSError(28, "No space left on device")
+        written = real(fd, data[:20], offset)
+        return written
+
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    for _ in range(3):
+        with pytest.raises(shmq.OutOfMemory, match="backlog"):
+            q.put("does not fit")
+    monkeypatch.undo()
+    q.put(10)
+    assert q.drain() == list(range(11))
+
+
+class Interrupted(Exception):
+    pass
+
+
+def test_an_interrupt_at_any_step_of_a_put_leaves_the_message_whole_or_not_at_all(make: Make) -> None:
+    q = make(slots=2, slot_size=64, overflow="grow", oversize="spill")
+    big = b"x" * 1000
+    step, interrupted = 0, True
+    while interrupted:
+        step, seen = step + 1, 0
+
+        def trace(frame: Any, event: str, argument: Any, step: int = step) -> Any:
+            nonlocal seen
+            if frame.f_code.co_filename not in (_backlog.__file__, _queue.__file__):
+                return None
+            frame.f_trace_opcodes = True
+            seen += event in ("line", "opcode", "return")
+            if seen == step:
+                sys.settrace(None)
+                raise Interrupted
+            return trace
+
+        fill(q, 4)
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            q.put(big, block=False)
+            interrupted = False
+        except Interrupted:
+            pass
+        finally:
+            sys.settrace(before)
+        assert q.drain() in ([0, 1, 2, 3], [0, 1, 2, 3, big])
+        assert q._side_keys() | q._backlog_side_keys() == set()
+    assert step > 10
+
+
+def test_a_death_between_two_words_is_repaired_by_the_next(q: shmq.Queue) -> None:
+    fill(q, 10)
+    assert q._backlog is not None
+    q._backlog._words[_backlog.AT_WORK] = 1
+    q._backlog_count += 1  # counted, and the tail not moved; or the head moved, and not counted
+    assert q.drain() == list(range(10))
+    assert q.empty() and q.qsize() == 0
+
+
+# -- a holder of the lock that is stopped ------------------------------------------------------------------------------------
+
+
+def stop_at_work(queue: shmq.Queue) -> None:
+    def stop(image: bytes) -> Any:
+        os.kill(os.getpid(), signal.SIGSTOP)
+        return type(queue)._write_to_backlog(queue, image)
+
+    queue._write_to_backlog = stop  # type: ignore[method-assign]
+    queue.put("from the stopped one")
+
+
+def test_others_take_from_the_ring_while_somebody_is_stopped_at_the_backlog(q: shmq.Queue, children: Children) -> None:
+    fill(q, 6)
+    process = children.start(stop_at_work, q)
+    wait_until(lambda: is_stopped(process.pid))
+    assert [q.get_nowait() for _ in range(4)] == [0, 1, 2, 3]
+    with pytest.raises(shmq.Empty):
+        q.get(timeout=0.1)
+    with pytest.raises(shmq.Full, match="is it stopped"):
+        q.put_nowait("x")
+    os.kill(process.pid, signal.SIGCONT)
+    assert [q.get(timeout=LONG) for _ in range(3)] == [4, 5, "from the stopped one"]
+    children.join()
+
+
+def test_the_lock_of_a_killed_one_is_free(q: shmq.Queue, children: Children) -> None:
+    fill(q, 6)
+    process = children.start(stop_at_work, q)
+    wait_until(lambda: is_stopped(process.pid))
+    process.kill()
+    process.join()
+    children.started.clear()
+    q.put(6)
+    assert [q.get(timeout=LONG) for _ in range(7)] == list(range(7))
