@@ -84,7 +84,7 @@ def test_a_pool_with_a_name_runs_on_workers_started_elsewhere(start: Start, name
         assert list(pool.map(abs, range(-50, 0))) == list(range(50, 0, -1))
         array = np.arange(50_000.0)
         assert np.array_equal(pool.submit(np.negative, array).result(WATCHDOG), -array)
-        assert len(pool.stats().workers) == 2
+        wait_until(lambda: len(pool.stats().workers) == 2)
 
 
 def test_several_programs_share_a_pool_and_get_their_own_answers(start: Start, name: str) -> None:
