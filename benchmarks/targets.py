@@ -159,6 +159,22 @@ def _flat(cases: list[str]) -> Check:
     return check
 
 
+def _times(case: str, over: str, least: float) -> Check:
+    def check(results: Results) -> tuple[str, bool]:
+        ratio = results.ratio(case, case, peer=over, over_peer="shmq")
+        return f"{ratio:.1f}×", ratio >= least
+
+    return check
+
+
+def _ahead_of(case: str, others: tuple[str, ...]) -> Check:
+    def check(results: Results) -> tuple[str, bool]:
+        ratios = {other: results.ratio(case, case, peer=other, over_peer="shmq") for other in others}
+        return ", ".join(f"{ratio:.1f}× {other}" for other, ratio in ratios.items()), min(ratios.values()) > 1
+
+    return check
+
+
 TARGETS: list[tuple[str, Check]] = [
     ("1 → 1, 64 B, a call per message: ≤ 110 ns", _at_most(_ONE, 110, "ns", 1)),
     ("1 → 1, 64 B: ≥ 50× multiprocessing.Queue", _against_multiprocessing),
@@ -184,6 +200,11 @@ TARGETS: list[tuple[str, Check]] = [
     ("create + open + close: ≤ 0.5 ms", _at_most("startup/create + open + close", 0.5, "ms", 1e6)),
     ("flat from 16 to 1,048,576 slots, one process", _flat([_ALONE.format(slots) for slots in _RINGS])),
     ("flat from 16 to 1,048,576 slots, 1 → 1", _flat([_BETWEEN.format(slots) for slots in _RINGS])),
+    ("no-op tasks: ≥ 10× ProcessPoolExecutor", _times("tasks/no-op, map", "ProcessPoolExecutor", 10)),
+    ("no-op tasks: ≥ 2× Pool.imap_unordered", _times("tasks/no-op, map", "multiprocessing.Pool", 2)),
+    ("no-op tasks, submit + wait: ≥ 10× ProcessPoolExecutor", _times("tasks/no-op, submit + wait", "ProcessPoolExecutor", 10)),
+    ("tasks with 256 KiB arrays: ≥ 5× ProcessPoolExecutor", _times("tasks/256 KiB array in and out", "ProcessPoolExecutor", 5)),
+    ("… and ahead of joblib/loky and mpire", _ahead_of("tasks/256 KiB array in and out", ("joblib/loky", "mpire"))),
     ("flat from 2 to 64 attached handles", _flat([f"flatness/{ports} attached handles" for ports in (2, 16, 64)])),
 ]
 

@@ -1,5 +1,7 @@
 """shmq: message queues between processes on one machine, in shared memory."""
 
+import typing as _typing
+
 from shmq._backoff import Backoff
 from shmq._bell import wait_any
 from shmq._codec import Codec, JSONCodec, json_codec
@@ -29,11 +31,17 @@ from shmq._segment import list_segments, unlink
 from shmq._stats import Holding, QueueStats, verify
 from shmq._version import __version__
 
+if _typing.TYPE_CHECKING:
+    from shmq._worker_lost import WorkerLost
+    from shmq.executor import Executor, ExecutorStats, WorkerStats
+
 __all__ = [
     "Backoff",
     "Closed",
     "Codec",
     "Empty",
+    "Executor",
+    "ExecutorStats",
     "Full",
     "Holding",
     "InFlightLimit",
@@ -55,6 +63,8 @@ __all__ = [
     "ShmqError",
     "ShutDown",
     "TooManyPorts",
+    "WorkerLost",
+    "WorkerStats",
     "__version__",
     "get_include",
     "json_codec",
@@ -63,3 +73,23 @@ __all__ = [
     "verify",
     "wait_any",
 ]
+
+# They bring concurrent.futures and multiprocessing, which who only wants a queue need not pay for.
+_ON_FIRST_USE = {
+    "Executor": "shmq.executor",
+    "ExecutorStats": "shmq.executor",
+    "WorkerLost": "shmq._worker_lost",
+    "WorkerStats": "shmq.executor",
+}
+
+
+def __getattr__(name: str) -> _typing.Any:
+    if name not in _ON_FIRST_USE:
+        raise AttributeError(f"module 'shmq' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_ON_FIRST_USE[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_ON_FIRST_USE})

@@ -1,7 +1,7 @@
 # From a slot back to an object. The header is a private copy: every length in it was written by somebody else, and is
 # checked against the slot (or side segment) before it is used.
 
-cdef int header_check(Port port, shmq_slot *header, uint64_t available) except -1:
+cdef int header_check(Handle port, shmq_slot *header, uint64_t available) except -1:
     """Raise SegmentCorrupt unless payload and description lie inside the `available` bytes."""
     if header.kind >= SHMQ_KINDS or header.described > available or header.nbytes > available - header.described:
         raise SegmentCorrupt(
@@ -10,7 +10,7 @@ cdef int header_check(Port port, shmq_slot *header, uint64_t available) except -
     return 0
 
 
-cdef object build(Port port, shmq_slot *header, const char *data):
+cdef object build(Handle port, shmq_slot *header, const char *data):
     """Decode a copy of the payload. Pre: header_check passed for the memory at `data`."""
     cdef uint64_t nbytes = header.nbytes
     if header.kind == SHMQ_BYTES:
@@ -53,7 +53,7 @@ cdef object build_bytes(const char *data, uint64_t nbytes):
     return result
 
 
-cdef cnp.ndarray array_over(Port port, shmq_slot *header, char *data):
+cdef cnp.ndarray array_over(Handle port, shmq_slot *header, char *data):
     """An array over `data`, or a new one of the same shape where `data` is NULL. The payload must have its very size."""
     cdef cnp.npy_intp shape[64]
     cdef int i, flags, ndim = header.ndim
@@ -83,7 +83,7 @@ cdef cnp.ndarray array_over(Port port, shmq_slot *header, char *data):
     return PyArray_NewFromDescr(<PyTypeObject *>cnp.ndarray, <PyArray_Descr *>descr, ndim, shape, NULL, data, flags, NULL)
 
 
-cdef cnp.ndarray described_array(Port port, shmq_slot *header, const char *data, object memory):
+cdef cnp.ndarray described_array(Handle port, shmq_slot *header, const char *data, object memory):
     """The array over `memory` that the description behind the payload tells."""
     try:
         return _codec.described_array(PyBytes_FromStringAndSize(data + header.nbytes, header.described), memory)
@@ -150,7 +150,7 @@ cdef int shape_header(shmq_slot *header, object shape, cnp.dtype descr) except -
     return 0
 
 
-cdef uint64_t image_header(Port port, bytes image, shmq_slot *header) except? 0:
+cdef uint64_t image_header(Handle port, bytes image, shmq_slot *header) except? 0:
     """Split the image of a buried message into its header and the payload behind it; return the latter's size."""
     cdef uint64_t nbytes = <uint64_t>PyBytes_GET_SIZE(image), wanted
     if nbytes < sizeof(shmq_slot):

@@ -114,7 +114,7 @@ cdef inline bint may_export(object obj) noexcept:
     return PyObject_CheckBuffer(obj) or _PyType_Lookup(Py_TYPE(obj), DLPACK) != NULL
 
 
-cdef int draft_object(draft_t *draft, Port port, object obj) except -1:
+cdef int draft_object(draft_t *draft, Handle port, object obj) except -1:
     """Everything that is not bytes, str or exactly an ndarray."""
     cdef object kind, parts, encoded = None
     if type(obj) is bytearray:
@@ -188,7 +188,7 @@ cdef class Reducers:
         raise KeyError(kind)
 
 
-cdef Pickling pickling_of(Port port):
+cdef Pickling pickling_of(Handle port):
     """The port's pickler, which is the caller's until he gives it back: an object's reduction may put into the same queue."""
     cdef Pickling pickling = port.pickling
     if pickling is not None:
@@ -201,7 +201,7 @@ cdef Pickling pickling_of(Port port):
     return pickling
 
 
-cdef int draft_pickle(draft_t *draft, Port port, object obj) except -1:
+cdef int draft_pickle(draft_t *draft, Handle port, object obj) except -1:
     """Protocol 5 in one stream, or with buffers out of band, each a part of its own."""
     cdef Pickling pickling = pickling_of(port)
     cdef bytes stream
@@ -233,7 +233,7 @@ cdef int draft_pickle(draft_t *draft, Port port, object obj) except -1:
     return 0
 
 
-cdef int draft_make(draft_t *draft, Port port, object obj) except -1:
+cdef int draft_make(draft_t *draft, Handle port, object obj) except -1:
     """Pre: nothing. Post: a complete draft, to be given to draft_clear; or an exception and nothing held.
 
     Raises MessageTooLarge where the payload does not fit and the queue does not spill.
@@ -261,7 +261,7 @@ cdef int draft_make(draft_t *draft, Port port, object obj) except -1:
     return 0
 
 
-cdef int draft_spill(draft_t *draft, Port port, object obj) except -1:
+cdef int draft_spill(draft_t *draft, Handle port, object obj) except -1:
     """Write the payload to a side segment; the slot will hold its key."""
     cdef list parts = []
     cdef int i
@@ -290,7 +290,7 @@ cdef int draft_spill(draft_t *draft, Port port, object obj) except -1:
     return 0
 
 
-cdef void draft_withdraw(draft_t *draft, Port port):
+cdef void draft_withdraw(draft_t *draft, Handle port):
     """The draft will not be published: leave no side segment behind."""
     if draft.flags & SHMQ_SPILLED:
         port.segment.unlink_side(<object>PyBytes_FromStringAndSize(draft.data, <Py_ssize_t>draft.nbytes))

@@ -1,4 +1,4 @@
-"""The command line: ``shmq demo``, ``shmq bench``, ``shmq ls``, ``shmq unlink``.
+"""The command line: ``shmq demo``, ``shmq bench``, ``shmq ls``, ``shmq unlink``, ``shmq worker``.
 
 One file per command; each of them uses the public names of :mod:`shmq` only, as any other program would. click and rich
 are an extra of the package (``pip install 'shmq[cli]'``) and are imported in :func:`main`, not before, so that a

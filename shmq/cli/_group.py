@@ -10,6 +10,7 @@ from shmq.cli.demo import demo
 from shmq.cli.doctor import doctor
 from shmq.cli.ls import ls
 from shmq.cli.unlink import unlink
+from shmq.cli.worker import worker
 
 __all__ = ["group"]
 
@@ -20,5 +21,5 @@ def group() -> None:
     """Message queues between processes on one machine, in shared memory."""
 
 
-for command in (demo, bench, ls, doctor, unlink):
+for command in (demo, bench, ls, doctor, unlink, worker):
     group.add_command(command)

@@ -132,7 +132,8 @@ def test_version_is_the_one_of_the_package() -> None:
 def test_help_names_every_command() -> None:
     status, output = invoke("--help")
     assert status == 0
-    assert re.findall(r"^  (\w+) ", output[output.index("Commands:") :], re.M) == ["bench", "demo", "doctor", "ls", "unlink"]
+    commands = re.findall(r"^  (\w+) ", output[output.index("Commands:") :], re.M)
+    assert commands == ["bench", "demo", "doctor", "ls", "unlink", "worker"]
 
 
 @pytest.mark.parametrize("missing", ["click", "rich"])

@@ -1,0 +1,264 @@
+# Consuming: get, alone and in batches.
+
+@cython.no_gc_clear # as Handle
+cdef class Consumer(Undertaker):
+    """A handle that takes messages for good."""
+
+    # -- get ----------------------------------------------------------------------------------------------------------
+
+    @cython.critical_section
+    def get(self, bint block=True, timeout=None):
+        """Take the oldest message; it is gone once get has returned.
+
+        **Waits** for one, up to `timeout` seconds (None: for ever; not at all where `block` is false).
+        **Raises** Empty, Closed; what unpickling raises, after giving the message back as a failed attempt.
+        **If the process dies here** the message is redelivered to somebody else.
+        """
+        cdef uint32_t cell
+        cdef shmq_status status
+        check_timeout(timeout)
+        if shmq_unlikely(self.forks != shmq_owner_forks):
+            self.enter()
+        status = self.take(&cell, False, 0)
+        if shmq_unlikely(status != SHMQ_OK):
+            self.take_patiently(&cell, status, deadline_of(timeout) if block else 1, False, 0)
+        return self.finish(cell)
+
+    def get_nowait(self):
+        """get(block=False)"""
+        return self.get(False)
+
+    cdef inline shmq_status take(self, uint32_t *cell, bint for_long, uint64_t lease_ns) noexcept:
+        """One try to lease the oldest message, what came back before what is new. EXHAUSTED: the LEASED one is to be buried.
+
+        `for_long`: not in the port's kept cell. `lease_ns`: for so long, and the cell is TIMED; 0: for as long as we live.
+        """
+        cdef shmq_status status
+        cdef uint64_t until = 0
+        if self.port.caught_up:
+            shmq_wait_linger(&self.port)
+        if lease_ns:
+            until = shmq_now_ns() + lease_ns
+        status = shmq_orphan_adopt(&self.port, until, cell)
+        if shmq_unlikely(status != SHMQ_WOULD_BLOCK):
+            return status
+        status = shmq_cell_take_for_long(&self.port, SHMQ_TO_GIVE, cell) if for_long else shmq_cell_take(&self.port, SHMQ_TO_GIVE, cell)
+        if shmq_unlikely(status != SHMQ_OK):
+            return status
+        if until:
+            shmq_lease_time(&self.port, cell[0], until)
+        status = shmq_ring_get(&self.port, cell[0], SHMQ_TIMED if until else SHMQ_LEASED)
+        if shmq_unlikely(status != SHMQ_OK):
+            shmq_cell_return(&self.port, cell[0], False)
+            return status
+        shmq_wake_after(&self.port, SHMQ_SPACE)
+        return SHMQ_OK
+
+    cdef shmq_status take_or_bury(self, uint32_t *cell, bint for_long, uint64_t lease_ns) except *:
+        """As take, and past the messages that are to be buried."""
+        cdef shmq_status status = self.take(cell, for_long, lease_ns)
+        while status == SHMQ_EXHAUSTED or (status == SHMQ_WOULD_BLOCK and self.is_behind() and self.refill()):
+            if status == SHMQ_EXHAUSTED:
+                self.bury_exhausted(cell[0])
+            status = self.take(cell, for_long, lease_ns)
+        return status
+
+    cdef int take_patiently(self, uint32_t *cell, shmq_status status, uint64_t deadline, bint for_long, uint64_t lease_ns) except -1:
+        """Wait until take says OK. Pre: it has just said `status`."""
+        cdef shmq_patience patience
+        cdef uint64_t cells_deadline = 0, until
+        cdef bint timed_out
+        memset(&patience, 0, sizeof(patience))
+        if status == SHMQ_EXHAUSTED:
+            self.bury_exhausted(cell[0])
+        if status == SHMQ_EXHAUSTED or self.is_behind():
+            status = self.take_or_bury(cell, for_long, lease_ns)
+            if status == SHMQ_OK:
+                return 0
+        while True:
+            until = deadline
+            if status == SHMQ_NO_CELLS and deadline != 1:
+                if cells_deadline == 0:
+                    cells_deadline = shmq_now_ns() + CELL_PATIENCE_NS
+                until = min(deadline, cells_deadline)
+            timed_out = self.wait(status, SHMQ_ITEMS, until, &patience) == SHMQ_TIMED_OUT
+            if not timed_out or deadline != 1: # a last look: it may have come with the last tick
+                status = self.take_or_bury(cell, for_long, lease_ns)
+                if status == SHMQ_OK:
+                    return 0
+            if timed_out:
+                if status == SHMQ_NO_CELLS:
+                    raise InFlightLimit(self._in_flight_report())
+                raise Empty(f"queue {self.name!r} is empty")
+
+    cdef object finish(self, uint32_t cell):
+        """Decode the LEASED cell's message, then ack: the order in which a death loses nothing."""
+        cdef uint64_t word = shmq_cell_load(&self.port, cell)
+        cdef uint32_t slot = shmq_word_slot(word)
+        cdef shmq_slot *there
+        cdef shmq_slot header
+        cdef object result
+        self.check_slot(slot)
+        there = shmq_slot_at(&self.port, slot)
+        if shmq_likely(there.kind == SHMQ_BYTES and there.flags == 0):
+            header.nbytes = there.nbytes # read once, checked, used
+            if shmq_likely(header.nbytes < RELEASE_BYTES and header.nbytes <= self.port.geometry.slot_size):
+                result = PyBytes_FromStringAndSize(<const char *>shmq_payload_at(&self.port, slot), <Py_ssize_t>header.nbytes)
+                shmq_count(&self.port.record.counters[SHMQ_GETS], 1) # before the cell is free: join must not find it nowhere
+                shmq_cell_return(&self.port, cell, True)
+                return result
+        return self.finish_any(cell, word)
+
+    cdef object finish_any(self, uint32_t cell, uint64_t word):
+        cdef bint spilled = False
+        result = self.decode(cell, word, &spilled)
+        shmq_count(&self.port.record.counters[SHMQ_GETS], 1)
+        self.done_with(cell, word, spilled)
+        return result
+
+    cdef int done_with(self, uint32_t cell, uint64_t word, bint spilled) except -1:
+        """The LEASED cell's message is in the caller's hands: gone from the queue."""
+        if spilled:
+            key = self.side_key(word)
+            shmq_cell_return(&self.port, cell, True)
+            self.segment.unlink_side(key) # after the ack: a death between the two leaves a file, not a message without its payload
+        else:
+            shmq_cell_return(&self.port, cell, True)
+        return 0
+
+    cdef object decode(self, uint32_t cell, uint64_t word, bint *spilled):
+        """The LEASED cell's object. Where decoding raises, the message goes back as a failed attempt."""
+        cdef uint32_t slot = shmq_word_slot(word)
+        cdef shmq_slot header
+        cdef Py_buffer memory
+        self.check_slot(slot)
+        memcpy(&header, shmq_slot_at(&self.port, slot), sizeof(header))
+        spilled[0] = header.flags & SHMQ_SPILLED != 0
+        self.users += 1 # it may run Python code, and a large copy releases the interpreter lock
+        try:
+            if not spilled[0]:
+                header_check(self, &header, self.port.geometry.slot_size)
+                return build(self, &header, <const char *>shmq_payload_at(&self.port, slot))
+            side = self.open_side(word)
+            header_of_side(&header, len(side))
+            header_check(self, &header, <uint64_t>len(side))
+            PyObject_GetBuffer(side, &memory, PyBUF_SIMPLE)
+            try:
+                return build(self, &header, <const char *>memory.buf)
+            finally:
+                PyBuffer_Release(&memory)
+        except PayloadLost:
+            shmq_cell_return(&self.port, cell, True) # nothing to deliver again
+            shmq_wake_if_done_after_store(&self.port)
+            raise
+        except BaseException as error:
+            if self.reducers is not None and isinstance(error, Exception) and not isinstance(error, MemoryError):
+                shmq_delivery_ended(&self.port, cell, word, SHMQ_REJECTED, SHMQ_BY_POLICY)
+                self.bury_somehow(cell, "what was put could not be unpickled", error)
+            else:
+                self.fail(cell, word, SHMQ_BY_POLICY, error)
+            raise
+        finally:
+            self.leave()
+
+    # -- more than one ------------------------------------------------------------------------------------------------
+
+    @cython.critical_section
+    def get_many(self, Py_ssize_t max, timeout=None) -> list:
+        """Take up to `max` messages in their order: as many as are there, at least one.
+
+        **Waits**, **raises** and survives death as `get` does. The messages are gone only when the whole batch has been
+        decoded, so that no more are returned than in-flight cells are free. One that came back earlier is returned alone.
+        """
+        cdef uint32_t few[BATCH]
+        cdef uint32_t cell
+        cdef uint32_t *cells = few
+        cdef shmq_status status
+        cdef uint32_t wanted, taken
+        check_timeout(timeout)
+        if shmq_unlikely(self.forks != shmq_owner_forks):
+            self.enter()
+        if self.port.caught_up:
+            shmq_wait_linger(&self.port)
+        wanted = self.batch_size(max)
+        status = SHMQ_WOULD_BLOCK if wanted == 1 else shmq_orphan_adopt(&self.port, 0, &cell)
+        if wanted == 1 or status != SHMQ_WOULD_BLOCK:
+            if wanted == 1:
+                status = self.take(&cell, False, 0)
+            if status != SHMQ_OK:
+                self.take_patiently(&cell, status, deadline_of(timeout), False, 0)
+            return [self.finish(cell)]
+        if wanted > BATCH:
+            cells = <uint32_t *>PyMem_Malloc(wanted * sizeof(uint32_t))
+            if cells == NULL:
+                raise MemoryError
+        try:
+            taken = self.take_batch(cells, wanted, &status)
+            if taken == 0:
+                self.take_patiently(&cell, status, deadline_of(timeout), False, 0)
+                return [self.finish(cell)]
+            return self.finish_batch(cells, taken)
+        finally:
+            if cells != few:
+                PyMem_Free(cells)
+
+    cdef uint32_t batch_size(self, Py_ssize_t max) except 0:
+        """How many of `max` could be there, at least 1."""
+        cdef uint32_t length = shmq_ring_estimate(&self.port)
+        if max < 1:
+            raise ValueError(f"max must be at least 1, not {max}")
+        if length > self.port.geometry.cells:
+            length = self.port.geometry.cells
+        if max < length:
+            length = <uint32_t>max
+        return length if length else 1
+
+    cdef uint32_t take_batch(self, uint32_t *cells, uint32_t wanted, shmq_status *status) noexcept:
+        """Lease up to `wanted` messages from the ring; as many cells are LEASED afterwards, no other is held."""
+        cdef uint32_t claimed = 0, taken, i
+        while claimed < wanted:
+            status[0] = shmq_cell_take(&self.port, SHMQ_TO_GIVE, &cells[claimed])
+            if status[0] != SHMQ_OK:
+                break
+            claimed += 1
+        if claimed == 0:
+            return 0
+        taken = shmq_ring_get_many(&self.port, cells, claimed, SHMQ_LEASED, status)
+        for i in range(taken, claimed):
+            shmq_cell_return(&self.port, cells[i], False)
+        if taken:
+            shmq_wake_after(&self.port, SHMQ_SPACE)
+        return taken
+
+    cdef list finish_batch(self, uint32_t *cells, uint32_t taken):
+        """Decode all, then ack all; where one fails, it counts as a failed attempt, and the others go back unbegun."""
+        cdef list result = []
+        cdef uint32_t i, slot, decoded = 0, spills = 0
+        cdef shmq_slot *there
+        cdef uint64_t nbytes, word
+        cdef bint spilled
+        try:
+            while decoded < taken:
+                word = shmq_cell_load(&self.port, cells[decoded])
+                slot = shmq_word_slot(word)
+                self.check_slot(slot)
+                there = shmq_slot_at(&self.port, slot)
+                nbytes = there.nbytes
+                if shmq_likely(there.kind == SHMQ_BYTES and there.flags == 0 and nbytes < RELEASE_BYTES
+                               and nbytes <= self.port.geometry.slot_size):
+                    result.append(PyBytes_FromStringAndSize(<const char *>shmq_payload_at(&self.port, slot), <Py_ssize_t>nbytes))
+                else:
+                    result.append(self.decode(cells[decoded], word, &spilled))
+                    spills += spilled
+                decoded += 1
+        except:
+            for i in range(taken):
+                if i != decoded:
+                    shmq_lease_give_back(&self.port, cells[i], shmq_cell_load(&self.port, cells[i]), SHMQ_RELEASED, 0)
+            raise
+        shmq_count(&self.port.record.counters[SHMQ_GETS], taken)
+        for i in range(taken):
+            word = shmq_cell_load(&self.port, cells[i])
+            self.check_slot(shmq_word_slot(word)) # it may be another than the one above
+            self.done_with(cells[i], word, spills != 0 and shmq_slot_at(&self.port, shmq_word_slot(word)).flags & SHMQ_SPILLED != 0)
+        return result

@@ -1,0 +1,355 @@
+# Producing: put, and what becomes of messages that find a queue without a bound full.
+
+@cython.no_gc_clear # as Handle
+cdef class Producer(Handle):
+    """A handle that puts messages."""
+
+    # -- put ----------------------------------------------------------------------------------------------------------
+
+    @cython.critical_section
+    def put(self, obj, bint block=True, timeout=None) -> None:
+        """Copy `obj` in and publish it; it is visible to every consumer when put returns.
+
+        **Waits** for room, up to `timeout` seconds (None: for ever; not at all where `block` is false).
+        **Raises** Full, MessageTooLarge, PickleRefused, whatever pickling raises, Closed; nothing was put then.
+        **If the process dies here** the message is in the queue once, whole, or not at all.
+        **Cost** one copy and one exchange; sleepers are woken one per message.
+        """
+        cdef draft_t draft
+        cdef shmq_status status
+        check_timeout(timeout)
+        if shmq_unlikely(self.forks != shmq_owner_forks):
+            self.enter()
+        if type(obj) is bytes and <uint64_t>PyBytes_GET_SIZE(obj) <= self.port.geometry.slot_size:
+            draft_plain(&draft, PyBytes_AS_STRING(obj), <uint64_t>PyBytes_GET_SIZE(obj), SHMQ_BYTES)
+            if shmq_likely(self.offer(&draft) == SHMQ_OK):
+                return
+            self.offer_somehow(&draft, block, timeout)
+            return
+        draft_make(&draft, self, obj)
+        try:
+            status = self.offer(&draft)
+            if status != SHMQ_OK:
+                self.offer_somehow(&draft, block, timeout)
+        except:
+            draft_withdraw(&draft, self)
+            raise
+        finally:
+            draft_clear(&draft)
+
+    def put_nowait(self, obj) -> None:
+        """put(obj, block=False)"""
+        self.put(obj, False)
+
+    cdef shmq_status offer(self, const draft_t *draft) noexcept:
+        """One try to publish. Nothing is held afterwards, whatever happens."""
+        cdef uint32_t cell
+        cdef shmq_status status
+        cdef bint large = draft.nbytes >= RELEASE_BYTES
+        if self.grows and shmq_unlikely(shmq_load_seq(&self.port.header.backlog) != 0) and not draft.published_ns:
+            return SHMQ_WOULD_BLOCK # behind those that wait there
+        if large and not shmq_ring_has_space(&self.port):
+            return SHMQ_WOULD_BLOCK # before the copy, not after it
+        status = shmq_cell_take(&self.port, SHMQ_TO_WRITE, &cell)
+        if shmq_unlikely(status != SHMQ_OK):
+            return status
+        cdef uint32_t slot = shmq_word_slot(shmq_cell_load(&self.port, cell))
+        if shmq_unlikely(slot >= self.port.geometry.total_slots):
+            return SHMQ_CORRUPT
+        if large:
+            self.users += 1
+            with nogil:
+                draft_write(draft, &self.port, slot)
+            self.users -= 1
+        else:
+            draft_write(draft, &self.port, slot)
+        shmq_slot_stamp(&self.port, shmq_slot_at(&self.port, slot))
+        if shmq_unlikely(draft.published_ns != 0):
+            shmq_slot_at(&self.port, slot).published_ns = draft.published_ns
+            status = shmq_ring_move_in(&self.port, cell)
+        else:
+            status = shmq_ring_put(&self.port, cell)
+        shmq_cell_return(&self.port, cell, status != SHMQ_OK)
+        if shmq_likely(status == SHMQ_OK):
+            shmq_count(&self.port.record.counters[SHMQ_PUTS], draft.published_ns == 0) # when it was put, else
+            shmq_wake_after(&self.port, SHMQ_ITEMS)
+        if large and self.closed and self.users == 0:
+            self.let_go() # closed by another thread during the copy
+        return status
+
+    cdef int offer_somehow(self, const draft_t *draft, bint block, object timeout) except -1:
+        """Publish what the first offer could not."""
+        if self.grows:
+            return self.offer_growing(draft, block, timeout)
+        return self.offer_patiently(draft, block, timeout)
+
+    cdef int offer_patiently(self, const draft_t *draft, bint block, object timeout) except -1:
+        cdef uint64_t deadline = deadline_of(timeout) if block else 1
+        cdef shmq_patience patience
+        cdef shmq_status status
+        memset(&patience, 0, sizeof(patience))
+        while True:
+            status = self.offer(draft)
+            if status == SHMQ_OK:
+                return 0
+            if self.wait(status, SHMQ_SPACE, deadline, &patience) == SHMQ_TIMED_OUT:
+                self.raise_full(status, timeout if block else 0)
+
+    cdef int raise_full(self, shmq_status status, object timeout) except -1:
+        if status == SHMQ_NO_CELLS:
+            raise Full(self._in_flight_report())
+        raise Full(f"queue {self.name!r} is full: {shmq_ring_length(&self.port):,} of {self.port.geometry.slots:,} slots "
+                   f"hold messages{f' after {timeout} s' if timeout else ''}")
+
+    @cython.critical_section
+    def put_many(self, objs, timeout=None) -> int:
+        """Put the objects in their order; return how many.
+
+        **Waits** until all are in, or up to `timeout` seconds, then returns how many were (0: tries once).
+        **Raises** Full where not even the first went in; MessageTooLarge, PickleRefused and pickling's errors before anything is put.
+        **If the process dies here** a prefix of them is in the queue.
+        """
+        cdef list items = objs if type(objs) is list else list(objs)
+        cdef Py_ssize_t count = len(items), made = 0, i
+        cdef batch_t batch
+        cdef uint64_t deadline = deadline_of(timeout)
+        cdef draft_t few[BATCH]
+        if shmq_unlikely(self.forks != shmq_owner_forks):
+            self.enter()
+        if count == 0:
+            return 0
+        batch.drafts = few
+        batch.next = 0
+        batch.count = count
+        if count > BATCH:
+            batch.drafts = <draft_t *>PyMem_Malloc(count * sizeof(draft_t))
+            if batch.drafts == NULL:
+                raise MemoryError
+        try:
+            for i in range(count):
+                obj = items[i]
+                if type(obj) is bytes and <uint64_t>PyBytes_GET_SIZE(obj) <= self.port.geometry.slot_size:
+                    draft_plain(&batch.drafts[i], PyBytes_AS_STRING(obj), <uint64_t>PyBytes_GET_SIZE(obj), SHMQ_BYTES)
+                    if type(objs) is list: # which another thread may shorten while this one waits
+                        draft_keep(&batch.drafts[i], obj)
+                else:
+                    draft_make(&batch.drafts[i], self, obj)
+                made += 1
+            self.offer_batch(&batch, deadline)
+            if batch.next == 0:
+                self.raise_full(SHMQ_WOULD_BLOCK, timeout)
+        except:
+            batch.count = batch.next
+            raise
+        finally:
+            for i in range(made):
+                if i >= batch.next:
+                    draft_withdraw(&batch.drafts[i], self)
+                draft_clear(&batch.drafts[i])
+            if count > BATCH:
+                PyMem_Free(batch.drafts)
+        return batch.next
+
+    cdef int offer_batch(self, batch_t *batch, uint64_t deadline) except -1:
+        """Publish from batch.next on. Post: batch.next is how many are published, also when it raises."""
+        cdef shmq_patience patience
+        cdef shmq_status status
+        cdef uint32_t cell, put, i
+        cdef Py_ssize_t published = 0
+        memset(&patience, 0, sizeof(patience))
+        while self.grows and batch.next < batch.count:
+            if self.offer(&batch.drafts[batch.next]) != SHMQ_OK:
+                self.offer_growing(&batch.drafts[batch.next], True, None)
+            batch.next += 1
+        if self.grows:
+            return 0
+        while True:
+            status = shmq_cell_take(&self.port, SHMQ_TO_WRITE, &cell)
+            if status == SHMQ_OK:
+                put = shmq_ring_put_many(&self.port, cell, batch_fill, batch, &status)
+                shmq_cell_return(&self.port, cell, status != SHMQ_OK)
+                published += put
+                batch.next = published # one more was filled where the ring was full
+                if put:
+                    shmq_count(&self.port.record.counters[SHMQ_PUTS], put)
+                    for i in range(put):
+                        if not shmq_load_half(&self.port.header.items_waiters):
+                            break
+                        shmq_wake(&self.port, SHMQ_ITEMS)
+                    memset(&patience, 0, sizeof(patience))
+            if published == batch.count or (status == SHMQ_SHUT and published) or self.wait(status, SHMQ_SPACE, deadline, &patience) == SHMQ_TIMED_OUT:
+                return 0
+
+    # -- the backlog of a queue without a bound: shmq/_backlog.py has the log ---------------------------------------------
+    #
+    # Its lock is taken and given back here, so that no signal handler can run between the lock and the `try` that gives it back.
+
+    cdef inline bint is_behind(self) noexcept:
+        """Do messages wait in the backlog?"""
+        return self.grows and shmq_load_seq(&self.port.header.backlog) != 0
+
+    cdef int offer_growing(self, const draft_t *draft, bint block, object timeout) except -1:
+        """Publish, after a moment's wait for consumers that are at work, or append to the backlog."""
+        cdef uint64_t deadline = deadline_of(timeout) if block else 1, until, began = shmq_now_ns()
+        cdef uint64_t puts = shmq_load_relaxed(&self.port.record.counters[SHMQ_PUTS])
+        cdef shmq_patience patience
+        cdef shmq_status status
+        memset(&patience, 0, sizeof(patience))
+        self.patience_ns = min(BACKLOG_PATIENCE_NS, self.patience_ns + <int64_t>(puts - self.patience_puts) * BACKLOG_PATIENCE_PER_PUT_NS)
+        self.patience_puts = puts
+        until = 1 if self.patience_ns <= 0 else min(deadline, began + <uint64_t>self.patience_ns)
+        while True:
+            status = self.offer(draft)
+            if status == SHMQ_OK:
+                self.patience_ns -= <int64_t>(shmq_now_ns() - began)
+                return 0
+            if shmq_load_seq(&self.port.header.backlog) != 0:
+                break
+            if self.wait(status, SHMQ_SPACE, until, &patience) == SHMQ_TIMED_OUT:
+                self.patience_ns -= <int64_t>(shmq_now_ns() - began)
+                break
+        return self.append(draft, deadline)
+
+    cdef int append(self, const draft_t *draft, uint64_t deadline) except -1:
+        """To the end of the backlog, or into the ring where there is none by now and there is room."""
+        cdef bytes image = draft_image(draft)
+        cdef shmq_status status
+        self.lock_backlog(deadline)
+        try:
+            status = self.offer(draft)
+            if status == SHMQ_SHUT or (status != SHMQ_OK and shmq_load_half(&self.port.header.shut)):
+                self.raise_shut(SHMQ_SPACE)
+            if status != SHMQ_OK:
+                self.commit(self._write_to_backlog(image))
+                shmq_count(&self.port.record.counters[SHMQ_PUTS], 1)
+        finally:
+            shmq_owner_unlock(self.backlog_lock())
+            self.leave()
+        if status != SHMQ_OK:
+            shmq_wake(&self.port, SHMQ_ITEMS) # the ring may have become empty meanwhile, and its consumers gone to sleep [park]
+        return 0
+
+    cdef int commit(self, tuple written) except -1:
+        """The record is in the log: count it and move the tail. Here, so that no signal handler runs once that has begun."""
+        cdef Py_buffer words
+        cdef uint64_t tail = written[1]
+        PyObject_GetBuffer(written[0], &words, PyBUF_WRITABLE)
+        shmq_store_seq(&self.port.header.backlog, shmq_load_seq(&self.port.header.backlog) + 1) # [park]
+        shmq_store_release(<shmq_word *>words.buf + LOG_TAIL, tail)
+        shmq_store_release(<shmq_word *>words.buf + LOG_AT_WORK, 0)
+        PyBuffer_Release(&words)
+        return 0
+
+    cdef int publish_growing(self, uint32_t cell, uint32_t slot) except -1:
+        """A loan's slot goes into the ring, or a copy of it to the backlog. The cell is the loan's as before."""
+        cdef draft_t draft
+        cdef shmq_status status = SHMQ_WOULD_BLOCK
+        if not self.is_behind():
+            status = shmq_ring_put(&self.port, cell)
+        if status == SHMQ_OK:
+            shmq_count(&self.port.record.counters[SHMQ_PUTS], 1)
+            shmq_wake_after(&self.port, SHMQ_ITEMS)
+            return 0
+        draft_of_image(&draft, shmq_slot_at(&self.port, slot), <const char *>shmq_payload_at(&self.port, slot))
+        return self.append(&draft, SHMQ_FOREVER)
+
+    cdef uint64_t backlog_lock(self) noexcept:
+        return self.port.nonce ^ 0x6c6f67 # one lock for each segment, beside those of names and of reapers
+
+    cdef int lock_backlog(self, uint64_t deadline) except -1:
+        """Wait for whoever is at the backlog; the kernel gives back the lock of the dead. Post: it is ours, and one user more."""
+        cdef uint64_t began = 0
+        cdef unsigned int pause = 20
+        cdef bint told = False
+        while not shmq_owner_lock(self.backlog_lock()):
+            if began == 0:
+                began = shmq_now_ns()
+            if shmq_now_ns() >= max(deadline, began + CELL_PATIENCE_NS) and deadline != SHMQ_FOREVER:
+                raise Full(f"queue {self.name!r} is full, and another process is at its backlog for a second: is it stopped?")
+            if not told and shmq_now_ns() - began > STALL_NS:
+                told = True
+                self._stalled((shmq_now_ns() - began) * 1e-9, False)
+            self.pause(pause)
+            pause = min(pause * 2, 1000)
+        self.users += 1
+        return 0
+
+    cdef int let_appends_end(self) except -1:
+        """Whoever has begun to append has appended when this returns, or is stopped."""
+        try:
+            self.lock_backlog(1)
+        except Full:
+            return 0
+        shmq_owner_unlock(self.backlog_lock())
+        self.leave()
+        return 0
+
+    cdef int pause(self, unsigned int microseconds) except -1:
+        """Sleep without the interpreter lock. Raises Closed, and what a signal handler raises."""
+        self.users += 1
+        with nogil:
+            usleep(microseconds)
+        self.leave()
+        PyErr_CheckSignals()
+        if self.forks != shmq_owner_forks:
+            self.enter()
+        return 0
+
+    cdef bint refill(self) except -1:
+        """Move messages from the backlog into the ring, which was found empty. False: it is no use to look again at once."""
+        cdef uint64_t until = shmq_now_ns() + REFILL_PATIENCE_NS
+        cdef unsigned int pause = 20
+        cdef bint moved
+        while not shmq_owner_lock(self.backlog_lock()):
+            if shmq_now_ns() > until:
+                return False
+            self.pause(pause)
+            pause = min(pause * 2, 1000)
+            if shmq_ring_has_item(&self.port) or not self.is_behind():
+                return True
+        self.users += 1
+        try:
+            moved = self._refill_from_backlog()
+        finally:
+            shmq_owner_unlock(self.backlog_lock())
+            self.leave()
+        return moved
+
+    def _move_in(self, bytes image, words, uint64_t head) -> bool:
+        """Put the oldest message of the backlog into the ring, and move the log's head behind it; False where the ring is full.
+
+        Under the backlog's lock. **If the process dies here** the message may be in both.
+        """
+        cdef shmq_slot header
+        cdef draft_t draft
+        cdef Py_buffer memory
+        cdef bint moved
+        image_header(self, image, &header)
+        draft_of_image(&draft, &header, PyBytes_AS_STRING(image) + sizeof(header))
+        draft.published_ns = max(header.published_ns, <uint64_t>1)
+        PyObject_GetBuffer(words, &memory, PyBUF_WRITABLE)
+        moved = self.offer(&draft) == SHMQ_OK
+        if moved:
+            shmq_store_release(<shmq_word *>memory.buf + LOG_HEAD, head)
+            shmq_store_seq(&self.port.header.backlog, shmq_load_seq(&self.port.header.backlog) - 1)
+            shmq_wake_if_done(&self.port) # for a moment it was in both, and whoever has taken it may be done
+        PyBuffer_Release(&memory)
+        return moved
+
+    def _in_backlog(self, n) -> list:
+        """Images of the first `n` messages of the backlog."""
+        self.lock_backlog(SHMQ_FOREVER)
+        try:
+            return self._look_at_backlog(n)
+        finally:
+            shmq_owner_unlock(self.backlog_lock())
+            self.leave()
+
+    @property
+    def _backlog_count(self) -> int:
+        """The header's word: how many messages wait in the backlog. Written under the backlog's lock."""
+        return shmq_load_seq(&self.port.header.backlog)
+
+    @_backlog_count.setter
+    def _backlog_count(self, uint64_t count) -> None:
+        shmq_store_seq(&self.port.header.backlog, count) # [park]

@@ -1,0 +1,525 @@
+"""Client: what one program has asked of a pool, and the thread that brings the answers.
+
+Callers put their tasks themselves, as long as the *window* is open: so many tasks are handed over at once as the workers do in
+some milliseconds, and always one more than there are workers. What is behind it waits in this process, where it can still be
+cancelled. The manager thread takes outcomes in batches, finishes futures, hands over what waits, and looks after the crew.
+
+Nothing here refers to the Executor: when that is dropped, the client ends by itself once all is done.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import os
+import secrets
+import threading
+import time
+import weakref
+from collections import deque
+from concurrent.futures import CancelledError
+from dataclasses import dataclass
+from multiprocessing.context import BaseContext
+from typing import Any
+
+from shmq import _core
+from shmq._bell import wait_many
+from shmq._errors import Empty, Full, ShmqError
+from shmq._worker_lost import WorkerLost
+from shmq.executor import _tasks
+from shmq.executor._autoscale import Autoscale
+from shmq.executor._board import Board, WorkerStats
+from shmq.executor._channel import Channel
+from shmq.executor._crew import Crew, Death, describe_exit
+from shmq.executor._future import DONE, FINISHED, PENDING, RUNNING, Future, lock
+from shmq.executor._map import MapCall
+from shmq.executor._tasks import Message
+from shmq.executor._worker import Plan, client_name, run, tasks_name
+
+__all__ = ["Client", "ExecutorStats"]
+
+AHEAD = 0.02  # seconds of work that are handed over to each worker
+MOST_AHEAD = 1000  # tasks handed over at once
+BATCH = 256
+LINGER = 0.0002  # seconds to hold back while outcomes come one by one and many are out
+LINGER_BATCH = 32
+LOOK_ROUND = 0.5  # seconds between two looks at what nobody announces: dead letters of workers that others have started
+STARVED = 0.005  # … and for room in a queue that others have filled
+SUSPICIOUS = 0.05
+GRACE = 5.0  # seconds for workers to leave before they are killed
+
+
+@dataclass(frozen=True)
+class ExecutorStats:
+    """A pool, as one of its clients sees it."""
+
+    name: str
+    pending: int  # tasks of this client that are not done
+    waiting: int  # … of which not yet handed over, so that they can be cancelled
+    done: int
+    window: int  # how many tasks may be handed over at once
+    deaths: int  # workers of this client that died
+    workers: list[WorkerStats]  # all of the pool, whoever started them
+
+
+class Client:
+    """One program's side of a pool."""
+
+    def __init__(
+        self,
+        pool: str,
+        channel: dict[str, Any],
+        private: bool,
+        context: BaseContext,
+        most_workers: int,
+        plan: dict[str, Any],
+        scale: Autoscale | None,
+    ) -> None:
+        self.pool = pool
+        self.private = private
+        self.id = os.getpid() << 32 | secrets.randbits(32)
+        self.tasks = Channel(tasks_name(pool), **channel)
+        self.results = Channel(client_name(self.id), **(channel | {"private": True, "max_deliveries": 0}))
+        self.board = Board(self.tasks.small)
+        self.scale = scale
+        self.max_deliveries = self.tasks.small.segment.config.max_deliveries or 0
+        identity = _core.identity()
+        self.crew = Crew(context, self.board, run, Plan(pool=pool, channel=channel, row=0, crew=identity, client=self.id, **plan))
+        self.pending: dict[int, Future | MapCall] = {}
+        self.backlog: deque[tuple[int, Message]] = deque()
+        self.gated: list[MapCall] = []
+        self.handed = 0
+        self.done = 0
+        self.window = self.least_window = max(most_workers, 1) + 1
+        self.pace = 0.0  # seconds of a task, lately
+        self.closing = False
+        self.broken: WorkerLost | None = None
+        self.suspects: dict[int, list[tuple[int, int]]] = {}  # pid and exit code of those that died in a task
+        self.buried = 0  # dead letters that were seen; -1: look again
+        self.starved = False  # there was no room for a task
+        self.in_place = False
+        self.pause: float | None = None
+        self.start_error: BaseException | None = None
+        self.refusal: str | None = None  # why no task is taken any more
+        self.later: deque[Future] = deque()  # done, and to be called back
+        self.numbers = itertools.count(1)
+        self.next_number = self.numbers.__next__
+        self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self.thread: threading.Thread | None = None
+        self.ended = False
+        clients.add(self)
+
+    # -- asking ------------------------------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """The first task: start the manager thread."""
+        with lock:
+            if self.thread is None:
+                self.thread = threading.Thread(target=self.run, name="shmq-executor")
+                self.thread.start()
+
+    def hand_over(self, number: int, message: Message, future: Future) -> None:
+        """Put a task, or let it wait for its turn. Under the lock."""
+        self.pending[number] = future
+        if self.handed < self.window and not self.backlog:
+            try:
+                if type(message) is bytes:
+                    self.tasks.small.put(message, False)
+                else:
+                    self.tasks.put(message, 0)
+            except Full:
+                self.starved = True
+            except ShmqError as error:  # no memory for a large one
+                self.handed += 1
+                self.finish([(number, error, True)])
+                return
+            else:
+                future._state = RUNNING
+                self.handed += 1
+                return
+        self.backlog.append((number, message))
+        if not self.handed:
+            self.wake()
+
+    def feed(self) -> None:
+        """Hand over what waits, as far as the window is open. Under the lock."""
+        backlog, pending = self.backlog, self.pending
+        self.starved = False
+        if self.tasks.owed:
+            self.tasks.settle()
+        while backlog and self.handed < self.window and not self.starved:
+            batch: list[tuple[int, Message]] = []
+            messages: list[bytes] = []
+            room = min(self.window - self.handed, len(backlog))
+            while room and backlog:
+                entry = backlog.popleft()
+                number, message = entry
+                asker = pending.get(number)
+                if type(asker) is Future:
+                    if asker._observed and not self.running(number, asker):
+                        continue  # cancelled
+                    asker._state = RUNNING
+                elif asker is None:
+                    continue  # given up
+                if type(message) is not bytes:
+                    if messages:
+                        backlog.appendleft(entry)  # in the next round
+                    else:
+                        self.feed_large(number, message)
+                    break
+                batch.append(entry)
+                messages.append(message)
+                room -= 1
+            if not messages:
+                continue
+            try:
+                put = self.tasks.small.put_many(messages, 0)
+            except Full:
+                put = 0
+            self.handed += put
+            if put < len(batch):
+                self.starved = True
+                backlog.extendleft(reversed(batch[put:]))
+
+    def feed_large(self, number: int, message: Message) -> None:
+        try:
+            self.tasks.put(message, 0)
+        except Full:
+            self.starved = True
+            self.backlog.appendleft((number, message))
+        except ShmqError as error:  # no memory for it
+            self.handed += 1
+            self.finish([(number, error, True)])
+        else:
+            self.handed += 1
+
+    def running(self, number: int, future: Future) -> bool:
+        """From now on the future cannot be cancelled. False where it has been."""
+        if future._state == RUNNING:  # there was no room when its turn came before
+            return True
+        if future.set_running_or_notify_cancel():
+            return True
+        del self.pending[number]
+        return False
+
+    def give_up(self, call: MapCall) -> None:
+        """Nobody wants what is left of a map call: what was not handed over never will be."""
+        with lock:
+            waiting = {number for number, _ in self.backlog} if call.order else set()
+            for number in call.order:
+                if number in waiting:
+                    self.pending.pop(number, None)
+            call.order.clear()
+            call.outcomes.clear()
+
+    def wake(self) -> None:
+        with contextlib.suppress(BlockingIOError, OSError):
+            os.write(self._wake_write, b"\0")
+
+    # -- the manager thread ------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        try:
+            while not self.look():
+                pass
+        finally:
+            self.end()
+
+    def look(self) -> bool:
+        """Do what is to do, and wait for more. True when all is done and nobody will ask again."""
+        count = self.take()
+        if 0 < count < LINGER_BATCH and self.handed > 4 * LINGER_BATCH:
+            time.sleep(LINGER)
+            return False
+        if count:
+            return False
+        self.look_after_crew()
+        with lock:
+            self.feed()
+            finished = self.closing and not self.pending
+            timeout = self.patience()
+        self.tell()
+        if finished:
+            return True
+        _, woken = wait_many([self.results.small], timeout, [self._wake_read, *self.crew.sentinels])
+        if self._wake_read in woken:
+            with contextlib.suppress(BlockingIOError):
+                os.read(self._wake_read, 4096)
+        return False
+
+    def patience(self) -> float | None:
+        timeouts = [self.pause] if self.pause is not None else []
+        if self.scale and self.crew.wanted and (pause := self.scale.patience(self.crew.wanted)) is not None:
+            timeouts.append(pause)
+        if self.starved or self.tasks.owed:
+            timeouts.append(STARVED)
+        if self.suspects or self.buried < 0:
+            timeouts.append(SUSPICIOUS)
+        if not self.private:  # whoever submits does not wake this thread
+            timeouts.append(LOOK_ROUND)
+        return min(timeouts, default=None)
+
+    def take(self) -> int:
+        """Take the outcomes that are there, and finish what they are of; return how many."""
+        try:
+            batch = self.results.small.get_many(BATCH, 0)
+        except Empty:
+            return 0
+        outcomes: list[tuple[int, Any, int]] = []
+        seconds = 0.0
+        outcome_of, load_outcome = _tasks.outcome_of, _tasks.load_outcome
+        for message in batch:
+            if not message:
+                self.take_large(outcomes)
+                continue
+            if len(message) > _tasks.SMALL:  # it was spilled: let there be room for the next one
+                self.results.make_large()
+            number, took, kind, count = outcome_of(message)
+            if not number:
+                self.start_error = _tasks.load_outcome(message, kind, count, False)
+                continue
+            seconds += took
+            try:
+                outcomes.append((number, load_outcome(message, kind, count, self.in_place), kind))
+            except BaseException as error:
+                outcomes.append((number, error, True))
+        if outcomes:
+            pace = seconds / len(outcomes)
+            # A few that were interrupted say little, unless they took long.
+            self.pace += (pace - self.pace) * (min(len(outcomes), 64) / 128 if self.done else 1.0)
+            ahead = int(self.least_window * AHEAD / max(self.pace, 1e-6))
+            self.window = max(self.least_window, min(ahead, MOST_AHEAD))
+            with lock:
+                self.finish(outcomes)
+                if self.backlog:
+                    self.feed()
+            self.tell()
+        return len(batch)
+
+    def take_large(self, outcomes: list[tuple[int, Any, int]]) -> None:
+        """There was a ticket: take what is in the large slots."""
+        large = self.results.attached_large()
+        while large is not None:
+            # Half of the cells at most for views that are kept: the workers need the others.
+            in_place = self.in_place and 2 * sum(cell[0] in ("leased", "held") for cell in large._cells()) < len(large._cells())
+            try:
+                lease = large.receive(0)
+            except Empty:
+                return
+            view = lease.view
+            number, _, kind, count = _tasks.outcome_of(view)
+            try:
+                outcomes.append((number, _tasks.load_outcome(view, kind, count, in_place), kind))
+            except BaseException as error:
+                outcomes.append((number, error, 1))
+            del view
+            lease.ack()
+
+    def finish(self, outcomes: list[tuple[int, Any, int]]) -> None:
+        """Tell those who asked, and note who is to be called back. Under the lock."""
+        pending = self.pending
+        before = len(pending)
+        for number, value, failed in outcomes:
+            asker = pending.pop(number, None)
+            if asker is None:
+                continue  # delivered twice: its worker died between the outcome and the ack
+            if type(asker) is MapCall:
+                asker.outcomes[number] = value
+                if failed:
+                    asker.errors[number] = value
+            elif asker._observed or failed:
+                if asker.finish(value, failed != 0):
+                    self.later.append(asker)
+            else:
+                asker._result = value
+                asker._state = FINISHED
+                asker._condition = DONE
+        self.handed -= before - len(pending)
+        self.done += before - len(pending)
+        if self.suspects:
+            for number, _, _ in outcomes:
+                self.suspects.pop(number, None)
+        for call in self.gated[:]:
+            if call.awaited in call.outcomes:
+                self.gated.remove(call)
+                call.gate.release()
+
+    def tell(self) -> None:
+        """Call back those who asked for it. Not under the lock: that is the users' code."""
+        while self.later:
+            self.later.popleft()._invoke_callbacks()  # type: ignore[attr-defined]
+
+    # -- workers -----------------------------------------------------------------------------------------------------------
+
+    def look_after_crew(self) -> None:
+        deaths = self.crew.collect()
+        for death in deaths:
+            self.mourn(death)
+        if self.crew.hopeless and not self.broken:
+            self.break_off()
+        if self.scale and self.crew.wanted and not self.closing:
+            busy = sum(worker.running != 0 for worker in self.crew.stats())
+            waiting = len(self.backlog) + self.tasks.small.qsize()
+            self.crew.resize(self.scale.wanted(self.crew.wanted, busy, waiting))
+        self.pause = self.crew.fill() if self.pending or not self.closing else None
+        if deaths or self.suspects or self.buried < 0 or (self.pending and not self.private):
+            self.search_dead_letters()
+
+    def mourn(self, death: Death) -> None:
+        if death.task and death.client == self.id and death.task in self.pending:
+            self.suspects.setdefault(death.task, []).append((death.pid, death.exit_code))
+        if not death.left and not self.crew.stopping:
+            task = f" while it ran task {death.task}" if death.task else ""
+            log().warning("worker %d of %r %s%s", death.pid, self.pool, describe_exit(death.exit_code), task)
+
+    def search_dead_letters(self) -> None:
+        """Fail the tasks that were given up."""
+        buried = 0
+        for queue in self.tasks.queues:
+            queue._reap()
+            queue._bury_all()
+            buried += queue._events()[2]
+        if buried == self.buried:
+            return
+        self.buried = buried
+        for queue in self.tasks.queues:
+            letters = queue.dead_letters
+            for letter in letters:
+                number, client, length, _, _ = _tasks.task_of(letter.data)
+                if client != self.id:
+                    continue
+                if self.unexplained(number, letter.delivery_count) and time.time() - letter.died_at < 1.0:
+                    self.buried = -1  # look again: a death is seen in the queue before its process has ended
+                    continue
+                name = _tasks.name_of(letter.data, length)
+                with lock:
+                    if number in self.pending:
+                        self.finish([(number, self.lost(number, name, letter.delivery_count), 1)])
+                letters.purge(lambda other, id=letter.id: other.id == id)  # type: ignore[misc]
+        self.tell()
+
+    def unexplained(self, number: int, deliveries: int) -> bool:
+        """Have more workers of ours died in this task than we know of by now?"""
+        return self.private and number in self.pending and len(self.suspects.get(number, ())) < deliveries
+
+    def lost(self, number: int, name: str, deliveries: int) -> WorkerLost:
+        known = self.suspects.get(number, [])
+        how = [f"pid {pid} {describe_exit(code)}" for pid, code in known]
+        if unknown := deliveries - len(known):
+            how.append(f"of {unknown} only the program that had started them knows how they ended")
+        often = f"{deliveries} deliver{'ies' if deliveries > 1 else 'y'}"
+        return WorkerLost(
+            f"task {number}, {name}, was given up after {often}: each time its worker died in the middle ({'; '.join(how)}). "
+            "The other tasks go on; give the pool a larger max_deliveries= if it was not the task's fault",
+            (None,) * unknown + tuple(code for _, code in known),
+        )
+
+    def break_off(self) -> None:
+        """No worker comes up: nothing that was asked will ever be done."""
+        death = self.crew.last_death
+        assert death is not None
+        why = (
+            f"its initializer raised {self.start_error!r}"
+            if self.start_error
+            else f"the last one {describe_exit(death.exit_code)}"
+        )
+        error = WorkerLost(f"no worker came up, {self.crew.failed_starts} times in a row: {why}", (death.exit_code,))
+        error.__cause__ = self.start_error
+        with lock:
+            self.broken = error
+            self.refusal = self.refusal or f"{error}"
+            self.crew.stop()
+            self.backlog.clear()
+            self.handed = len(self.pending)
+            self.finish([(number, error, True) for number in list(self.pending)])
+        self.tell()
+
+    # -- the end -----------------------------------------------------------------------------------------------------------
+
+    def leave(self, why: str, cancel: bool = False) -> None:
+        """Take no more tasks, and end when those that were asked for are done; `cancel`: those that were handed over."""
+        cancelled: list[Future] = []
+        with lock:
+            self.closing = True
+            self.refusal = self.refusal or why
+            if cancel:
+                while self.backlog:
+                    number, _ = self.backlog.pop()
+                    asker = self.pending.pop(number, None)
+                    if type(asker) is Future:
+                        cancelled.append(asker)
+                    elif type(asker) is MapCall:
+                        asker.fail(number, CancelledError())
+                self.finish([])
+        for future in reversed(cancelled):
+            if future._state == PENDING:
+                future.cancel()
+                future.set_running_or_notify_cancel()
+        if self.thread is None:
+            self.end()
+        else:
+            self.wake()
+
+    def end(self) -> None:
+        """Let the workers leave, and close everything."""
+        with lock:
+            if self.ended:
+                return
+            self.ended = True
+        self.crew.stop()
+        if not self.crew.join(GRACE):
+            self.crew.kill()
+            self.crew.join()
+        self.board.close()
+        self.tasks.close()
+        self.results.close()
+        os.close(self._wake_read)
+        os.close(self._wake_write)
+
+    def disown(self) -> None:
+        """In a forked child: all this is the parent's."""
+        self.closing = self.ended = True
+        self.thread = None
+        self.refusal = f"this executor belongs to process {self.id >> 32}, of which this one is a fork: make one of its own here"
+
+    def stats(self) -> ExecutorStats:
+        with lock:
+            return ExecutorStats(
+                name=self.pool,
+                pending=len(self.pending),
+                waiting=len(self.pending) - self.handed,
+                done=self.done,
+                window=self.window,
+                deaths=self.crew.deaths,
+                workers=[row.stats() for row in self.board.rows()],
+            )
+
+
+def log() -> logging.Logger:
+    return logging.getLogger("shmq")
+
+
+clients: weakref.WeakSet[Client] = weakref.WeakSet()
+
+
+def leave_all() -> None:
+    """The interpreter is about to exit: finish what was asked for, as every executor of the standard library does."""
+    leaving = list(clients)
+    for client in leaving:
+        client.leave("cannot schedule new futures: the interpreter is shutting down")
+    for client in leaving:
+        if client.thread is not None:
+            client.thread.join()
+
+
+def disown_all() -> None:
+    lock._at_fork_reinit()  # type: ignore[attr-defined]
+    for client in list(clients):
+        client.disown()
+    clients.clear()
+
+
+os.register_at_fork(after_in_child=disown_all)
+# Before the threads that are no daemons are joined, unlike atexit: the manager thread is one.
+threading._register_atexit(leave_all)  # type: ignore[attr-defined]

@@ -1,0 +1,253 @@
+"""Executor: what users call; what is behind it is in _client.py."""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent import futures
+from multiprocessing.context import BaseContext
+from typing import Any, TypeVar
+
+from shmq import _segment
+from shmq.executor import _tasks
+from shmq.executor._autoscale import Autoscale
+from shmq.executor._channel import SHARED
+from shmq.executor._client import Client, ExecutorStats
+from shmq.executor._future import Future, lock
+from shmq.executor._map import MapCall
+
+__all__ = ["Executor"]
+
+T = TypeVar("T")
+MAP_BATCH = 256
+new = object.__new__  # a Future has no state of its own before it is done
+
+
+class Executor(futures.Executor):
+    """Runs calls in worker processes, and survives their deaths.
+
+    What `concurrent.futures.ProcessPoolExecutor` does, with the same methods. But a task is a leased message: when its worker is
+    killed, it alone is run again on another one, and after `max_deliveries` such deaths its future, and no other one, raises
+    WorkerLost. The worker is replaced, and the pool goes on.
+
+    :param max_workers: processes (default: as many as CPUs that this process may use). Of a pool with a name also 0: workers that
+        `shmq worker NAME` has started are enough.
+    :param mp_context: a multiprocessing context, or the name of a start method (default: the platform's).
+    :param initializer: called with `initargs` in each worker before its first task.
+    :param max_tasks_per_child: a worker is replaced after so many tasks; not with fork.
+    :param max_deliveries: how often a task is begun before it is given up (default 3).
+    :param name: the pool's name; programs that give the same one share its workers and its queue.
+    :param zero_copy: arrays that a task is given, and that it returns, are read-only views of shared memory, valid as long as
+        they are referred to. They hold slots: whoever keeps many of them keeps the pool waiting.
+    :param slot_size: bytes of a large slot (default 1 MiB), which are reserved once the first message above 2 KiB is sent.
+    :param autoscale: (least, most) workers: more of them while tasks wait, fewer when there is nothing to do.
+
+    **Raises** ValueError, TypeError; OutOfMemory where /dev/shm has no room for some megabytes.
+    """
+
+    def __init__(
+        self,
+        max_workers: int | None = None,
+        mp_context: BaseContext | str | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+        *,
+        max_tasks_per_child: int | None = None,
+        max_deliveries: int | None = None,
+        name: str | None = None,
+        zero_copy: bool = False,
+        slot_size: int | None = None,
+        autoscale: tuple[int, int] | None = None,
+    ) -> None:
+        if autoscale is not None and max_workers is not None:
+            raise ValueError("max_workers and autoscale exclude each other: autoscale=(least, most) says how many there may be")
+        scale = None if autoscale is None else Autoscale(*autoscale)
+        if max_workers is None:
+            max_workers = len(os.sched_getaffinity(0)) if scale is None else scale.most
+        if max_workers < (name is None):
+            raise ValueError(
+                f"max_workers must be greater than 0, not {max_workers}; 0 where a pool with a name= has other workers"
+            )
+        if initializer is not None and not callable(initializer):
+            raise TypeError(f"initializer must be a callable, not {initializer!r}")
+        if isinstance(mp_context, str):
+            mp_context = multiprocessing.get_context(mp_context)
+        if mp_context is None:
+            mp_context = multiprocessing.get_context("spawn" if max_tasks_per_child is not None else None)
+        if max_tasks_per_child is not None:
+            if not isinstance(max_tasks_per_child, int):
+                raise TypeError(f"max_tasks_per_child must be a whole number, not {max_tasks_per_child!r}")
+            if max_tasks_per_child < 1:
+                raise ValueError(f"max_tasks_per_child must be at least 1, not {max_tasks_per_child}")
+            if mp_context.get_start_method(allow_none=False) == "fork":
+                raise ValueError(
+                    "max_tasks_per_child needs spawn or forkserver: forking again and again from a program with threads is unsafe"
+                )
+        if name is None:
+            _segment.sweep_anonymous()
+        self._max_workers = max_workers
+        self._mp_context = mp_context
+        channel = SHARED | {"slot_size": slot_size, "max_deliveries": max_deliveries}
+        if name is None:
+            channel |= {"private": True, "large_slots": max(4, 4 * max_workers), "ports": max(64, max_workers + 32)}
+        plan = {"initializer": initializer, "initargs": initargs, "most_tasks": max_tasks_per_child}
+        self._client = Client(name or _segment.anonymous_name(), channel, name is None, mp_context, max_workers, plan, scale)
+        self._client.in_place = zero_copy
+        self._flags = _tasks.IN_PLACE if zero_copy else 0
+        self._prefixes: dict[Callable[..., Any], bytes] = {}
+        self._forks = mp_context.get_start_method(allow_none=False) == "fork"
+        self._growing = True  # there may be fewer workers than could be; at first not even a thread
+
+    # -- asking ------------------------------------------------------------------------------------------------------------
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> futures.Future[T]:
+        """Run `fn(*args, **kwargs)` in a worker; return a Future of what it returns.
+
+        **Raises** RuntimeError after `shutdown`, WorkerLost where no worker comes up. What pickling raises, the future raises.
+        """
+        client = self._client
+        future = new(Future)
+        number = client.next_number()
+        try:
+            try:
+                prefix = self._prefixes[fn]
+            except (KeyError, TypeError):  # TypeError: not every callable is hashable
+                prefix = self._prefix(fn, 0)
+            message = _tasks.make_task(number, prefix, [args, kwargs] if kwargs else args)
+        except Exception as error:
+            if client.refusal is not None:
+                self._refuse()
+            future.set_exception(error)
+            return future
+        with lock:
+            if client.refusal is not None:
+                self._refuse()
+            client.hand_over(number, message, future)
+        if client.later:
+            client.tell()
+        if self._growing:
+            self._grow()
+        return future
+
+    def map(
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[T]:
+        """The values of `fn` for the items of the iterables, in their order.
+
+        `timeout`: seconds from this call; then TimeoutError. `chunksize`: so many items are one task, and are run again together
+        if their worker dies. `buffersize`: so many tasks are out at most that were not yet asked for (None: all at once). What a
+        call raises is raised when its turn comes, and ends the iteration. Closing the iterator gives up what waits for its turn.
+        """
+        if chunksize < 1:
+            raise ValueError(f"chunksize must be at least 1, not {chunksize}")
+        if buffersize is not None and not isinstance(buffersize, int):
+            raise TypeError(f"buffersize must be a whole number or None, not {buffersize!r}")
+        if buffersize is not None and buffersize < 1:
+            raise ValueError(f"buffersize must be at least 1, not {buffersize}")
+        deadline = None if timeout is None else time.monotonic() + timeout
+        call = MapCall(self._client)
+        bodies: Iterator[Any] = zip(*iterables, strict=False)
+        if chunksize > 1:
+            bodies = iter(lambda items=bodies: list(itertools.islice(items, chunksize)), [])  # type: ignore[misc]
+        prefix, error = b"", None
+        try:
+            prefix = self._prefix(fn, _tasks.CHUNK if chunksize > 1 else 0)
+        except Exception as failure:
+            error = failure
+        if buffersize is None:
+            while self._ask(call, prefix, error, list(itertools.islice(bodies, MAP_BATCH))):
+                pass
+            more = None
+        else:
+            self._ask(call, prefix, error, list(itertools.islice(bodies, buffersize)))
+            more = (None for body in bodies if self._ask(call, prefix, error, [body]))
+        return call.results(deadline, chunksize > 1, more)
+
+    def _ask(self, call: MapCall, prefix: bytes, error: Exception | None, bodies: list[Any]) -> int:
+        """Submit these bodies for a map call; return how many."""
+        client = self._client
+        tasks: list[tuple[int, _tasks.Message]] = []
+        failed: list[tuple[int, Exception]] = []
+        numbers = list(itertools.islice(client.numbers, len(bodies)))
+        make_task = _tasks.make_task
+        for number, body in zip(numbers, bodies, strict=False):
+            try:
+                if error is not None:
+                    raise error
+                tasks.append((number, make_task(number, prefix, body)))
+            except Exception as failure:
+                failed.append((number, failure))
+        with lock:
+            if client.refusal is not None:
+                self._refuse()
+            for number, why in failed:
+                call.fail(number, why)
+            call.order.extend(numbers)
+            client.pending.update(dict.fromkeys([number for number, _ in tasks], call))
+            client.backlog.extend(tasks)
+            client.feed()
+        client.tell()
+        if self._growing:
+            self._grow()
+        return len(bodies)
+
+    def _prefix(self, fn: Callable[..., Any], flags: int) -> bytes:
+        prefix = _tasks.make_prefix(self._client.id, fn, flags | self._flags)
+        if not flags and _tasks.kept_prefix(fn):
+            if len(self._prefixes) > 1000:
+                self._prefixes.clear()
+            self._prefixes[fn] = prefix
+        return prefix
+
+    def _refuse(self) -> None:
+        if self._client.broken is not None:
+            raise type(self._client.broken)(*self._client.broken.args) from self._client.broken.__cause__
+        raise RuntimeError(self._client.refusal)
+
+    def _grow(self) -> None:
+        """Start workers: all at once where they are forked (the fewer threads there are the better), else as they are needed."""
+        client = self._client
+        if client.scale is not None:
+            client.crew.grow(client.scale.least)
+            self._growing = False  # the manager thread sees to it
+        else:
+            wanted = self._max_workers
+            if not self._forks:
+                wanted = min(wanted, max(client.crew.wanted, len(client.pending)))
+            if wanted > client.crew.wanted:
+                client.crew.grow(wanted)
+            self._growing = wanted < self._max_workers
+        if client.thread is None:
+            client.begin()
+        else:
+            client.wake()
+
+    # -- looking, and the end ----------------------------------------------------------------------------------------------
+
+    def stats(self) -> ExecutorStats:
+        """Counts of this moment, and what each worker is at."""
+        return self._client.stats()
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more tasks; the workers leave when those that were submitted are done.
+
+        **Waits** for that, unless `wait` is false. `cancel_futures`: cancels those that were not yet handed to the workers.
+        """
+        self._client.leave("cannot schedule new futures: the executor was shut down", cancel_futures)
+        thread = self._client.thread
+        if wait and thread is not None:
+            thread.join()
+            self._client.thread = None
+
+    def __del__(self) -> None:
+        client = getattr(self, "_client", None)
+        if client is not None and not client.closing:
+            client.leave("the executor is gone")

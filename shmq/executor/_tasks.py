@@ -1,0 +1,281 @@
+"""Tasks and outcomes, to bytes and back: beside the codec the one place that touches pickle.
+
+::
+
+    a task      task u64 | client u64 | length of the callable's pickle u32 | flags u16 | buffers u16 | callable | body
+    an outcome  task u64 | seconds f32 | kind u16 | buffers u16 | body
+
+The body is a pickle. Where there are buffers (the memory of arrays, by protocol 5) it is a table of sizes, the pickle, and the
+buffers, each on a multiple of 64 bytes of the message, so that they can be used where they lie.
+
+What all calls of one callable have in common, its own pickle included, is their *prefix*, and made once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+import struct
+import sys
+import traceback
+from collections.abc import Callable
+from concurrent.futures.process import _RemoteTraceback
+from types import BuiltinFunctionType, FunctionType, ModuleType
+from typing import Any
+
+__all__ = [
+    "FAILED",
+    "SMALL",
+    "VALUE",
+    "Message",
+    "kept_prefix",
+    "load_outcome",
+    "load_task",
+    "make_failure",
+    "make_prefix",
+    "make_task",
+    "make_value",
+    "name_of",
+    "outcome_of",
+    "task_of",
+]
+
+TASK = struct.Struct("<QQIHH")
+COMMON = struct.Struct("<QIHH")  # of a task: without its number
+OUTCOME = struct.Struct("<QfHH")
+BUFFERS_AT = 22  # bytes before the number of buffers in a task
+
+SMALL = 2048  # bytes: up to this size a message is one piece, and fits into a small slot
+MOST_BUFFERS = 0xFFFF
+ALIGNMENT = 64
+RECYCLED_LEAST = 64 << 10  # bytes: from there on malloc asks the kernel, sooner or later
+RECYCLED_MOST = 4 << 20
+RECYCLED_COUNT = 8
+MOST_CALLABLES = 1000  # that a worker keeps
+
+# Flags of a task
+NAMED = 1  # the callable's pickle is its name: it may be looked up once
+CHUNK = 2  # the body is a list of argument tuples, the outcome the list of their values
+IN_PLACE = 4  # arrays may be read-only views of shared memory
+
+# Kinds of an outcome
+VALUE = 0
+FAILED = 1
+
+Message = bytes | list[Any]  # one piece, or the pieces of a large one
+
+dumps = pickle.dumps
+loads = pickle.loads
+task_of = TASK.unpack_from
+outcome_of = OUTCOME.unpack_from
+
+
+# -- tasks -----------------------------------------------------------------------------------------------------------------
+
+
+def make_prefix(client: int, function: Callable[..., Any], flags: int) -> bytes:
+    """The prefix of tasks that call `function`. Raises what pickling raises, where cloudpickle is of no help."""
+    if of_a_shell(function):
+        try:
+            data = dumps_otherwise(function, ImportError())
+        except ImportError:
+            data = dumps(function, 5)
+    else:
+        data = dumps_somehow(function)
+        if kept_prefix(function):
+            flags |= NAMED
+    return COMMON.pack(client, len(data), flags, 0) + data
+
+
+def kept_prefix(function: Callable[..., Any]) -> bool:
+    """Does `function` travel as a name? Then its prefix is good for all its calls; what has a state is pickled each time."""
+    kind = type(function)
+    if kind is BuiltinFunctionType:
+        return isinstance(function.__self__, ModuleType)  # type: ignore[attr-defined]
+    named = (kind is FunctionType and "<" not in function.__qualname__) or kind is type
+    return named and not of_a_shell(function)
+
+
+def of_a_shell(function: Callable[..., Any]) -> bool:
+    """Was it defined in a main module that is no file? No other process finds it there, unless it was forked afterwards."""
+    return getattr(function, "__module__", "") == "__main__" and not hasattr(sys.modules["__main__"], "__file__")
+
+
+def make_task(number: int, prefix: bytes, body: Any) -> Message:
+    """A task. `body`: the tuple of arguments, or [arguments, keyword arguments], or for a chunk a list of tuples.
+
+    Raises what pickling raises.
+    """
+    buffers: list[pickle.PickleBuffer] = []
+    try:
+        data = dumps(body, 5, buffer_callback=buffers.append)
+    except Exception as error:
+        buffers = []
+        data = dumps_otherwise(body, error)
+    if not buffers and len(prefix) + len(data) <= SMALL - 8:
+        return b"".join((number.to_bytes(8, "little"), prefix, data))
+    head = number.to_bytes(8, "little") + prefix
+    if buffers:
+        head = head[:BUFFERS_AT] + counted(buffers).to_bytes(2, "little") + head[BUFFERS_AT + 2 :]
+    return laid(head, data, buffers)
+
+
+def load_task(data: Any, length: int, flags: int, count: int, callables: dict[bytes, Any]) -> tuple[Callable[..., Any], Any]:
+    """The callable and the body of a task that was taken apart with `task_of`. Raises what unpickling raises."""
+    at = TASK.size + length
+    named = bytes(data[TASK.size : at])
+    function = callables.get(named)
+    if function is None:
+        function = loads(named)
+        if flags & NAMED:
+            if len(callables) > MOST_CALLABLES:
+                callables.clear()
+            callables[named] = function
+    if count:
+        return function, load_body(data, at, count, flags & IN_PLACE)
+    return function, loads(data[at:])
+
+
+def name_of(data: bytes, length: int) -> str:
+    """What a task calls, for a message to people: nothing of it is unpickled, since that may be what kills its workers."""
+    import pickletools
+
+    words = []
+    with contextlib.suppress(ValueError):
+        words = [
+            argument for _, argument, _ in pickletools.genops(data[TASK.size : TASK.size + length]) if isinstance(argument, str)
+        ]
+    return ".".join(words[:2]) or "a callable without a name"
+
+
+# -- outcomes ----------------------------------------------------------------------------------------------------------------
+
+
+def make_value(number: int, seconds: float, value: Any) -> Message:
+    """The outcome of a task that returned. Raises what pickling raises."""
+    buffers: list[pickle.PickleBuffer] = []
+    data = dumps(value, 5, buffer_callback=buffers.append)
+    if not buffers and len(data) <= SMALL - OUTCOME.size:
+        return OUTCOME.pack(number, seconds, VALUE, 0) + data
+    return laid(OUTCOME.pack(number, seconds, VALUE, counted(buffers)), data, buffers)
+
+
+def make_failure(number: int, seconds: float, error: BaseException) -> Message:
+    """The outcome of a task that raised; its traceback travels as text."""
+    text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    try:
+        data = dumps((error, text), 5)
+    except BaseException as failure:  # whatever it is: somebody waits for this outcome
+        data = dumps((RuntimeError(f"{type(error).__name__}, which cannot be pickled: {failure!r}"), text), 5)
+    head = OUTCOME.pack(number, seconds, FAILED, 0)
+    return head + data if len(data) <= SMALL - OUTCOME.size else [head, data]
+
+
+def load_outcome(data: Any, kind: int, count: int, in_place: bool) -> Any:
+    """The value of an outcome that was taken apart with `outcome_of`, or the exception. Raises what unpickling raises."""
+    body = load_body(data, OUTCOME.size, count, in_place) if count else loads(data[OUTCOME.size :])
+    if not kind:
+        return body
+    error, text = body
+    error.__cause__ = _RemoteTraceback(f'\n"""\n{text}"""')  # type: ignore[arg-type]
+    return error
+
+
+# -- pickles -----------------------------------------------------------------------------------------------------------------
+
+
+def dumps_somehow(obj: Any) -> bytes:
+    """By pickle, or else by cloudpickle where that is installed. Raises what pickle raised."""
+    try:
+        return dumps(obj, 5)
+    except Exception as error:
+        return dumps_otherwise(obj, error)
+
+
+def dumps_otherwise(obj: Any, error: Exception) -> bytes:
+    try:
+        import cloudpickle
+    except ImportError:
+        raise error from None
+    try:
+        data: bytes = cloudpickle.dumps(obj, 5)
+    except Exception:
+        raise error from None
+    return data
+
+
+def counted(buffers: list[pickle.PickleBuffer]) -> int:
+    if len(buffers) > MOST_BUFFERS:
+        raise ValueError(
+            f"{len(buffers):,} arrays in a task or a result: at most {MOST_BUFFERS:,} can travel at once; stack them"
+        )
+    return len(buffers)
+
+
+def laid(head: bytes, data: bytes, buffers: list[pickle.PickleBuffer]) -> list[Any]:
+    """The pieces of a message in their order, with what fills the gaps between them."""
+    if not buffers:
+        return [head, data]
+    raw = [buffer.raw() for buffer in buffers]
+    pieces: list[Any] = [head, struct.pack(f"<{len(raw) + 1}Q", len(data), *map(len, raw)), data]
+    at = sum(map(len, pieces))
+    for piece in raw:
+        gap = -at % ALIGNMENT
+        if gap:
+            pieces.append(bytes(gap))
+        pieces.append(piece)
+        at += gap + len(piece)
+    return pieces
+
+
+def load_body(data: Any, at: int, count: int, in_place: bool | int) -> Any:
+    """Unpickle a body with buffers; arrays are views of `data` where they may be, private copies where not."""
+    view = memoryview(data)
+    sizes = struct.unpack_from(f"<{count + 1}Q", view, at)
+    at += 8 * (count + 1)
+    stream = view[at : at + sizes[0]]
+    at += sizes[0]
+    buffers: list[Any] = []
+    for size in sizes[1:]:
+        at += -at % ALIGNMENT
+        piece = view[at : at + size]
+        buffers.append(piece if in_place else private_copy(piece))
+        at += size
+    if at > len(view):
+        raise pickle.UnpicklingError(f"buffers of {at} bytes in a message of {len(view)}")
+    return loads(stream, buffers=buffers)
+
+
+# -- memory ------------------------------------------------------------------------------------------------------------------
+
+_used: list[bytearray] = []  # what arrays were given, oldest first
+
+
+def references(buffers: list[bytearray]) -> int:
+    """How many the interpreter counts of a buffer in a list to which nothing else refers, where a loop looks at it."""
+    for buffer in buffers:
+        return sys.getrefcount(buffer)
+    return 0
+
+
+FREE = references([bytearray(1)])
+
+
+def private_copy(piece: memoryview) -> bytearray:
+    """A copy that may be written to, in memory that an earlier array no longer needs, where there is some.
+
+    Fresh memory of this size comes from the kernel page by page, and goes back when it is freed: to zero it, and to map it, takes
+    longer than the copy does.
+    """
+    size = len(piece)
+    if size < RECYCLED_LEAST or size > RECYCLED_MOST:
+        return bytearray(piece)
+    for buffer in _used:
+        if len(buffer) == size and sys.getrefcount(buffer) <= FREE:
+            memoryview(buffer)[:] = piece
+            return buffer
+    buffer = bytearray(piece)
+    if len(_used) >= RECYCLED_COUNT:
+        del _used[0]
+    _used.append(buffer)
+    return buffer

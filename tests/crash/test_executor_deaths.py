@@ -1,0 +1,219 @@
+"""Executor: workers die in every way and at every time, and cost the task that they ran, at most."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent import futures
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import WATCHDOG, left_behind_by, wait_until
+
+import shmq
+
+START_METHODS = ["fork", "spawn", "forkserver"]
+LARGE = 300_000
+
+
+def square(number: int) -> int:
+    return number * number
+
+
+def nap(seconds: float, value: Any = None) -> Any:
+    time.sleep(seconds)
+    return value
+
+
+def die(how: str, *arguments: object) -> None:
+    import faulthandler
+
+    faulthandler.disable()
+    if how == "exit":
+        os._exit(7)
+    elif how == "segfault":
+        ctypes.string_at(0)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_once(path: str, value: Any) -> Any:
+    """Kill the first worker that runs this; the second one returns."""
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return value
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def start_slowly(seconds: float) -> None:
+    time.sleep(seconds)
+
+
+class DiesWhenUnpickled:
+    def __reduce__(self) -> Any:
+        return die, ("kill",)
+
+
+@pytest.fixture
+def pool() -> Iterator[shmq.Executor]:
+    with shmq.Executor(2, "fork") as executor:
+        yield executor
+
+
+@pytest.mark.parametrize("method", START_METHODS)
+def test_a_task_whose_worker_is_killed_runs_again_on_another_one(method: str, tmp_path: Path) -> None:
+    with shmq.Executor(2, method) as pool:
+        assert pool.submit(die_once, str(tmp_path / "once"), 5).result(WATCHDOG) == 5
+        wait_until(lambda: pool.stats().deaths == 1)  # the other worker may be quicker than the news
+
+
+@pytest.mark.parametrize(("how", "code"), [("exit", 7), ("segfault", -signal.SIGSEGV), ("kill", -signal.SIGKILL)])
+def test_a_task_that_kills_its_workers_fails_alone_naming_how(pool: shmq.Executor, how: str, code: int) -> None:
+    before = [pool.submit(square, number) for number in range(50)]
+    poison = pool.submit(die, how)
+    after = [pool.submit(square, number) for number in range(50)]
+    error = poison.exception(WATCHDOG)
+    assert isinstance(error, shmq.WorkerLost) and isinstance(error, futures.BrokenExecutor)
+    assert error.exit_codes == (code,) * 3
+    assert "3 deliveries" in str(error) and (f"status {code}" if code > 0 else signal.Signals(-code).name) in str(error)
+    assert "test_executor_deaths.die" in str(error)
+    assert [future.result(WATCHDOG) for future in before + after] == [number * number for number in range(50)] * 2
+    assert not isinstance(pool.submit(square, 3).exception(), shmq.WorkerLost)
+
+
+def test_how_often_is_the_pools_to_say() -> None:
+    with shmq.Executor(1, "fork", max_deliveries=1) as pool:
+        error = pool.submit(die, "exit").exception(WATCHDOG)
+        assert isinstance(error, shmq.WorkerLost) and error.exit_codes == (7,)
+
+
+def test_a_task_that_kills_when_it_is_unpickled_fails_alone(pool: shmq.Executor) -> None:
+    assert isinstance(pool.submit(square, DiesWhenUnpickled()).exception(WATCHDOG), shmq.WorkerLost)
+    assert pool.submit(square, 3).result(WATCHDOG) == 9
+
+
+def test_one_item_of_a_map_is_lost_and_no_other(pool: shmq.Executor) -> None:
+    values = pool.map(die_if, [("kill" if number == 5 else "", number) for number in range(20)])
+    assert [next(values) for _ in range(5)] == list(range(5))
+    with pytest.raises(shmq.WorkerLost):
+        next(values)
+    assert list(pool.map(square, range(5))) == [0, 1, 4, 9, 16]
+
+
+def die_if(asked: tuple[str, int]) -> int:
+    if asked[0]:
+        die(asked[0])
+    return asked[1]
+
+
+def test_large_arguments_survive_their_workers(pool: shmq.Executor, tmp_path: Path) -> None:
+    arrays = [np.full(LARGE, number, np.uint8) for number in range(12)]
+    asked = [pool.submit(die_once, str(tmp_path / str(number)), array) for number, array in enumerate(arrays)]
+    for future, array in zip(asked, arrays, strict=True):
+        assert np.array_equal(future.result(WATCHDOG), array)
+
+
+def test_a_large_task_that_kills_fails_alone_and_those_behind_it_are_done(pool: shmq.Executor) -> None:
+    array = np.zeros(LARGE, np.uint8)
+    poison = [pool.submit(die, "kill", array) for _ in range(3)]
+    good = [pool.submit(len, array) for _ in range(10)]
+    assert [future.result(WATCHDOG) for future in good] == [LARGE] * 10
+    assert all(isinstance(future.exception(WATCHDOG), shmq.WorkerLost) for future in poison)
+
+
+def test_idle_workers_that_are_killed_are_replaced(pool: shmq.Executor) -> None:
+    assert pool.submit(square, 2).result() == 4
+    wait_until(lambda: [worker.state for worker in pool.stats().workers] == ["ready"] * 2)
+    for worker in pool.stats().workers:
+        os.kill(worker.pid, signal.SIGKILL)
+    assert [future.result(WATCHDOG) for future in [pool.submit(square, number) for number in range(10)]] == [
+        number * number for number in range(10)
+    ]
+    wait_until(lambda: pool.stats().deaths == 2 and len(pool.stats().workers) == 2)
+
+
+def test_all_workers_killed_at_once_in_the_middle_lose_nothing(pool: shmq.Executor) -> None:
+    asked = [pool.submit(nap, 0.1, number) for number in range(8)]
+    wait_until(lambda: sum(worker.running != 0 for worker in pool.stats().workers) == 2)
+    for worker in pool.stats().workers:
+        os.kill(worker.pid, signal.SIGKILL)
+    assert [future.result(WATCHDOG) for future in asked] == list(range(8))
+
+
+def test_workers_killed_while_they_start_are_replaced() -> None:
+    with shmq.Executor(2, "fork", initializer=start_slowly, initargs=(0.3,)) as pool:
+        asked = [pool.submit(square, number) for number in range(10)]
+        wait_until(lambda: pool.stats().workers)
+        os.kill(pool.stats().workers[0].pid, signal.SIGKILL)
+        assert [future.result(WATCHDOG) for future in asked] == [number * number for number in range(10)]
+
+
+def test_a_worker_that_is_asked_to_leave_finishes_its_task_first(pool: shmq.Executor) -> None:
+    asked = pool.submit(nap, 0.3, "done")
+    wait_until(lambda: [worker.state for worker in pool.stats().workers] == ["ready"] * 2)
+    wait_until(lambda: any(worker.running for worker in pool.stats().workers))
+    for worker in pool.stats().workers:
+        os.kill(worker.pid, signal.SIGTERM)
+    assert asked.result(WATCHDOG) == "done"
+    assert pool.submit(square, 2).result(WATCHDOG) == 4
+    assert pool.stats().deaths == 0
+
+
+def test_shutdown_waits_for_a_task_that_is_run_again(tmp_path: Path) -> None:
+    pool = shmq.Executor(1, "fork")
+    asked = [pool.submit(die_once, str(tmp_path / str(number)), number) for number in range(3)]
+    pool.shutdown()
+    assert [future.result(0) for future in asked] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver"])
+def test_nothing_is_left_when_the_program_itself_is_killed(method: str) -> None:
+    program = f"""
+import os, shmq, signal, sys, time
+if __name__ == "__main__":
+    pool = shmq.Executor(2, {method!r})
+    pids = sorted({{pool.submit(os.getpid).result() for _ in range(50)}})
+    pool.submit(len, bytes(300_000)).result()
+    print(*pids, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    output, _ = process.communicate(timeout=WATCHDOG)
+    assert process.returncode == -signal.SIGKILL
+    for pid in map(int, output.split()):
+        wait_until(lambda pid=pid: not os.path.exists(f"/proc/{pid}"))  # type: ignore[misc]
+    assert left_behind_by(process.pid) == []
+
+
+def test_in_a_storm_of_kills_every_future_ends_with_its_value_or_says_why_not() -> None:
+    chance = random.Random(5)
+    array = np.arange(LARGE // 8, dtype=np.float64)
+    with shmq.Executor(3, "fork", max_deliveries=5) as pool:
+        small = {number: pool.submit(nap, 0.001, number) for number in range(600)}
+        large = {number: pool.submit(np.add, array, number) for number in range(60)}
+        mapped = pool.map(square, range(600))
+        kills = 0
+        while kills < 40 and not all(future.done() for future in [*small.values(), *large.values()]):
+            time.sleep(chance.random() * 0.03)
+            workers = pool.stats().workers
+            if workers:
+                os.kill(chance.choice(workers).pid, signal.SIGKILL)
+                kills += 1
+        lost = 0
+        for number, future in small.items():
+            lost += isinstance(future.exception(WATCHDOG), shmq.WorkerLost)
+            assert future.exception() is not None or future.result() == number
+        for number, future in large.items():
+            lost += isinstance(future.exception(WATCHDOG), shmq.WorkerLost)
+            assert future.exception() is not None or np.array_equal(future.result(), array + number)
+        assert list(mapped) == [number * number for number in range(600)]
+        assert pool.stats().pending == 0
+    assert kills >= 10 and lost <= kills // 5

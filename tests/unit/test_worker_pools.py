@@ -1,0 +1,424 @@
+"""Executor: what it promises beyond the suite that it borrows from CPython (tests/borrowed/test_executor.py)."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import itertools
+import os
+import pickle
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent import futures
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import WATCHDOG, wait_until
+
+import shmq
+from shmq.executor import _channel
+
+LARGE = 300_000  # bytes: beyond a small slot
+START_METHODS = ["fork", "spawn", "forkserver"]
+
+
+def square(number: int) -> int:
+    return number * number
+
+
+def nap(seconds: float, value: Any = None) -> Any:
+    time.sleep(seconds)
+    return value
+
+
+def twice(array: np.ndarray) -> np.ndarray:
+    return array * 2
+
+
+def writable(array: np.ndarray) -> bool:
+    return bool(array.flags.writeable)
+
+
+def fail(text: str) -> None:
+    raise LookupError(text)
+
+
+def note(path: str, number: int) -> int:
+    """Leave a trace that this task was begun."""
+    Path(path, str(number)).touch()
+    time.sleep(0.02)
+    return number
+
+
+class Unhashable:
+    """Callable, and with a state that each call has for itself."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self) -> int:
+        self.calls += 1
+        return self.calls
+
+
+@pytest.fixture
+def pool() -> Iterator[shmq.Executor]:
+    with shmq.Executor(2, "fork") as executor:
+        yield executor
+
+
+# -- calls and values ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", START_METHODS)
+def test_every_start_method_runs_calls(method: str) -> None:
+    with shmq.Executor(2, method) as pool:
+        assert pool.submit(square, 7).result(WATCHDOG) == 49
+        assert list(pool.map(square, range(20))) == [number * number for number in range(20)]
+
+
+def test_positional_and_keyword_arguments_arrive(pool: shmq.Executor) -> None:
+    assert pool.submit(dict, [("a", 1)], b=2).result() == {"a": 1, "b": 2}
+    assert pool.submit(sorted, (3, 1, 2), reverse=True).result() == [3, 2, 1]
+
+
+def test_a_callable_without_a_hash_is_pickled_for_each_call(pool: shmq.Executor) -> None:
+    counter = Unhashable()
+    assert [pool.submit(counter).result() for _ in range(3)] == [1, 1, 1]
+    assert counter.calls == 0
+
+
+def test_partial_and_methods_and_classes_are_callables(pool: shmq.Executor) -> None:
+    assert pool.submit(functools.partial(pow, 2), 5).result() == 32
+    assert pool.submit("a-b".split, "-").result() == ["a", "b"]
+    assert pool.submit(complex, 1, 2).result() == 1 + 2j
+
+
+def test_lambdas_travel_where_cloudpickle_is_installed(pool: shmq.Executor) -> None:
+    pytest.importorskip("cloudpickle")
+    factor = 3
+    assert pool.submit(lambda number: number * factor, 5).result() == 15
+    assert list(pool.map(lambda number: number + factor, range(3))) == [3, 4, 5]
+    assert pool.submit(map, lambda number: number, []).exception() is not None  # an argument may be one; a map cannot come back
+
+
+def test_without_cloudpickle_the_future_says_what_does_not_pickle(pool: shmq.Executor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cloudpickle", None)
+    assert "pickle" in str(pool.submit(lambda: 1).exception()).lower()
+    with pytest.raises((pickle.PicklingError, AttributeError)):
+        list(pool.map(lambda number: number, [1]))
+
+
+def test_an_exception_brings_the_text_of_its_traceback(pool: shmq.Executor) -> None:
+    error = pool.submit(fail, "not here").exception()
+    assert isinstance(error, LookupError) and error.args == ("not here",)
+    assert "raise LookupError(text)" in str(error.__cause__)
+
+
+def test_a_value_that_does_not_pickle_is_an_exception_of_its_own_future(pool: shmq.Executor) -> None:
+    assert pool.submit(threading.Lock).exception() is not None
+    assert pool.submit(square, 2).result() == 4
+
+
+def test_more_tasks_than_any_queue_has_slots_come_back_once_each(pool: shmq.Executor) -> None:
+    asked = [pool.submit(square, number) for number in range(5000)]
+    assert [future.result() for future in asked] == [number * number for number in range(5000)]
+    assert pool.stats().done == 5000
+
+
+def test_futures_work_with_the_tools_of_the_standard_library(pool: shmq.Executor) -> None:
+    asked = [pool.submit(nap, 0.01 * (number % 3), number) for number in range(12)]
+    assert {future.result() for future in futures.as_completed(asked, WATCHDOG)} == set(range(12))
+    done, not_done = futures.wait(asked, WATCHDOG)
+    assert len(done) == 12 and not not_done
+    called: list[int] = []
+    asked[0].add_done_callback(lambda future: called.append(future.result()))
+    late = pool.submit(nap, 0.05, 99)
+    late.add_done_callback(lambda future: called.append(future.result()))
+    wait_until(lambda: called == [0, 99])
+
+
+def test_asyncio_runs_in_it(pool: shmq.Executor) -> None:
+    async def ask() -> list[int]:
+        loop = asyncio.get_running_loop()
+        return await asyncio.gather(*(loop.run_in_executor(pool, square, number) for number in range(10)))
+
+    assert asyncio.run(ask()) == [number * number for number in range(10)]
+
+
+def test_several_threads_submit_at_once(pool: shmq.Executor) -> None:
+    def ask(base: int) -> list[int]:
+        return [future.result() for future in [pool.submit(square, base + number) for number in range(500)]]
+
+    with futures.ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(ask, range(0, 4000, 1000)))
+    assert found == [[(base + number) ** 2 for number in range(500)] for base in range(0, 4000, 1000)]
+
+
+@pytest.mark.parametrize("method", START_METHODS)
+def test_functions_of_a_shell_travel_where_cloudpickle_is_installed(method: str) -> None:
+    pytest.importorskip("cloudpickle")
+    program = f"""
+import shmq
+pool = shmq.Executor(1, {method!r})
+pool.submit(abs, 1).result()
+def late(number):
+    return number + 1
+print(pool.submit(late, 4).result(), list(pool.map(late, range(3))))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=WATCHDOG)
+    assert (done.stdout, done.stderr) == ("5 [1, 2, 3]\n", "")
+
+
+# -- map -------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("chunksize", [1, 7, 1000])
+def test_map_keeps_the_order_whatever_the_chunks(pool: shmq.Executor, chunksize: int) -> None:
+    assert list(pool.map(pow, range(100), itertools.repeat(2), chunksize=chunksize)) == [number**2 for number in range(100)]
+
+
+def test_map_with_a_buffersize_reads_no_further_ahead(pool: shmq.Executor) -> None:
+    taken: list[int] = []
+
+    def numbers() -> Iterator[int]:
+        for number in itertools.count():
+            taken.append(number)
+            yield number
+
+    values = pool.map(square, numbers(), buffersize=4)
+    assert taken == [0, 1, 2, 3]
+    assert [next(values) for _ in range(10)] == [number * number for number in range(10)]
+    assert len(taken) == 14
+    values.close()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("named", "error"), [({"chunksize": 0}, ValueError), ({"buffersize": 0}, ValueError), ({"buffersize": "2"}, TypeError)]
+)
+def test_map_refuses_sizes_that_cannot_be(pool: shmq.Executor, named: dict[str, Any], error: type[Exception]) -> None:
+    with pytest.raises(error, match="must be"):
+        pool.map(square, [1], **named)
+
+
+def test_map_raises_what_an_item_raised_when_its_turn_comes(pool: shmq.Executor) -> None:
+    values = pool.map(divmod, [1, 1, 1], [1, 0, 1])
+    assert next(values) == (1, 0)
+    with pytest.raises(ZeroDivisionError):
+        next(values)
+    assert list(values) == []
+
+
+def test_map_times_out_and_the_pool_goes_on(pool: shmq.Executor) -> None:
+    with pytest.raises(futures.TimeoutError):
+        list(pool.map(nap, [0, 0.6], timeout=0.1))
+    assert pool.submit(square, 3).result() == 9
+
+
+def test_closing_a_map_gives_up_what_was_not_handed_over(pool: shmq.Executor, tmp_path: Path) -> None:
+    values = pool.map(note, itertools.repeat(str(tmp_path)), range(200))
+    assert next(values) == 0
+    values.close()  # type: ignore[attr-defined]
+    pool.shutdown()
+    assert len(list(tmp_path.iterdir())) < 50
+
+
+# -- arrays ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("nbytes", [64, LARGE, 3 << 20])
+def test_arrays_of_every_size_go_and_come(pool: shmq.Executor, nbytes: int) -> None:
+    array = np.arange(nbytes // 8, dtype=np.float64)
+    for _ in range(3):
+        assert np.array_equal(pool.submit(twice, array).result(), array * 2)
+    assert np.array_equal(list(pool.map(twice, [array, array + 1]))[1], (array + 1) * 2)
+
+
+def test_arrays_are_private_copies_unless_views_are_asked_for(pool: shmq.Executor) -> None:
+    array = np.zeros(LARGE // 8)
+    assert pool.submit(writable, array).result()
+    assert writable(pool.submit(twice, array).result())
+
+
+def test_with_zero_copy_arrays_are_read_only_views_that_stay_as_they_are() -> None:
+    with shmq.Executor(2, "fork", zero_copy=True) as pool:
+        array = np.arange(LARGE // 8, dtype=np.float64)
+        assert not pool.submit(writable, array).result()
+        kept = [pool.submit(twice, array + number).result() for number in range(4)]
+        assert not any(map(writable, kept))
+        for _ in range(20):
+            pool.submit(twice, -array).result()  # would overwrite them, if their slots were free
+        assert all(np.array_equal(found, (array + number) * 2) for number, found in enumerate(kept))
+
+
+def test_who_keeps_every_view_gets_copies_from_then_on() -> None:
+    with shmq.Executor(1, "fork", zero_copy=True) as pool:
+        array = np.ones(LARGE // 8)
+        kept = [pool.submit(twice, array).result(WATCHDOG) for _ in range(100)]
+        assert all(found[0] == 2 for found in kept)
+
+
+def test_no_large_slots_are_reserved_before_something_large_comes(pool: shmq.Executor) -> None:
+    pool.submit(square, 1).result()
+    large = [name for name in shmq.list_segments() if f".{os.getpid()}." in name and name.endswith(".large")]
+    assert not large
+    pool.submit(len, bytes(LARGE)).result()
+    assert [name for name in shmq.list_segments() if f".{os.getpid()}." in name and name.endswith(".large")]
+
+
+def test_without_room_for_large_slots_large_messages_are_spilled(pool: shmq.Executor, monkeypatch: pytest.MonkeyPatch) -> None:
+    original: Callable[..., Any] = _channel._segment.create
+
+    def create(name: str, *arguments: Any, **named: Any) -> Any:
+        if name.endswith(".large"):
+            raise shmq.OutOfMemory("no room")
+        return original(name, *arguments, **named)
+
+    monkeypatch.setattr(_channel._segment, "create", create)  # before the workers are forked
+    array = np.arange(LARGE // 8, dtype=np.float64)
+    assert np.array_equal(pool.submit(twice, array).result(), array * 2)
+
+
+# -- cancelling and the end ------------------------------------------------------------------------------------------------
+
+
+def test_what_waits_can_be_cancelled_and_what_was_handed_over_cannot() -> None:
+    with shmq.Executor(1, "fork") as pool:
+        asked = [pool.submit(nap, 0.1, number) for number in range(6)]
+        assert not asked[0].cancel()
+        assert asked[5].cancel() and asked[5].cancelled()
+        assert [future.result() for future in asked[:5]] == list(range(5))
+
+
+def test_shutdown_cancels_what_waits_where_asked_to() -> None:
+    pool = shmq.Executor(1, "fork")
+    asked = [pool.submit(nap, 0.05, number) for number in range(20)]
+    pool.shutdown(cancel_futures=True)
+    assert asked[0].result() == 0
+    assert sum(future.cancelled() for future in asked) >= 15
+    assert all(future.done() for future in asked)
+
+
+def test_after_shutdown_nothing_is_taken(pool: shmq.Executor) -> None:
+    pool.shutdown()
+    for ask in (lambda: pool.submit(square, 1), lambda: pool.map(square, [1])):
+        with pytest.raises(RuntimeError, match="was shut down"):
+            ask()
+
+
+def test_an_executor_that_was_never_used_leaves_nothing() -> None:
+    shmq.Executor(3).shutdown()
+    shmq.Executor(3)
+
+
+def test_a_dropped_executor_finishes_what_was_asked_and_ends() -> None:
+    pool = shmq.Executor(2, "fork")
+    asked = [pool.submit(nap, 0.05, number) for number in range(4)]
+    crew = pool._client.crew
+    del pool
+    assert [future.result(WATCHDOG) for future in asked] == list(range(4))
+    wait_until(lambda: not crew.processes)
+
+
+def test_a_forked_child_is_told_that_the_executor_is_its_parents(pool: shmq.Executor, children: Any) -> None:
+    pool.submit(square, 1).result()
+
+    def body() -> None:
+        with pytest.raises(RuntimeError, match="belongs to process"):
+            pool.submit(square, 2)
+        with shmq.Executor(1, "fork") as own:
+            assert own.submit(square, 3).result() == 9
+
+    children.start(body)
+    children.join()
+    assert pool.submit(square, 4).result() == 16
+
+
+def test_the_end_of_the_program_waits_for_what_was_asked() -> None:
+    program = "import shmq, time, operator; pool = shmq.Executor(2); pool.submit(print, 'apple', flush=True)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=WATCHDOG, check=True)
+    assert (done.stdout, done.stderr) == ("apple\n", "")
+
+
+# -- workers ---------------------------------------------------------------------------------------------------------------
+
+
+def test_the_initializer_runs_in_each_worker_before_its_first_task() -> None:
+    with shmq.Executor(2, "fork", initializer=os.putenv, initargs=("SHMQ_TEST", "1")) as pool:
+        assert pool.submit(os.system, 'test "$SHMQ_TEST" = 1').result() == 0
+
+
+def test_an_initializer_that_always_raises_ends_the_waiting_naming_it() -> None:
+    with shmq.Executor(2, "fork", initializer=fail, initargs=("no licence",)) as pool:
+        error = pool.submit(square, 1).exception(WATCHDOG)
+        assert isinstance(error, shmq.WorkerLost) and "no licence" in str(error)
+        assert isinstance(error, futures.BrokenExecutor)
+        with pytest.raises(shmq.WorkerLost, match="no licence"):
+            pool.submit(square, 2)
+
+
+def test_a_worker_is_replaced_after_its_tasks() -> None:
+    with shmq.Executor(1, "forkserver", max_tasks_per_child=2) as pool:
+        pids = [pool.submit(os.getpid).result(WATCHDOG) for _ in range(6)]
+    assert len(set(pids)) == 3 and pids[0] == pids[1]
+    assert pool.stats().deaths == 0
+
+
+def test_autoscale_adds_workers_to_a_backlog() -> None:
+    with shmq.Executor(autoscale=(1, 4), mp_context="fork") as pool:
+        assert pool.submit(square, 2).result() == 4
+        assert len(pool.stats().workers) == 1
+        asked = [pool.submit(nap, 0.2) for _ in range(12)]
+        wait_until(lambda: len(pool.stats().workers) == 4)
+        futures.wait(asked, WATCHDOG)
+
+
+def test_autoscale_lets_idle_workers_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    from shmq.executor import _autoscale
+
+    monkeypatch.setattr(_autoscale, "IDLE", 0.1)
+    with shmq.Executor(autoscale=(1, 3), mp_context="fork") as pool:
+        futures.wait([pool.submit(nap, 0.2) for _ in range(9)], WATCHDOG)
+        wait_until(lambda: len(pool.stats().workers) == 1)
+        assert pool.stats().deaths == 0
+        assert pool.submit(square, 2).result() == 4
+
+
+def test_stats_tell_what_each_worker_is_at(pool: shmq.Executor) -> None:
+    pool.submit(fail, "x").exception()
+    asked = [pool.submit(nap, 0.3) for _ in range(2)]
+    wait_until(lambda: sum(worker.running != 0 for worker in pool.stats().workers) == 2)
+    stats = pool.stats()
+    assert stats.pending == 2 and sum(worker.failed for worker in stats.workers) == 1
+    assert all(worker.state == "ready" and worker.pid != os.getpid() for worker in stats.workers)
+    futures.wait(asked)
+    wait_until(lambda: sum(worker.done for worker in pool.stats().workers) == 2)
+    assert sum(worker.busy for worker in pool.stats().workers) > 0.5
+
+
+@pytest.mark.parametrize(
+    ("named", "error"),
+    [
+        ({"max_workers": 0}, ValueError),
+        ({"max_workers": -1, "name": "x"}, ValueError),
+        ({"autoscale": (3, 2)}, ValueError),
+        ({"autoscale": (1, 2), "max_workers": 2}, ValueError),
+        ({"initializer": 3}, TypeError),
+        ({"max_tasks_per_child": 0}, ValueError),
+        ({"max_tasks_per_child": 2, "mp_context": "fork"}, ValueError),
+        ({"max_tasks_per_child": "2"}, TypeError),
+        ({"mp_context": "thread"}, ValueError),
+        ({"max_deliveries": -1}, ValueError),
+        ({"slot_size": "big"}, TypeError),
+    ],
+)
+def test_parameters_that_cannot_be_are_refused(named: dict[str, Any], error: type[Exception]) -> None:
+    with pytest.raises(error):
+        shmq.Executor(**named)
