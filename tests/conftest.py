@@ -24,9 +24,10 @@ _numbers = itertools.count()
 
 
 def left_behind_by(pid: int) -> list[str]:
-    """Files in shared memory that carry the pid in their name, as anonymous queues and those of these tests do."""
-    names = [name for name in os.listdir(SHM) if name.startswith(("shmq.", "sem.shmq."))]
-    return sorted(name for name in names if re.search(rf"\b{pid}\b", name))
+    """Files in shared memory of a queue that this process has named, as anonymous queues and those of these tests are: by the
+    first number in the name. Another number there may be the pid of some other process that runs tests."""
+    of_pid = re.compile(rf"(?:sem\.)?shmq\.[a-z-]+[.-]{pid}(?!\d)")
+    return sorted(name for name in os.listdir(SHM) if of_pid.match(name))
 
 
 @pytest.fixture(autouse=True)

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import left_behind_by
 
 import shmq
 
@@ -47,11 +48,6 @@ def run(*arguments: str | Path, folder: Path) -> str:
     assert not survivors, f"still running: {survivors}"
     assert left_behind_by(process.pid) == []
     return output
-
-
-def left_behind_by(pid: int) -> list[str]:
-    """Return what an example has left in memory; its queues are anonymous and have its pid in their names."""
-    return [name for name in os.listdir("/dev/shm") if name.startswith(("shmq.", "sem.shmq.")) and f".{pid}." in name]
 
 
 def session_of(leader: int) -> list[int]:

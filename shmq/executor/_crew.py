@@ -52,6 +52,7 @@ class Crew:
         self.deaths = 0
         self.stopping = False
         self._rows: dict[int, Row] = {}
+        self._asked: set[int] = set()  # to leave
         self._lock = threading.RLock()
 
     # -- starting ----------------------------------------------------------------------------------------------------------
@@ -106,14 +107,17 @@ class Crew:
     def _bury(self, pid: int) -> Death:
         process, row = self.processes.pop(pid), self._rows.pop(pid)
         state = row.words[_board.STATE]
+        # One that was asked before it could listen has died of it, and has left all the same.
+        early = pid in self._asked and state == _board.STARTING
         death = Death(
             pid=pid,
             exit_code=process.exitcode or 0,
-            was_ready=state in (_board.READY, _board.LEFT),
-            left=state == _board.LEFT,
+            was_ready=early or state in (_board.READY, _board.LEFT),
+            left=early or state == _board.LEFT,
             client=row.words[_board.CLIENT],
             task=row.words[_board.TASK],
         )
+        self._asked.discard(pid)
         row.words[_board.STATE] = _board.FREE
         process.join()
         process.close()
@@ -141,6 +145,7 @@ class Crew:
             self.fill()
 
     def _ask(self, pid: int) -> None:
+        self._asked.add(pid)
         with contextlib.suppress(ProcessLookupError, ValueError):
             self.processes[pid].terminate()
 

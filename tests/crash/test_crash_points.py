@@ -16,6 +16,8 @@ from conftest import engine_sources
 
 import shmq
 
+pytestmark = pytest.mark.engine
+
 ENGINE = Path(shmq.get_include())
 NATIVE = Path(__file__).parents[1] / "native"
 WATCHDOG = 90

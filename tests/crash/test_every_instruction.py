@@ -22,10 +22,13 @@ SOURCE = Path(__file__).with_name("every_instruction.c")
 WATCHDOG = 110
 NOT_HERE = 77
 
-pytestmark = pytest.mark.skipif(
-    platform.machine() not in ("x86_64", "AMD64"),
-    reason="x86-64 only: elsewhere a single step between load-exclusive and store-exclusive makes the store fail for ever",
-)
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.skipif(
+        platform.machine() not in ("x86_64", "AMD64"),
+        reason="x86-64 only: elsewhere a single step between load-exclusive and store-exclusive makes the store fail for ever",
+    ),
+]
 
 # Role → the least number of instructions, and of states of shared memory, that its walks must have: half of what gcc 12 makes
 # of it. A role that came to nothing would pass unnoticed.

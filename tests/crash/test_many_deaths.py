@@ -17,6 +17,8 @@ from conftest import engine_sources
 
 import shmq
 
+pytestmark = pytest.mark.engine
+
 ENGINE = Path(shmq.get_include())
 SOURCE = Path(__file__).with_name("deaths.c")
 WATCHDOG = 90

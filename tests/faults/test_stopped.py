@@ -22,6 +22,8 @@ from conftest import Children, engine_sources, wait_until
 import shmq
 from shmq import _segment
 
+pytestmark = pytest.mark.engine
+
 ENGINE = Path(shmq.get_include())
 SOURCE = Path(__file__).with_name("stopped.c")
 POINTS = sorted({name for file in ENGINE.glob("*.c") for name in re.findall(r"\bSHMQ_CRASH_POINT\((\w+)\)", file.read_text())})

@@ -33,6 +33,8 @@ from bells import (
     main,
 )
 
+pytestmark = pytest.mark.engine
+
 NEEDED = {
     FLAG_FIRST: (Configuration("PLL"), DEAF),
     LOOKS_FIRST: (Configuration("PLL"), LOST),

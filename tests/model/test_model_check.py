@@ -27,6 +27,8 @@ from exchange import (
     main,
 )
 
+pytestmark = pytest.mark.engine
+
 SHORT = {
     "two producers and two consumers": Configuration("PPCC", 2),
     "a death among one producer and two consumers": Configuration("PCC", 2, crashes=1),

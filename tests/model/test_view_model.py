@@ -15,6 +15,8 @@ from views import (
     main,
 )
 
+pytestmark = pytest.mark.engine
+
 NEEDED = {
     LOOKS_BEFORE_IT_SAYS: "written under a viewer",
     FREES_REGARDLESS: "written under a viewer",

@@ -11,6 +11,8 @@ from conftest import engine_sources
 
 import shmq
 
+pytestmark = pytest.mark.engine
+
 ENGINE = Path(shmq.get_include())
 SOURCE = Path(__file__).with_name("engine_test.c")
 WATCHDOG = 110

@@ -14,6 +14,8 @@ from conftest import engine_sources
 
 import shmq
 
+pytestmark = pytest.mark.engine
+
 ENGINE = Path(shmq.get_include())
 SOURCE = Path(__file__).with_name("hostile.c")
 WATCHDOG = 90

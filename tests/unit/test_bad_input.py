@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Children
+from conftest import Children, left_behind_by
 
 import shmq
 from shmq._segment import semaphore_name
@@ -36,7 +36,7 @@ def file_of(name: str) -> Path:
 
 def files() -> set[str]:
     """What this process's tests have in shared memory."""
-    return {path for path in os.listdir(SHM) if re.search(rf"\b{os.getpid()}\b", path)}
+    return set(left_behind_by(os.getpid()))
 
 
 # -- the list of errors --------------------------------------------------------------------------------------------------------

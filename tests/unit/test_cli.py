@@ -13,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from conftest import left_behind_by
 
 import shmq
 
@@ -24,12 +25,6 @@ from shmq.cli._group import group  # noqa: E402
 from shmq.cli._processes import Children  # noqa: E402
 
 WATCHDOG = 120
-
-
-def left_behind_by(pid: int) -> list[str]:
-    """Return what a process has left in memory; anonymous queues and those of these tests have its pid in the name."""
-    names = [name for name in os.listdir("/dev/shm") if name.startswith(("shmq.", "sem.shmq."))]
-    return [name for name in names if re.search(rf"\b{pid}\b", name)]
 
 
 @pytest.fixture(autouse=True)
