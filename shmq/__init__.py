@@ -32,6 +32,8 @@ from shmq._stats import Holding, QueueStats, verify
 from shmq._version import __version__
 
 if _typing.TYPE_CHECKING:
+    from shmq import aio as aio
+    from shmq import mp as mp
     from shmq._worker_lost import WorkerLost
     from shmq.executor import Executor, ExecutorStats, WorkerStats
 
@@ -84,10 +86,12 @@ _ON_FIRST_USE = {
 
 
 def __getattr__(name: str) -> _typing.Any:
-    if name not in _ON_FIRST_USE:
-        raise AttributeError(f"module 'shmq' has no attribute {name!r}")
     from importlib import import_module
 
+    if name in ("aio", "mp"):
+        return import_module(f"shmq.{name}")
+    if name not in _ON_FIRST_USE:
+        raise AttributeError(f"module 'shmq' has no attribute {name!r}")
     return getattr(import_module(_ON_FIRST_USE[name]), name)
 
 
