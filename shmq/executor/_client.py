@@ -47,6 +47,7 @@ LINGER_BATCH = 32
 LOOK_ROUND = 0.5  # seconds between two looks at what nobody announces: dead letters of workers that others have started
 STARVED = 0.005  # … and for room in a queue that others have filled
 SUSPICIOUS = 0.05
+UNSENDABLE = (ShmqError, OSError, MemoryError)  # no room for a large task, no descriptor for its side segment
 GRACE = 5.0  # seconds for workers to leave before they are killed
 
 
@@ -95,7 +96,7 @@ class Client:
         self.pace = 0.0  # seconds of a task, lately
         self.closing = False
         self.broken: WorkerLost | None = None
-        self.suspects: dict[int, list[tuple[int, int]]] = {}  # pid and exit code of those that died in a task
+        self.suspects: dict[int, list[tuple[int, int | None]]] = {}  # pid and exit code of those that died in a task
         self.buried = 0  # dead letters that were seen; -1: look again
         self.starved = False  # there was no room for a task
         self.in_place = False
@@ -115,9 +116,13 @@ class Client:
     def begin(self) -> None:
         """The first task: start the manager thread."""
         with lock:
-            if self.thread is None:
-                self.thread = threading.Thread(target=self.run, name="shmq-executor")
-                self.thread.start()
+            if self.thread is None and not self.ended:
+                thread = threading.Thread(target=self.run, name="shmq-executor")
+                thread.start()
+                self.thread = thread
+            elif self.ended:  # another thread has shut it down since the task was taken
+                self.finish([(number, CancelledError(), True) for number in list(self.pending)])
+        self.tell()
 
     def hand_over(self, number: int, message: Message, future: Future) -> None:
         """Put a task, or let it wait for its turn. Under the lock."""
@@ -130,10 +135,13 @@ class Client:
                     self.tasks.put(message, 0)
             except Full:
                 self.starved = True
-            except ShmqError as error:  # no memory for a large one
+            except UNSENDABLE as error:
                 self.handed += 1
                 self.finish([(number, error, True)])
                 return
+            except BaseException:  # Ctrl-C: nobody will have the future, nor may anybody wait for it
+                del self.pending[number]
+                raise
             else:
                 future._state = RUNNING
                 self.handed += 1
@@ -177,6 +185,9 @@ class Client:
                 put = self.tasks.small.put_many(messages, 0)
             except Full:
                 put = 0
+            except BaseException:
+                backlog.extendleft(reversed(batch))
+                raise
             self.handed += put
             if put < len(batch):
                 self.starved = True
@@ -188,9 +199,12 @@ class Client:
         except Full:
             self.starved = True
             self.backlog.appendleft((number, message))
-        except ShmqError as error:  # no memory for it
+        except UNSENDABLE as error:
             self.handed += 1
             self.finish([(number, error, True)])
+        except BaseException:
+            self.backlog.appendleft((number, message))
+            raise
         else:
             self.handed += 1
 
@@ -223,6 +237,9 @@ class Client:
         try:
             while not self.look():
                 pass
+        except BaseException as error:  # nobody may wait for ever for what this thread will not bring
+            log().error("the executor of %r cannot go on", self.pool, exc_info=True)
+            self.break_off(f"the executor cannot go on: {error!r}", error)
         finally:
             self.end()
 
@@ -348,7 +365,12 @@ class Client:
     def tell(self) -> None:
         """Call back those who asked for it. Not under the lock: that is the users' code."""
         while self.later:
-            self.later.popleft()._invoke_callbacks()  # type: ignore[attr-defined]
+            try:
+                self.later.popleft()._invoke_callbacks()  # type: ignore[attr-defined]
+            except BaseException:  # a SystemExit, say; an Exception is logged already
+                if threading.current_thread() is not self.thread:
+                    raise
+                log().error("a callback of a future raised", exc_info=True)
 
     # -- workers -----------------------------------------------------------------------------------------------------------
 
@@ -357,7 +379,7 @@ class Client:
         for death in deaths:
             self.mourn(death)
         if self.crew.hopeless and not self.broken:
-            self.break_off()
+            self.give_up_starting()
         if self.scale and self.crew.wanted and not self.closing:
             busy = sum(worker.running != 0 for worker in self.crew.stats())
             waiting = len(self.backlog) + self.tasks.small.qsize()
@@ -415,17 +437,22 @@ class Client:
             (None,) * unknown + tuple(code for _, code in known),
         )
 
-    def break_off(self) -> None:
-        """No worker comes up: nothing that was asked will ever be done."""
-        death = self.crew.last_death
-        assert death is not None
-        why = (
-            f"its initializer raised {self.start_error!r}"
-            if self.start_error
-            else f"the last one {describe_exit(death.exit_code)}"
-        )
-        error = WorkerLost(f"no worker came up, {self.crew.failed_starts} times in a row: {why}", (death.exit_code,))
-        error.__cause__ = self.start_error
+    def give_up_starting(self) -> None:
+        """No worker comes up."""
+        death, cause = self.crew.last_death, self.start_error or self.crew.start_error
+        if self.start_error:
+            why = f"its initializer raised {self.start_error!r}"
+        elif cause or death is None:
+            why = f"the last one could not be started: {cause}"
+        else:
+            why = f"the last one {describe_exit(death.exit_code)}"
+        codes = () if death is None else (death.exit_code,)
+        self.break_off(f"no worker came up, {self.crew.failed_starts} times in a row: {why}", cause, codes)
+
+    def break_off(self, why: str, cause: BaseException | None, codes: tuple[int | None, ...] = ()) -> None:
+        """Nothing that was asked will ever be done."""
+        error = WorkerLost(why, codes)
+        error.__cause__ = cause
         with lock:
             self.broken = error
             self.refusal = self.refusal or f"{error}"
@@ -468,7 +495,10 @@ class Client:
                 return
             self.ended = True
         self.crew.stop()
-        if not self.crew.join(GRACE):
+        # What one of them still runs is another program's task, which shares the pool.
+        while not self.crew.join(GRACE) and not self.private and any(worker.running for worker in self.crew.stats()):
+            pass
+        if self.crew.processes:
             self.crew.kill()
             self.crew.join()
         self.board.close()

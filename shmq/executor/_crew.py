@@ -7,10 +7,13 @@ after the third in a row, with none ready in between, the crew gives up: what ca
 from __future__ import annotations
 
 import contextlib
+import os
+import select
 import signal
 import threading
 import time
 from collections.abc import Callable
+from multiprocessing.connection import wait
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from typing import NamedTuple
@@ -23,13 +26,14 @@ __all__ = ["Crew", "Death", "describe_exit"]
 
 STARTS = 3
 PAUSE = 0.1  # seconds, after the first worker that did not come up
+STATUS_PATIENCE = 1.0  # seconds for the exit status of a worker that has ended
 
 
 class Death(NamedTuple):
     """How a worker ended."""
 
     pid: int
-    exit_code: int
+    exit_code: int | None  # None: somebody else has taken it (a waitpid for any child; SIGCHLD ignored)
     was_ready: bool
     left: bool  # as it should
     client: int
@@ -48,11 +52,14 @@ class Crew:
         self.wanted = 0
         self.failed_starts = 0
         self.last_death: Death | None = None
+        self.start_error: OSError | None = None  # why the last one could not even be started
         self.not_before = 0.0
         self.deaths = 0
         self.stopping = False
         self._rows: dict[int, Row] = {}
         self._asked: set[int] = set()  # to leave
+        self._ends: dict[int, int] = {}  # descriptors that are readable once the process has ended
+        self._poll = select.poll()
         self._lock = threading.RLock()
 
     # -- starting ----------------------------------------------------------------------------------------------------------
@@ -70,7 +77,11 @@ class Crew:
                 pause = self.not_before - time.monotonic()
                 if pause > 0:
                     return pause
-                self._start()
+                try:
+                    self._start()
+                except OSError as error:  # no more processes, memory or descriptors; that may pass
+                    self.start_error = error
+                    self._note_failed_start()
         return None
 
     def _start(self) -> None:
@@ -83,6 +94,17 @@ class Crew:
             raise
         self.processes[process.pid] = process
         self._rows[process.pid] = row
+        # Not the sentinel of multiprocessing, which is a pipe: what a task has forked keeps it open beyond the worker's end.
+        try:
+            end = os.pidfd_open(process.pid)
+        except OSError:
+            end = process.sentinel
+        self._ends[process.pid] = end
+        self._poll.register(end, select.POLLIN)
+
+    def _note_failed_start(self) -> None:
+        self.failed_starts += 1
+        self.not_before = time.monotonic() + PAUSE * 2.0**self.failed_starts / 2
 
     @property
     def hopeless(self) -> bool:
@@ -94,24 +116,29 @@ class Crew:
     @property
     def sentinels(self) -> list[int]:
         with self._lock:
-            return [process.sentinel for process in self.processes.values()]
+            return list(self._ends.values())
 
     def collect(self) -> list[Death]:
         """The workers that have ended since the last look; their rows are free from then on."""
         with self._lock:
             if self.failed_starts and any(row.words[_board.STATE] == _board.READY for row in self._rows.values()):
                 self.failed_starts = 0
-            ended = [pid for pid, process in self.processes.items() if process.exitcode is not None]
-            return [self._bury(pid) for pid in ended]
+            readable = {end for end, _ in self._poll.poll(0)} if self._ends else set()
+            return [self._bury(pid) for pid, end in list(self._ends.items()) if end in readable]
 
     def _bury(self, pid: int) -> Death:
-        process, row = self.processes.pop(pid), self._rows.pop(pid)
+        process, row, end = self.processes.pop(pid), self._rows.pop(pid), self._ends.pop(pid)
+        self._poll.unregister(end)
+        if end != process.sentinel:
+            os.close(end)
+        if process.exitcode is None:  # the fork server may be about to tell
+            process.join(STATUS_PATIENCE)
         state = row.words[_board.STATE]
         # One that was asked before it could listen has died of it, and has left all the same.
         early = pid in self._asked and state == _board.STARTING
         death = Death(
             pid=pid,
-            exit_code=process.exitcode or 0,
+            exit_code=process.exitcode,
             was_ready=early or state in (_board.READY, _board.LEFT),
             left=early or state == _board.LEFT,
             client=row.words[_board.CLIENT],
@@ -119,13 +146,13 @@ class Crew:
         )
         self._asked.discard(pid)
         row.words[_board.STATE] = _board.FREE
-        process.join()
+        if death.exit_code is None:
+            process._popen.returncode = 255  # type: ignore[attr-defined]  # multiprocessing would take it for alive for ever
         process.close()
         self.deaths += not death.left
-        self.last_death = death
+        self.last_death, self.start_error = death, None
         if not death.was_ready and not self.stopping:
-            self.failed_starts += 1
-            self.not_before = time.monotonic() + PAUSE * 2.0**self.failed_starts / 2
+            self._note_failed_start()
         return death
 
     def stats(self) -> list[WorkerStats]:
@@ -165,14 +192,16 @@ class Crew:
     def join(self, timeout: float | None = None) -> bool:
         """Wait until all have ended; False where some have not in time."""
         deadline = None if timeout is None else time.monotonic() + timeout
-        for process in list(self.processes.values()):
-            process.join(None if deadline is None else max(deadline - time.monotonic(), 0))
+        for end in list(self._ends.values()):
+            wait([end], None if deadline is None else max(deadline - time.monotonic(), 0))
         self.collect()
         return not self.processes
 
 
-def describe_exit(code: int) -> str:
+def describe_exit(code: int | None) -> str:
     """How a process ended, in words."""
+    if code is None:
+        return "ended, and its exit status is lost"
     if code >= 0:
         return f"ended with status {code}"
     try:

@@ -193,7 +193,11 @@ class Executor(futures.Executor):
             call.order.extend(numbers)
             client.pending.update(dict.fromkeys([number for number, _ in tasks], call))
             client.backlog.extend(tasks)
-            client.feed()
+            try:
+                client.feed()
+            except BaseException:  # Ctrl-C: nobody will have the iterator
+                client.give_up(call)
+                raise
         client.tell()
         if self._growing:
             self._grow()

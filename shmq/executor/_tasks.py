@@ -164,9 +164,10 @@ def make_failure(number: int, seconds: float, error: BaseException) -> Message:
     """The outcome of a task that raised; its traceback travels as text."""
     text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
     try:
-        data = dumps((error, text), 5)
+        pickled = dumps(error, 5)
     except BaseException as failure:  # whatever it is: somebody waits for this outcome
-        data = dumps((RuntimeError(f"{type(error).__name__}, which cannot be pickled: {failure!r}"), text), 5)
+        pickled = dumps(RuntimeError(f"{type(error).__name__}, which cannot be pickled: {failure!r}"), 5)
+    data = dumps((pickled, text), 5)
     head = OUTCOME.pack(number, seconds, FAILED, 0)
     return head + data if len(data) <= SMALL - OUTCOME.size else [head, data]
 
@@ -176,7 +177,11 @@ def load_outcome(data: Any, kind: int, count: int, in_place: bool) -> Any:
     body = load_body(data, OUTCOME.size, count, in_place) if count else loads(data[OUTCOME.size :])
     if not kind:
         return body
-    error, text = body
+    pickled, text = body
+    try:
+        error = loads(pickled)
+    except BaseException as failure:  # its own class does not take back what it gave: the text still says what happened
+        error = failure
     error.__cause__ = _RemoteTraceback(f'\n"""\n{text}"""')  # type: ignore[arg-type]
     return error
 

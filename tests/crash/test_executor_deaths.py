@@ -174,6 +174,77 @@ def test_shutdown_waits_for_a_task_that_is_run_again(tmp_path: Path) -> None:
     assert [future.result(0) for future in asked] == [0, 1, 2]
 
 
+def leave_a_child(seconds: float) -> tuple[int, int]:
+    """Fork; return the pids of the worker and of its child, which has all that the worker has open."""
+    child = os.fork()
+    if child == 0:
+        time.sleep(seconds)
+        os._exit(0)
+    return os.getpid(), child
+
+
+@pytest.mark.parametrize("method", START_METHODS)
+def test_a_worker_that_is_killed_is_missed_although_a_child_of_it_lives_on(method: str) -> None:
+    with shmq.Executor(1, method) as pool:
+        worker, child = pool.submit(leave_a_child, WATCHDOG).result(WATCHDOG)
+        try:
+            os.kill(worker, signal.SIGKILL)
+            assert pool.submit(square, 3).result(WATCHDOG / 2) == 9
+        finally:
+            os.kill(child, signal.SIGKILL)
+
+
+def test_workers_are_replaced_in_a_program_that_throws_exit_statuses_away() -> None:
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        with shmq.Executor(1, "fork") as pool:
+            os.kill(pool.submit(os.getpid).result(WATCHDOG), signal.SIGKILL)
+            assert pool.submit(square, 3).result(WATCHDOG) == 9
+            error = pool.submit(die, "exit").exception(WATCHDOG)
+            assert isinstance(error, shmq.WorkerLost) and error.exit_codes == (None,) * 3
+            assert "its exit status is lost" in str(error)
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
+@pytest.mark.parametrize("failures", [2, 1000])
+def test_a_worker_that_cannot_be_started_is_tried_again_and_then_given_up(
+    pool: shmq.Executor, failures: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert pool.submit(square, 2).result(WATCHDOG) == 4
+    wait_until(lambda: [worker.state for worker in pool.stats().workers] == ["ready"] * 2)
+    left = iter(range(failures))
+    original = os.fork
+
+    def fork() -> int:
+        if next(left, None) is not None:
+            raise BlockingIOError("no more processes")
+        return original()
+
+    monkeypatch.setattr(os, "fork", fork)
+    for worker in pool.stats().workers:
+        os.kill(worker.pid, signal.SIGKILL)
+    wait_until(lambda: pool.stats().deaths == 2)
+    if failures < 3:
+        assert pool.submit(square, 3).result(WATCHDOG) == 9
+    else:
+        with pytest.raises(shmq.WorkerLost, match="could not be started: no more processes"):
+            pool.submit(square, 3).result(WATCHDOG)
+
+
+def test_workers_that_leave_finish_what_they_run_for_another_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    from shmq.executor import _client
+
+    monkeypatch.setattr(_client, "GRACE", 0.1)
+    name = f"test.{os.getpid()}.shared"
+    with shmq.Executor(1, "fork", name=name, max_deliveries=1) as host, shmq.Executor(0, name=name) as guest:
+        assert host.submit(square, 2).result(WATCHDOG) == 4
+        asked = guest.submit(nap, 1.0, "done")
+        wait_until(lambda: any(worker.running for worker in host.stats().workers))
+        host.shutdown()
+        assert asked.result(WATCHDOG) == "done"
+
+
 @pytest.mark.parametrize("method", ["fork", "forkserver"])
 def test_nothing_is_left_when_the_program_itself_is_killed(method: str) -> None:
     program = f"""

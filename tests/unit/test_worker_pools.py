@@ -122,6 +122,23 @@ def test_an_exception_brings_the_text_of_its_traceback(pool: shmq.Executor) -> N
     assert "raise LookupError(text)" in str(error.__cause__)
 
 
+class NeedsTwo(Exception):
+    """Pickles, and does not unpickle, as so many exceptions."""
+
+    def __init__(self, what: str, where: str) -> None:
+        super().__init__(f"{what} in {where}")
+
+
+def fail_with_two() -> None:
+    raise NeedsTwo("dust", "the lens")
+
+
+def test_of_an_exception_that_does_not_unpickle_the_text_arrives(pool: shmq.Executor) -> None:
+    error = pool.submit(fail_with_two).exception(WATCHDOG)
+    assert isinstance(error, TypeError)
+    assert "NeedsTwo: dust in the lens" in str(error.__cause__)
+
+
 def test_a_value_that_does_not_pickle_is_an_exception_of_its_own_future(pool: shmq.Executor) -> None:
     assert pool.submit(threading.Lock).exception() is not None
     assert pool.submit(square, 2).result() == 4
@@ -345,6 +362,69 @@ def test_the_end_of_the_program_waits_for_what_was_asked() -> None:
     program = "import shmq, time, operator; pool = shmq.Executor(2); pool.submit(print, 'apple', flush=True)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=WATCHDOG, check=True)
     assert (done.stdout, done.stderr) == ("apple\n", "")
+
+
+def test_what_ends_the_manager_thread_ends_the_waiting(pool: shmq.Executor, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = pool.submit(nap, 0.3)
+
+    def take() -> int:
+        raise LookupError("no such queue")
+
+    monkeypatch.setattr(pool._client, "take", take)
+    error = asked.exception(WATCHDOG)
+    assert isinstance(error, shmq.WorkerLost) and isinstance(error.__cause__, LookupError)
+    with pytest.raises(shmq.WorkerLost, match="no such queue"):
+        pool.submit(square, 1)
+
+
+def test_a_callback_that_raises_whatever_it_likes_ends_nothing_else(pool: shmq.Executor) -> None:
+    asked = pool.submit(nap, 0.1)
+    asked.add_done_callback(sys.exit)
+    asked.result(WATCHDOG)
+    assert pool.submit(square, 3).result(WATCHDOG) == 9
+
+
+@pytest.mark.parametrize("error", [OSError("too many open files"), MemoryError("none left"), shmq.OutOfMemory("full")])
+def test_what_cannot_be_sent_is_the_exception_of_its_future(
+    pool: shmq.Executor, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def put(*arguments: Any) -> None:
+        raise error
+
+    assert pool.submit(square, 2).result(WATCHDOG) == 4
+    with monkeypatch.context() as patch:
+        patch.setattr(pool._client.tasks, "put", put)
+        assert pool.submit(len, bytes(LARGE)).exception(WATCHDOG) is error
+        with pytest.raises(type(error)):
+            list(pool.map(len, [bytes(LARGE)]))
+    assert pool.submit(len, bytes(LARGE)).result(WATCHDOG) == LARGE
+
+
+def test_who_is_interrupted_while_asking_is_not_waited_for(pool: shmq.Executor, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    assert pool.submit(square, 2).result(WATCHDOG) == 4
+    with monkeypatch.context() as patch:
+        patch.setattr(pool._client.tasks, "put", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            pool.submit(len, bytes(LARGE))
+        with pytest.raises(KeyboardInterrupt):
+            pool.map(len, [bytes(LARGE)] * 3)
+    assert pool.stats().pending == 0
+
+
+def test_a_task_that_meets_a_shutdown_in_another_thread_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = shmq.Executor(1, "fork")
+    original = pool._grow
+
+    def grow() -> None:
+        pool.shutdown()  # between the task and the first worker
+        original()
+
+    monkeypatch.setattr(pool, "_grow", grow)
+    with pytest.raises(futures.CancelledError):
+        pool.submit(square, 1).result(WATCHDOG)
 
 
 # -- workers ---------------------------------------------------------------------------------------------------------------
