@@ -21,6 +21,7 @@ from collections import deque
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from multiprocessing.context import BaseContext
+from multiprocessing.util import Finalize
 from typing import Any
 
 from shmq import _core
@@ -110,6 +111,7 @@ class Client:
         self.thread: threading.Thread | None = None
         self.ended = False
         clients.add(self)
+        leave_before_children_are_joined()
 
     # -- asking ------------------------------------------------------------------------------------------------------------
 
@@ -228,8 +230,10 @@ class Client:
             call.outcomes.clear()
 
     def wake(self) -> None:
-        with contextlib.suppress(BlockingIOError, OSError):
-            os.write(self._wake_write, b"\0")
+        with lock:
+            if not self.ended:  # from then on the number may be another file's
+                with contextlib.suppress(BlockingIOError):
+                    os.write(self._wake_write, b"\0")
 
     # -- the manager thread ------------------------------------------------------------------------------------------------
 
@@ -531,6 +535,7 @@ def log() -> logging.Logger:
 
 
 clients: weakref.WeakSet[Client] = weakref.WeakSet()
+leaves_in = 0  # pid
 
 
 def leave_all() -> None:
@@ -541,6 +546,14 @@ def leave_all() -> None:
     for client in leaving:
         if client.thread is not None:
             client.thread.join()
+
+
+def leave_before_children_are_joined() -> None:
+    """A process of multiprocessing waits for its children first, and only then for its threads: it would wait for our workers."""
+    global leaves_in
+    if leaves_in != os.getpid():
+        leaves_in = os.getpid()
+        Finalize(None, leave_all, exitpriority=100)
 
 
 def disown_all() -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import itertools
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import threading
@@ -53,6 +55,12 @@ def note(path: str, number: int) -> int:
     Path(path, str(number)).touch()
     time.sleep(0.02)
     return number
+
+
+def keep_a_pool() -> int:
+    global kept
+    kept = shmq.Executor(1, "fork")
+    return kept.submit(square, 3).result(WATCHDOG)
 
 
 class Unhashable:
@@ -356,6 +364,28 @@ def test_a_forked_child_is_told_that_the_executor_is_its_parents(pool: shmq.Exec
     children.start(body)
     children.join()
     assert pool.submit(square, 4).result() == 16
+
+
+def test_a_second_shutdown_writes_nothing_into_files_that_were_opened_since(tmp_path: Path) -> None:
+    pool = shmq.Executor(1, "fork")
+    assert pool.submit(square, 3).result(WATCHDOG) == 9
+    pool.shutdown(wait=False)
+    wait_until(lambda: not pool._client.thread.is_alive())
+    with contextlib.ExitStack() as stack:
+        opened = [stack.enter_context(open(tmp_path / str(number), "wb")) for number in range(20)]
+        pool.shutdown()
+        pool._client.wake()
+        assert [os.fstat(file.fileno()).st_size for file in opened] == [0] * 20
+
+
+@pytest.mark.parametrize("method", START_METHODS)
+def test_a_worker_that_has_a_pool_of_its_own_ends_when_it_is_to(method: str) -> None:
+    with shmq.Executor(1, method) as pool:
+        assert pool.submit(keep_a_pool).result(WATCHDOG) == 9
+        worker = pool._client.crew.processes[pool.stats().workers[0].pid]
+        os.kill(worker.pid, signal.SIGTERM)  # type: ignore[arg-type]
+        wait_until(lambda: pool.stats().workers == [] or pool.stats().workers[0].pid != worker.pid)
+        assert pool.stats().deaths == 0
 
 
 def test_the_end_of_the_program_waits_for_what_was_asked() -> None:
