@@ -346,10 +346,10 @@ def test_an_executor_that_was_never_used_leaves_nothing() -> None:
 def test_a_dropped_executor_finishes_what_was_asked_and_ends() -> None:
     pool = shmq.Executor(2, "fork")
     asked = [pool.submit(nap, 0.05, number) for number in range(4)]
-    crew = pool._client.crew
+    crew, thread = pool._client.crew, pool._client.thread
     del pool
     assert [future.result(WATCHDOG) for future in asked] == list(range(4))
-    wait_until(lambda: not crew.processes)
+    wait_until(lambda: not crew.processes and not thread.is_alive())  # which closes the pool's queues at its end
 
 
 def test_a_forked_child_is_told_that_the_executor_is_its_parents(pool: shmq.Executor, children: Any) -> None:
