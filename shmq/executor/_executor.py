@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 import os
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
@@ -243,11 +244,12 @@ class Executor(futures.Executor):
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more tasks; the workers leave when those that were submitted are done.
 
-        **Waits** for that, unless `wait` is false. `cancel_futures`: cancels those that were not yet handed to the workers.
+        **Waits** for that, unless `wait` is false, or a future's callback asks.
+        `cancel_futures`: cancels those that were not yet handed to the workers.
         """
         self._client.leave("cannot schedule new futures: the executor was shut down", cancel_futures)
         thread = self._client.thread
-        if wait and thread is not None:
+        if wait and thread is not None and thread is not threading.current_thread():  # a callback's waiting would never end
             thread.join()
             self._client.thread = None
 

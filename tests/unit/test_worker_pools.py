@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import io
 import itertools
 import os
 import pickle
@@ -20,6 +21,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import rich.console
+import rich.progress
 from conftest import WATCHDOG, wait_until
 
 import shmq
@@ -202,6 +205,26 @@ print(pool.submit(late, 4).result(), list(pool.map(late, range(3))))
     assert (done.stdout, done.stderr) == ("5 [1, 2, 3]\n", "")
 
 
+def test_progress_bars_count_what_comes(pool: shmq.Executor) -> None:
+    console = rich.console.Console(file=io.StringIO())
+    with rich.progress.Progress(console=console) as progress:
+        task = progress.add_task("map", total=30)
+        assert list(progress.track(pool.map(square, range(30)), task_id=task)) == [number * number for number in range(30)]
+        assert progress.tasks[0].completed == 30
+        asked = [pool.submit(square, number) for number in range(30)]
+        assert len(list(progress.track(futures.as_completed(asked, WATCHDOG), total=30))) == 30
+        assert progress.finished
+
+
+def test_tqdm_counts_what_comes(pool: shmq.Executor) -> None:
+    tqdm = pytest.importorskip("tqdm")
+    with tqdm.tqdm(pool.map(square, range(30)), total=30, file=io.StringIO()) as bar:
+        assert list(bar) == [number * number for number in range(30)] and bar.n == 30
+    asked = [pool.submit(square, number) for number in range(30)]
+    with tqdm.tqdm(futures.as_completed(asked, WATCHDOG), total=30, file=io.StringIO()) as bar:
+        assert len(list(bar)) == 30 and bar.n == 30
+
+
 # -- map -------------------------------------------------------------------------------------------------------------------
 
 
@@ -336,6 +359,15 @@ def test_after_shutdown_nothing_is_taken(pool: shmq.Executor) -> None:
     for ask in (lambda: pool.submit(square, 1), lambda: pool.map(square, [1])):
         with pytest.raises(RuntimeError, match="was shut down"):
             ask()
+
+
+def test_a_callback_may_shut_the_pool_down(pool: shmq.Executor, caplog: pytest.LogCaptureFixture) -> None:
+    asked = [pool.submit(nap, 0.1, number) for number in range(3)]
+    asked[0].add_done_callback(lambda future: pool.shutdown())
+    assert [future.result(WATCHDOG) for future in asked] == [0, 1, 2]
+    with pytest.raises(RuntimeError, match="was shut down"):
+        pool.submit(square, 1)
+    assert not caplog.records
 
 
 def test_an_executor_that_was_never_used_leaves_nothing() -> None:
