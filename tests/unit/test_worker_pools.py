@@ -334,6 +334,40 @@ def test_without_room_for_large_slots_large_messages_are_spilled(pool: shmq.Exec
     assert np.array_equal(pool.submit(twice, array).result(), array * 2)
 
 
+def test_a_task_that_finds_no_memory_while_others_are_out_waits_for_theirs(
+    pool: shmq.Executor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = pool._client.tasks.put
+    times = iter(range(3))
+
+    def put(*arguments: Any) -> None:
+        if next(times, None) is not None:
+            raise shmq.OutOfMemory("full")
+        original(*arguments)
+
+    before = pool.submit(nap, 0.3)
+    monkeypatch.setattr(pool._client.tasks, "put", put)
+    assert pool.submit(len, bytes(LARGE)).result(WATCHDOG) == LARGE
+    before.result()
+    times = iter(range(3))
+    before = pool.submit(nap, 0.3)
+    assert list(pool.map(len, [bytes(LARGE)] * 3)) == [LARGE] * 3
+
+
+def test_an_outcome_that_finds_no_memory_waits_for_what_others_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = _channel.Channel.put
+    times = iter(range(3))
+
+    def put(*arguments: Any) -> None:
+        if next(times, None) is not None:
+            raise shmq.OutOfMemory("full")
+        original(*arguments)
+
+    monkeypatch.setattr(_channel.Channel, "put", put)  # before the worker is forked
+    with shmq.Executor(1, "fork") as pool:
+        assert len(pool.submit(bytes, LARGE).result(WATCHDOG)) == LARGE
+
+
 # -- cancelling and the end ------------------------------------------------------------------------------------------------
 
 
