@@ -249,7 +249,13 @@ def test_map_with_a_buffersize_reads_no_further_ahead(pool: shmq.Executor) -> No
 
 
 @pytest.mark.parametrize(
-    ("named", "error"), [({"chunksize": 0}, ValueError), ({"buffersize": 0}, ValueError), ({"buffersize": "2"}, TypeError)]
+    ("named", "error"),
+    [
+        ({"chunksize": 0}, ValueError),
+        ({"chunksize": 1.5}, TypeError),
+        ({"buffersize": 0}, ValueError),
+        ({"buffersize": "2"}, TypeError),
+    ],
 )
 def test_map_refuses_sizes_that_cannot_be(pool: shmq.Executor, named: dict[str, Any], error: type[Exception]) -> None:
     with pytest.raises(error, match="must be"):
@@ -593,8 +599,18 @@ def test_stats_tell_what_each_worker_is_at(pool: shmq.Executor) -> None:
         ({"mp_context": "thread"}, ValueError),
         ({"max_deliveries": -1}, ValueError),
         ({"slot_size": "big"}, TypeError),
+        ({"slot_size": 0}, ValueError),
+        ({"max_workers": 1.5}, TypeError),
+        ({"max_workers": "2"}, TypeError),
+        ({"autoscale": 4}, TypeError),
+        ({"autoscale": (1,)}, TypeError),
+        ({"autoscale": ("1", "2")}, TypeError),
+        ({"initializer": abs, "initargs": 5}, TypeError),
+        ({"mp_context": 5}, TypeError),
+        ({"name": 5}, TypeError),
+        ({"name": ""}, TypeError),
     ],
 )
-def test_parameters_that_cannot_be_are_refused(named: dict[str, Any], error: type[Exception]) -> None:
-    with pytest.raises(error):
+def test_parameters_that_cannot_be_are_refused_by_name(named: dict[str, Any], error: type[Exception]) -> None:
+    with pytest.raises(error, match="|".join([*named, "cannot find context"])):
         shmq.Executor(**named)
