@@ -59,7 +59,7 @@ def worker(
     `lease` gets the lease itself, and may extend or reject it. Modules of the current folder are found.
 
     A worker that dies is replaced. At SIGTERM or Ctrl-C they finish what they are at, give back what they have taken ahead, and
-    leave; at the second one they are killed. Exit status 1 if none comes up.
+    leave; at the second one they are killed. Exit status 1 if none comes up, or the queue is unlinked.
     """
     if concurrency and autoscale:
         raise click.UsageError("--concurrency and --autoscale exclude each other")
@@ -74,7 +74,11 @@ def worker(
         raise fail(error) from error
     many = f"{least} to {most} workers" if least < most else f"{least} worker{'s' if least > 1 else ''}"
     click.echo(f"{many} for {'queue' if function else 'pool'} {name!r}, pid {os.getpid()}; Ctrl-C ends", err=True)
-    if not service.serve(report):
+    try:
+        came_up = service.serve(report)
+    except shmq.SegmentNotFound as error:
+        raise fail(error) from error
+    if not came_up:
         raise fail("no worker came up, three times in a row: see above")
 
 

@@ -26,7 +26,7 @@ from typing import Any
 
 from shmq import _core
 from shmq._bell import wait_many
-from shmq._errors import Empty, Full, ShmqError
+from shmq._errors import Empty, Full, OutOfMemory, ShmqError
 from shmq._worker_lost import WorkerLost
 from shmq.executor import _tasks
 from shmq.executor._autoscale import Autoscale
@@ -138,6 +138,10 @@ class Client:
             except Full:
                 self.starved = True
             except UNSENDABLE as error:
+                if self.may_wait(error):
+                    self.backlog.append((number, message))
+                    self.wake()
+                    return
                 self.handed += 1
                 self.finish([(number, error, True)])
                 return
@@ -202,6 +206,9 @@ class Client:
             self.starved = True
             self.backlog.appendleft((number, message))
         except UNSENDABLE as error:
+            if self.may_wait(error):
+                self.backlog.appendleft((number, message))
+                return
             self.handed += 1
             self.finish([(number, error, True)])
         except BaseException:
@@ -209,6 +216,11 @@ class Client:
             raise
         else:
             self.handed += 1
+
+    def may_wait(self, error: BaseException) -> bool:
+        """Is there no memory because of what is handed over? Then there will be."""
+        self.starved = isinstance(error, OutOfMemory) and self.handed > 0
+        return self.starved
 
     def running(self, number: int, future: Future) -> bool:
         """From now on the future cannot be cancelled. False where it has been."""

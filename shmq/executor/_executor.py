@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
+import operator
 import os
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
@@ -64,7 +66,17 @@ class Executor(futures.Executor):
     ) -> None:
         if autoscale is not None and max_workers is not None:
             raise ValueError("max_workers and autoscale exclude each other: autoscale=(least, most) says how many there may be")
-        scale = None if autoscale is None else Autoscale(*autoscale)
+        for what, value in (("max_workers", max_workers), ("slot_size", slot_size)):
+            if value is not None and not isinstance(value, int):
+                raise TypeError(f"{what} must be a whole number, not {value!r}")
+        if slot_size is not None and slot_size < 1:
+            raise ValueError(f"slot_size must be at least 1, not {slot_size}")
+        if name is not None and not (isinstance(name, str) and name):
+            raise TypeError(f"name must be a text that is not empty, or None, not {name!r}")
+        try:
+            scale = None if autoscale is None else Autoscale(*map(operator.index, autoscale))
+        except TypeError:
+            raise TypeError(f"autoscale must be two whole numbers, (least, most), not {autoscale!r}") from None
         if max_workers is None:
             max_workers = len(os.sched_getaffinity(0)) if scale is None else scale.most
         if max_workers < (name is None):
@@ -73,8 +85,12 @@ class Executor(futures.Executor):
             )
         if initializer is not None and not callable(initializer):
             raise TypeError(f"initializer must be a callable, not {initializer!r}")
+        if not isinstance(initargs, Iterable):
+            raise TypeError(f"initargs must be a tuple of arguments, not {initargs!r}")
         if isinstance(mp_context, str):
             mp_context = multiprocessing.get_context(mp_context)
+        if mp_context is not None and not hasattr(mp_context, "get_start_method"):
+            raise TypeError(f"mp_context must be a multiprocessing context or the name of a start method, not {mp_context!r}")
         if mp_context is None:
             mp_context = multiprocessing.get_context("spawn" if max_tasks_per_child is not None else None)
         if max_tasks_per_child is not None:
@@ -146,6 +162,8 @@ class Executor(futures.Executor):
         if their worker dies. `buffersize`: so many tasks are out at most that were not yet asked for (None: all at once). What a
         call raises is raised when its turn comes, and ends the iteration. Closing the iterator gives up what waits for its turn.
         """
+        if not isinstance(chunksize, int):
+            raise TypeError(f"chunksize must be a whole number, not {chunksize!r}")
         if chunksize < 1:
             raise ValueError(f"chunksize must be at least 1, not {chunksize}")
         if buffersize is not None and not isinstance(buffersize, int):
@@ -243,11 +261,12 @@ class Executor(futures.Executor):
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more tasks; the workers leave when those that were submitted are done.
 
-        **Waits** for that, unless `wait` is false. `cancel_futures`: cancels those that were not yet handed to the workers.
+        **Waits** for that, unless `wait` is false, or a future's callback asks.
+        `cancel_futures`: cancels those that were not yet handed to the workers.
         """
         self._client.leave("cannot schedule new futures: the executor was shut down", cancel_futures)
         thread = self._client.thread
-        if wait and thread is not None:
+        if wait and thread is not None and thread is not threading.current_thread():  # a callback's waiting would never end
             thread.join()
             self._client.thread = None
 

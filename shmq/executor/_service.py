@@ -10,8 +10,9 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-from shmq import _core
+from shmq import _core, _segment
 from shmq._bell import wait_many
+from shmq._errors import SegmentNotFound
 from shmq._queue import Queue
 from shmq.executor._autoscale import Autoscale
 from shmq.executor._board import Board
@@ -21,6 +22,8 @@ from shmq.executor._crew import Crew, Death
 from shmq.executor._worker import Plan, run, tasks_name
 
 __all__ = ["Service"]
+
+LOOK_ROUND = 1.0  # seconds between two looks whether the queue still has its name
 
 
 class Service:
@@ -51,11 +54,15 @@ class Service:
             os.write(self._write, b"\0")
 
     def serve(self, report: Callable[[Death], None]) -> bool:
-        """Keep the workers at it until asked to stop. `report` is told of each death. False where no worker comes up."""
+        """Keep the workers at it until asked to stop. `report` is told of each death. False where no worker comes up.
+
+        **Raises** SegmentNotFound once the queue has been unlinked: nothing that is put under its name would reach them.
+        """
+        there = True
         before = {number: signal.signal(number, self.ask) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             self.crew.grow(self.scale.least)
-            while not self.asked:
+            while not self.asked and (there := _segment.is_current(self.queue.segment)):
                 for death in self.crew.collect():
                     report(death)
                 if self.crew.hopeless:
@@ -67,6 +74,8 @@ class Service:
                     self.crew.kill()
                 self.wait(None)
                 self.crew.collect()
+            if not there:
+                raise SegmentNotFound(f"queue {self.queue.name!r} was unlinked, and the workers have left; start them again")
             return True
         finally:
             self.crew.kill()
@@ -83,6 +92,8 @@ class Service:
             busy = sum(row.running != 0 for row in self.crew.stats())
             self.crew.resize(self.scale.wanted(workers, busy, self.queue.qsize()))
             pauses.append(self.scale.patience(self.crew.wanted) or 0.25)
+        if not self.asked:
+            pauses.append(LOOK_ROUND)
         _, woken = wait_many([], min(pauses, default=None), [self._read, *self.crew.sentinels])
         if self._read in woken:
             with contextlib.suppress(BlockingIOError):

@@ -22,6 +22,7 @@ __all__ = ["Plan", "Worker", "client_name", "live", "run", "tasks_name"]
 
 LOOK_ROUND = 1.0  # seconds between two looks whether the crew's process lives
 MOST_REPLIES = 64
+ROOM_PATIENCE = 0.5  # seconds without memory for an outcome, and without another outcome whose memory will be free
 
 
 class Plan(NamedTuple):
@@ -206,6 +207,7 @@ class TaskWorker(Worker):
             channel = self.replies[client]
         except KeyError:
             channel = self.open_reply(client)
+        hopeful = time.monotonic()
         while channel is not None:
             try:
                 channel.put(message, LOOK_ROUND)
@@ -217,6 +219,11 @@ class TaskWorker(Worker):
                 if not _core.alive(channel.small.segment.creator):
                     return
             except OutOfMemory as error:
+                if not channel.small.empty() and _core.alive(channel.small.segment.creator):
+                    hopeful = time.monotonic()
+                if time.monotonic() - hopeful < ROOM_PATIENCE:
+                    time.sleep(0.005)
+                    continue
                 number, seconds, _, _ = _tasks.outcome_of(message if isinstance(message, bytes) else message[0])
                 message = _tasks.make_failure(number, seconds, error)
 

@@ -171,6 +171,16 @@ def test_at_sigterm_workers_finish_the_message_and_give_back_the_others(start: S
         assert [lease.delivery_count for lease in queue.receive_many(3)] == [1, 1]
 
 
+@pytest.mark.parametrize("function", [["work:note"], []])
+def test_when_the_queue_is_unlinked_they_leave_and_say_so(start: Start, name: str, function: list[str]) -> None:
+    process = start(name, *function, "-c", "1")
+    found = name if function else f"{name}.tasks"
+    wait_until(lambda: found in shmq.list_segments() and shmq.Queue.attach(found).stats().waiting_consumers)
+    shmq.Queue.attach(found).unlink()
+    status, errors = finished(process)
+    assert status == 1 and f"{found!r} was unlinked" in errors
+
+
 def test_at_the_second_signal_they_are_killed(start: Start, name: str, tmp_path: Path) -> None:
     with shmq.Queue(name) as queue:
         queue.put(f"{tmp_path}/0")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import io
 import itertools
 import os
 import pickle
@@ -20,6 +21,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import rich.console
+import rich.progress
 from conftest import WATCHDOG, wait_until
 
 import shmq
@@ -202,6 +205,26 @@ print(pool.submit(late, 4).result(), list(pool.map(late, range(3))))
     assert (done.stdout, done.stderr) == ("5 [1, 2, 3]\n", "")
 
 
+def test_progress_bars_count_what_comes(pool: shmq.Executor) -> None:
+    console = rich.console.Console(file=io.StringIO())
+    with rich.progress.Progress(console=console) as progress:
+        task = progress.add_task("map", total=30)
+        assert list(progress.track(pool.map(square, range(30)), task_id=task)) == [number * number for number in range(30)]
+        assert progress.tasks[0].completed == 30
+        asked = [pool.submit(square, number) for number in range(30)]
+        assert len(list(progress.track(futures.as_completed(asked, WATCHDOG), total=30))) == 30
+        assert progress.finished
+
+
+def test_tqdm_counts_what_comes(pool: shmq.Executor) -> None:
+    tqdm = pytest.importorskip("tqdm")
+    with tqdm.tqdm(pool.map(square, range(30)), total=30, file=io.StringIO()) as bar:
+        assert list(bar) == [number * number for number in range(30)] and bar.n == 30
+    asked = [pool.submit(square, number) for number in range(30)]
+    with tqdm.tqdm(futures.as_completed(asked, WATCHDOG), total=30, file=io.StringIO()) as bar:
+        assert len(list(bar)) == 30 and bar.n == 30
+
+
 # -- map -------------------------------------------------------------------------------------------------------------------
 
 
@@ -226,7 +249,13 @@ def test_map_with_a_buffersize_reads_no_further_ahead(pool: shmq.Executor) -> No
 
 
 @pytest.mark.parametrize(
-    ("named", "error"), [({"chunksize": 0}, ValueError), ({"buffersize": 0}, ValueError), ({"buffersize": "2"}, TypeError)]
+    ("named", "error"),
+    [
+        ({"chunksize": 0}, ValueError),
+        ({"chunksize": 1.5}, TypeError),
+        ({"buffersize": 0}, ValueError),
+        ({"buffersize": "2"}, TypeError),
+    ],
 )
 def test_map_refuses_sizes_that_cannot_be(pool: shmq.Executor, named: dict[str, Any], error: type[Exception]) -> None:
     with pytest.raises(error, match="must be"):
@@ -311,6 +340,40 @@ def test_without_room_for_large_slots_large_messages_are_spilled(pool: shmq.Exec
     assert np.array_equal(pool.submit(twice, array).result(), array * 2)
 
 
+def test_a_task_that_finds_no_memory_while_others_are_out_waits_for_theirs(
+    pool: shmq.Executor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = pool._client.tasks.put
+    times = iter(range(3))
+
+    def put(*arguments: Any) -> None:
+        if next(times, None) is not None:
+            raise shmq.OutOfMemory("full")
+        original(*arguments)
+
+    before = pool.submit(nap, 0.3)
+    monkeypatch.setattr(pool._client.tasks, "put", put)
+    assert pool.submit(len, bytes(LARGE)).result(WATCHDOG) == LARGE
+    before.result()
+    times = iter(range(3))
+    before = pool.submit(nap, 0.3)
+    assert list(pool.map(len, [bytes(LARGE)] * 3)) == [LARGE] * 3
+
+
+def test_an_outcome_that_finds_no_memory_waits_for_what_others_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = _channel.Channel.put
+    times = iter(range(3))
+
+    def put(*arguments: Any) -> None:
+        if next(times, None) is not None:
+            raise shmq.OutOfMemory("full")
+        original(*arguments)
+
+    monkeypatch.setattr(_channel.Channel, "put", put)  # before the worker is forked
+    with shmq.Executor(1, "fork") as pool:
+        assert len(pool.submit(bytes, LARGE).result(WATCHDOG)) == LARGE
+
+
 # -- cancelling and the end ------------------------------------------------------------------------------------------------
 
 
@@ -336,6 +399,15 @@ def test_after_shutdown_nothing_is_taken(pool: shmq.Executor) -> None:
     for ask in (lambda: pool.submit(square, 1), lambda: pool.map(square, [1])):
         with pytest.raises(RuntimeError, match="was shut down"):
             ask()
+
+
+def test_a_callback_may_shut_the_pool_down(pool: shmq.Executor, caplog: pytest.LogCaptureFixture) -> None:
+    asked = [pool.submit(nap, 0.1, number) for number in range(3)]
+    asked[0].add_done_callback(lambda future: pool.shutdown())
+    assert [future.result(WATCHDOG) for future in asked] == [0, 1, 2]
+    with pytest.raises(RuntimeError, match="was shut down"):
+        pool.submit(square, 1)
+    assert not caplog.records
 
 
 def test_an_executor_that_was_never_used_leaves_nothing() -> None:
@@ -527,8 +599,18 @@ def test_stats_tell_what_each_worker_is_at(pool: shmq.Executor) -> None:
         ({"mp_context": "thread"}, ValueError),
         ({"max_deliveries": -1}, ValueError),
         ({"slot_size": "big"}, TypeError),
+        ({"slot_size": 0}, ValueError),
+        ({"max_workers": 1.5}, TypeError),
+        ({"max_workers": "2"}, TypeError),
+        ({"autoscale": 4}, TypeError),
+        ({"autoscale": (1,)}, TypeError),
+        ({"autoscale": ("1", "2")}, TypeError),
+        ({"initializer": abs, "initargs": 5}, TypeError),
+        ({"mp_context": 5}, TypeError),
+        ({"name": 5}, TypeError),
+        ({"name": ""}, TypeError),
     ],
 )
-def test_parameters_that_cannot_be_are_refused(named: dict[str, Any], error: type[Exception]) -> None:
-    with pytest.raises(error):
+def test_parameters_that_cannot_be_are_refused_by_name(named: dict[str, Any], error: type[Exception]) -> None:
+    with pytest.raises(error, match="|".join([*named, "cannot find context"])):
         shmq.Executor(**named)
