@@ -216,6 +216,8 @@ class Executor(futures.Executor):
             except BaseException:  # Ctrl-C: nobody will have the iterator
                 client.give_up(call)
                 raise
+            if client.starved:
+                client.wake()
         client.tell()
         if self._growing:
             self._grow()
