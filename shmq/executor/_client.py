@@ -36,7 +36,7 @@ from shmq.executor._crew import Crew, Death, describe_exit
 from shmq.executor._future import DONE, FINISHED, PENDING, RUNNING, Future, lock
 from shmq.executor._map import MapCall
 from shmq.executor._tasks import Message
-from shmq.executor._worker import Plan, client_name, run, tasks_name
+from shmq.executor._worker import ROOM_PATIENCE, Plan, client_name, run, tasks_name
 
 __all__ = ["Client", "ExecutorStats"]
 
@@ -100,6 +100,7 @@ class Client:
         self.suspects: dict[int, list[tuple[int, int | None]]] = {}  # pid and exit code of those that died in a task
         self.buried = 0  # dead letters that were seen; -1: look again
         self.starved = False  # there was no room for a task
+        self.hopeful = -ROOM_PATIENCE  # when something was out that may have had memory: it is freed after its outcome
         self.in_place = False
         self.pause: float | None = None
         self.start_error: BaseException | None = None
@@ -218,8 +219,10 @@ class Client:
             self.handed += 1
 
     def may_wait(self, error: BaseException) -> bool:
-        """Is there no memory because of what is handed over? Then there will be."""
-        self.starved = isinstance(error, OutOfMemory) and self.handed > 0
+        """Is there no memory because of what is handed over, or was a moment ago? Then there will be."""
+        if self.handed:
+            self.hopeful = time.monotonic()
+        self.starved = isinstance(error, OutOfMemory) and time.monotonic() - self.hopeful < ROOM_PATIENCE
         return self.starved
 
     def running(self, number: int, future: Future) -> bool:
@@ -324,6 +327,7 @@ class Client:
             ahead = int(self.least_window * AHEAD / max(self.pace, 1e-6))
             self.window = max(self.least_window, min(ahead, MOST_AHEAD))
             with lock:
+                self.hopeful = time.monotonic()
                 self.finish(outcomes)
                 if self.backlog:
                     self.feed()

@@ -209,13 +209,15 @@ class Executor(futures.Executor):
             for number, why in failed:
                 call.fail(number, why)
             call.order.extend(numbers)
-            client.pending.update(dict.fromkeys([number for number, _ in tasks], call))
-            client.backlog.extend(tasks)
             try:
+                client.backlog.extend(tasks)  # first: what waits and is not pending is passed over
+                client.pending.update(dict.fromkeys([number for number, _ in tasks], call))
                 client.feed()
             except BaseException:  # Ctrl-C: nobody will have the iterator
                 client.give_up(call)
                 raise
+            if client.starved:
+                client.wake()
         client.tell()
         if self._growing:
             self._grow()

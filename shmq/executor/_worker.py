@@ -18,7 +18,7 @@ from shmq.executor._board import Board
 from shmq.executor._channel import Channel
 from shmq.executor._tasks import Message
 
-__all__ = ["Plan", "Worker", "client_name", "live", "run", "tasks_name"]
+__all__ = ["ROOM_PATIENCE", "Plan", "Worker", "client_name", "live", "run", "tasks_name"]
 
 LOOK_ROUND = 1.0  # seconds between two looks whether the crew's process lives
 MOST_REPLIES = 64

@@ -44,8 +44,8 @@ Start = Callable[..., "subprocess.Popen[str]"]
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    """Start `shmq worker` in a folder with a module `work`; it is asked to stop afterwards."""
+def start(tmp_path: Path, name: str) -> Iterator[Start]:
+    """Start `shmq worker` in a folder with a module `work`; it is asked to stop before its queue goes."""
     (tmp_path / "work.py").write_text(MODULE)
     started: list[subprocess.Popen[str]] = []
 
