@@ -140,6 +140,24 @@ bool shmq_owner_alive(uint64_t identity) {
     return lock.l_type != F_UNLCK;
 }
 
+/* Is the lock file at hand? A process that has closed all its descriptors (daemons do, and so may a task of a worker) has lost
+ * it and what it held by it; it has both again from here on. Another file under the name is none of ours. */
+static bool at_hand(void) {
+    uint64_t before = lock_inode;
+    if (lock_file < 0 || is_lock_file(lock_file)) return lock_file >= 0;
+    if (!open_lock_file()) return false;
+    if (lock_inode != before) {
+        close(lock_file);
+        lock_file = -1;
+        lock_inode = before;
+        return false;
+    }
+    if (self != 0) set_lock(F_WRLCK, self);
+    for (int i = 0; i < HELD_LOCKS; i++)
+        if (held[i] != 0) set_lock(F_WRLCK, held[i]);
+    return true;
+}
+
 bool shmq_owner_lock(uint64_t key) {
     key = (key & IDENTITY_MASK) | UINT64_C(1) << IDENTITY_BITS;
     bool taken = false;
@@ -149,7 +167,7 @@ bool shmq_owner_lock(uint64_t key) {
         if (held[i] == key) place = HELD_LOCKS;
         if (held[i] == 0 && place < 0) place = i;
     }
-    if (place >= 0 && place < HELD_LOCKS && lock_file >= 0 && set_lock(F_WRLCK, key)) {
+    if (place >= 0 && place < HELD_LOCKS && at_hand() && set_lock(F_WRLCK, key)) {
         held[place] = key;
         taken = true;
     }

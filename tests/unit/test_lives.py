@@ -142,6 +142,28 @@ def test_a_process_that_closed_all_its_descriptors_is_reaped_when_it_dies(q: shm
     assert sorted(q.get(timeout=LONG) for _ in range(2)) == ["held", "without a descriptor"]
 
 
+OPENS_ANOTHER = """
+import os, sys
+import shmq
+queue = shmq.Queue.attach(sys.argv[1])
+os.closerange(3, 1000)
+with shmq.Queue() as another:  # whose name is locked meanwhile
+    another.put("there")
+    print(another.get(), flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_a_process_that_closed_all_its_descriptors_has_its_lock_again_when_it_needs_one(q: shmq.Queue) -> None:
+    """It opens a queue at once, and is alive by the kernel's word again, not only by the second opinion."""
+    program = [sys.executable, "-c", OPENS_ANOTHER, q.name]
+    with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "there\n"
+        assert [alive for _, _, pid, alive, _ in q._ports() if pid == process.pid] == [True]
+        process.stdin.close()
+        assert process.wait(LONG) == 0
+
+
 EXECUTES_ANOTHER = """
 import os, sys
 import shmq
