@@ -144,7 +144,8 @@ def test_what_was_put_is_there_once_and_whole(program, case, slot_size, between)
 
 def storm(program: Path, seed: int, rounds: int) -> int:
     """How many were killed."""
-    (line,) = run(program, "storm", seed, rounds, *POINTS)
+    passed = [point for point in POINTS if not point.startswith("bell_")]  # nobody in the storm has a bell
+    (line,) = run(program, "storm", seed, rounds, *passed)
     return int(line.split()[1])
 
 
