@@ -125,10 +125,13 @@ class Queue(_core.Port):
         for given in values:
             if given not in Config.__slots__:
                 raise TypeError(f"a queue has no parameter {given!r}; there are {', '.join(Config.__slots__)}, mode, spin")
-        config = _config(**values, codec=codec, mode=mode)
+        return cls._make(name, _config(**values, codec=codec, mode=mode), codec, spin)
+
+    @classmethod
+    def _make(cls, name: str, config: Config, codec: Codec | None = None, spin: bool = True, anonymous: bool = False) -> Queue:
         queue = cls.__new__(cls)
         while True:
-            segment = _segment.create(name, config)
+            segment = _segment.create(name, config, anonymous)
             try:
                 queue._begin(segment, config, codec, spin)
             except SegmentCorrupt:

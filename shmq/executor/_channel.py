@@ -15,7 +15,6 @@ import contextlib
 import time
 from typing import Any
 
-from shmq import _segment
 from shmq._core import Lease
 from shmq._errors import Empty, Full, InFlightLimit, OutOfMemory, SegmentExists, SegmentMismatch, SegmentNotFound
 from shmq._queue import Queue, _config
@@ -71,7 +70,6 @@ class Channel:
         """The queue of this name, made where there is none. Raises SegmentMismatch where another max_deliveries was asked for."""
         deliveries = MOST_DELIVERIES if self.max_deliveries is None else self.max_deliveries
         config = _config(**shape, ports=self.ports, max_deliveries=deliveries, lifetime="handles")
-        queue = Queue.__new__(Queue)
         while True:
             with contextlib.suppress(SegmentNotFound):
                 found = Queue.attach(name)
@@ -81,8 +79,7 @@ class Channel:
                     raise SegmentMismatch(f"pool {name!r} exists with max_deliveries={there}, asked for {self.max_deliveries}")
                 return found
             with contextlib.suppress(SegmentExists):
-                queue._begin(_segment.create(name, config, anonymous=self.private), config, None, True)
-                return queue
+                return Queue._make(name, config, anonymous=self.private)
 
     @property
     def large_name(self) -> str:

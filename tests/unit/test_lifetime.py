@@ -17,7 +17,8 @@ import pytest
 from conftest import Children, is_stopped, wait_until
 
 import shmq
-from shmq import _doctor
+from shmq import _doctor, _segment
+from shmq.executor import _channel
 
 Make = Callable[..., shmq.Queue]
 LONG = 60.0
@@ -96,6 +97,44 @@ def test_with_the_last_handle_it_goes_whoever_has_that(name: str, order: tuple[i
     held[order[-1]].put("x")
     held[order[-1]].close()
     assert files_of(name) == []
+
+
+OPENINGS: dict[str, Callable[[str], Any]] = {
+    "Queue": lambda name: opened(name, "handles"),
+    "Queue.create": lambda name: shmq.Queue.create(name, lifetime="handles"),
+    "Channel": lambda name: _channel.Channel(name, **_channel.SHARED).small,
+}
+
+
+@pytest.mark.parametrize("begins", OPENINGS.values(), ids=OPENINGS.keys())
+def test_a_visitor_between_making_a_queue_and_opening_it_takes_nothing_away(
+    name: str, begins: Callable[[str], shmq.Queue], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who attaches to a segment that its maker has not yet opened is its only user, and its last one when he leaves."""
+    really_make = _segment.make
+    visits = []
+
+    def make(*arguments: Any, **named: Any) -> _segment.Segment:
+        segment = really_make(*arguments, **named)
+        if not visits:  # under the name's lock: he leaves as soon as it is free
+            visits.append(shmq.Queue._inspect(_segment.attach(name)))
+        return segment
+
+    begin = shmq.Queue._begin
+
+    def slow(queue: shmq.Queue, *arguments: Any) -> None:
+        visits[0].close()
+        begin(queue, *arguments)
+
+    monkeypatch.setattr(_segment, "make", make)
+    monkeypatch.setattr(shmq.Queue, "_begin", slow)
+    queue = begins(name)
+    assert _segment.is_current(queue.segment)
+    with shmq.Queue.attach(name) as other:
+        queue.put("x")
+        assert other.get_nowait() == "x"
+    queue.close()
+    assert not there(name)
 
 
 @pytest.mark.parametrize("lifetime", GOES)
