@@ -12,7 +12,7 @@ import select
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import wait
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from shmq.executor import _board
 from shmq.executor._board import Board, Row, WorkerStats
-from shmq.executor._worker import Plan
+from shmq.executor._worker import HEARD, Plan
 
 __all__ = ["Crew", "Death", "describe_exit"]
 
@@ -88,7 +88,8 @@ class Crew:
         row = self.board.claim()
         process = self.context.Process(target=self.target, args=(self.plan._replace(row=row.index),), name="shmq-worker")  # type: ignore[attr-defined]
         try:
-            process.start()
+            with deaf_forks() if self.context.get_start_method() == "fork" else contextlib.nullcontext():
+                process.start()
         except BaseException:
             row.words[_board.STATE] = _board.FREE
             raise
@@ -196,6 +197,20 @@ class Crew:
             wait([end], None if deadline is None else max(deadline - time.monotonic(), 0))
         self.collect()
         return not self.processes
+
+
+@contextlib.contextmanager
+def deaf_forks() -> Iterator[None]:
+    """What is forked here hears no signal until it says so, as `live` does.
+
+    It begins with the handlers of its parent, to whom being asked to leave means something else: asked in its first moments
+    it would run those, and then work on, while the crew waits for it to leave.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, HEARD)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def describe_exit(code: int | None) -> str:

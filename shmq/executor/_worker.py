@@ -18,10 +18,11 @@ from shmq.executor._board import Board
 from shmq.executor._channel import Channel
 from shmq.executor._tasks import Message
 
-__all__ = ["ROOM_PATIENCE", "Plan", "Worker", "client_name", "live", "run", "tasks_name"]
+__all__ = ["HEARD", "ROOM_PATIENCE", "Plan", "Worker", "client_name", "live", "run", "tasks_name"]
 
 LOOK_ROUND = 1.0  # seconds between two looks whether the crew's process lives
 MOST_REPLIES = 64
+HEARD = {signal.SIGINT, signal.SIGTERM}
 ROOM_PATIENCE = 0.5  # seconds without memory for an outcome, and without another outcome whose memory will be free
 
 
@@ -252,6 +253,7 @@ def live(plan: Plan, make: Callable[[], Worker]) -> None:
     """The life of a worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the program that started this one to handle
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # not what a forked worker has inherited
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, HEARD)  # see Crew: it forks with these blocked
     try:
         worker = make()
     except ShmqError:

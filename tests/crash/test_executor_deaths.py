@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import multiprocessing.util
 import os
 import random
 import signal
@@ -172,6 +173,36 @@ def test_shutdown_waits_for_a_task_that_is_run_again(tmp_path: Path) -> None:
     asked = [pool.submit(die_once, str(tmp_path / str(number)), number) for number in range(3)]
     pool.shutdown()
     assert [future.result(0) for future in asked] == [0, 1, 2]
+
+
+class BeginsSlowly:
+    """While it lives, what multiprocessing forks here needs half a second before it runs anything of ours."""
+
+    def __init__(self) -> None:
+        multiprocessing.util.register_after_fork(self, lambda _: time.sleep(0.5))
+
+
+def test_a_worker_that_is_asked_to_leave_in_its_first_moments_does_not_take_it_for_a_signal_to_its_parent(
+    tmp_path: Path,
+) -> None:
+    """Forked, it begins with the parent's handlers: what runs those has not been asked to leave, and works on for ever."""
+    slow = BeginsSlowly()
+    heard = tmp_path / "heard"
+    before = signal.signal(signal.SIGTERM, lambda number, frame: heard.touch())
+    try:
+        with shmq.Executor(1, "fork") as pool:
+            worked = pool.submit(os.getpid)
+            wait_until(lambda: pool._client.crew.processes)
+            (asked,) = pool._client.crew.processes
+            os.kill(asked, signal.SIGTERM)
+            assert worked.result(WATCHDOG / 4) != asked
+            assert pool._client.crew.last_death[:2] == (asked, -signal.SIGTERM)
+            assert not heard.exists()
+        os.kill(os.getpid(), signal.SIGTERM)  # this process hears as before
+        wait_until(heard.exists)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        del slow
 
 
 def leave_a_child(seconds: float) -> tuple[int, int]:
