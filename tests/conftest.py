@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import faulthandler
 import itertools
 import multiprocessing
 import os
@@ -18,7 +17,7 @@ import pytest
 
 import shmq
 
-WATCHDOG = 120.0  # seconds: no test waits longer, for anything
+WATCHDOG = 120.0  # seconds: no test waits longer, for anything; one that does is ended by faulthandler_timeout
 SHM = "/dev/shm"
 _numbers = itertools.count()
 
@@ -32,10 +31,8 @@ def left_behind_by(pid: int) -> list[str]:
 
 @pytest.fixture(autouse=True)
 def nothing_left_behind() -> Iterator[None]:
-    """Fail a test that leaves a segment, a semaphore, a side segment or a child behind; end one that hangs."""
-    faulthandler.dump_traceback_later(WATCHDOG, exit=True)
+    """Fail a test that leaves a segment, a semaphore, a side segment or a child behind."""
     yield
-    faulthandler.cancel_dump_traceback_later()
     children = multiprocessing.active_children()
     for child in children:
         child.kill()
