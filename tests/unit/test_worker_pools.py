@@ -455,9 +455,9 @@ def test_a_second_shutdown_writes_nothing_into_files_that_were_opened_since(tmp_
 def test_a_worker_that_has_a_pool_of_its_own_ends_when_it_is_to(method: str) -> None:
     with shmq.Executor(1, method) as pool:
         assert pool.submit(keep_a_pool).result(WATCHDOG) == 9
-        worker = pool._client.crew.processes[pool.stats().workers[0].pid]
-        os.kill(worker.pid, signal.SIGTERM)  # type: ignore[arg-type]
-        wait_until(lambda: pool.stats().workers == [] or pool.stats().workers[0].pid != worker.pid)
+        pid = pool.stats().workers[0].pid
+        os.kill(pid, signal.SIGTERM)
+        wait_until(lambda: pid not in [worker.pid for worker in pool.stats().workers])
         assert pool.stats().deaths == 0
 
 
