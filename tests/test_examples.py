@@ -72,6 +72,7 @@ def test_example_runs_and_checks_itself(script: Path) -> None:
     assert run(EXAMPLES / script, folder=EXAMPLES).strip()
 
 
+@pytest.mark.stress
 @pytest.mark.parametrize("script", ALONE, ids=str)
 def test_example_works_with_spawned_processes_too(script: Path) -> None:
     assert run("-c", SPAWNED.format(script.stem), folder=EXAMPLES).strip()
