@@ -7,6 +7,9 @@
 A row is claimed by the crew that starts the worker and freed by it when it has read what a dead one was at, or by others once the
 crew is dead. From then on only the worker writes to it, each word by one store; whoever reads sees one word as it is, and
 several as they were a moment apart. That is enough: the queue decides what becomes of a task, the board only tells people.
+
+Each claim is a *turn* of its row, with a number. A worker whose turn is over has been disowned: its crew was interrupted while
+it started it, and does not know of it. It leaves.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ __all__ = ["FREE", "LEFT", "READY", "STARTING", "Board", "Row", "WorkerStats"]
 
 WORDS = 16
 ROWS = 1024
-OWNER, PID, STATE, CREW, STARTED, DONE, FAILED, BUSY, CLIENT, TASK, SINCE = range(11)
+OWNER, PID, STATE, CREW, TURN, STARTED, DONE, FAILED, BUSY, CLIENT, TASK, SINCE = range(12)
 FREE, STARTING, READY, LEFT = range(4)
 STATES = ("free", "starting", "ready", "left")
 
@@ -48,6 +51,11 @@ class Row:
     def __init__(self, words: memoryview, index: int) -> None:
         self.index = index
         self.words = words[index * WORDS : (index + 1) * WORDS]
+
+    def free(self) -> None:
+        """The turn is over."""
+        self.words[STATE] = FREE
+        self.words[TURN] += 1
 
     def enter(self) -> None:
         """This process is the worker."""
@@ -97,6 +105,7 @@ class Board:
                 if words[at + STATE] == FREE or not _core.alive(words[at + CREW]):
                     words[at + OWNER] = words[at + PID] = words[at + TASK] = 0
                     words[at + CREW] = _core.identity()
+                    words[at + TURN] += 1
                     words[at + STATE] = STARTING
                     return Row(words, at // WORDS)
         raise RuntimeError(f"a pool has at most {ROWS} workers, and all rows of its board are taken by living ones")

@@ -49,6 +49,7 @@ LOOK_ROUND = 0.5  # seconds between two looks at what nobody announces: dead let
 STARVED = 0.005  # … and for room in a queue that others have filled
 SUSPICIOUS = 0.05
 UNSENDABLE = (ShmqError, OSError, MemoryError)  # no room for a large task, no descriptor for its side segment
+START_PATIENCE = 0.5  # seconds for a thread to begin
 GRACE = 5.0  # seconds for workers to leave before they are killed
 
 
@@ -87,7 +88,9 @@ class Client:
         self.scale = scale
         self.max_deliveries = self.tasks.small.segment.config.max_deliveries or 0
         identity = _core.identity()
-        self.crew = Crew(context, self.board, run, Plan(pool=pool, channel=channel, row=0, crew=identity, client=self.id, **plan))
+        self.crew = Crew(
+            context, self.board, run, Plan(pool=pool, channel=channel, row=0, turn=0, crew=identity, client=self.id, **plan)
+        )
         self.pending: dict[int, Future | MapCall] = {}
         self.backlog: deque[tuple[int, Message]] = deque()
         self.gated: list[MapCall] = []
@@ -102,6 +105,7 @@ class Client:
         self.starved = False  # there was no room for a task
         self.hopeful = -ROOM_PATIENCE  # when something was out that may have had memory: it is freed after its outcome
         self.in_place = False
+        self.feeding = False
         self.pause: float | None = None
         self.start_error: BaseException | None = None
         self.refusal: str | None = None  # why no task is taken any more
@@ -110,6 +114,7 @@ class Client:
         self.next_number = self.numbers.__next__
         self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self.thread: threading.Thread | None = None
+        self.begun = threading.Event()  # … has
         self.ended = False
         clients.add(self)
         leave_before_children_are_joined()
@@ -120,103 +125,105 @@ class Client:
         """The first task: start the manager thread."""
         with lock:
             if self.thread is None and not self.ended:
-                thread = threading.Thread(target=self.run, name="shmq-executor")
-                thread.start()
-                self.thread = thread
+                self.thread = threading.Thread(target=self.run, name="shmq-executor")
+                try:
+                    self.thread.start()
+                except BaseException:  # there can be no more threads; or Ctrl-C, and then there may be one
+                    if not self.begun.wait(START_PATIENCE):
+                        self.thread = None
+                    raise
             elif self.ended:  # another thread has shut it down since the task was taken
                 self.finish([(number, CancelledError(), True) for number in list(self.pending)])
         self.tell()
 
     def hand_over(self, number: int, message: Message, future: Future) -> None:
         """Put a task, or let it wait for its turn. Under the lock."""
-        self.pending[number] = future
-        if self.handed < self.window and not self.backlog:
-            try:
-                if type(message) is bytes:
-                    self.tasks.small.put(message, False)
-                else:
-                    self.tasks.put(message, 0)
-            except Full:
-                self.starved = True
-            except UNSENDABLE as error:
-                if self.may_wait(error):
-                    self.backlog.append((number, message))
-                    self.wake()
+        try:
+            self.pending[number] = future
+            urgent = self.handed <= 0  # below 0 by one that was interrupted before it was counted
+            if self.handed < self.window and not self.backlog:
+                try:
+                    if type(message) is bytes:
+                        self.tasks.small.put(message, False)
+                    else:
+                        self.tasks.put(message, 0)
+                    future._state = RUNNING
+                    self.handed += 1
                     return
-                self.handed += 1
-                self.finish([(number, error, True)])
-                return
-            except BaseException:  # Ctrl-C: nobody will have the future, nor may anybody wait for it
-                del self.pending[number]
-                raise
-            else:
-                future._state = RUNNING
-                self.handed += 1
-                return
-        self.backlog.append((number, message))
-        if not self.handed:
-            self.wake()
+                except Full:
+                    self.starved = True
+                except UNSENDABLE as error:
+                    if not self.may_wait(error):
+                        self.handed += 1
+                        self.finish([(number, error, True)])
+                        return
+                    urgent = True
+            self.backlog.append((number, message))
+            if urgent:
+                self.wake()
+        except BaseException:  # Ctrl-C: nobody will have the future, nor may anybody wait for it
+            self.pending.pop(number, None)
+            raise
 
     def feed(self) -> None:
         """Hand over what waits, as far as the window is open. Under the lock."""
-        backlog, pending = self.backlog, self.pending
+        if self.feeding:  # by a finalizer, in the middle of it
+            return
+        self.feeding = True
+        try:
+            self.feed_open_window()
+        except BaseException:  # Ctrl-C: it may come between any two lines, so the count of what is out is made anew
+            pending = self.pending
+            self.handed = len(pending) - sum(number in pending for number, _ in self.backlog)
+            raise
+        finally:
+            self.feeding = False
+
+    def feed_open_window(self) -> None:
+        """Takes nothing off the backlog before it is put: interrupted in between, a task runs twice, as after a death; the other
+        way round nobody would ever run it, and everybody wait for it."""
+        backlog, small = self.backlog, self.tasks.small
         self.starved = False
         if self.tasks.owed:
             self.tasks.settle()
         while backlog and self.handed < self.window and not self.starved:
-            batch: list[tuple[int, Message]] = []
             messages: list[bytes] = []
-            room = min(self.window - self.handed, len(backlog))
-            while room and backlog:
-                entry = backlog.popleft()
-                number, message = entry
-                asker = pending.get(number)
-                if type(asker) is Future:
-                    if asker._observed and not self.running(number, asker):
-                        continue  # cancelled
-                    asker._state = RUNNING
-                elif asker is None:
-                    continue  # given up
-                if type(message) is not bytes:
-                    if messages:
-                        backlog.appendleft(entry)  # in the next round
-                    else:
-                        self.feed_large(number, message)
+            for number, message in list(itertools.islice(backlog, self.window - self.handed)):
+                if type(message) is not bytes or not self.begins(number):
                     break
-                batch.append(entry)
                 messages.append(message)
-                room -= 1
-            if not messages:
-                continue
-            try:
-                put = self.tasks.small.put_many(messages, 0)
-            except Full:
-                put = 0
-            except BaseException:
-                backlog.extendleft(reversed(batch))
-                raise
-            self.handed += put
-            if put < len(batch):
-                self.starved = True
-                backlog.extendleft(reversed(batch[put:]))
+            if messages:
+                try:
+                    put = small.put_many(messages, 0)
+                except Full:
+                    put = 0
+                for _ in range(put):
+                    backlog.popleft()
+                self.handed += put
+                self.starved = put < len(messages)
+            else:
+                number, message = backlog[0]
+                if self.begins(number):
+                    self.feed_large(number, message)
+                else:
+                    backlog.popleft()
 
     def feed_large(self, number: int, message: Message) -> None:
+        """Hand over what is first in the backlog."""
         try:
             self.tasks.put(message, 0)
         except Full:
             self.starved = True
-            self.backlog.appendleft((number, message))
+            return
         except UNSENDABLE as error:
             if self.may_wait(error):
-                self.backlog.appendleft((number, message))
                 return
+            self.backlog.popleft()
             self.handed += 1
             self.finish([(number, error, True)])
-        except BaseException:
-            self.backlog.appendleft((number, message))
-            raise
-        else:
-            self.handed += 1
+            return
+        self.backlog.popleft()
+        self.handed += 1
 
     def may_wait(self, error: BaseException) -> bool:
         """Is there no memory because of what is handed over, or was a moment ago? Then there will be."""
@@ -225,14 +232,18 @@ class Client:
         self.starved = isinstance(error, OutOfMemory) and time.monotonic() - self.hopeful < ROOM_PATIENCE
         return self.starved
 
-    def running(self, number: int, future: Future) -> bool:
-        """From now on the future cannot be cancelled. False where it has been."""
-        if future._state == RUNNING:  # there was no room when its turn came before
+    def begins(self, number: int) -> bool:
+        """Is a task that waits still to be run? From now on its future cannot be cancelled."""
+        asker = self.pending.get(number)
+        if type(asker) is not Future:
+            return asker is not None
+        if asker._state == RUNNING:  # there was no room when its turn came before
             return True
-        if future.set_running_or_notify_cancel():
-            return True
-        del self.pending[number]
-        return False
+        if asker._observed and not asker.set_running_or_notify_cancel():
+            del self.pending[number]
+            return False
+        asker._state = RUNNING
+        return True
 
     def give_up(self, call: MapCall) -> None:
         """Nobody wants what is left of a map call: what was not handed over never will be."""
@@ -253,6 +264,7 @@ class Client:
     # -- the manager thread ------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
+        self.begun.set()
         try:
             while not self.look():
                 pass
@@ -492,8 +504,9 @@ class Client:
             self.refusal = self.refusal or why
             if cancel:
                 while self.backlog:
-                    number, _ = self.backlog.pop()
+                    number, _ = self.backlog[-1]
                     asker = self.pending.pop(number, None)
+                    self.backlog.pop()
                     if type(asker) is Future:
                         cancelled.append(asker)
                     elif type(asker) is MapCall:

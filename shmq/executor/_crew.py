@@ -40,6 +40,14 @@ class Death(NamedTuple):
     task: int  # that it was running, or 0
 
 
+class Member(NamedTuple):
+    """A worker that has been started."""
+
+    process: BaseProcess
+    row: Row
+    end: int  # a descriptor that is readable once the process has ended
+
+
 class Crew:
     """The workers that this process has started. `target(plan)` is what one of them runs, the plan with the number of its row."""
 
@@ -48,7 +56,6 @@ class Crew:
         self.board = board
         self.target = target
         self.plan = plan
-        self.processes: dict[int, BaseProcess] = {}  # by pid
         self.wanted = 0
         self.failed_starts = 0
         self.last_death: Death | None = None
@@ -56,9 +63,8 @@ class Crew:
         self.not_before = 0.0
         self.deaths = 0
         self.stopping = False
-        self._rows: dict[int, Row] = {}
+        self._members: dict[int, Member] = {}  # by pid
         self._asked: set[int] = set()  # to leave
-        self._ends: dict[int, int] = {}  # descriptors that are readable once the process has ended
         self._poll = select.poll()
         self._lock = threading.RLock()
 
@@ -73,7 +79,7 @@ class Crew:
     def fill(self) -> float | None:
         """Start what is missing. Return for how many seconds to wait before the next try, None where nothing is missing."""
         with self._lock:
-            while len(self.processes) < self.wanted and not self.stopping:
+            while len(self._members) < self.wanted and not self.stopping:
                 pause = self.not_before - time.monotonic()
                 if pause > 0:
                     return pause
@@ -85,23 +91,28 @@ class Crew:
         return None
 
     def _start(self) -> None:
+        """Interrupted in the middle by Ctrl-C, it may have started a worker that it does not know of: that one is disowned."""
         row = self.board.claim()
-        process = self.context.Process(target=self.target, args=(self.plan._replace(row=row.index),), name="shmq-worker")  # type: ignore[attr-defined]
+        plan = self.plan._replace(row=row.index, turn=row.words[_board.TURN])
+        process = self.context.Process(target=self.target, args=(plan,), name="shmq-worker")  # type: ignore[attr-defined]
         try:
             with deaf_forks() if self.context.get_start_method() == "fork" else contextlib.nullcontext():
                 process.start()
+            self._enlist(process, row)
         except BaseException:
-            row.words[_board.STATE] = _board.FREE
+            if process.pid not in self._members:
+                row.free()
             raise
-        self.processes[process.pid] = process
-        self._rows[process.pid] = row
+
+    def _enlist(self, process: BaseProcess, row: Row) -> None:
+        assert process.pid is not None
         # Not the sentinel of multiprocessing, which is a pipe: what a task has forked keeps it open beyond the worker's end.
         try:
             end = os.pidfd_open(process.pid)
         except OSError:
             end = process.sentinel
-        self._ends[process.pid] = end
         self._poll.register(end, select.POLLIN)
+        self._members[process.pid] = Member(process, row, end)
 
     def _note_failed_start(self) -> None:
         self.failed_starts += 1
@@ -115,20 +126,26 @@ class Crew:
     # -- looking -----------------------------------------------------------------------------------------------------------
 
     @property
+    def processes(self) -> dict[int, BaseProcess]:
+        """By pid."""
+        with self._lock:
+            return {pid: member.process for pid, member in self._members.items()}
+
+    @property
     def sentinels(self) -> list[int]:
         with self._lock:
-            return list(self._ends.values())
+            return [member.end for member in self._members.values()]
 
     def collect(self) -> list[Death]:
         """The workers that have ended since the last look; their rows are free from then on."""
         with self._lock:
-            if self.failed_starts and any(row.words[_board.STATE] == _board.READY for row in self._rows.values()):
+            if self.failed_starts and any(row.words[_board.STATE] == _board.READY for _, row, _ in self._members.values()):
                 self.failed_starts = 0
-            readable = {end for end, _ in self._poll.poll(0)} if self._ends else set()
-            return [self._bury(pid) for pid, end in list(self._ends.items()) if end in readable]
+            readable = {end for end, _ in self._poll.poll(0)} if self._members else set()
+            return [self._bury(pid) for pid, member in list(self._members.items()) if member.end in readable]
 
     def _bury(self, pid: int) -> Death:
-        process, row, end = self.processes.pop(pid), self._rows.pop(pid), self._ends.pop(pid)
+        process, row, end = self._members.pop(pid)
         self._poll.unregister(end)
         if end != process.sentinel:
             os.close(end)
@@ -146,7 +163,7 @@ class Crew:
             task=row.words[_board.TASK],
         )
         self._asked.discard(pid)
-        row.words[_board.STATE] = _board.FREE
+        row.free()
         if death.exit_code is None:
             process._popen.returncode = 255  # type: ignore[attr-defined]  # multiprocessing would take it for alive for ever
         process.close()
@@ -158,7 +175,7 @@ class Crew:
 
     def stats(self) -> list[WorkerStats]:
         with self._lock:
-            return [row.stats() for row in self._rows.values()]
+            return [member.row.stats() for member in self._members.values()]
 
     # -- stopping ----------------------------------------------------------------------------------------------------------
 
@@ -166,7 +183,7 @@ class Crew:
         """Let it be that many workers from now on; those that are idle leave first."""
         with self._lock:
             if wanted < self.wanted:
-                idle_last = sorted(self.processes, key=lambda pid: self._rows[pid].words[_board.TASK] == 0)
+                idle_last = sorted(self._members, key=lambda pid: self._members[pid].row.words[_board.TASK] == 0)
                 for pid in idle_last[wanted:]:
                     self._ask(pid)
             self.wanted = wanted
@@ -175,13 +192,13 @@ class Crew:
     def _ask(self, pid: int) -> None:
         self._asked.add(pid)
         with contextlib.suppress(ProcessLookupError, ValueError):
-            self.processes[pid].terminate()
+            self._members[pid].process.terminate()
 
     def stop(self) -> None:
         """Ask all to leave when they are done with the task that they run."""
         with self._lock:
             self.stopping = True
-            for pid in list(self.processes):
+            for pid in list(self._members):
                 self._ask(pid)
 
     def kill(self) -> None:
@@ -193,10 +210,10 @@ class Crew:
     def join(self, timeout: float | None = None) -> bool:
         """Wait until all have ended; False where some have not in time."""
         deadline = None if timeout is None else time.monotonic() + timeout
-        for end in list(self._ends.values()):
+        for end in self.sentinels:
             wait([end], None if deadline is None else max(deadline - time.monotonic(), 0))
         self.collect()
-        return not self.processes
+        return not self._members
 
 
 @contextlib.contextmanager

@@ -180,13 +180,17 @@ class Executor(futures.Executor):
             prefix = self._prefix(fn, _tasks.CHUNK if chunksize > 1 else 0)
         except Exception as failure:
             error = failure
-        if buffersize is None:
-            while self._ask(call, prefix, error, list(itertools.islice(bodies, MAP_BATCH))):
-                pass
-            more = None
-        else:
-            self._ask(call, prefix, error, list(itertools.islice(bodies, buffersize)))
-            more = (None for body in bodies if self._ask(call, prefix, error, [body]))
+        try:
+            if buffersize is None:
+                while self._ask(call, prefix, error, list(itertools.islice(bodies, MAP_BATCH))):
+                    pass
+                more = None
+            else:
+                self._ask(call, prefix, error, list(itertools.islice(bodies, buffersize)))
+                more = (None for body in bodies if self._ask(call, prefix, error, [body]))
+        except BaseException:  # Ctrl-C, or what an iterable raises: nobody will have the iterator
+            self._client.give_up(call)
+            raise
         return call.results(deadline, chunksize > 1, more)
 
     def _ask(self, call: MapCall, prefix: bytes, error: Exception | None, bodies: list[Any]) -> int:
@@ -209,13 +213,9 @@ class Executor(futures.Executor):
             for number, why in failed:
                 call.fail(number, why)
             call.order.extend(numbers)
-            try:
-                client.backlog.extend(tasks)  # first: what waits and is not pending is passed over
-                client.pending.update(dict.fromkeys([number for number, _ in tasks], call))
-                client.feed()
-            except BaseException:  # Ctrl-C: nobody will have the iterator
-                client.give_up(call)
-                raise
+            client.backlog.extend(tasks)  # first: what waits and is not pending is passed over
+            client.pending.update(dict.fromkeys([number for number, _ in tasks], call))
+            client.feed()
             if client.starved:
                 client.wake()
         client.tell()
@@ -240,19 +240,18 @@ class Executor(futures.Executor):
         """Start workers: all at once where they are forked (the fewer threads there are the better), else as they are needed."""
         client = self._client
         if client.scale is not None:
-            client.crew.grow(client.scale.least)
-            self._growing = False  # the manager thread sees to it
+            wanted = most = client.scale.least  # the manager thread sees to more
         else:
-            wanted = self._max_workers
+            wanted = most = self._max_workers
             if not self._forks:
-                wanted = min(wanted, max(client.crew.wanted, len(client.pending)))
-            if wanted > client.crew.wanted:
-                client.crew.grow(wanted)
-            self._growing = wanted < self._max_workers
+                wanted = min(most, max(client.crew.wanted, len(client.pending)))
+        if wanted > client.crew.wanted:
+            client.crew.grow(wanted)
         if client.thread is None:
             client.begin()
         else:
             client.wake()
+        self._growing = wanted < most  # not before: whoever is interrupted here comes back with the next task
 
     # -- looking, and the end ----------------------------------------------------------------------------------------------
 

@@ -41,7 +41,7 @@ class Service:
         else:
             channel = {"consume": Consumption(function, prefetch, os.getcwd())}
             self.queue = Queue(name)
-        plan = Plan(pool=name, channel=channel, row=0, crew=_core.identity(), most_tasks=max_tasks)
+        plan = Plan(pool=name, channel=channel, row=0, turn=0, crew=_core.identity(), most_tasks=max_tasks)
         context = multiprocessing.get_context(method)
         self.crew = Crew(context, Board(self.queue), run if function is None else consume, plan)
         self.asked = 0

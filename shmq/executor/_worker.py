@@ -32,6 +32,7 @@ class Plan(NamedTuple):
     pool: str
     channel: dict[str, Any]
     row: int
+    turn: int  # of that row
     crew: int  # identity of the process that started it
     client: int = 0  # who is told when the initializer raises
     initializer: Callable[..., object] | None = None
@@ -58,6 +59,8 @@ class Worker:
     def __init__(self, plan: Plan, queue: Queue) -> None:
         self.plan = plan
         self.row = Board(queue).row(plan.row)
+        if self.disowned():
+            sys.exit()
         self.row.enter()
         self.leaving = False
         self.idle = False
@@ -138,7 +141,11 @@ class Worker:
             return False
         self.looked = now
         self.look_round()
-        return not _core.alive(self.plan.crew)
+        return self.disowned() or not _core.alive(self.plan.crew)
+
+    def disowned(self) -> bool:
+        """Has the crew given this worker up before it knew of it?"""
+        return self.row.words[_board.TURN] != self.plan.turn
 
     def begin(self, client: int, number: int) -> int:
         """Say on the board what is begun; return when."""
@@ -264,7 +271,8 @@ def live(plan: Plan, make: Callable[[], Worker]) -> None:
     if not worker.prepare():
         sys.exit(1)
     worker.work()
-    worker.row.words[_board.STATE] = _board.LEFT
+    if not worker.disowned():
+        worker.row.words[_board.STATE] = _board.LEFT
     worker.close()
 
 

@@ -168,6 +168,38 @@ def test_a_worker_that_is_asked_to_leave_finishes_its_task_first(pool: shmq.Exec
     assert pool.stats().deaths == 0
 
 
+INTERRUPTED = """
+import shmq
+with shmq.Executor(2, {method!r}) as pool:
+    print("begins", flush=True)
+    for value in pool.map(abs, range(10**6)):
+        pass
+"""
+
+
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.stress) for seed in range(1, 6))])
+@pytest.mark.parametrize("method", ["fork", "forkserver"])
+def test_a_program_that_is_interrupted_at_any_moment_ends(method: str, seed: int) -> None:
+    """Ctrl-C in a terminal reaches all its processes; most come while the first workers and the thread are started."""
+    chance = random.Random(seed)
+    for _ in range(2 if seed == 0 else 20):
+        program = subprocess.Popen(
+            [sys.executable, "-c", INTERRUPTED.format(method=method)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        assert program.stdout is not None and program.stdout.readline() == "begins\n"
+        time.sleep(chance.choice([0.02, 0.1, 1.0]) * chance.random())
+        os.killpg(program.pid, signal.SIGINT)
+        _, errors = program.communicate(timeout=WATCHDOG / 2)  # until the last worker has ended, who has the pipe, too
+        assert program.returncode == -signal.SIGINT, errors
+        if method == "fork":  # the servers of multiprocessing are as interrupted, and say so
+            assert errors.count("Traceback") == errors.count("\nKeyboardInterrupt") == 1, errors
+        assert left_behind_by(program.pid) == []
+
+
 def test_shutdown_waits_for_a_task_that_is_run_again(tmp_path: Path) -> None:
     pool = shmq.Executor(1, "fork")
     asked = [pool.submit(die_once, str(tmp_path / str(number)), number) for number in range(3)]

@@ -7,6 +7,7 @@ import contextlib
 import functools
 import io
 import itertools
+import multiprocessing
 import os
 import pickle
 import signal
@@ -27,7 +28,7 @@ from conftest import WATCHDOG, wait_until
 
 import shmq
 from shmq import _segment
-from shmq.executor import _channel
+from shmq.executor import _channel, _crew
 
 LARGE = 300_000  # bytes: beyond a small slot
 START_METHODS = ["fork", "spawn", "forkserver"]
@@ -515,6 +516,66 @@ def test_who_is_interrupted_while_asking_is_not_waited_for(pool: shmq.Executor, 
         with pytest.raises(KeyboardInterrupt):
             pool.map(len, [bytes(LARGE)] * 3)
     assert pool.stats().pending == 0
+
+
+def test_of_a_map_call_that_an_iterable_breaks_off_only_what_was_handed_over_is_run() -> None:
+    def items() -> Iterator[float]:
+        yield from itertools.repeat(0.01, 2000)
+        raise ValueError("no more")
+
+    with shmq.Executor(1, "fork") as pool:
+        with pytest.raises(ValueError, match="no more"):
+            pool.map(time.sleep, items())
+        assert pool.stats().waiting == 0 and pool.stats().pending < 500
+        assert pool.submit(square, 2).result(WATCHDOG) == 4
+
+
+@pytest.mark.parametrize("method", START_METHODS)
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_who_is_interrupted_while_a_worker_starts_is_not_haunted_by_it(
+    moment: str, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Started and not known to the pool, it would never be asked to leave, and multiprocessing waits for it at exit."""
+    enlist = _crew.Crew._enlist
+
+    def interrupted(crew: _crew.Crew, *arguments: Any) -> None:
+        monkeypatch.undo()
+        if moment == "after":
+            enlist(crew, *arguments)
+        raise KeyboardInterrupt
+
+    with shmq.Executor(1, method) as pool:
+        monkeypatch.setattr(_crew.Crew, "_enlist", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            pool.submit(square, 2)
+        (started,) = multiprocessing.active_children()
+        assert pool.submit(square, 3).result(WATCHDOG) == 9
+        wait_until(lambda: [worker.state for worker in pool.stats().workers] == ["ready"])
+        if moment == "before":
+            started.join(WATCHDOG / 4)
+            assert started.exitcode == 0
+        assert len(multiprocessing.active_children()) == 1
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_who_is_interrupted_while_the_manager_thread_starts_can_go_on_or_leave(
+    moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = threading.Thread.start
+
+    def interrupted(thread: threading.Thread) -> None:
+        monkeypatch.undo()
+        if moment == "after":
+            start(thread)
+        raise KeyboardInterrupt
+
+    for goes_on in (True, False):
+        with shmq.Executor(1, "fork") as pool:
+            monkeypatch.setattr(threading.Thread, "start", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                pool.submit(square, 2)
+            assert not goes_on or pool.submit(square, 3).result(WATCHDOG) == 9
+        assert [thread for thread in threading.enumerate() if thread.name == "shmq-executor"] == []
 
 
 def test_a_task_that_meets_a_shutdown_in_another_thread_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
