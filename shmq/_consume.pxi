@@ -152,7 +152,7 @@ cdef class Consumer(Undertaker):
             shmq_wake_if_done_after_store(&self.port)
             raise
         except BaseException as error:
-            if self.reducers is not None and isinstance(error, Exception) and not isinstance(error, MemoryError):
+            if self.dumper.reducers is not None and isinstance(error, Exception) and not isinstance(error, MemoryError):
                 shmq_delivery_ended(&self.port, cell, word, SHMQ_REJECTED, SHMQ_BY_POLICY)
                 self.bury_somehow(cell, "what was put could not be unpickled", error)
             else:

@@ -121,7 +121,7 @@ cdef int draft_object(draft_t *draft, Handle port, object obj) except -1:
         draft_buffers(draft, [obj])
         draft.kind = SHMQ_BYTEARRAY
         return 0
-    if port.codec is not None or not port.pickles or (port.reducers is None and may_export(obj)):
+    if port.codec is not None or not port.pickles or (port.dumper.reducers is None and may_export(obj)):
         encoded = _codec.encode(obj, port.codec, port.pickles)
     if encoded is None:
         draft_pickle(draft, port, obj)
@@ -188,38 +188,53 @@ cdef class Reducers:
         raise KeyError(kind)
 
 
-cdef Pickling pickling_of(Handle port):
-    """The port's pickler, which is the caller's until he gives it back: an object's reduction may put into the same queue."""
-    cdef Pickling pickling = port.pickling
-    if pickling is not None:
-        port.pickling = None
-        return pickling
-    pickling = Pickling.__new__(Pickling)
-    pickling.pickler = Pickler(pickling, 5, buffer_callback=pickling)
-    if port.reducers is not None:
-        pickling.pickler.dispatch_table = port.reducers
-    return pickling
+@cython.final
+cdef class Dumper:
+    """Pickles objects by protocol 5, with buffers out of band, and keeps its pickler for the next one.
+
+    `reducers`: class -> reducer, a pickler's dispatch table; None: as everywhere.
+    """
+
+    cdef readonly object reducers
+    cdef Pickling idle          # while nobody uses it
+
+    def __init__(self, reducers=None):
+        self.reducers = reducers
+
+    cpdef tuple dump(self, object obj):
+        """-> the stream, and a list of PickleBuffers or None. **Raises** what pickling raises."""
+        # The pickling is this call's until it is given back: an object's reduction may dump, too.
+        cdef Pickling pickling = self.idle
+        cdef bytes stream
+        cdef list buffers
+        self.idle = None
+        if pickling is None:
+            pickling = Pickling.__new__(Pickling)
+            pickling.pickler = Pickler(pickling, 5, buffer_callback=pickling)
+            if self.reducers is not None:
+                pickling.pickler.dispatch_table = self.reducers
+        try:
+            pickling.pickler.dump(obj)
+            pickling.pickler.clear_memo() # which holds the objects
+        except:
+            pickling.pickler = None # with what it has begun; they refer to each other
+            raise
+        stream, buffers = pickling.stream, pickling.buffers
+        if pickling.more is not None:
+            stream = b"".join([stream, *pickling.more])
+        pickling.stream = pickling.more = pickling.buffers = None
+        if PyBytes_GET_SIZE(stream) <= KEPT_PICKLE_BYTES: # the memo keeps its size, and clearing a large one takes long
+            self.idle = pickling
+        else:
+            pickling.pickler = None
+        return stream, buffers
 
 
 cdef int draft_pickle(draft_t *draft, Handle port, object obj) except -1:
     """Protocol 5 in one stream, or with buffers out of band, each a part of its own."""
-    cdef Pickling pickling = pickling_of(port)
     cdef bytes stream
     cdef list buffers, parts
-    try:
-        pickling.pickler.dump(obj)
-        pickling.pickler.clear_memo() # which holds the objects
-    except:
-        pickling.pickler = None # with what it has begun; they refer to each other
-        raise
-    stream, buffers = pickling.stream, pickling.buffers
-    if pickling.more is not None:
-        stream = b"".join([stream, *pickling.more])
-    pickling.stream = pickling.more = pickling.buffers = None
-    if PyBytes_GET_SIZE(stream) <= KEPT_PICKLE_BYTES: # the memo keeps its size, and clearing a large one takes long
-        port.pickling = pickling
-    else:
-        pickling.pickler = None
+    stream, buffers = port.dumper.dump(obj)
     if buffers is None:
         draft_keep(draft, stream)
         draft.data = PyBytes_AS_STRING(stream)

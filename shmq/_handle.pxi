@@ -11,8 +11,7 @@ cdef class Handle:
     cdef Py_buffer memory           # keeps the mapping while the port, or a view of one of its slots, lives
     cdef readonly object segment    # shmq._segment.Segment
     cdef readonly object codec
-    cdef object reducers            # class -> reducer: how objects are pickled; None: as everywhere, and buffers travel raw
-    cdef object pickling            # Pickling, while nobody uses it
+    cdef Dumper dumper              # of objects; without reducers of its own, buffers travel raw
     cdef readonly bint pickles
     cdef readonly bint spills
     cdef readonly bint grows
@@ -40,7 +39,7 @@ cdef class Handle:
         """Attach to a mapped segment. Raises TooManyPorts, SegmentCorrupt, SegmentForeign."""
         self.segment = segment
         self.codec = codec
-        self.reducers = self._reducers
+        self.dumper = Dumper(self._reducers)
         self.place = segment.place.encode()
         PyObject_GetBuffer(segment.memory, &self.memory, PyBUF_WRITABLE)
         cdef shmq_header *header = <shmq_header *>self.memory.buf

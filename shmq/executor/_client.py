@@ -33,7 +33,7 @@ from shmq.executor._autoscale import Autoscale
 from shmq.executor._board import Board, WorkerStats
 from shmq.executor._channel import Channel
 from shmq.executor._crew import Crew, Death, describe_exit
-from shmq.executor._future import DONE, FINISHED, PENDING, RUNNING, Future, lock
+from shmq.executor._future import FINISHED, PENDING, RUNNING, Future, lock
 from shmq.executor._map import MapCall
 from shmq.executor._tasks import Message
 from shmq.executor._worker import ROOM_PATIENCE, Plan, client_name, run, tasks_name
@@ -237,12 +237,12 @@ class Client:
         asker = self.pending.get(number)
         if type(asker) is not Future:
             return asker is not None
-        if asker._state == RUNNING:  # there was no room when its turn came before
-            return True
-        if asker._observed and not asker.set_running_or_notify_cancel():
+        if asker._state is PENDING:
+            asker._state = RUNNING
+        elif asker._state is not RUNNING:  # it was cancelled; running is one for which there was no room when its turn came
+            asker.set_running_or_notify_cancel()
             del self.pending[number]
             return False
-        asker._state = RUNNING
         return True
 
     def give_up(self, call: MapCall) -> None:
@@ -377,13 +377,12 @@ class Client:
                 asker.outcomes[number] = value
                 if failed:
                     asker.errors[number] = value
-            elif asker._observed or failed:
+            elif asker._observed or failed or asker._state is not RUNNING:
                 if asker.finish(value, failed != 0):
                     self.later.append(asker)
             else:
                 asker._result = value
                 asker._state = FINISHED
-                asker._condition = DONE
         self.handed -= before - len(pending)
         self.done += before - len(pending)
         if self.suspects:

@@ -23,6 +23,8 @@ from concurrent.futures.process import _RemoteTraceback
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
 
+from shmq import _core
+
 __all__ = [
     "FAILED",
     "SMALL",
@@ -65,6 +67,7 @@ FAILED = 1
 Message = bytes | list[Any]  # one piece, or the pieces of a large one
 
 dumps = pickle.dumps
+dump = _core.Dumper().dump
 loads = pickle.loads
 task_of = TASK.unpack_from
 outcome_of = OUTCOME.unpack_from
@@ -106,12 +109,10 @@ def make_task(number: int, prefix: bytes, body: Any) -> Message:
 
     Raises what pickling raises.
     """
-    buffers: list[pickle.PickleBuffer] = []
     try:
-        data = dumps(body, 5, buffer_callback=buffers.append)
+        data, buffers = dump(body)
     except Exception as error:
-        buffers = []
-        data = dumps_otherwise(body, error)
+        data, buffers = dumps_otherwise(body, error), None
     if not buffers and len(prefix) + len(data) <= SMALL - 8:
         return b"".join((number.to_bytes(8, "little"), prefix, data))
     head = number.to_bytes(8, "little") + prefix
@@ -153,11 +154,10 @@ def name_of(data: bytes, length: int) -> str:
 
 def make_value(number: int, seconds: float, value: Any) -> Message:
     """The outcome of a task that returned. Raises what pickling raises."""
-    buffers: list[pickle.PickleBuffer] = []
-    data = dumps(value, 5, buffer_callback=buffers.append)
+    data, buffers = dump(value)
     if not buffers and len(data) <= SMALL - OUTCOME.size:
         return OUTCOME.pack(number, seconds, VALUE, 0) + data
-    return laid(OUTCOME.pack(number, seconds, VALUE, counted(buffers)), data, buffers)
+    return laid(OUTCOME.pack(number, seconds, VALUE, counted(buffers) if buffers else 0), data, buffers)
 
 
 def make_failure(number: int, seconds: float, error: BaseException) -> Message:
@@ -217,7 +217,7 @@ def counted(buffers: list[pickle.PickleBuffer]) -> int:
     return len(buffers)
 
 
-def laid(head: bytes, data: bytes, buffers: list[pickle.PickleBuffer]) -> list[Any]:
+def laid(head: bytes, data: bytes, buffers: list[pickle.PickleBuffer] | None) -> list[Any]:
     """The pieces of a message in their order, with what fills the gaps between them."""
     if not buffers:
         return [head, data]
