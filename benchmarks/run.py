@@ -113,7 +113,7 @@ def contest(case: Case, peers: list[Peer], seconds: float, repeat: int, timeout:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Benchmark shmq and its peers on this machine.")
     parser.add_argument("--quick", action="store_true", help="short runs, to see that everything works")
-    parser.add_argument("--only", metavar="NAME", default="", help="cases whose 'topology/name' contains this")
+    parser.add_argument("--only", metavar="A,B", default="", help="cases whose 'topology/name' contains one of these")
     parser.add_argument("--peers", metavar="A,B", default=",".join(NAMES), help="default: all that are installed")
     parser.add_argument("--repeat", type=int, metavar="N", help=f"rounds (default {REPEAT}, quick {QUICK_REPEAT})")
     parser.add_argument("--timeout", type=float, default=TIMEOUT_SECONDS, help="seconds until a measurement 'hangs'")
@@ -129,7 +129,7 @@ def main() -> None:
     arguments = _arguments()
     seconds = QUICK_SECONDS if arguments.quick else SECONDS
     repeat = arguments.repeat or (QUICK_REPEAT if arguments.quick else REPEAT)
-    cases = [case for case in CASES if arguments.only in case.key]
+    cases = [case for case in CASES if any(part in case.key for part in arguments.only.split(","))]
     if not cases:
         sys.exit(f"no case contains {arguments.only!r}; there are: {', '.join(case.key for case in CASES)}")
     content()  # compiled once, inherited by every child
