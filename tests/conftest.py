@@ -139,3 +139,32 @@ def is_stopped(pid: int) -> bool:
     """Has SIGSTOP had its effect?"""
     with open(f"/proc/{pid}/stat") as file:
         return file.read().rpartition(")")[2].split()[0] == "T"
+
+
+def session_of(leader: int) -> list[int]:
+    """The processes of a session that are there, its leader among them."""
+    found = []
+    for pid in filter(str.isdecimal, os.listdir("/proc")):
+        try:
+            state, _, _, session = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:4]
+        except OSError:
+            continue
+        if int(session) == leader and state != "Z":
+            found.append(int(pid))
+    return found
+
+
+def survivors_of(leader: int, seconds: float = 5.0) -> list[int]:
+    """Those that are still there so many seconds after their leader has ended."""
+    deadline = time.monotonic() + seconds
+    while (found := session_of(leader)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return found
+
+
+def receive_and_stay(queue: shmq.Queue, ready: shmq.Queue) -> None:
+    """The body of a child: take a message, say so, and keep it."""
+    lease = queue.receive()
+    ready.put(os.getpid())
+    time.sleep(WATCHDOG)
+    lease.ack()

@@ -7,11 +7,10 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-from conftest import left_behind_by
+from conftest import left_behind_by, survivors_of
 
 import shmq
 
@@ -41,30 +40,13 @@ def run(*arguments: str | Path, folder: Path) -> str:
     try:
         output, _ = process.communicate(timeout=WATCHDOG)
     finally:
-        survivors = session_of(process.pid)
+        survivors = survivors_of(process.pid)
         for pid in survivors:
             os.kill(pid, signal.SIGKILL)
     assert process.returncode == 0, output
     assert not survivors, f"still running: {survivors}"
     assert left_behind_by(process.pid) == []
     return output
-
-
-def session_of(leader: int) -> list[int]:
-    """Return the processes of a session that are still there a moment after its leader has ended."""
-    for _ in range(50):
-        found = []
-        for pid in filter(str.isdecimal, os.listdir("/proc")):
-            try:
-                state, _, _, session = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:4]
-            except OSError:
-                continue
-            if int(session) == leader and state != "Z":
-                found.append(int(pid))
-        if not found:
-            return []
-        time.sleep(0.1)
-    return found
 
 
 @pytest.mark.parametrize("script", [*ALONE, *WITH_C], ids=str)

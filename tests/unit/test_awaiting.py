@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
+from conftest import receive_and_stay
 
 import shmq
 from shmq import aio
@@ -374,13 +375,6 @@ def test_closing_the_handle_wakes_those_that_wait(run, make):
 
     run(main())
     assert not queue._places
-
-
-def receive_and_stay(queue: shmq.Queue, ready: shmq.Queue) -> None:
-    lease = queue.receive()
-    ready.put(os.getpid())
-    time.sleep(LONG)
-    lease.ack()
 
 
 def test_what_a_killed_process_held_comes_to_a_task_that_waits(run, make, children):

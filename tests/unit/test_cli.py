@@ -13,7 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from conftest import left_behind_by
+from conftest import left_behind_by, session_of, survivors_of
 
 import shmq
 
@@ -84,25 +84,11 @@ def finished(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         raise
-    for _ in range(50):
-        if not (children := session_of(process.pid)):
-            assert left_behind_by(process.pid) == []
-            return process.returncode, output, errors
-        time.sleep(0.1)
+    if not (children := survivors_of(process.pid)):
+        assert left_behind_by(process.pid) == []
+        return process.returncode, output, errors
     os.killpg(process.pid, signal.SIGKILL)
     raise AssertionError(f"children outlive the command: {children}")
-
-
-def session_of(leader: int) -> list[int]:
-    found = []
-    for pid in filter(str.isdecimal, os.listdir("/proc")):
-        try:
-            state, _, _, session = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:4]
-        except OSError:
-            continue
-        if int(session) == leader and state != "Z":
-            found.append(int(pid))
-    return found
 
 
 def invoke(*arguments: str, **options: str) -> tuple[int, str]:

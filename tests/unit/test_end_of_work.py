@@ -7,11 +7,10 @@ import queue as standard
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable
 
 import pytest
-from conftest import wait_until
+from conftest import receive_and_stay, wait_until
 
 import shmq
 
@@ -117,13 +116,6 @@ def test_join_waits_for_the_work_of_other_processes(make, any_children, leased):
     assert queue.join(LONG)
     assert queue._unfinished() == 0 and queue.empty()
     any_children.join()
-
-
-def receive_and_stay(queue: shmq.Queue, ready: shmq.Queue) -> None:
-    lease = queue.receive()
-    ready.put(os.getpid())
-    time.sleep(LONG)
-    lease.ack()
 
 
 def test_what_a_killed_holder_leased_is_not_done_until_another_has_done_it(make, children):

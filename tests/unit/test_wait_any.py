@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import wait_until
+from conftest import receive_and_stay, wait_until
 
 import shmq
 from shmq._bell import wait_many
@@ -108,13 +108,6 @@ def test_a_lease_whose_time_is_over_is_one(make):
     queue.receive(0).ack()
     with pytest.raises(shmq.LeaseLost):
         held.ack()
-
-
-def receive_and_stay(queue: shmq.Queue, ready: shmq.Queue) -> None:
-    lease = queue.receive()
-    ready.put(os.getpid())
-    time.sleep(LONG)
-    lease.ack()
 
 
 def test_what_a_killed_process_held_is_one(make, children):
