@@ -45,6 +45,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from exploration import Exploration, Result
+
 FLAG_FIRST = "says that a bell is armed before it arms it"
 LOOKS_FIRST = "looks before it arms"
 HUSHES_LAST = "hushes after it has armed"
@@ -416,41 +418,22 @@ def changed(values: tuple[bool, ...], number: int, value: bool) -> tuple[bool, .
     return (*values[:number], value, *values[number + 1 :])
 
 
-@dataclass(frozen=True)
-class Result:
-    states: int
-    fault: str = ""
-    trace: tuple[str, ...] = ()
-
-
 def check(configuration: Configuration) -> Result:
     """Explore everything. The first violation, with the steps that lead to it."""
     protocol = Protocol(configuration)
-    first = protocol.first()
-    came_from: dict[State, tuple[State, str] | None] = {first: None}
-    states = [first]
-
-    def trace(state: State) -> tuple[str, ...]:
-        told = []
-        while (step := came_from[state]) is not None:
-            state, what = step
-            told.append(what)
-        return tuple(reversed(told))
-
-    for state in states:  # which grows
+    exploration = Exploration(protocol.first())
+    for state in exploration:
         if any(process.woken > 1 for process in state.processes):
-            return Result(len(states), CROWD, trace(state))
+            return exploration.result(CROWD, state)
         goes_on = False
         for what, after in protocol.steps(state):
             goes_on = goes_on or not what.endswith(("is killed", "gives up"))
-            if after not in came_from:
-                came_from[after] = (state, what)
-                states.append(after)
+            exploration.reach(after, state, what)
         if not goes_on:
             fault = protocol.fault(protocol.after_a_slice(state) if state.crashes < configuration.crashes else state)
             if fault:
-                return Result(len(states), fault, trace(state))
-    return Result(len(states))
+                return exploration.result(fault, state)
+    return exploration.result()
 
 
 def main(arguments: list[str]) -> int:
@@ -459,10 +442,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--puts", type=int, default=1)
     parser.add_argument("--crashes", type=int, default=0)
     parser.add_argument("--mutant", choices=MUTANTS, default="")
-    result = check(Configuration(**vars(parser.parse_args(arguments))))
-    print(*result.trace, sep="\n")
-    print(f"{result.states:,} states: {result.fault or 'correct'}")
-    return 1 if result.fault else 0
+    return check(Configuration(**vars(parser.parse_args(arguments)))).report()
 
 
 if __name__ == "__main__":

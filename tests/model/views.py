@@ -23,6 +23,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from exploration import Exploration, Result
+
 NOBODY = -1
 SETTLES_NOT = "a reaper leaves cells handed to those who have gone"
 NO_SECOND_LOOK = "who hands a cell over does not look again"
@@ -267,48 +269,29 @@ def without(state: State, viewer: int) -> State:
     return state._replace(viewers=tuple(entry for entry in state.viewers if entry != viewer))
 
 
-@dataclass(frozen=True)
-class Result:
-    states: int
-    fault: str = ""
-    trace: tuple[str, ...] = ()
-
-
 def check(configuration: Configuration) -> Result:
     """Explore everything. The first violation, with the steps that lead to it."""
     protocol = Protocol(configuration)
-    first = protocol.first()
-    came_from: dict[State, tuple[State, str] | None] = {first: None}
+    exploration = Exploration(protocol.first())
     before: dict[State, list[State]] = {}
-    states = [first]
-
-    def trace(state: State) -> tuple[str, ...]:
-        told = []
-        while (step := came_from[state]) is not None:
-            state, what = step
-            told.append(what)
-        return tuple(reversed(told))
-
-    for state in states:  # which grows
+    for state in exploration:
         if state.written and any(process.looking for process in state.processes):
-            return Result(len(states), "written under a viewer", trace(state))
+            return exploration.result("written under a viewer", state)
         for what, after in protocol.steps(state):
-            if after not in came_from:
-                came_from[after] = (state, what)
-                states.append(after)
+            exploration.reach(after, state, what)
             if not what.endswith("is killed"):
                 before.setdefault(after, []).append(state)
-    good = [state for state in states if state.written]
+    good = [state for state in exploration if state.written]
     reaches = set(good)
-    for state in good:  # which grows too
+    for state in good:  # which grows
         for earlier in before.get(state, ()):
             if earlier not in reaches:
                 reaches.add(earlier)
                 good.append(earlier)
-    for state in states:
+    for state in exploration:
         if state not in reaches and not nobody_left(protocol, state):
-            return Result(len(states), "never free again", trace(state))
-    return Result(len(states))
+            return exploration.result("never free again", state)
+    return exploration.result()
 
 
 def nobody_left(protocol: Protocol, state: State) -> bool:
@@ -323,10 +306,7 @@ def main(arguments: list[str]) -> int:
     for name in ("rounds", "expiries", "crashes"):
         parser.add_argument(f"--{name}", type=int, default=1 if name == "rounds" else 0)
     parser.add_argument("--mutant", choices=MUTANTS, default="")
-    result = check(Configuration(**vars(parser.parse_args(arguments))))
-    print(*result.trace, sep="\n")
-    print(f"{result.states:,} states: {result.fault or 'correct'}")
-    return 1 if result.fault else 0
+    return check(Configuration(**vars(parser.parse_args(arguments)))).report()
 
 
 if __name__ == "__main__":
