@@ -19,6 +19,7 @@ A queue lives as long as anybody has it open, as those of `multiprocessing` do, 
 
 from __future__ import annotations
 
+import operator
 from multiprocessing.context import get_spawning_popen
 from types import GenericAlias
 from typing import Any
@@ -50,6 +51,10 @@ class Queue(_queue.Queue):
     _reducers = reducers
 
     def __init__(self, maxsize: int = 0, *, ctx: Any = None) -> None:
+        try:
+            maxsize = operator.index(maxsize)
+        except TypeError:
+            raise TypeError(f"maxsize must be a whole number, not {maxsize!r}") from None
         bounded = 0 < maxsize <= MOST
         slots = maxsize if bounded else SLOTS
         super().__init__(

@@ -19,6 +19,7 @@ import os
 import pathlib
 import pickle
 import queue
+import re
 import signal
 import socket
 import subprocess
@@ -77,6 +78,12 @@ def test_a_queue_without_maxsize_takes_all_that_is_put_before_anybody_comes(maxs
             q.put(number)
         assert (q.qsize(), q.full(), q.maxsize) == (20_000, False, 0)
         assert [q.get() for _ in range(20_000)] == list(range(20_000))
+
+
+@pytest.mark.parametrize("maxsize", ["10", 1.5, None, [3]])
+def test_a_maxsize_that_is_no_number_is_refused_by_name(maxsize: Any) -> None:
+    with pytest.raises(TypeError, match=re.escape(f"maxsize must be a whole number, not {maxsize!r}")):
+        shmq.mp.Queue(maxsize)
 
 
 def test_a_queue_with_maxsize_is_full_at_that_size() -> None:
