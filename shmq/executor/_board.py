@@ -54,8 +54,8 @@ class Row:
 
     def free(self) -> None:
         """The turn is over."""
-        self.words[STATE] = FREE
         self.words[TURN] += 1
+        self.words[STATE] = FREE  # after that it may be another crew's
 
     def enter(self) -> None:
         """This process is the worker."""

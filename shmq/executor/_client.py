@@ -33,7 +33,7 @@ from shmq.executor._autoscale import Autoscale
 from shmq.executor._board import Board, WorkerStats
 from shmq.executor._channel import Channel
 from shmq.executor._crew import Crew, Death, describe_exit
-from shmq.executor._future import FINISHED, PENDING, RUNNING, Future, lock
+from shmq.executor._future import CANCELLED, DONE, FINISHED, PENDING, RUNNING, Future, finishing, lock
 from shmq.executor._map import MapCall
 from shmq.executor._tasks import Message
 from shmq.executor._worker import ROOM_PATIENCE, Plan, client_name, run, tasks_name
@@ -49,7 +49,6 @@ LOOK_ROUND = 0.5  # seconds between two looks at what nobody announces: dead let
 STARVED = 0.005  # … and for room in a queue that others have filled
 SUSPICIOUS = 0.05
 UNSENDABLE = (ShmqError, OSError, MemoryError)  # no room for a large task, no descriptor for its side segment
-START_PATIENCE = 0.5  # seconds for a thread to begin
 GRACE = 5.0  # seconds for workers to leave before they are killed
 
 
@@ -86,6 +85,7 @@ class Client:
         self.results = Channel(client_name(self.id), **(channel | {"private": True, "max_deliveries": 0}))
         self.board = Board(self.tasks.small)
         self.scale = scale
+        self.most_workers = most_workers
         self.max_deliveries = self.tasks.small.segment.config.max_deliveries or 0
         identity = _core.identity()
         self.crew = Crew(
@@ -114,7 +114,7 @@ class Client:
         self.next_number = self.numbers.__next__
         self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self.thread: threading.Thread | None = None
-        self.begun = threading.Event()  # … has
+        self.begun = False
         self.ended = False
         clients.add(self)
         leave_before_children_are_joined()
@@ -122,19 +122,26 @@ class Client:
     # -- asking ------------------------------------------------------------------------------------------------------------
 
     def begin(self) -> None:
-        """The first task: start the manager thread."""
+        """Start the manager thread. It enters itself: interrupted here by Ctrl-C, one may have been started, or not."""
         with lock:
-            if self.thread is None and not self.ended:
+            if not (self.begun or self.ended) and (self.thread is None or not self.thread.is_alive()):
                 self.thread = threading.Thread(target=self.run, name="shmq-executor")
-                try:
-                    self.thread.start()
-                except BaseException:  # there can be no more threads; or Ctrl-C, and then there may be one
-                    if not self.begun.wait(START_PATIENCE):
-                        self.thread = None
-                    raise
-            elif self.ended:  # another thread has shut it down since the task was taken
-                self.finish([(number, CancelledError(), True) for number in list(self.pending)])
-        self.tell()
+                self.thread.start()
+
+    def enter(self) -> bool:
+        """This is the manager thread, unless there is another one, or nothing to manage any more."""
+        with lock:
+            if self.begun or self.ended:
+                return False
+            self.thread = threading.current_thread()
+            self.begun = True
+            return True
+
+    def join(self) -> None:
+        """Wait until all is done and the workers have left."""
+        thread = self.thread
+        if thread is not None and thread.is_alive() and thread is not threading.current_thread():  # a callback's would never end
+            thread.join()
 
     def hand_over(self, number: int, message: Message, future: Future) -> None:
         """Put a task, or let it wait for its turn. Under the lock."""
@@ -237,13 +244,14 @@ class Client:
         asker = self.pending.get(number)
         if type(asker) is not Future:
             return asker is not None
-        if asker._state is PENDING:
-            asker._state = RUNNING
-        elif asker._state is not RUNNING:  # it was cancelled; running is one for which there was no room when its turn came
-            asker.set_running_or_notify_cancel()
-            del self.pending[number]
-            return False
-        return True
+        own = asker.__dict__
+        # Both at once: nobody has cancelled it, and nobody can any more, unless somebody is just about to.
+        if own.setdefault("_state", RUNNING) is RUNNING and "_condition" not in own:
+            return True
+        if asker.begin():
+            return True
+        del self.pending[number]
+        return False
 
     def give_up(self, call: MapCall) -> None:
         """Nobody wants what is left of a map call: what was not handed over never will be."""
@@ -264,7 +272,8 @@ class Client:
     # -- the manager thread ------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        self.begun.set()
+        if not self.enter():
+            return
         try:
             while not self.look():
                 pass
@@ -316,7 +325,8 @@ class Client:
             return 0
         outcomes: list[tuple[int, Any, int]] = []
         seconds = 0.0
-        outcome_of, load_outcome = _tasks.outcome_of, _tasks.load_outcome
+        outcome_of, load_outcome, load_plain = _tasks.outcome_of, _tasks.load_outcome, _tasks.loads
+        body = _tasks.OUTCOME.size
         for message in batch:
             if not message:
                 self.take_large(outcomes)
@@ -329,7 +339,10 @@ class Client:
                 continue
             seconds += took
             try:
-                outcomes.append((number, load_outcome(message, kind, count, self.in_place), kind))
+                if kind or count:
+                    outcomes.append((number, load_outcome(message, kind, count, self.in_place), kind))
+                else:
+                    outcomes.append((number, load_plain(message[body:]), 0))
             except BaseException as error:
                 outcomes.append((number, error, True))
         if outcomes:
@@ -344,6 +357,7 @@ class Client:
                 if self.backlog:
                     self.feed()
             self.tell()
+            outcomes.clear()  # an exception among them refers to this frame
         return len(batch)
 
     def take_large(self, outcomes: list[tuple[int, Any, int]]) -> None:
@@ -369,20 +383,26 @@ class Client:
         """Tell those who asked, and note who is to be called back. Under the lock."""
         pending = self.pending
         before = len(pending)
-        for number, value, failed in outcomes:
-            asker = pending.pop(number, None)
-            if asker is None:
-                continue  # delivered twice: its worker died between the outcome and the ack
-            if type(asker) is MapCall:
-                asker.outcomes[number] = value
-                if failed:
-                    asker.errors[number] = value
-            elif asker._observed or failed or asker._state is not RUNNING:
-                if asker.finish(value, failed != 0):
-                    self.later.append(asker)
-            else:
-                asker._result = value
-                asker._state = FINISHED
+        observed: list[tuple[Future, Any, int]] = []
+        with finishing:
+            for number, value, failed in outcomes:
+                asker = pending.pop(number, None)
+                if type(asker) is Future:
+                    if asker.__dict__.setdefault("_condition", DONE) is not DONE:
+                        observed.append((asker, value, failed))
+                    else:
+                        if failed:
+                            asker._exception = value
+                        else:
+                            asker._result = value
+                        asker._state = FINISHED
+                elif asker is not None:  # None: delivered twice, since its worker died between the outcome and the ack
+                    asker.outcomes[number] = value
+                    if failed:
+                        asker.errors[number] = value
+        for future, value, failed in observed:
+            if future.finish(value, failed != 0):
+                self.later.append(future)
         self.handed -= before - len(pending)
         self.done += before - len(pending)
         if self.suspects:
@@ -394,13 +414,11 @@ class Client:
                 call.gate.release()
 
     def tell(self) -> None:
-        """Call back those who asked for it. Not under the lock: that is the users' code."""
+        """Call back those who asked for it. By the manager thread, and not under the lock: that is the users' code."""
         while self.later:
             try:
                 self.later.popleft()._invoke_callbacks()  # type: ignore[attr-defined]
             except BaseException:  # a SystemExit, say; an Exception is logged already
-                if threading.current_thread() is not self.thread:
-                    raise
                 log().error("a callback of a future raised", exc_info=True)
 
     # -- workers -----------------------------------------------------------------------------------------------------------
@@ -512,13 +530,23 @@ class Client:
                         asker.fail(number, CancelledError())
                 self.finish([])
         for future in reversed(cancelled):
-            if future._state == PENDING:
-                future.cancel()
+            with future._condition:
+                if future._state is RUNNING:  # its turn had come, and there was no room
+                    future._state = PENDING
+            future.cancel()
+            if future._state is CANCELLED:
                 future.set_running_or_notify_cancel()
-        if self.thread is None:
-            self.end()
-        else:
+        if self.begun:
             self.wake()
+        elif self.pending:  # whoever asked has not come to it, or was interrupted before
+            if not self.crew.wanted and self.most_workers:
+                self.crew.grow(1)
+            try:
+                self.begin()
+            except RuntimeError:  # there can be no more threads: the interpreter exits
+                self.end()
+        else:
+            self.end()
 
     def end(self) -> None:
         """Let the workers leave, and close everything."""
@@ -572,8 +600,7 @@ def leave_all() -> None:
     for client in leaving:
         client.leave("cannot schedule new futures: the interpreter is shutting down")
     for client in leaving:
-        if client.thread is not None:
-            client.thread.join()
+        client.join()
 
 
 def leave_before_children_are_joined() -> None:

@@ -12,7 +12,7 @@ import select
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from multiprocessing.connection import wait
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
@@ -96,13 +96,29 @@ class Crew:
         plan = self.plan._replace(row=row.index, turn=row.words[_board.TURN])
         process = self.context.Process(target=self.target, args=(plan,), name="shmq-worker")  # type: ignore[attr-defined]
         try:
-            with deaf_forks() if self.context.get_start_method() == "fork" else contextlib.nullcontext():
-                process.start()
+            self._launch(process)
             self._enlist(process, row)
         except BaseException:
             if process.pid not in self._members:
                 row.free()
             raise
+
+    def _launch(self, process: BaseProcess) -> None:
+        """What is forked here hears no signal until it says so, as `live` does.
+
+        It begins with the handlers of its parent, to whom being asked to leave means something else: asked in its first moments
+        it would run those, and then work on, while the crew waits for it to leave.
+        """
+        forks = self.context.get_start_method() == "fork"
+        # Written out, and the mask read before it is changed: pthread_sigmask itself may raise KeyboardInterrupt when it has
+        # changed it, and a context manager's own lines can be interrupted before it restores it.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        try:
+            if forks:
+                signal.pthread_sigmask(signal.SIG_BLOCK, HEARD)
+            process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def _enlist(self, process: BaseProcess, row: Row) -> None:
         assert process.pid is not None
@@ -214,20 +230,6 @@ class Crew:
             wait([end], None if deadline is None else max(deadline - time.monotonic(), 0))
         self.collect()
         return not self._members
-
-
-@contextlib.contextmanager
-def deaf_forks() -> Iterator[None]:
-    """What is forked here hears no signal until it says so, as `live` does.
-
-    It begins with the handlers of its parent, to whom being asked to leave means something else: asked in its first moments
-    it would run those, and then work on, while the crew waits for it to leave.
-    """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, HEARD)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def describe_exit(code: int | None) -> str:

@@ -6,7 +6,6 @@ import itertools
 import multiprocessing
 import operator
 import os
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
@@ -137,13 +136,16 @@ class Executor(futures.Executor):
             if client.refusal is not None:
                 self._refuse()
             future.set_exception(error)
-            return future
+            try:
+                return future
+            finally:
+                del future  # the exception refers to this frame
         with lock:
             if client.refusal is not None:
                 self._refuse()
             client.hand_over(number, message, future)
         if client.later:
-            client.tell()
+            client.wake()
         if self._growing:
             self._grow()
         return future
@@ -216,9 +218,8 @@ class Executor(futures.Executor):
             client.backlog.extend(tasks)  # first: what waits and is not pending is passed over
             client.pending.update(dict.fromkeys([number for number, _ in tasks], call))
             client.feed()
-            if client.starved:
+            if client.starved or client.later:
                 client.wake()
-        client.tell()
         if self._growing:
             self._grow()
         return len(bodies)
@@ -247,10 +248,10 @@ class Executor(futures.Executor):
                 wanted = min(most, max(client.crew.wanted, len(client.pending)))
         if wanted > client.crew.wanted:
             client.crew.grow(wanted)
-        if client.thread is None:
-            client.begin()
-        else:
+        if client.begun:
             client.wake()
+        else:
+            client.begin()
         self._growing = wanted < most  # not before: whoever is interrupted here comes back with the next task
 
     # -- looking, and the end ----------------------------------------------------------------------------------------------
@@ -266,10 +267,8 @@ class Executor(futures.Executor):
         `cancel_futures`: cancels those that were not yet handed to the workers.
         """
         self._client.leave("cannot schedule new futures: the executor was shut down", cancel_futures)
-        thread = self._client.thread
-        if wait and thread is not None and thread is not threading.current_thread():  # a callback's waiting would never end
-            thread.join()
-            self._client.thread = None
+        if wait:
+            self._client.join()
 
     def __del__(self) -> None:
         client = getattr(self, "_client", None)

@@ -1,52 +1,71 @@
 """A Future that costs an object and no more until somebody waits for it.
 
-A condition variable and two lists are most of the price of a `concurrent.futures.Future`. This one has them once they are
-needed: a list of waiters for `wait` and `as_completed`, one of callbacks, and something to sleep on for a thread that wants the
-result of a future that has none. One of which nothing was asked yet is finished by two plain stores.
+A condition variable and two lists are most of the price of a `concurrent.futures.Future`. This one has a *gate*, a lock on which
+one can sleep if need be, from when somebody asks for its condition: to wait, to cancel, to be called back. One that nobody has
+asked anything is finished by three plain stores, and from then on nothing about it changes.
 
-One lock serves all futures of all executors of the process, and the executors themselves: a batch of outcomes takes it once,
-and where there is but one, no two threads can wait for each other's. It is reentrant, since the garbage collector may run a
-finalizer that looks at a future, or submits, in the middle of anything.
+Gates are of one future each, since `wait` takes those of many, in an order that only works where no two futures share one.
+Locks are taken in the order: the executor's `lock`, gates, `finishing`; and while that is held, nothing is waited for.
 """
 
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from concurrent import futures
-from concurrent.futures._base import FINISHED, PENDING, RUNNING
+from concurrent.futures._base import CANCELLED, FINISHED, PENDING, RUNNING
 from typing import Any, final
 
-__all__ = ["FINISHED", "PENDING", "RUNNING", "Future", "lock"]
+__all__ = ["CANCELLED", "FINISHED", "PENDING", "RUNNING", "Future", "finishing", "lock"]
 
+# Of all executors of the process. Reentrant, since the garbage collector may run a finalizer that submits in the middle of
+# anything.
 lock = threading.RLock()
+finishing = threading.RLock()  # held while futures without a gate are given DONE and their outcome
 UNDONE = (PENDING, RUNNING)
 
 
-class _Gate:
-    """What all futures have for a condition. To take it is to take the lock."""
+class _Gate(type(threading.RLock())):  # type: ignore[misc]
+    """The condition of a future. Not a threading.Condition from the start, which costs five times as much."""
 
-    acquire = lock.acquire
-    release = lock.release
-    __enter__ = lock.__enter__
-    __exit__ = lock.__exit__
-
-    def __init__(self) -> None:
-        self.sleepers: set[threading.Condition] = set()
+    condition: threading.Condition | None = None  # of those who sleep
 
     def wait(self, timeout: float | None = None) -> bool:
-        """A future that is waited for knows how (`Future.sleep`); by this way it is asked whether it is done."""
-        return False
+        if self.condition is None:
+            self.condition = threading.Condition(self)
+        return self.condition.wait(timeout)
 
     def notify_all(self) -> None:
-        """Some future is cancelled, or finished by somebody else than its executor: which one is not said."""
-        for condition in self.sleepers:
-            condition.notify_all()
+        if self.condition is not None:
+            self.condition.notify_all()
+
+
+class _Done:
+    """The condition of all futures that nobody had asked anything before they were done. There is nothing to hold: whoever takes
+    it waits until the outcome is there."""
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        with finishing:
+            return True
+
+    def release(self) -> None:
+        pass
+
+    def __enter__(self) -> bool:
+        return self.acquire()
+
+    def __exit__(self, *exc: object) -> None:
+        pass
+
+    def wait(self, timeout: float | None = None) -> bool:
+        return True
+
+    def notify_all(self) -> None:
+        pass
 
 
 class _Nobody:
-    """The waiters of a future that is done: whoever comes now need not be told."""
+    """The waiters of such a future: whoever comes now need not be told."""
 
     def append(self, waiter: object) -> None:
         pass
@@ -58,103 +77,90 @@ class _Nobody:
         return iter(())
 
 
-GATE = _Gate()
-NOBODY: Any = _Nobody()
+DONE = _Done()
+NOBODY = _Nobody()
 
 
-class _Waiters:
-    """Found where an instance has no list of waiters yet, which it has from then on, unless it is done."""
-
-    def __get__(self, future: Future | None, owner: type[Future]) -> Any:
-        if future is None:
-            return self
-        if future._state is FINISHED:
-            return NOBODY
-        own = future.__dict__
-        own["_observed"] = True
-        return own.setdefault("_waiters", [])
-
-
-class _Callbacks:
-    """The same for its list of callbacks."""
+class _Condition:
+    """Found where an instance has no condition yet, which it has from then on."""
 
     def __get__(self, future: Future | None, owner: type[Future]) -> Any:
         if future is None:
             return self
         own = future.__dict__
-        own["_observed"] = True
-        return own.setdefault("_done_callbacks", [])
+        own.setdefault("_waiters", [])
+        return own.setdefault("_condition", _Gate())  # not where another thread was quicker, or its outcome
+
+
+class _Lazily:
+    """Found where an instance has no such list yet, which it has from then on, unless nobody will ever look at it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, future: Future | None, owner: type[Future]) -> Any:
+        if future is None:
+            return self
+        own = future.__dict__
+        return NOBODY if own.get("_condition") is DONE else own.setdefault(self.name, [])
 
 
 @final
 class Future(futures.Future[Any]):
     """What `Executor.submit` returns; a `concurrent.futures.Future` in every respect."""
 
-    _observed = False  # somebody may have to be told
     _state = PENDING
     _result: Any = None
     _exception: BaseException | None = None
-    _condition: Any = GATE
-    _waiters: Any = _Waiters()
-    _done_callbacks: Any = _Callbacks()
-    _sleepers: threading.Condition | None = None
+    _condition: Any = _Condition()
+    _waiters: Any = _Lazily("_waiters")
+    _done_callbacks: Any = _Lazily("_done_callbacks")
 
     def __init__(self) -> None:  # the base would make what is made on first use
         pass
 
     def result(self, timeout: float | None = None) -> Any:
-        if self._state in UNDONE:
-            self.sleep(timeout)
-        elif self._exception is None and self._state is FINISHED:
+        if self._state is FINISHED and self._exception is None:
             return self._result
         try:
-            return super().result(0)
+            return super().result(timeout)
         finally:
             self = None  # type: ignore[assignment]  # or the exception's traceback would keep it, and it the exception
 
-    def exception(self, timeout: float | None = None) -> BaseException | None:
-        if self._state in UNDONE:
-            self.sleep(timeout)
-        return super().exception(0)
-
-    def sleep(self, timeout: float | None) -> None:
-        """Until it is done, or so many seconds."""
-        deadline = None if timeout is None else time.monotonic() + timeout
-        with lock:
-            condition = self._sleepers
-            if condition is None:
-                condition = self._sleepers = threading.Condition(lock)
-                self._observed = True
-            GATE.sleepers.add(condition)
-            try:
-                while self._state in UNDONE:
-                    left = None if deadline is None else deadline - time.monotonic()
-                    if left is not None and left <= 0:
-                        return
-                    condition.wait(left)
-            finally:
-                GATE.sleepers.discard(condition)
-
     def finish(self, value: Any, failed: bool) -> bool:
-        """Set the outcome; under the lock. True where callbacks are to be run, outside it.
+        """Set the outcome of a future that has a gate. True where callbacks are to be run, outside all locks.
 
-        What `set_result` and `set_exception` do, without taking a lock for each future.
+        What `set_result` and `set_exception` do; but one that was finished or cancelled by whoever has it stays what it is.
         """
-        if self._state not in UNDONE:
-            return False  # whoever has it has finished or cancelled it himself
-        if failed:
-            self._exception = value
-        else:
-            self._result = value
-        self._state = FINISHED
-        if not self._observed:
-            return False
         own = self.__dict__
-        for waiter in own.get("_waiters", ()):
+        gate = own["_condition"]
+        with gate:
+            if self._state not in UNDONE:
+                if self._state is CANCELLED:
+                    self.set_running_or_notify_cancel()
+                return False
             if failed:
-                waiter.add_exception(self)
+                self._exception = value
             else:
-                waiter.add_result(self)
-        if self._sleepers is not None:
-            self._sleepers.notify_all()
-        return "_done_callbacks" in own
+                self._result = value
+            self._state = FINISHED
+            for waiter in own["_waiters"]:
+                if failed:
+                    waiter.add_exception(self)
+                else:
+                    waiter.add_result(self)
+            if gate.condition is not None:
+                gate.condition.notify_all()
+            return "_done_callbacks" in own
+
+    def begin(self) -> bool:
+        """From now on it cannot be cancelled. False where it has been, or somebody else has finished it."""
+        with self._condition:
+            if self._state is PENDING:
+                self._state = RUNNING
+            elif self._state is CANCELLED:
+                self.set_running_or_notify_cancel()
+            return self._state is RUNNING
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a future cannot be pickled or copied: it is of the process that asked")

@@ -6,6 +6,7 @@ import ast
 import functools
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -100,6 +101,7 @@ def test_who_is_interrupted_at_any_line_can_go_on_and_can_leave(
     ask: Callable[[shmq.Executor], None], stride: int, fresh: bool
 ) -> None:
     line, reached = 0, 0
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     while True:
         with shmq.Executor(1, "fork") as pool:
             if not fresh:
@@ -110,6 +112,7 @@ def test_who_is_interrupted_at_any_line_can_go_on_and_can_leave(
                 except KeyboardInterrupt:
                     reached += 1
             where = f"line {line}, {interrupt.where}"
+            assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before, where
             assert pool.submit(double, 4).result(WATCHDOG / 4) == 8, where
             wait_until(lambda pool=pool: pool.stats().pending == 0)
             client = pool._client

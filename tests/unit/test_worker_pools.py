@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import gc
 import io
 import itertools
 import multiprocessing
 import os
 import pickle
+import random
 import signal
 import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from pathlib import Path
@@ -28,7 +31,7 @@ from conftest import WATCHDOG, wait_until
 
 import shmq
 from shmq import _segment
-from shmq.executor import _channel, _crew
+from shmq.executor import _channel, _crew, _future
 
 LARGE = 300_000  # bytes: beyond a small slot
 START_METHODS = ["fork", "spawn", "forkserver"]
@@ -578,7 +581,107 @@ def test_who_is_interrupted_while_the_manager_thread_starts_can_go_on_or_leave(
         assert [thread for thread in threading.enumerate() if thread.name == "shmq-executor"] == []
 
 
-def test_a_task_that_meets_a_shutdown_in_another_thread_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+# -- futures ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hurry() -> Iterator[None]:
+    """Threads take turns as often as they can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("hurry")
+def test_callbacks_run_in_the_manager_thread_and_never_in_one_that_asks(pool: shmq.Executor) -> None:
+    """Whoever asks may hold a lock that a callback of another future takes."""
+    asker, asking = threading.current_thread(), False
+    called: list[bool] = []
+
+    def call_back(future: futures.Future[int]) -> None:
+        called.append(asking and threading.current_thread() is asker)
+
+    for number in range(5000):
+        asking = True
+        future = pool.submit(square, number)
+        asking = False
+        future.add_done_callback(call_back)
+    wait_until(lambda: len(called) == 5000)
+    assert not any(called)
+
+
+def test_whoever_sleeps_is_woken_by_a_cancel_though_another_has_given_up() -> None:
+    with shmq.Executor(1, "fork") as pool:
+        last = [pool.submit(time.sleep, 0.2) for _ in range(6)][-1]
+        seen: list[BaseException] = []
+
+        def sleep() -> None:
+            try:
+                last.result()
+            except futures.CancelledError as error:
+                seen.append(error)
+
+        sleeper = threading.Thread(target=sleep)
+        sleeper.start()
+        with pytest.raises(futures.TimeoutError):
+            last.result(0.1)
+        assert last.cancel()
+        sleeper.join(WATCHDOG / 4)
+        assert len(seen) == 1
+
+
+def test_a_future_whose_turn_came_when_there_was_no_room_is_cancelled_with_the_others() -> None:
+    pool = shmq.Executor(1, "fork")
+    asked = [pool.submit(time.sleep, 0.2) for _ in range(6)]
+    with _future.lock:
+        number, _ = pool._client.backlog[0]
+        assert pool._client.begins(number)
+    assert asked[3].cancel()  # by hand: it is told, too
+    pool.shutdown(cancel_futures=True)
+    done, not_done = futures.wait(asked, timeout=0)
+    assert not not_done and sum(future.cancelled() for future in done) >= 3
+
+
+@pytest.mark.usefixtures("hurry")
+def test_those_who_wait_for_our_futures_and_for_others_do_not_wait_for_each_other(pool: shmq.Executor) -> None:
+    """`wait` takes the conditions of all in one order, which works where no two futures share one."""
+    with futures.ThreadPoolExecutor(1) as threads:
+        go = threading.Event()
+        ours = [*(pool.submit(square, number) for number in range(20)), *(pool.submit(time.sleep, 1) for _ in range(10))]
+        theirs = [threads.submit(go.wait, WATCHDOG) for _ in range(20)]
+        end = time.monotonic() + 1
+
+        def look(seed: int) -> None:
+            chance = random.Random(seed)
+            while time.monotonic() < end:
+                futures.wait(chance.sample(ours, 3) + chance.sample(theirs, 3), timeout=0)
+
+        lookers = [threading.Thread(target=look, args=(seed,), daemon=True) for seed in range(4)]
+        for looker in lookers:
+            looker.start()
+        for looker in lookers:
+            looker.join(WATCHDOG / 4)
+        go.set()
+        assert not any(looker.is_alive() for looker in lookers)
+
+
+def test_a_future_does_not_travel(pool: shmq.Executor) -> None:
+    with pytest.raises(TypeError, match="cannot be pickled"):
+        pool.submit(square, pool.submit(square, 1)).result(WATCHDOG)
+
+
+def test_a_future_that_failed_before_it_was_put_is_freed_without_a_collection(pool: shmq.Executor) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        failed = weakref.ref(pool.submit(square, threading.Lock()))
+        assert failed() is None
+    finally:
+        gc.enable()
+
+
+def test_a_task_that_meets_a_shutdown_in_another_thread_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
     pool = shmq.Executor(1, "fork")
     original = pool._grow
 
@@ -587,8 +690,7 @@ def test_a_task_that_meets_a_shutdown_in_another_thread_is_cancelled(monkeypatch
         original()
 
     monkeypatch.setattr(pool, "_grow", grow)
-    with pytest.raises(futures.CancelledError):
-        pool.submit(square, 1).result(WATCHDOG)
+    assert pool.submit(square, 3).result(WATCHDOG) == 9
 
 
 # -- workers ---------------------------------------------------------------------------------------------------------------
