@@ -147,7 +147,7 @@ class Client:
         """Put a task, or let it wait for its turn. Under the lock."""
         try:
             self.pending[number] = future
-            urgent = self.handed <= 0  # below 0 by one that was interrupted before it was counted
+            urgent = self.handed <= 0
             if self.handed < self.window and not self.backlog:
                 try:
                     if type(message) is bytes:
@@ -170,6 +170,7 @@ class Client:
                 self.wake()
         except BaseException:  # Ctrl-C: nobody will have the future, nor may anybody wait for it
             self.pending.pop(number, None)
+            self.recount()
             raise
 
     def feed(self) -> None:
@@ -179,12 +180,16 @@ class Client:
         self.feeding = True
         try:
             self.feed_open_window()
-        except BaseException:  # Ctrl-C: it may come between any two lines, so the count of what is out is made anew
-            pending = self.pending
-            self.handed = len(pending) - sum(number in pending for number, _ in self.backlog)
+        except BaseException:
+            self.recount()
             raise
         finally:
             self.feeding = False
+
+    def recount(self) -> None:
+        """Ctrl-C came, maybe between what was handed over and its being counted."""
+        pending = self.pending
+        self.handed = len(pending) - sum(number in pending for number, _ in self.backlog)
 
     def feed_open_window(self) -> None:
         """Takes nothing off the backlog before it is put: interrupted in between, a task runs twice, as after a death; the other
