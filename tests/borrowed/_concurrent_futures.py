@@ -16,7 +16,7 @@ import sys
 import traceback
 import unittest
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent import futures
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -48,6 +48,22 @@ def modules() -> list[ModuleType]:
 made: weakref.WeakSet[shmq.Executor] = weakref.WeakSet()
 
 
+class Processes(Mapping[int, Any]):
+    """Those that a crew has by now, whenever it is asked."""
+
+    def __init__(self, crew: Any) -> None:
+        self.crew = crew
+
+    def __getitem__(self, pid: int) -> Any:
+        return self.crew.processes[pid]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.crew.processes)
+
+    def __len__(self) -> int:
+        return len(self.crew.processes)
+
+
 class SuiteExecutor(shmq.Executor):
     """What the suite looks at, beside the public methods."""
 
@@ -56,8 +72,8 @@ class SuiteExecutor(shmq.Executor):
         made.add(self)
 
     @property
-    def _processes(self) -> dict[int, Any]:
-        return self._client.crew.processes
+    def _processes(self) -> Mapping[int, Any]:
+        return Processes(self._client.crew)
 
     @property
     def _executor_manager_thread(self) -> Any:
