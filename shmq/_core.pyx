@@ -184,6 +184,7 @@ LONGEST_SECONDS = 366 * 86400.0
 CAUSES = ("released", "nacked", "expired", "died", "rejected", "?", "?", "?")
 
 
+include "_dumper.pxi"
 include "_draft.pxi"
 include "_decode.pxi"
 include "_handle.pxi"

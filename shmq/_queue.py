@@ -129,6 +129,7 @@ class Queue(_core.Port):
 
     @classmethod
     def _make(cls, name: str, config: Config, codec: Codec | None = None, spin: bool = True, anonymous: bool = False) -> Queue:
+        """A new queue of this name, that is still there once it is open. **Raises** SegmentExists."""
         queue = cls.__new__(cls)
         while True:
             segment = _segment.create(name, config, anonymous)

@@ -330,8 +330,7 @@ class Client:
             return 0
         outcomes: list[tuple[int, Any, int]] = []
         seconds = 0.0
-        outcome_of, load_outcome, load_plain = _tasks.outcome_of, _tasks.load_outcome, _tasks.loads
-        body = _tasks.OUTCOME.size
+        outcome_of, load_outcome = _tasks.outcome_of, _tasks.load_outcome
         for message in batch:
             if not message:
                 self.take_large(outcomes)
@@ -344,10 +343,7 @@ class Client:
                 continue
             seconds += took
             try:
-                if kind or count:
-                    outcomes.append((number, load_outcome(message, kind, count, self.in_place), kind))
-                else:
-                    outcomes.append((number, load_plain(message[body:]), 0))
+                outcomes.append((number, load_outcome(message, kind, count, self.in_place), kind))
             except BaseException as error:
                 outcomes.append((number, error, True))
         if outcomes:

@@ -94,7 +94,8 @@ class Crew:
         """Interrupted in the middle by Ctrl-C, it may have started a worker that it does not know of: that one is disowned."""
         row = self.board.claim()
         plan = self.plan._replace(row=row.index, turn=row.words[_board.TURN])
-        process = self.context.Process(target=self.target, args=(plan,), name="shmq-worker")  # type: ignore[attr-defined]
+        make: Callable[..., BaseProcess] = self.context.Process  # type: ignore[attr-defined]  # each kind of context has its own
+        process = make(target=self.target, args=(plan,), name="shmq-worker")
         try:
             self._launch(process)
             self._enlist(process, row)

@@ -25,7 +25,7 @@ finishing = threading.RLock()  # held while futures without a gate are given DON
 UNDONE = (PENDING, RUNNING)
 
 
-class _Gate(type(threading.RLock())):  # type: ignore[misc]
+class _Gate(type(threading.RLock())):  # type: ignore[misc]  # RLock is a function; its class has no public name
     """The condition of a future. Not a threading.Condition from the start, which costs five times as much."""
 
     condition: threading.Condition | None = None  # of those who sleep

@@ -43,7 +43,6 @@ __all__ = [
 ]
 
 TASK = struct.Struct("<QQIHH")
-number_of = struct.Struct("<Q").pack
 COMMON = struct.Struct("<QIHH")  # of a task: without its number
 OUTCOME = struct.Struct("<QfHH")
 BUFFERS_AT = 22  # bytes before the number of buffers in a task
@@ -115,8 +114,8 @@ def make_task(number: int, prefix: bytes, body: Any) -> Message:
     except Exception as error:
         data, buffers = dumps_otherwise(body, error), None
     if not buffers and len(prefix) + len(data) <= SMALL - 8:
-        return b"".join((number_of(number), prefix, data))
-    head = number_of(number) + prefix
+        return b"".join((number.to_bytes(8, "little"), prefix, data))
+    head = number.to_bytes(8, "little") + prefix
     if buffers:
         head = head[:BUFFERS_AT] + counted(buffers).to_bytes(2, "little") + head[BUFFERS_AT + 2 :]
     return laid(head, data, buffers)

@@ -1,0 +1,95 @@
+# Dumper: objects to pickles, for messages (_draft.pxi) and for the tasks of a pool (executor/_tasks.py). Included by _core.pyx.
+
+@cython.final
+cdef class Pickling:
+    """A pickler that is used again and again, and both ends of it: where it writes to, and what collects its buffers.
+
+    To make one anew costs a fifth of pickling a small dict.
+    """
+
+    cdef object pickler
+    cdef bytes stream           # of the last object, as far as it is written
+    cdef list more              # writes behind the first one
+    cdef list buffers           # out of band
+
+    def write(self, data):
+        if self.stream is None:
+            self.stream = data
+        elif self.more is None:
+            self.more = [data]
+        else:
+            self.more.append(data)
+
+    def __call__(self, buffer):
+        if self.buffers is None:
+            self.buffers = []
+        self.buffers.append(buffer)
+
+
+@cython.final
+cdef class Reducers:
+    """A pickler's dispatch table: some dictionaries, as they are at that moment, and before them a function for exporters of `__dlpack__`.
+
+    Compiled, since it is asked for every object of a class of the user's, and nearly always has nothing to say.
+    """
+
+    cdef tuple tables
+    cdef object of_exporter
+
+    def __init__(self, of_exporter, *tables: dict):
+        self.of_exporter = of_exporter
+        self.tables = tables
+
+    def __getitem__(self, kind):
+        cdef PyObject *found
+        if isinstance(kind, type) and _PyType_Lookup(<PyTypeObject *>kind, DLPACK) != NULL:
+            reducer = self.of_exporter(kind)
+            if reducer is not None:
+                return reducer
+        for table in self.tables:
+            found = PyDict_GetItemWithError(<dict>table, kind)
+            if found != NULL:
+                return <object>found
+        raise KeyError(kind)
+
+
+@cython.final
+cdef class Dumper:
+    """Pickles objects by protocol 5, with buffers out of band, and keeps its pickler for the next one.
+
+    `reducers`: class -> reducer, a pickler's dispatch table; None: as everywhere.
+    """
+
+    cdef readonly object reducers
+    cdef Pickling idle          # while nobody uses it
+
+    def __init__(self, reducers=None):
+        self.reducers = reducers
+
+    cpdef tuple dump(self, object obj):
+        """-> the stream, and a list of PickleBuffers or None. **Raises** what pickling raises."""
+        # The pickling is this call's until it is given back: an object's reduction may dump, too.
+        cdef Pickling pickling = self.idle
+        cdef bytes stream
+        cdef list buffers
+        self.idle = None
+        if pickling is None:
+            pickling = Pickling.__new__(Pickling)
+            pickling.pickler = Pickler(pickling, 5, buffer_callback=pickling)
+            if self.reducers is not None:
+                pickling.pickler.dispatch_table = self.reducers
+        try:
+            pickling.pickler.dump(obj)
+            pickling.pickler.clear_memo() # which holds the objects
+        except:
+            pickling.pickler = None # with what it has begun; they refer to each other
+            raise
+        stream, buffers = pickling.stream, pickling.buffers
+        if pickling.more is not None:
+            stream = b"".join([stream, *pickling.more])
+        pickling.stream = pickling.more = pickling.buffers = None
+        if PyBytes_GET_SIZE(stream) <= KEPT_PICKLE_BYTES: # the memo keeps its size, and clearing a large one takes long
+            self.idle = pickling
+        else:
+            pickling.pickler = None
+        return stream, buffers
