@@ -34,6 +34,7 @@ from shmq._version import __version__
 if _typing.TYPE_CHECKING:
     from shmq import aio as aio
     from shmq import mp as mp
+    from shmq._dead_letters import DeadLetter, DeadLetters
     from shmq._worker_lost import WorkerLost
     from shmq.executor import Executor, ExecutorStats, WorkerStats
 
@@ -41,6 +42,8 @@ __all__ = [
     "Backoff",
     "Closed",
     "Codec",
+    "DeadLetter",
+    "DeadLetters",
     "Empty",
     "Executor",
     "ExecutorStats",
@@ -76,8 +79,10 @@ __all__ = [
     "wait_any",
 ]
 
-# They bring concurrent.futures and multiprocessing, which who only wants a queue need not pay for.
+# They bring concurrent.futures, multiprocessing and json, which a program that only wants a queue need not pay for.
 _ON_FIRST_USE = {
+    "DeadLetter": "shmq._dead_letters",
+    "DeadLetters": "shmq._dead_letters",
     "Executor": "shmq.executor",
     "ExecutorStats": "shmq.executor",
     "WorkerLost": "shmq._worker_lost",

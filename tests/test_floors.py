@@ -36,6 +36,7 @@ FLOORS = {
     "executor": 3,
     "mp": 3,
     "cli": 4,
+    "__main__": 4,
 }
 FREE = {"_version", "_include"}  # import nothing of shmq, may be imported by all
 MODULES = sorted(PACKAGE.glob("*.py")) + sorted((PACKAGE / "cli").glob("*.py")) + sorted((PACKAGE / "executor").glob("*.py"))
@@ -45,6 +46,8 @@ PUBLIC = [
     "Backoff",
     "Closed",
     "Codec",
+    "DeadLetter",
+    "DeadLetters",
     "Empty",
     "Executor",
     "ExecutorStats",

@@ -1,4 +1,4 @@
-"""``python -m shmq.cli``: the same as ``shmq``, for where the script is not on the PATH."""
+"""``python -m shmq.cli``: the same as ``python -m shmq``."""
 
 from shmq.cli import main
 

@@ -126,6 +126,19 @@ def test_missing_extra_is_one_clear_line_and_status_2(missing: str) -> None:
     assert process.stderr == f"shmq: the command line needs {missing}: pip install 'shmq[cli]'\n"
 
 
+@pytest.mark.parametrize("missing", ["click", "rich"])
+def test_python_m_shmq_is_the_command_and_says_what_it_misses(missing: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "shmq", "--version"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(shmq.__file__).parents[1])}
+    whole = subprocess.run(command, capture_output=True, text=True, timeout=WATCHDOG, env=environment, cwd=tmp_path)
+    assert (whole.returncode, whole.stdout, whole.stderr) == (0, f"shmq {shmq.__version__}\n", "")
+    (tmp_path / missing).mkdir()
+    (tmp_path / missing / "__init__.py").write_text(f"raise ModuleNotFoundError('none', name={missing!r})")
+    without = subprocess.run(command, capture_output=True, text=True, timeout=WATCHDOG, env=environment, cwd=tmp_path)
+    assert (without.returncode, without.stdout) == (2, "")
+    assert without.stderr == f"shmq: the command line needs {missing}: pip install 'shmq[cli]'\n"
+
+
 def test_workers_import_neither_click_nor_rich() -> None:
     program = "import sys, shmq.cli._job, shmq.cli._measure; print({'click', 'rich'} & set(sys.modules))"
     process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=WATCHDOG)
