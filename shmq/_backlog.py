@@ -91,7 +91,7 @@ class Backlog:
         if words[TAIL] < START or words[HEAD] > words[TAIL]:
             words[HEAD] = words[TAIL] = max(words[TAIL], START)  # new, or killed while it was emptied
         if words[AT_WORK]:
-            port._backlog_count = sum(1 for _ in self._records(port))
+            port._set_backlog_count(sum(1 for _ in self._records(port)))
         words[AT_WORK] = 1
 
     def _records(self, port: Port) -> Iterator[tuple[bytes, int]]:

@@ -165,6 +165,7 @@ cdef extern from "port.h" nogil:
                              const uint8_t *boot_id, uint64_t creator, uint64_t lock_inode, const shmq_policy *policy)
     void shmq_segment_ready(void *base)
     shmq_status shmq_segment_check(const void *base, uint64_t file_bytes, shmq_geometry *out)
+    void shmq_port_map(shmq_port *port, void *base, const shmq_geometry *geometry)
     shmq_status shmq_port_attach(shmq_port *port, void *base, const shmq_geometry *geometry, uint64_t owner)
     void shmq_port_detach(shmq_port *port)
     shmq_status shmq_cell_take_for_long(shmq_port *port, shmq_purpose purpose, uint32_t *cell)

@@ -7,7 +7,8 @@ critical section where there is none. The lock is released only while waiting an
 the in-flight cell in use is not the port's kept one, so that another thread works with another cell.
 
 Everything with Python code in it (an object's pickling, a codec, a buffer's exporter) runs before a cell is taken or
-after the message is leased: see _draft.pxi and _decode.pxi. A Port is a Handle (_handle.pxi) that produces (_produce.pxi),
+after the message is leased: see _draft.pxi and _decode.pxi. A Port is a Handle (_handle.pxi, which
+attaches what an Observer of _observe.pxi only looks at) that produces (_produce.pxi),
 buries (_bury.pxi) and consumes (_consume.pxi); here it leases and lends. Loan and Lease themselves are in _lease.pxi.
 """
 
@@ -187,6 +188,7 @@ CAUSES = ("released", "nacked", "expired", "died", "rejected", "?", "?", "?")
 include "_dumper.pxi"
 include "_draft.pxi"
 include "_decode.pxi"
+include "_observe.pxi"
 include "_handle.pxi"
 include "_produce.pxi"
 include "_bury.pxi"

@@ -345,11 +345,6 @@ cdef class Producer(Handle):
             shmq_owner_unlock(self.backlog_lock())
             self.leave()
 
-    @property
-    def _backlog_count(self) -> int:
-        """The header's word: how many messages wait in the backlog. Written under the backlog's lock."""
-        return shmq_load_seq(&self.port.header.backlog)
-
-    @_backlog_count.setter
-    def _backlog_count(self, uint64_t count) -> None:
+    def _set_backlog_count(self, uint64_t count) -> None:
+        """Under the backlog's lock."""
         shmq_store_seq(&self.port.header.backlog, count) # [park]

@@ -89,7 +89,7 @@ shmq_status shmq_cell_take_for_long(struct shmq_port *port, enum shmq_purpose pu
 
 /* -- attach and detach ----------------------------------------------------------------------------------------------- */
 
-shmq_status shmq_port_attach(struct shmq_port *port, void *base, const struct shmq_geometry *g, uint64_t owner) {
+void shmq_port_map(struct shmq_port *port, void *base, const struct shmq_geometry *g) {
     memset(port, 0, sizeof *port);
     port->base = base;
     port->geometry = *g;
@@ -98,10 +98,15 @@ shmq_status shmq_port_attach(struct shmq_port *port, void *base, const struct sh
     port->cells = (struct shmq_cell *)(port->base + g->cells_offset);
     port->ring = (shmq_word *)(port->base + g->ring_offset);
     port->nonce = port->header->nonce;
-    port->owner = owner;
+    port->index = SHMQ_NO_PORT;
     port->kept = SHMQ_NO_CELL;
     port->due_ns = port->expiry_ns = SHMQ_FOREVER;
     port->policy = shmq_policy_of(port->header);
+}
+
+shmq_status shmq_port_attach(struct shmq_port *port, void *base, const struct shmq_geometry *g, uint64_t owner) {
+    shmq_port_map(port, base, g);
+    port->owner = owner;
     port->linger_probe = 16;
     port->spins = shmq_wait_cpus() > 1;
     port->spin_ns[0] = port->spin_ns[1] = SHMQ_SPIN_NS;

@@ -89,6 +89,9 @@ void shmq_segment_ready(void *base);
  * MISMATCH: another format, version or byte order; CORRUPT: the numbers contradict each other or the file's size. */
 shmq_status shmq_segment_check(const void *base, uint64_t file_bytes, struct shmq_geometry *out);
 
+/* Note where everything is, and take nothing: enough to look at a segment, also one that is mapped for reading only. */
+void shmq_port_map(struct shmq_port *port, void *base, const struct shmq_geometry *geometry);
+
 /* Take a free port and its cell. Pre: `base` was checked. Post: OK or NO_PORTS.
  * Killed here: a claimed port that holds nothing, or one cell; the reaper frees both. */
 shmq_status shmq_port_attach(struct shmq_port *port, void *base, const struct shmq_geometry *geometry, uint64_t owner);

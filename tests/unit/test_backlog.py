@@ -428,7 +428,7 @@ def test_a_death_between_two_words_is_repaired_by_the_next(q: shmq.Queue) -> Non
     fill(q, 10)
     assert q._backlog is not None
     q._backlog._words[_backlog.AT_WORK] = 1
-    q._backlog_count += 1  # counted, and the tail not moved; or the head moved, and not counted
+    q._set_backlog_count(q._backlog_count + 1)  # counted, and the tail not moved; or the head moved, and not counted
     assert q.drain() == list(range(10))
     assert q.empty() and q.qsize() == 0
 

@@ -1,0 +1,256 @@
+# An observer: a segment that is mapped and looked at. Looking takes no port and changes nothing in the segment.
+
+CELL_STATES = ("spare", "warm", "idle", "loaned", "leased", "held", "orphan", "timed")
+
+
+@cython.no_gc_clear # the collector would take the mapping away before the last lease of a cycle is gone
+cdef class Observer:
+    """A checked segment whose numbers are read where they lie, from a mapping that may be read-only. A Handle attaches as well."""
+
+    cdef shmq_port port             # an observer's has no record: it is no port of the segment's
+    cdef Py_buffer memory           # keeps the mapping while the port, or a view of one of its slots, lives
+    cdef readonly object segment    # shmq._segment.Segment
+    cdef readonly bint grows
+    cdef uint64_t forks             # of the process that attached; anything else sends a call through enter()
+
+    def __cinit__(self, *args, **kwargs):
+        self.memory.buf = NULL
+        self.forks = <uint64_t>-1
+
+    def _observe(self, segment) -> None:
+        """Look at a mapped segment from now on. Raises SegmentCorrupt."""
+        cdef shmq_geometry geometry
+        self.segment = segment
+        PyObject_GetBuffer(segment.memory, &self.memory, PyBUF_SIMPLE)
+        self.check(&geometry)
+        shmq_port_map(&self.port, self.memory.buf, &geometry)
+        self.grows = self.port.header.flags & SHMQ_GROWS != 0
+        self.forks = shmq_owner_forks
+
+    cdef int check(self, shmq_geometry *geometry) except -1:
+        if shmq_segment_check(self.memory.buf, <uint64_t>self.memory.len, geometry) != SHMQ_OK:
+            raise SegmentCorrupt(f"segment {self.segment.name!r} changed while it was opened")
+        return 0
+
+    cdef int enter(self) except -1:
+        """Called before a look by whoever was forked, and by whoever never mapped a segment."""
+        if self.memory.buf == NULL:
+            raise Closed("this observer was never opened")
+        self.forks = shmq_owner_forks
+        return 0
+
+    def __dealloc__(self):
+        if self.memory.buf != NULL:
+            PyBuffer_Release(&self.memory)
+
+    @property
+    def _shut(self) -> bool:
+        """Was the queue shut down?"""
+        if shmq_unlikely(self.forks != shmq_owner_forks):
+            self.enter()
+        return shmq_load_half(&self.port.header.shut) != 0
+
+    def _unfinished(self) -> int:
+        """Messages that are not done: see join."""
+        if shmq_unlikely(self.forks != shmq_owner_forks):
+            self.enter()
+        return shmq_unfinished(&self.port)
+
+    def qsize(self) -> int:
+        """Messages that wait: leased ones and those that came back are not counted. Exact at a quiet moment."""
+        if shmq_unlikely(self.forks != shmq_owner_forks):
+            self.enter()
+        return shmq_load_seq(&self.port.header.backlog) + shmq_ring_length(&self.port)
+
+    def empty(self) -> bool:
+        """No message can be taken now: none waits, and none that came back is due. True or False at that moment."""
+        if shmq_unlikely(self.forks != shmq_owner_forks):
+            self.enter()
+        return shmq_load_seq(&self.port.header.backlog) == 0 and shmq_ring_length(&self.port) == 0 and not self.due_count()
+
+    def full(self) -> bool:
+        """put would wait. True or False at that moment."""
+        if shmq_unlikely(self.forks != shmq_owner_forks):
+            self.enter()
+        return not self.grows and not shmq_ring_has_space(&self.port)
+
+    cdef uint32_t due_count(self) noexcept:
+        cdef uint32_t i, count = 0
+        cdef uint64_t word, now = 0, due
+        for i in range(self.port.geometry.cells):
+            word = shmq_load_acquire(&self.port.cells[i].word)
+            if shmq_cell_state(word) == SHMQ_ORPHAN:
+                due = shmq_load_relaxed(&self.port.cells[i].due_ns)
+                if due and now == 0:
+                    now = shmq_now_ns()
+                count += due <= now and not self.to_be_buried(shmq_word_slot(word))
+        return count
+
+    cdef bint to_be_buried(self, uint32_t slot) noexcept:
+        return slot < self.port.geometry.total_slots and shmq_message_exhausted(
+            &self.port, shmq_load_relaxed(&shmq_slot_at(&self.port, slot).deliveries))
+
+    @property
+    def name(self) -> str:
+        """The queue's name; other processes attach by it."""
+        return self.segment.name
+
+    @property
+    def maxsize(self) -> int:
+        """How many messages may wait; 0 where there is no bound."""
+        return 0 if self.grows else self.port.geometry.slots
+
+    @property
+    def slot_size(self) -> int:
+        """Payload bytes of a slot."""
+        return self.port.geometry.slot_size
+
+    def _counters(self) -> tuple:
+        """Sums over all ports, over all who ever had them, in the order of enum shmq_counter."""
+        cdef uint32_t i, k, kinds = SHMQ_COUNTERS
+        totals = [0] * kinds
+        for i in range(self.port.geometry.ports):
+            for k in range(kinds):
+                totals[k] += shmq_load_relaxed(&self.port.records[i].counters[k])
+        return tuple(totals)
+
+    def _events(self) -> tuple:
+        """Leases that expired, handles whose process died, dead letters, since the segment was made."""
+        return tuple([shmq_load_relaxed(&self.port.header.events[k]) for k in range(3)])
+
+    def _waiters(self) -> tuple:
+        """Consumers and producers that wait, asleep or for their bell to be rung."""
+        cdef uint32_t i
+        cdef uint64_t bell, items = shmq_load_half(&self.port.header.items_waiters), space = shmq_load_half(&self.port.header.space_waiters)
+        items, space = items & ~<uint64_t>SHMQ_BELLS, space & ~<uint64_t>SHMQ_BELLS
+        for i in range(self.port.geometry.ports):
+            bell = shmq_load_relaxed(&self.port.records[i].bell)
+            items += bell >> <int>SHMQ_ITEMS & 1
+            space += bell >> <int>SHMQ_SPACE & 1
+        return items, space
+
+    def _ports(self) -> list:
+        """(index, owner, pid, alive, intent is open) of each attached port."""
+        cdef uint32_t i
+        cdef uint64_t owner
+        result = []
+        for i in range(self.port.geometry.ports):
+            owner = shmq_load_acquire(&self.port.records[i].owner)
+            if owner:
+                result.append((i, owner, shmq_load_relaxed(&self.port.records[i].pid), shmq_owner_alive(owner),
+                               shmq_load_acquire(&self.port.records[i].intent) != 0))
+        return result
+
+    def _cells(self) -> list:
+        """(state, owner port, slot, leased since) of each in-flight cell; a timed one is leased."""
+        cdef uint32_t i
+        cdef uint64_t word
+        result = []
+        for i in range(self.port.geometry.cells):
+            word = shmq_load_acquire(&self.port.cells[i].word)
+            state = shmq_cell_state(word)
+            result.append(("leased" if state == SHMQ_TIMED else CELL_STATES[state], shmq_cell_owner(word), shmq_word_slot(word),
+                           shmq_load_relaxed(&self.port.cells[i].leased_ns) * 1e-9))
+        return result
+
+    def _holdings(self) -> list:
+        """(state, owner port, message id, since, ends, begun, failed, bytes) of each cell that is loaned, leased, held, or came back.
+
+        Times are monotonic seconds; `ends` is None without a time-out, and for what came back when it is due. What was
+        changed while it was read is left out.
+        """
+        cdef uint32_t i, slot
+        cdef uint64_t word, ends
+        cdef unsigned state
+        cdef shmq_cell *cell
+        cdef shmq_slot *there
+        result = []
+        for i in range(self.port.geometry.cells):
+            cell = &self.port.cells[i]
+            word = shmq_load_acquire(&cell.word)
+            state = shmq_cell_state(word)
+            slot = shmq_word_slot(word)
+            if state < SHMQ_LOANED or slot >= self.port.geometry.total_slots:
+                continue
+            there = shmq_slot_at(&self.port, slot)
+            ends = shmq_load_acquire(&cell.due_ns) if state == SHMQ_ORPHAN else 0
+            if state == SHMQ_TIMED and shmq_expires_ahead(shmq_load_acquire(&cell.expires), word) <= 1:
+                ends = shmq_expires_ns(shmq_load_acquire(&cell.expires))
+            row = ("leased" if state == SHMQ_TIMED else CELL_STATES[state], shmq_cell_owner(word), there.id,
+                   shmq_load_relaxed(&cell.leased_ns) * 1e-9, ends * 1e-9 if ends else None, shmq_lease_begun(&self.port, i, word),
+                   shmq_deliveries_failed(shmq_load_relaxed(&there.deliveries)))
+            nbytes, described = there.nbytes, there.described
+            key = None if state == SHMQ_LOANED else self.side_key_in(slot)
+            if shmq_load_acquire(&cell.word) == word:
+                result.append((*row, nbytes if key is None else max(self.segment.side_bytes(key) - described, 0)))
+        return result
+
+    cdef object side_key_in(self, uint32_t slot):
+        """The key of the side segment in which the slot's message is, if it is in one."""
+        if not shmq_slot_at(&self.port, slot).flags & SHMQ_SPILLED or self.port.geometry.slot_size < SPILL_KEY_BYTES:
+            return None
+        return PyBytes_FromStringAndSize(<const char *>shmq_payload_at(&self.port, slot), SPILL_KEY_BYTES)
+
+    def _words(self) -> tuple:
+        """The words of the ring cells, of the in-flight cells, and (intent, what it expects) of each port, as one look finds them."""
+        cdef uint32_t i
+        cdef uint64_t intent
+        ring = PyMemoryView_FromMemory(<char *>self.port.ring, self.port.geometry.slots * sizeof(shmq_word), PyBUF_READ).tobytes()
+        cells = [shmq_load_acquire(&self.port.cells[i].word) for i in range(self.port.geometry.cells)]
+        intents = []
+        for i in range(self.port.geometry.ports):
+            intent = shmq_load_acquire(&self.port.records[i].intent)
+            if shmq_intent_operation(intent):
+                intents.append((shmq_intent_cell(intent), shmq_word_slot(intent), shmq_word_slot(shmq_load_relaxed(&self.port.records[i].expected))))
+        return ring, cells, intents
+
+    def _side_keys(self) -> set:
+        """Keys of the side segments to which messages lead: those in the ring first, since from there they only move to a cell."""
+        cdef uint32_t i
+        result = set()
+        for i in range(self.port.geometry.slots):
+            if shmq_ring_state(shmq_load_acquire(&self.port.ring[i])) == SHMQ_READY:
+                self.note_side(shmq_load_acquire(&self.port.ring[i]), result)
+        for i in range(self.port.geometry.cells):
+            state = shmq_cell_state(shmq_load_acquire(&self.port.cells[i].word))
+            if shmq_state_leased(state) or state == SHMQ_ORPHAN:
+                self.note_side(shmq_load_acquire(&self.port.cells[i].word), result)
+        return result
+
+    cdef int note_side(self, uint64_t word, set keys) except -1:
+        cdef uint32_t slot = shmq_word_slot(word)
+        if slot < self.port.geometry.total_slots:
+            key = self.side_key_in(slot)
+            if key is not None:
+                keys.add(key)
+        return 0
+
+    def _serials(self) -> set:
+        """The serial numbers of the attached ports whose processes live: the high half of the ids that they give."""
+        cdef uint32_t i
+        cdef uint64_t owner
+        result = set()
+        for i in range(self.port.geometry.ports):
+            owner = shmq_load_acquire(&self.port.records[i].owner)
+            if owner and shmq_owner_alive(owner):
+                result.add(shmq_load_relaxed(&self.port.records[i].serial) & 0xFFFFFF) # what an id has room for
+        return result
+
+    def _ring(self) -> list:
+        """(lap, ready, slot) of each ring cell."""
+        cdef uint32_t i
+        cdef uint64_t word
+        result = []
+        for i in range(self.port.geometry.slots):
+            word = shmq_load_acquire(&self.port.ring[i])
+            result.append((shmq_ring_lap(word), shmq_ring_state(word) == SHMQ_READY, shmq_word_slot(word)))
+        return result
+
+    def _holders(self) -> str:
+        """Who is attached, in words; shmq.Queue knows more about processes."""
+        return ", ".join(f"pid {pid}" for _, _, pid, _, _ in self._ports())
+
+    @property
+    def _backlog_count(self) -> int:
+        """The header's word: how many messages wait in the backlog."""
+        return shmq_load_seq(&self.port.header.backlog)
