@@ -8,15 +8,16 @@ of whoever was told, and each cell that nobody holds is free.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
+import itertools
 import os
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -155,7 +156,7 @@ class Book:
         self.blind = 0  # how many may have been taken by a call that was struck before it could say which
         self.number = 0
 
-    @contextmanager
+    @contextlib.contextmanager
     def in_the_dark(self, count: int) -> Iterator[None]:
         self.blind += count
         try:
@@ -370,46 +371,70 @@ def test_an_interrupt_at_any_instruction_of_spilling_and_burying_keeps_no_cell_a
         assert event > 20
 
 
-def test_an_interrupt_at_a_random_moment_from_another_thread_loses_nothing(make: Make) -> None:
-    """PyThreadState_SetAsyncExc: what debuggers and time limits use."""
+class Striker:
+    """Raises Struck in another thread, once for each time that the thread asks for it.
+
+    By PyThreadState_SetAsyncExc, which debuggers and time limits use. An exception that comes unasked could strike in the
+    handler of the one before, which is the test's own code.
+    """
+
+    def __init__(self, strikes: int) -> None:
+        self.left = strikes
+        self.wanted = self.sent = 0
+        self.asked = threading.Lock()  # free where a strike is asked for
+        self.asked.acquire()
+
+    def strike(self, thread: threading.Thread) -> None:
+        """Strike as often as agreed, each time after another delay."""
+        while self.left and self.asked.acquire(timeout=LONG):
+            for _ in range(self.left * 7919 % 997):
+                pass
+            self.left -= 1
+            number = self.sent + 1
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(Struck))
+            self.sent = number
+
+    def while_struck(self, act: Callable[[], None]) -> bool:
+        """Act again and again until the exception strikes. False: a finalizer was struck, out of which nothing is raised."""
+        self.wanted += 1
+        try:
+            self.asked.release()
+            while self.sent < self.wanted:
+                act()
+            for _ in range(1000):  # CPython raises it at a jump back, at the latest
+                pass
+        except Struck:
+            return True
+        return False
+
+
+def test_an_interrupt_at_a_random_moment_from_another_thread_loses_nothing(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     queue = make(slots=4, slot_size=64, in_flight=5, max_deliveries=0)
-    rounds, struck, book = 0, 0, Book()
-    ready = threading.Event()
-    acts = [*CONSUMERS, *PRODUCERS]
+    book, striker, acts = Book(), Striker(1500), itertools.cycle([*CONSUMERS, *PRODUCERS])
+    outcomes: list[bool] = []
+    unraisable = sys.unraisablehook
+    monkeypatch.setattr(sys, "unraisablehook", lambda failure: failure.exc_type is Struck or unraisable(failure))
+
+    def act() -> None:
+        with contextlib.suppress(shmq.Empty, shmq.Full):
+            next(acts)(queue, book)
 
     def victim() -> None:
-        nonlocal struck, rounds
-        ready.set()
-        while time.monotonic() < end:
-            try:
-                act = acts[rounds % len(acts)]
-                rounds += 1
-                act(queue, book)
-            except (shmq.Empty, shmq.Full):
-                pass
-            except Struck:
-                struck += 1
+        while striker.left:
+            outcomes.append(striker.while_struck(act))
 
-    def survive() -> None:
-        while True:
-            try:
-                victim()
-                return
-            except Struck:
-                pass
-
-    end = time.monotonic() + 1.0
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)
-    thread = threading.Thread(target=survive)
+    thread = threading.Thread(target=victim)
     thread.start()
-    ready.wait(LONG)
-    while thread.is_alive() and time.monotonic() < end:
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(Struck))
-        time.sleep(0.0003)
-    thread.join(LONG)
-    sys.setswitchinterval(interval)
-    assert not thread.is_alive() and struck > 50
+    try:
+        striker.strike(thread)
+    finally:
+        striker.left, striker.sent = 0, striker.wanted
+        thread.join(LONG)
+        sys.setswitchinterval(interval)
+    assert not thread.is_alive()
+    assert outcomes.count(True) > 1000 and len(outcomes) == 1500
     gc.collect()
     check(queue, book)
 
