@@ -2,10 +2,18 @@
 
 import typing as _typing
 
+try:
+    from shmq._core import Lease, Loan
+except ModuleNotFoundError as _missing:
+    if _missing.name == "shmq._core":
+        from shmq._unbuilt import unbuilt
+
+        raise unbuilt(__path__[0]) from None
+    raise
+
 from shmq._backoff import Backoff
 from shmq._bell import wait_any
 from shmq._codec import Codec, JSONCodec, json_codec
-from shmq._core import Lease, Loan
 from shmq._errors import (
     Closed,
     Empty,

@@ -38,7 +38,7 @@ FLOORS = {
     "cli": 4,
     "__main__": 4,
 }
-FREE = {"_version", "_include"}  # import nothing of shmq, may be imported by all
+FREE = {"_version", "_include", "_unbuilt"}  # import nothing of shmq, may be imported by all
 MODULES = sorted(PACKAGE.glob("*.py")) + sorted((PACKAGE / "cli").glob("*.py")) + sorted((PACKAGE / "executor").glob("*.py"))
 CYTHON = sorted(PACKAGE.glob("*.pyx")) + sorted(PACKAGE.glob("*.pxi"))
 NATIVE = sorted((PACKAGE / "_native").glob("*.c"))
