@@ -5,9 +5,12 @@
 
 #include "wait.h"
 
-/* How often a call meets somebody else's progress before it returns to its caller, who looks at signals and tries again.
- * A hostile segment may also get here; it never gets further. */
+/* A call looks at as many ring cells as there are, since a sequence may lag by a lap, and at so many more, for what it meets of others'
+ * progress. Then it returns to its caller, which looks at signals and tries again. A hostile segment may also get here; it
+ * never gets further. */
 #define ATTEMPTS 4096
+
+static inline uint32_t looks_of(const struct shmq_port *port) { return port->geometry.slots + ATTEMPTS; }
 
 /* After losing an exchange to another port of the same side: let it run on alone for a moment. Two that meet at every message
  * move four cache lines to and fro for each; one that holds back for a few microseconds lets the other have dozens for one. */
@@ -78,6 +81,20 @@ static inline enum sight look_for_item(uint64_t word, uint64_t lap) {
     return ahead > 0 ? PASSED : NONSENSE;
 }
 
+/* Where a sequence should be that reads `at`: behind every cell that is through. Whoever died in a batch may have left thousands.
+ * That a cell was filled (emptied) in some lap says that every cell before it was, so earlier laps are skipped. Each look takes
+ * one from *looks; at zero the answer is as far as they led. */
+static uint64_t past(const struct shmq_port *port, uint64_t at, enum shmq_side side, uint32_t *looks) {
+    const uint32_t slots = port->geometry.slots;
+    for (; *looks && shmq_seq_index(at) < slots; --*looks) {
+        uint64_t word = shmq_load_acquire(&port->ring[shmq_seq_index(at)]), lap = shmq_seq_lap(at);
+        if ((side == SHMQ_SPACE ? look_for_space(word, lap) : look_for_item(word, lap)) != PASSED) break;
+        bool filled = side == SHMQ_SPACE && shmq_ring_state(word) == SHMQ_READY; /* in the lap of the word; else in the one before */
+        at = shmq_seq_next(shmq_seq_word(shmq_ring_lap(word) - !filled, shmq_seq_index(at)), slots);
+    }
+    return at;
+}
+
 /* A transfer of a cache line between cores takes as long as two or three messages. So fetch early what will be touched:
  * the slot in the ring cell after `t` is taken by the next put and written by the one after. */
 #define AHEAD 2
@@ -114,7 +131,7 @@ shmq_status shmq_ring_move_in(struct shmq_port *port, uint32_t cell) {
     const uint32_t slots = port->geometry.slots;
     shmq_word *sequence = &port->header->write_seq;
     uint32_t give = shmq_word_slot(shmq_cell_load(port, cell));
-    for (int attempt = 0; attempt < ATTEMPTS; attempt++) {
+    for (uint32_t looks = looks_of(port); looks; looks -= looks != 0) {
         uint64_t t = shmq_load_acquire(sequence);
         uint32_t index = shmq_seq_index(t);
         if (shmq_unlikely(index >= slots)) return SHMQ_CORRUPT;
@@ -133,7 +150,7 @@ shmq_status shmq_ring_move_in(struct shmq_port *port, uint32_t cell) {
             break;
         }
         case PASSED:
-            sequence_advance(sequence, t, shmq_seq_next(t, slots));
+            sequence_advance(sequence, t, past(port, t, SHMQ_SPACE, &looks));
             break;
         case CANNOT:
             if (shmq_load_seq(sequence) == t) return SHMQ_WOULD_BLOCK;
@@ -198,10 +215,10 @@ uint32_t shmq_ring_get_many(struct shmq_port *port, const uint32_t *cells, uint3
                             shmq_status *status) {
     const uint32_t slots = port->geometry.slots;
     shmq_word *sequence = &port->header->read_seq;
-    uint32_t done = 0;
+    uint32_t done = 0, looks = looks_of(port) + count;
     uint64_t from = shmq_load_acquire(sequence), h = from;
     *status = SHMQ_WOULD_BLOCK;
-    for (int attempt = 0; attempt < ATTEMPTS && done < count; attempt++) {
+    for (; looks && done < count; looks -= looks != 0) {
         uint32_t index = shmq_seq_index(h);
         if (shmq_unlikely(index >= slots)) { *status = SHMQ_CORRUPT; break; }
         uint64_t word = shmq_load_acquire(&port->ring[index]); /* [publish] */
@@ -216,7 +233,6 @@ uint32_t shmq_ring_get_many(struct shmq_port *port, const uint32_t *cells, uint3
             if (shmq_likely(exchange(port, SHMQ_GETTING, cells[done], index, word, emptied, leased))) {
                 done++;
                 h = next;
-                attempt = 0;
             } else if (!done) {
                 hold_back();
                 from = h = shmq_load_acquire(sequence);
@@ -224,7 +240,7 @@ uint32_t shmq_ring_get_many(struct shmq_port *port, const uint32_t *cells, uint3
             continue;
         }
         if (sight == PASSED) {
-            h = shmq_seq_next(h, slots);
+            h = past(port, h, SHMQ_ITEMS, &looks);
             if (!done) sequence_advance(sequence, from, h), from = h = shmq_load_acquire(sequence);
             continue;
         }
@@ -245,13 +261,21 @@ uint32_t shmq_ring_get_many(struct shmq_port *port, const uint32_t *cells, uint3
 
 bool shmq_ring_has_space(struct shmq_port *port) {
     uint64_t t = shmq_load_seq(&port->header->write_seq);
+    uint32_t looks = port->geometry.slots;
     if (shmq_seq_index(t) >= port->geometry.slots) return true; /* corrupt: let the caller's try find out */
+    enum sight sight = look_for_space(shmq_load_seq(&port->ring[shmq_seq_index(t)]), shmq_seq_lap(t)); /* [park] */
+    if (shmq_likely(sight != PASSED)) return sight != CANNOT;
+    t = past(port, t, SHMQ_SPACE, &looks);
     return look_for_space(shmq_load_seq(&port->ring[shmq_seq_index(t)]), shmq_seq_lap(t)) != CANNOT; /* [park] */
 }
 
 bool shmq_ring_has_item(struct shmq_port *port) {
     uint64_t h = shmq_load_seq(&port->header->read_seq);
+    uint32_t looks = port->geometry.slots;
     if (shmq_seq_index(h) >= port->geometry.slots) return true;
+    enum sight sight = look_for_item(shmq_load_seq(&port->ring[shmq_seq_index(h)]), shmq_seq_lap(h)); /* [park] */
+    if (shmq_likely(sight != PASSED)) return sight != CANNOT;
+    h = past(port, h, SHMQ_ITEMS, &looks);
     return look_for_item(shmq_load_seq(&port->ring[shmq_seq_index(h)]), shmq_seq_lap(h)) != CANNOT; /* [park] */
 }
 
@@ -282,27 +306,21 @@ uint32_t shmq_ring_estimate(const struct shmq_port *port) {
     return distance(h, t, port->geometry.slots);
 }
 
-/* Where the oldest message is or will be taken, though read_seq may lag behind consumers that have not moved it (yet). */
-static uint64_t front(const struct shmq_port *port, uint64_t h) {
-    const uint32_t slots = port->geometry.slots;
-    for (uint32_t n = 0; n < slots && shmq_seq_index(h) < slots; n++, h = shmq_seq_next(h, slots))
-        if (look_for_item(shmq_load_acquire(&port->ring[shmq_seq_index(h)]), shmq_seq_lap(h)) != PASSED) break;
-    return h;
+/* Where the oldest message is or will be taken (the next one put), though the sequence may lag behind those who have not moved it (yet). */
+static uint64_t front(const struct shmq_port *port, uint64_t h, enum shmq_side side) {
+    uint32_t looks = port->geometry.slots;
+    return past(port, h, side, &looks);
 }
 
 uint32_t shmq_ring_length(const struct shmq_port *port) {
-    const uint32_t slots = port->geometry.slots;
     uint64_t h = shmq_load_acquire(&port->header->read_seq), t = shmq_load_acquire(&port->header->write_seq);
-    /* An exchange that happened counts although its sequence lags: go on from where it points. A batch moves its sequence at
-     * its end, so there may be many; a lap is the bound. */
-    for (uint32_t n = 0; n < slots && shmq_seq_index(t) < slots; n++, t = shmq_seq_next(t, slots))
-        if (look_for_space(shmq_load_acquire(&port->ring[shmq_seq_index(t)]), shmq_seq_lap(t)) != PASSED) break;
-    return distance(front(port, h), t, slots);
+    uint64_t end = front(port, t, SHMQ_SPACE); /* first: what is put meanwhile is not counted, rather than what is taken counted still */
+    return distance(front(port, h, SHMQ_ITEMS), end, port->geometry.slots);
 }
 
 bool shmq_ring_peek(struct shmq_port *port, uint32_t nth, struct shmq_slot *slot, void *payload, uint64_t limit, bool *moved) {
     const uint32_t slots = port->geometry.slots;
-    uint64_t h = front(port, shmq_load_acquire(&port->header->read_seq));
+    uint64_t h = front(port, shmq_load_acquire(&port->header->read_seq), SHMQ_ITEMS);
     *moved = false;
     if (nth >= slots || shmq_seq_index(h) >= slots) return false;
     uint32_t index = shmq_seq_index(h) + nth; /* no overflow: both below 2^24 */

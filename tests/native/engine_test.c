@@ -629,6 +629,37 @@ static void lagging(void) {
             }
 }
 
+/* The same by thousands, as a consumer leaves them that is killed after a large batch, and by many laps of a small ring: one look finds
+ * what is there. */
+static void far_behind(void) {
+    static const struct { uint32_t slots, gone, there; } cases[] = {{20000, 9000, 3}, {20000, 20000, 0}, {9000, 9000, 9000}, {3, 10000, 2}, {1, 5000, 1}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        for (int which = 1; which < 4; which++) {
+            uint32_t slots = cases[i].slots, gone = cases[i].gone, there = cases[i].there, number;
+            snprintf(context, sizeof context, "%u slots, %u gone, %u there, %d", slots, gone, there, which);
+            struct arena a = arena_make(slots, 64, 2, 1);
+            struct shmq_header *header = (struct shmq_header *)a.base;
+            struct shmq_port port;
+            start_at(&a, SHMQ_LAP_MASK - 1, 5);
+            attach(&a, &port);
+            uint64_t at = header->write_seq;
+            for (uint32_t n = 0; n < gone; n++) CHECK(put(&port, n) == SHMQ_OK && get(&port, &number) == SHMQ_OK && number == n, "%u", n);
+            for (uint32_t n = 0; n < there; n++) CHECK(put(&port, gone + n) == SHMQ_OK, "put");
+            if (which & 1) header->read_seq = at;
+            if (which & 2) header->write_seq = at;
+            struct shmq_slot slot;
+            struct head head;
+            bool moved;
+            CHECK(shmq_ring_length(&port) == there, "length %u", shmq_ring_length(&port));
+            CHECK(shmq_ring_peek(&port, 0, &slot, &head, sizeof head, &moved) == (there != 0) && !moved, "peek");
+            CHECK(!there || head.number == gone, "peek at %u", head.number);
+            CHECK(put(&port, gone + there) == (there < slots ? SHMQ_OK : SHMQ_WOULD_BLOCK), "room");
+            for (uint32_t n = 0; n < there + (there < slots); n++) CHECK(get(&port, &number) == SHMQ_OK && number == gone + n, "%u", number);
+            CHECK(get(&port, &number) == SHMQ_WOULD_BLOCK && shmq_ring_length(&port) == 0, "not empty");
+            end(&a, &port);
+        }
+}
+
 /* A nack counts once whatever generation its lease has, that of the wrap-around included, in every cell. */
 static void generations(void) {
     enum { SPAN = 8 };
@@ -1254,7 +1285,7 @@ static void scribble(uint64_t seed, uint32_t milliseconds) {
 /* -- main -------------------------------------------------------------------------------------------------------------------- */
 
 static const struct { const char *name; void (*run)(void); } singles[] = {
-    {"capacities", capacities}, {"lagging", lagging}, {"generations", generations}, {"failures", failures}, {"orphans", orphans},
+    {"capacities", capacities}, {"lagging", lagging}, {"far_behind", far_behind}, {"generations", generations}, {"failures", failures}, {"orphans", orphans},
     {"detaching", detaching}, {"limits", limits}, {"warm", warm}, {"batches", batches}, {"geometries", geometries},
     {"headers", headers}, {"owners", owners}, {"never_back", never_back}, {"corruption", corruption},
 };

@@ -31,6 +31,7 @@ PAGE = 4096
 SINGLES = [
     "capacities",
     "lagging",
+    "far_behind",
     "batches",
     "never_back",
     "generations",
