@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Generator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from shmq import _core
@@ -304,17 +304,20 @@ async def done(queue: Queue, timeout: float | None) -> bool:
         return False
 
 
-class Receiving:
-    """What `Queue.areceive` returns: awaited, it is a Lease; as an asynchronous context, that of the lease."""
+class Receiving(Coroutine[Any, Any, "Lease"]):
+    """What `Queue.areceive` returns: a coroutine whose result is a Lease; as an asynchronous context, that of the lease.
+
+    Nothing is begun, and no message taken, before it is awaited, made a task, or entered.
+    """
 
     def __init__(self, queue: Queue, timeout: float | None, arguments: dict[str, Any]) -> None:
         self.queue = queue
         self.timeout = timeout
         self.arguments = arguments
         self.lease: Lease | None = None
-
-    def __await__(self) -> Any:
-        return self.receive().__await__()
+        self.running: Coroutine[Any, Any, Lease] | None = None
+        self.__name__ = "areceive"  # of the task that runs it
+        self.__qualname__ = "Queue.areceive"
 
     async def receive(self) -> Lease:
         try:
@@ -325,8 +328,33 @@ class Receiving:
     def attempt(self) -> Lease:
         return self.queue.receive(0, **self.arguments)
 
+    # What a coroutine has: asyncio's tasks drive it by these.
+
+    def begun(self) -> Coroutine[Any, Any, Lease]:
+        if self.running is None:
+            self.running = self.receive()
+        return self.running
+
+    def __await__(self) -> Generator[Any, Any, Lease]:
+        return self.begun().__await__()
+
+    def send(self, value: Any) -> Any:
+        return self.begun().send(value)
+
+    def throw(self, *error: Any) -> Any:
+        return self.begun().throw(*error)
+
+    def close(self) -> None:
+        if self.running is not None:
+            self.running.close()
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("cr_"):  # for the debug mode of asyncio, and for a task's stack
+            return getattr(self.begun(), name)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
     async def __aenter__(self) -> Lease:
-        self.lease = await self.receive()
+        self.lease = await self
         return self.lease.__enter__()
 
     async def __aexit__(self, *exc: Any) -> None:

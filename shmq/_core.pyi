@@ -16,6 +16,7 @@ FLAG_WITH_HANDLES: int
 FLAG_ANONYMOUS: int
 FLAG_GROWS: int
 CELL_STATES: tuple[str, ...]
+AS_CREATED: Any
 
 class Observer:
     segment: Any

@@ -217,14 +217,17 @@ class Queue(_core.Port):
 
             return await _awaiting.wait(self, SPACE, lambda: self.put(obj, False), timeout)
 
-    def areceive(self, timeout: float | None = None, **how: Any) -> Receiving:
+    def areceive(
+        self, timeout: float | None = None, lease_timeout: float | None = _core.AS_CREATED, extend: bool = False
+    ) -> Receiving:
         """receive, awaited: ``lease = await queue.areceive()``, or ``async with queue.areceive() as lease:``.
 
-        `how`: lease_timeout and extend as in receive. **Raises** as receive.
+        It is a coroutine, which `asyncio.create_task` and the like take. `lease_timeout` and `extend` as in receive.
+        **Raises** as receive.
         """
         from shmq._awaiting import Receiving
 
-        return Receiving(self, _core.seconds_of(timeout), how)
+        return Receiving(self, _core.seconds_of(timeout), {"lease_timeout": lease_timeout, "extend": extend})
 
     async def ajoin(self, timeout: float | None = None) -> bool:
         """join, awaited."""

@@ -256,6 +256,109 @@ def test_a_lease_is_had_by_await_and_by_async_with(run, queue):
     run(main())
 
 
+WAYS_TO_RUN = {
+    "create_task": lambda awaited: asyncio.create_task(awaited),
+    "ensure_future": lambda awaited: asyncio.ensure_future(awaited),
+    "wait_for": lambda awaited: asyncio.wait_for(awaited, LONG),
+    "gather": lambda awaited: first_of(asyncio.gather(awaited)),
+    "shield": lambda awaited: asyncio.shield(awaited),
+    "another coroutine": lambda awaited: first_of(awaited, alone=True),
+    "run_coroutine_threadsafe": lambda awaited: asyncio.wrap_future(
+        asyncio.run_coroutine_threadsafe(awaited, asyncio.get_running_loop())
+    ),
+}
+
+
+async def first_of(awaited: Any, alone: bool = False) -> Any:
+    return await awaited if alone else (await awaited)[0]
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["there already", "waited for"])
+@pytest.mark.parametrize("way", WAYS_TO_RUN.values(), ids=WAYS_TO_RUN)
+def test_whatever_can_be_awaited_can_be_made_a_task(run, queue, way, there):
+    async def main() -> None:
+        iterator = queue.__aiter__()
+        for take in (queue.aget, queue.areceive, iterator.__anext__):
+            if there:
+                queue.put("message")
+            pending = way(take())
+            await turns()
+            if not there:
+                queue.put("message")
+            taken = await pending
+            if isinstance(taken, shmq.Lease):
+                assert taken.data == "message"
+                taken.ack()
+            else:
+                assert taken == "message"
+                queue.task_done()
+        assert await way(queue.ajoin())
+        await way(queue.aput("put"))
+        await way(queue.loan(3).apublish())
+        first, second = queue.drain()
+        assert (first, len(second)) == ("put", 3)
+
+    run(main())
+
+
+@pytest.mark.skipif(not hasattr(asyncio, "TaskGroup"), reason="Python 3.11 has TaskGroup")
+def test_a_task_group_receives(run, queue):
+    async def main() -> None:
+        async with asyncio.TaskGroup() as group:
+            receiving = group.create_task(queue.areceive())
+            group.create_task(queue.aput("message"))
+        assert receiving.result().data == "message"
+        receiving.result().ack()
+
+    run(main())
+
+
+def test_asyncio_run_takes_a_receive(queue):
+    queue.put("message")
+    asyncio.run(queue.areceive()).ack()
+
+
+def test_a_receive_that_is_a_task_can_be_cancelled_and_loses_nothing(run, queue):
+    async def main() -> None:
+        task = asyncio.create_task(queue.areceive())
+        await turns()
+        assert "areceive" in repr(task) and task.get_stack()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        queue.put("message")
+        async with queue.areceive() as lease:
+            assert (lease.data, lease.delivery_count) == ("message", 1)
+
+    run(main())
+    assert idle(queue)
+
+
+def test_a_receive_that_nobody_awaits_takes_nothing(queue):
+    queue.put("message")
+    receiving = queue.areceive()
+    receiving.close()
+    del receiving
+    assert queue.get_nowait() == "message"
+
+
+def test_a_receive_that_was_awaited_cannot_be_awaited_again(run, queue):
+    async def main() -> None:
+        queue.put_many([1, 2])
+        receiving = queue.areceive()
+        (await receiving).ack()
+        with pytest.raises(RuntimeError, match="already awaited"):
+            await receiving
+        assert queue.get_nowait() == 2
+
+    run(main())
+
+
+def test_a_misspelt_keyword_of_areceive_is_refused_at_once(queue):
+    with pytest.raises(TypeError, match="lease_time_out"):
+        queue.areceive(lease_time_out=3)
+
+
 def test_async_for_acks_when_the_body_ends_and_nacks_when_it_raises(run, queue):
     async def main() -> None:
         queue.put_many([1, 2, 3])
