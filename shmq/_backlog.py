@@ -1,6 +1,6 @@
 """The backlog of a queue without a bound: a log beside the segment, of messages that found the ring full.
 
-One file, ``shmq.NAME+NONCE.backlog``, made with the segment and opened with it. A page with three words, then records, each a
+One file, ``shmq-UID.NAME+NONCE.backlog``, made with the segment and opened with it. A page with three words, then records, each a
 word with the length of a message's image, and the image (its slot's header and payload) up to the next boundary of eight bytes:
 
     head     offset of the oldest record

@@ -23,8 +23,8 @@ def alive(uint64_t owner) -> bool:
 
 
 def try_lock(uint64_t key) -> bool:
-    """Take the named lock between this user's processes (and threads); False where somebody has it."""
-    own_identity()
+    """Take the named lock between this user's processes (and threads); False where somebody has it. Raises as lock_inode."""
+    lock_inode()
     return shmq_owner_lock(key)
 
 
@@ -34,7 +34,10 @@ def unlock(uint64_t key) -> None:
 
 
 def lock_inode() -> int:
-    """The inode of the lock file."""
+    """The inode of the lock file of the user that this process runs as. Raises SegmentForeign where it is known by another's."""
+    if not shmq_owner_is_this_user():
+        raise SegmentForeign(f"this process opened queues before it became user {_os.geteuid()}, and is known to others by the lock "
+                             "file of the user that it was: open this user's queues in a new process")
     own_identity()
     return shmq_owner_lock_inode()
 
@@ -69,11 +72,11 @@ def format_segment(memory, uint64_t slots, uint64_t slot_size, uint64_t cells, u
     laid_down.retry_maximum_ns = round(maximum * 1e9)
     if not compute_geometry(slots, slot_size, cells, ports, &geometry) or len(boot_id) != 16:
         raise ValueError("geometry out of bounds")
-    cdef uint64_t owner = own_identity()
+    cdef uint64_t inode = lock_inode(), owner = own_identity()
     PyObject_GetBuffer(memory, &buffer, PyBUF_WRITABLE)
     if <uint64_t>buffer.len >= geometry.segment_bytes:
         shmq_segment_format(buffer.buf, &geometry, nonce, flags, PyBytes_AS_STRING(codec), <const uint8_t *>PyBytes_AS_STRING(boot_id),
-                            owner, shmq_owner_lock_inode(), &laid_down)
+                            owner, inode, &laid_down)
         (<shmq_header *>buffer.buf).creator_pid = pid
     PyBuffer_Release(&buffer)
 

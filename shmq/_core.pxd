@@ -251,6 +251,7 @@ cdef extern from "owner.h" nogil:
     bint shmq_owner_alive(uint64_t identity)
     bint shmq_owner_runs(uint64_t pid, uint64_t run)
     uint64_t shmq_owner_lock_inode()
+    bint shmq_owner_is_this_user()
     bint shmq_owner_lock(uint64_t key)
     void shmq_owner_unlock(uint64_t key)
     bint shmq_owner_random(void *out, unsigned nbytes)

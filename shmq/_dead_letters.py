@@ -4,9 +4,9 @@ One file per letter, in a folder beside the segment, named by the message's id: 
 its slot. So a letter takes only the memory that it needs, there can be as many as /dev/shm holds, and none takes a cell
 that messages need::
 
-    shmq.NAME+NONCE.dead/ID             a letter
-    shmq.NAME+NONCE.dead/ID.new.OWNER   being written by the process of that identity; its message is still in its cell
-    shmq.NAME+NONCE.dead/ID.out.OWNER   being put back into the queue by that process
+    shmq-UID.NAME+NONCE.dead/ID             a letter
+    shmq-UID.NAME+NONCE.dead/ID.new.OWNER   being written by the process of that identity; its message is still in its cell
+    shmq-UID.NAME+NONCE.dead/ID.out.OWNER   being put back into the queue by that process
 
 A letter is written under another name and renamed, then the message's cell is freed. Whoever is killed between the two leaves a
 message that the next one buries again under the same name: it is a dead letter once. The other way round, a letter

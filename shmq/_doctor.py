@@ -20,7 +20,7 @@ from shmq import _core, _segment
 from shmq._errors import SegmentNotFound, ShmqError
 from shmq._liveness import describe
 from shmq._queue import Queue
-from shmq._segment import PREFIX, SEPARATOR, SHM, Segment
+from shmq._segment import SEPARATOR, SHM, Segment
 from shmq._stats import verify
 
 __all__ = ["Finding", "examine"]
@@ -33,9 +33,9 @@ SMALL = 64 << 20  # bytes: what a Docker container has unless it is told otherwi
 NEARLY_FULL = 0.95
 # NAME+NONCE and what comes behind it: a side segment, the dead letters, a semaphore.
 BESIDE = re.compile(
-    rf"(?P<semaphore>sem\.)?{re.escape(PREFIX)}(?P<name>[^+]+){re.escape(SEPARATOR)}(?P<nonce>[0-9a-f]{{16}})\.(?P<what>.+)"
+    rf"(?:sem\.)?shmq-(?P<user>\d+)\.(?P<name>[^+]+){re.escape(SEPARATOR)}(?P<nonce>[0-9a-f]{{16}})\.(?P<what>.+)"
 )
-REMOVED = re.compile(rf" {re.escape(SHM)}/{re.escape(PREFIX)}([^+]+) \(deleted\)$")
+REMOVED = re.compile(rf" {re.escape(SHM)}/shmq-(\d+)\.([^+]+) \(deleted\)$")
 SIDE_KEY = re.compile("[0-9a-f]{16}")
 
 
@@ -194,7 +194,7 @@ def examine_letters(queue: Queue) -> Iterator[Finding]:
 
 def examine_sides(queue: Queue) -> Iterator[Finding]:
     """Side segments that nothing leads to, and whose writer is dead: one killed in put, or between an ack and their removal."""
-    prefix = f"{PREFIX}{queue.name}{SEPARATOR}{queue.segment.nonce:016x}."
+    prefix = f"{_segment.prefix()}{queue.name}{SEPARATOR}{queue.segment.nonce:016x}."
     beside = (entry.removeprefix(prefix) for entry in os.listdir(SHM) if entry.startswith(prefix))
     keys = {key for key in beside if SIDE_KEY.fullmatch(key)}
     writing = queue._serials()  # before the look: whoever comes later writes under another serial
@@ -217,7 +217,8 @@ def examine_strays(names: Collection[str] = ()) -> Iterator[Finding]:
     """Files beside a queue that is gone, or that was made anew since."""
     strays: dict[str, list[re.Match[str]]] = {}
     for entry in os.scandir(SHM):
-        if (found := BESIDE.fullmatch(entry.name)) and (not names or found["name"] in names):
+        found = BESIDE.fullmatch(entry.name)
+        if found and found["user"] == str(os.geteuid()) and (not names or found["name"] in names):
             with contextlib.suppress(FileNotFoundError):
                 if entry.stat(follow_symlinks=False).st_uid == os.geteuid():
                     strays.setdefault(found["name"], []).append(found)
@@ -256,5 +257,5 @@ def used_although_removed() -> set[str]:
     names: set[str] = set()
     for maps in glob("/proc/[0-9]*/maps"):  # psutil hides whether a mapped file was removed
         with contextlib.suppress(OSError), open(maps, errors="replace") as file:
-            names.update(found[1] for found in map(REMOVED.search, file) if found)
+            names.update(found[2] for found in map(REMOVED.search, file) if found and found[1] == str(os.geteuid()))
     return names

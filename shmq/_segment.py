@@ -2,13 +2,16 @@
 
 Files, all under /dev/shm (glibc's place for POSIX names), mode 0600::
 
-    shmq.NAME                         the segment
-    sem.shmq.NAME+NONCE.items|space   the semaphores on which consumers and producers sleep
-    shmq.NAME+NONCE.KEY               a side segment with one message that was too large for a slot
-    shmq.NAME+NONCE.dead/             the queue's dead letters (shmq/_dead_letters.py)
-    shmq.NAME+NONCE.PORT.bell         the bell of a port (shmq/_native/bell.h)
-    shmq.NAME+NONCE.backlog           messages that found the ring of a queue without a bound full (shmq/_backlog.py)
-    .shmq-UID.lock                    the user's lock file (shmq/_native/owner.h)
+    shmq-UID.NAME                         the segment
+    sem.shmq-UID.NAME+NONCE.items|space   the semaphores on which consumers and producers sleep
+    shmq-UID.NAME+NONCE.KEY               a side segment with one message that was too large for a slot
+    shmq-UID.NAME+NONCE.dead/             the queue's dead letters (shmq/_dead_letters.py)
+    shmq-UID.NAME+NONCE.PORT.bell         the bell of a port (shmq/_native/bell.h)
+    shmq-UID.NAME+NONCE.backlog           messages that found the ring of a queue without a bound full (shmq/_backlog.py)
+    .shmq-UID.lock                        the user's lock file (shmq/_native/owner.h)
+
+The user's number stands in each name, since a queue is one user's: so two users may use one name, each for a queue of its own,
+and neither can take a name away from the other by accident.
 
 Creation is atomic for those who open at the same moment: whoever opens or creates holds a named lock, which the kernel
 gives back at death, so that under it a segment without its magic word is known to be abandoned half-made.
@@ -46,7 +49,6 @@ from shmq._errors import (
 __all__ = ["Config", "Segment", "attach", "create", "list_segments", "open_or_create", "unlink"]
 
 SHM = "/dev/shm"
-PREFIX = "shmq."
 SEPARATOR = "+"  # not allowed in names: what stands behind it belongs to one incarnation of a segment
 SIDES = ("items", "space")
 MODE = 0o600
@@ -166,7 +168,7 @@ class Segment:
     @property
     def place(self) -> str:
         """What the paths of all files begin with that stand beside this very segment."""
-        return f"{SHM}/{PREFIX}{self.name}{SEPARATOR}{self.nonce:016x}"
+        return f"{SHM}/{prefix()}{self.name}{SEPARATOR}{self.nonce:016x}"
 
     @property
     def dead_letters_path(self) -> str:
@@ -193,7 +195,7 @@ class Segment:
         text = key.decode("ascii", "replace")
         if not SIDE_KEY.fullmatch(text):
             raise SegmentCorrupt(f"a message in queue {self.name!r} names an impossible side segment")
-        return f"/{PREFIX}{self.name}{SEPARATOR}{self.nonce:016x}.{text}"
+        return f"/{prefix()}{self.name}{SEPARATOR}{self.nonce:016x}.{text}"
 
     def write_side(self, key: bytes, parts: list[memoryview]) -> None:
         """A new side segment with these bytes, which `open_side` finds by the key. Raises OutOfMemory.
@@ -304,16 +306,21 @@ def check_name(name: str) -> str:
     return name
 
 
+def prefix() -> str:
+    """What the names of all files of this user's queues begin with; those of semaphores after "sem."."""
+    return f"shmq-{os.geteuid()}."
+
+
 def path_of(name: str) -> str:
-    return f"/{PREFIX}{name}"
+    return f"/{prefix()}{name}"
 
 
 def semaphore_name(name: str, nonce: int, side: str) -> str:
-    return f"/{PREFIX}{name}{SEPARATOR}{nonce:016x}.{side}"
+    return f"/{prefix()}{name}{SEPARATOR}{nonce:016x}.{side}"
 
 
 def backlog_path(name: str, nonce: int) -> str:
-    return f"/{PREFIX}{name}{SEPARATOR}{nonce:016x}.backlog"
+    return f"/{prefix()}{name}{SEPARATOR}{nonce:016x}.backlog"
 
 
 def boot_id() -> bytes:
@@ -388,7 +395,7 @@ def map_memory(path: str, private: bool = False) -> tuple[mmap.mmap, int]:
     try:
         shared = posix_ipc.SharedMemory(path)
     except posix_ipc.ExistentialError:
-        raise SegmentNotFound(f"there is no segment {path[1:].removeprefix(PREFIX)!r}") from None
+        raise SegmentNotFound(f"there is no segment {path[1:].removeprefix(prefix())!r}") from None
     except posix_ipc.PermissionsError:
         raise SegmentForeign(f"{path[1:]} in {SHM} may not be opened by this user") from None
     except (OSError, ValueError) as error:  # posix_ipc: ValueError for a directory
@@ -602,9 +609,9 @@ def remove(name: str) -> bool:
     entries = os.listdir(SHM)  # first: where there is no descriptor left for it, nothing is removed, and a second try can be made
     entries += [entry for entry in always_beside(name) if entry not in entries]
     found = unlink_memory(path_of(name))
-    prefix = f"{PREFIX}{name}{SEPARATOR}"
+    beside = f"{prefix()}{name}{SEPARATOR}"
     for entry in entries:
-        if entry.removeprefix("sem.").startswith(prefix):
+        if entry.removeprefix("sem.").startswith(beside):
             found |= remove_beside(entry)
     return found
 
@@ -659,6 +666,8 @@ def remove_folder(path: str) -> bool:
 
 def leave(segment: Segment) -> None:
     """The creator, or a handle, is gone: remove a segment that goes with it. Nobody opens it meanwhile: under the name's lock."""
+    if not is_current(segment):
+        return  # nor will it ever be again
     with NameLock(segment.name):
         if is_current(segment) and (segment.config.lifetime == "creator" or not _core.attachments(segment.memory)[0]):
             remove(segment.name)
@@ -703,10 +712,10 @@ def has_stayed(segment: Segment) -> bool:
 
 def list_segments() -> list[str]:
     """Names of all segments in /dev/shm that this user owns, sorted."""
-    names = []
+    names, ours = [], prefix()
     for entry in os.scandir(SHM):
-        name = entry.name.removeprefix(PREFIX)
-        if entry.name.startswith(PREFIX) and NAME.fullmatch(name):
+        name = entry.name.removeprefix(ours)
+        if entry.name.startswith(ours) and NAME.fullmatch(name):
             try:
                 if entry.stat(follow_symlinks=False).st_uid == os.geteuid():
                     names.append(name)

@@ -19,13 +19,14 @@ import shmq
 
 WATCHDOG = 120.0  # seconds: no test waits longer, for anything; one that does is ended by faulthandler_timeout
 SHM = "/dev/shm"
+PREFIX = f"shmq-{os.geteuid()}."  # what the names of all files of this user's queues begin with; those of semaphores after "sem."
 _numbers = itertools.count()
 
 
 def left_behind_by(pid: int) -> list[str]:
     """Files in shared memory of a queue that this process has named, as anonymous queues and those of these tests are: by the
     first number in the name. Another number there may be the pid of some other process that runs tests."""
-    of_pid = re.compile(rf"(?:sem\.)?shmq\.[a-z-]+[.-]{pid}(?!\d)")
+    of_pid = re.compile(rf"(?:sem\.)?shmq-\d+\.[a-z-]+[.-]{pid}(?!\d)")
     return sorted(name for name in os.listdir(SHM) if of_pid.match(name))
 
 

@@ -33,14 +33,16 @@ struct shmq_queue {
 
 static sem_t *open_semaphore(const char *name, uint64_t nonce, const char *side) {
     char path[256];
-    if ((size_t)snprintf(path, sizeof path, "/shmq.%s+%016llx.%s", name, (unsigned long long)nonce, side) >= sizeof path) return NULL;
+    if ((size_t)snprintf(path, sizeof path, "/shmq-%lu.%s+%016llx.%s", (unsigned long)geteuid(), name,
+                         (unsigned long long)nonce, side) >= sizeof path) return NULL;
     sem_t *semaphore = sem_open(path, 0);
     return semaphore == SEM_FAILED ? NULL : semaphore;
 }
 
 static int map_segment(const char *name, void **base, struct shmq_geometry *geometry, uint64_t *mapped) {
     char path[256];
-    if (strchr(name, '/') || (size_t)snprintf(path, sizeof path, "/shmq.%s", name) >= sizeof path) return SHMQ_NOT_FOUND;
+    if (strchr(name, '/') || (size_t)snprintf(path, sizeof path, "/shmq-%lu.%s", (unsigned long)geteuid(), name) >= sizeof path)
+        return SHMQ_NOT_FOUND;
     int fd = shm_open(path, O_RDWR | O_NOFOLLOW | O_CLOEXEC, 0);
     if (fd < 0) return errno == ENOENT ? SHMQ_NOT_FOUND : errno == EACCES ? SHMQ_FOREIGN : SHMQ_SYSTEM;
     struct stat found;
@@ -62,6 +64,7 @@ static int map_segment(const char *name, void **base, struct shmq_geometry *geom
 }
 
 int shmq_attach(const char *name, shmq_queue **out) {
+    if (!shmq_owner_is_this_user()) return SHMQ_FOREIGN;
     uint64_t self = shmq_owner_self();
     if (self == 0) return SHMQ_SYSTEM;
     void *base;
@@ -79,8 +82,8 @@ int shmq_attach(const char *name, shmq_queue **out) {
     }
     if (status == SHMQ_OK) {
         queue->mapped_bytes = mapped;
-        if ((size_t)snprintf(queue->place, sizeof queue->place, "/dev/shm/shmq.%s+%016llx", name,
-                             (unsigned long long)queue->port.nonce) < sizeof queue->place)
+        if ((size_t)snprintf(queue->place, sizeof queue->place, "/dev/shm/shmq-%lu.%s+%016llx",
+                             (unsigned long)geteuid(), name, (unsigned long long)queue->port.nonce) < sizeof queue->place)
             queue->port.place = queue->place;
         queue->port.semaphores[SHMQ_ITEMS] = open_semaphore(name, queue->port.nonce, "items");
         queue->port.semaphores[SHMQ_SPACE] = open_semaphore(name, queue->port.nonce, "space");

@@ -22,6 +22,8 @@ static pthread_mutex_t guard = PTHREAD_MUTEX_INITIALIZER;
 static _Atomic uint64_t self;               /* 0: none yet in this process */
 static int lock_file = -1;
 static uint64_t lock_inode;
+static dev_t lock_device;
+static uid_t lock_user;             /* whose lock file it is */
 static uint64_t run;                /* of this process: see shmq_owner_run */
 static uint64_t held[HELD_LOCKS];   /* named locks of this process: the kernel does not tell its threads apart */
 static bool registered;
@@ -55,6 +57,8 @@ static bool open_lock_file(void) {
     }
     lock_file = fd;
     lock_inode = (uint64_t)found.st_ino;
+    lock_device = found.st_dev;
+    lock_user = found.st_uid;
     return true;
 }
 
@@ -62,7 +66,8 @@ static bool open_lock_file(void) {
  * another file's by now. */
 static bool is_lock_file(int fd) {
     struct stat found;
-    return fd >= 0 && fstat(fd, &found) == 0 && (uint64_t)found.st_ino == lock_inode && S_ISREG(found.st_mode);
+    return fd >= 0 && fstat(fd, &found) == 0 && (uint64_t)found.st_ino == lock_inode && found.st_dev == lock_device &&
+           S_ISREG(found.st_mode);
 }
 
 #define PF_EXITING 4u /* of the kernel's task flags: its locks are gone already, and it will not run again */
@@ -123,6 +128,17 @@ uint64_t shmq_owner_self(void) {
 }
 
 uint64_t shmq_owner_lock_inode(void) { return lock_inode; }
+
+bool shmq_owner_is_this_user(void) {
+    pthread_mutex_lock(&guard);
+    if (self == 0 && lock_user != geteuid()) {
+        if (is_lock_file(lock_file)) close(lock_file); /* inherited: there is no lock of ours on it */
+        lock_file = -1;
+    }
+    bool same = lock_file < 0 || lock_user == geteuid();
+    pthread_mutex_unlock(&guard);
+    return same;
+}
 
 uint64_t shmq_owner_run(void) { return run; }
 

@@ -42,6 +42,10 @@ bool shmq_owner_can_judge(void);
 /* The inode of the lock file: identities are comparable only within one. 0 before shmq_owner_self(). */
 uint64_t shmq_owner_lock_inode(void);
 
+/* Is this process known by the lock file of the user that it runs as now? Asked before a queue is opened by name. False: it had taken
+ * its identity before it became another user. A forked child that has not, leaves its parent's lock file here. */
+bool shmq_owner_is_this_user(void);
+
 /* Try to take, and give back, the named lock `key` (any number). The kernel gives it back at death. A second thread of
  * this process is refused as another process would be. */
 bool shmq_owner_lock(uint64_t key);

@@ -11,7 +11,7 @@ from rich.text import Text
 import shmq
 from shmq import _segment
 from shmq._liveness import describe
-from shmq._segment import PREFIX, SEPARATOR, SHM
+from shmq._segment import SEPARATOR, SHM
 from shmq.cli._screen import console, printable, show, size, table
 
 __all__ = ["ls"]
@@ -50,7 +50,7 @@ def ls() -> None:
 
 def nbytes(name: str) -> int:
     """Return the memory of a segment, and of its messages that were too large for a slot."""
-    own = f"{PREFIX}{name}"
+    own = f"{_segment.prefix()}{name}"
     total = 0
     with suppress(OSError), os.scandir(SHM) as entries:
         for entry in entries:

@@ -2,7 +2,7 @@
 
 ::
 
-    shmq.NAME+NONCE.workers     rows of 16 words; a row is one worker's, or free
+    shmq-UID.NAME+NONCE.workers     rows of 16 words; a row is one worker's, or free
 
 A row is claimed by the crew that starts the worker and freed by it when it has read what a dead one was at, or by others once the
 crew is dead. From then on only the worker writes to it, each word by one store; whoever reads sees one word as it is, and

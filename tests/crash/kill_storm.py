@@ -36,7 +36,7 @@ import numpy as np
 from storm_ledger import NUMBER_BITS, Judge, Kill, Kind, Ledger, Letter, Verdict, read
 
 import shmq
-from shmq import _doctor
+from shmq import _doctor, _segment
 
 SHM = "/dev/shm"
 HEAD = struct.Struct("<QII")  # of a message: number, bytes, checksum of all the rest
@@ -521,7 +521,7 @@ class Storm:
             self.violate(f"the doctor has left {left[:5]}")
 
     def files_of_the_queue(self) -> list[str]:
-        return [file for file in os.listdir(SHM) if f"shmq.{self.options.name}" in file]
+        return [file for file in os.listdir(SHM) if f"{_segment.prefix()}{self.options.name}" in file]
 
     def take_letters(self) -> dict[int, Letter]:
         letters = {}

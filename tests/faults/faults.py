@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import wait_until
+from conftest import PREFIX, wait_until
 
 import shmq
 
@@ -43,7 +43,7 @@ class Words:
     """A second mapping of a queue's file, and where its words are (layout.h)."""
 
     def __init__(self, queue: shmq.Queue) -> None:
-        with Path(f"/dev/shm/shmq.{queue.name}").open("r+b") as file:
+        with Path(f"/dev/shm/{PREFIX}{queue.name}").open("r+b") as file:
             self.memory = mmap.mmap(file.fileno(), 0)
         self.slots, self.cells, self.ports = struct.unpack_from("<III", self.memory, 40)
         self.cells_at = 1024 + 128 * self.ports

@@ -23,7 +23,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import wait_until
+from conftest import PREFIX, wait_until
 from faults import LONG, Words, reap_all
 
 import shmq
@@ -263,7 +263,7 @@ def test_after_ever_so_many_attachments_messages_are_told_apart_and_the_doctor_s
         handle.put(bytes(5000))
     # A side segment that is being written: nothing leads to it yet, and only its writer's serial number tells of it.
     sides = [
-        f"shmq.{queue.name}+{queue.segment.nonce:016x}.{(attachments + n) % (1 << 24) << 40 | 0xFFFF:016x}" for n in range(5)
+        f"{PREFIX}{queue.name}+{queue.segment.nonce:016x}.{(attachments + n) % (1 << 24) << 40 | 0xFFFF:016x}" for n in range(5)
     ]
     for side in sides:
         with open(f"/dev/shm/{side}", "wb") as file:

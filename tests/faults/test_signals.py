@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from conftest import Children, wait_until
+from conftest import PREFIX, Children, wait_until
 from faults import LONG, PROMPT
 
 import shmq
@@ -359,7 +359,7 @@ def test_an_interrupt_at_any_instruction_of_spilling_and_burying_keeps_no_cell_a
             stats = queue.stats()
             assert (stats.leased, stats.loaned, stats.held) == (0, 0, 0), (act.__name__, event, stats)
             shmq.verify(queue)
-            sides = [file for file in os.listdir("/dev/shm") if file.startswith(f"shmq.{queue.name}+") and "dead" not in file]
+            sides = [file for file in os.listdir("/dev/shm") if file.startswith(f"{PREFIX}{queue.name}+") and "dead" not in file]
             assert len(sides) <= stats.ready + stats.returned + 1, (act.__name__, event, sides)
             if act is burying and stats.puts > before:
                 assert stats.returned + stats.dead_letters + stats.ready >= 1, (event, stats)

@@ -23,10 +23,10 @@ int LLVMFuzzerInitialize(int *argc, char ***argv) {
     (void)argc, (void)argv;
     const char *given = getenv("SHMQ_FUZZ_NAME"); /* so that whoever started this can see that nothing is left */
     snprintf(name, sizeof name, "fuzz.%s.%d", given ? given : "client", getpid());
-    snprintf(file_path, sizeof file_path, "/shmq.%s", name);
+    snprintf(file_path, sizeof file_path, "/shmq-%lu.%s", (unsigned long)geteuid(), name);
     CHECK(shmq_owner_self() != 0);
     for (int side = 0; side < 2; side++) {
-        snprintf(semaphore_paths[side], sizeof *semaphore_paths, "/shmq.%s+%016llx.%s", name, (unsigned long long)NONCE, side == SHMQ_ITEMS ? "items" : "space");
+        snprintf(semaphore_paths[side], sizeof *semaphore_paths, "/shmq-%lu.%s+%016llx.%s", (unsigned long)geteuid(), name, (unsigned long long)NONCE, side == SHMQ_ITEMS ? "items" : "space");
         sem_t *semaphore = sem_open(semaphore_paths[side], O_CREAT | O_EXCL, 0600, 0);
         CHECK(semaphore != SEM_FAILED);
         sem_close(semaphore);

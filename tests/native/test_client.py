@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import WATCHDOG, wait_until
+from conftest import PREFIX, WATCHDOG, wait_until
 
 import shmq
 
@@ -534,7 +534,7 @@ def test_leases_beyond_the_in_flight_limit_are_refused_and_take_nothing(start, m
 
 
 def test_a_segment_of_another_version_is_refused(start, queue):
-    with open(f"/dev/shm/shmq.{queue.name}", "r+b") as file:
+    with open(f"/dev/shm/{PREFIX}{queue.name}", "r+b") as file:
         file.seek(8)
         version = file.read(4)
         file.seek(8)
@@ -547,7 +547,7 @@ def test_a_segment_of_another_version_is_refused(start, queue):
 
 @pytest.mark.parametrize(("offset", "value"), [(32, 1 << 60), (40, 0xFFFFFFFF), (16, 1)], ids=["slot_size", "slots", "bytes"])
 def test_a_header_that_contradicts_itself_is_refused(start, queue, offset, value):
-    path = f"/dev/shm/shmq.{queue.name}"
+    path = f"/dev/shm/{PREFIX}{queue.name}"
     size = 4 if offset == 40 else 8
     with open(path, "r+b") as file:
         file.seek(offset)
@@ -561,7 +561,7 @@ def test_a_header_that_contradicts_itself_is_refused(start, queue, offset, value
 
 
 def test_a_file_that_is_no_segment_is_refused(start, name):
-    path = f"/dev/shm/shmq.{name}"
+    path = f"/dev/shm/{PREFIX}{name}"
     with open(path, "wb", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
         file.write(b"nonsense" * 1024)
     try:
@@ -571,7 +571,7 @@ def test_a_file_that_is_no_segment_is_refused(start, name):
 
 
 def test_a_segment_that_others_may_write_to_is_refused_as_python_refuses_it(start, queue):
-    path = f"/dev/shm/shmq.{queue.name}"
+    path = f"/dev/shm/{PREFIX}{queue.name}"
     os.chmod(path, 0o666)
     with pytest.raises(shmq.SegmentForeign):
         shmq.Queue.attach(queue.name)
@@ -580,7 +580,7 @@ def test_a_segment_that_others_may_write_to_is_refused_as_python_refuses_it(star
 
 
 def scribble(queue, offset, word):
-    with open(f"/dev/shm/shmq.{queue.name}", "r+b") as file:
+    with open(f"/dev/shm/{PREFIX}{queue.name}", "r+b") as file:
         file.seek(offset)
         file.write(word.to_bytes(8, "little"))
 
@@ -593,7 +593,7 @@ def cell_offset(queue, cell):
 def test_in_flight_cells_that_name_no_slot_end_in_an_error_and_not_in_a_crash(client, queue, call):
     if call.startswith("receive"):
         queue.put(b"x")
-    with open(f"/dev/shm/shmq.{queue.name}", "r+b") as file:
+    with open(f"/dev/shm/{PREFIX}{queue.name}", "r+b") as file:
         for cell in range(64 + 64):  # the reserved ones, and those in flight
             file.seek(cell_offset(queue, cell))
             word = int.from_bytes(file.read(8), "little")

@@ -9,6 +9,7 @@ import asyncio
 import os
 import pickle
 import random
+import re
 import signal
 import sys
 import threading
@@ -19,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Children, is_stopped, wait_until
+from conftest import PREFIX, Children, is_stopped, wait_until
 
 import shmq
 from shmq import _backlog, _core, _doctor, _queue
@@ -145,7 +146,8 @@ def test_purge_throws_the_backlog_away_too(q: shmq.Queue) -> None:
     q.put(b"x" * 10_000)
     assert q.purge() == 101
     assert q.empty() and q.stats().backlog == 0
-    assert not [entry for entry in os.listdir(SHM) if entry.startswith(f"shmq.{q.name}+") and len(entry.rpartition(".")[2]) == 16]
+    sides = re.compile(rf"{re.escape(PREFIX)}{re.escape(q.name)}\+[0-9a-f]{{16}}\.[0-9a-f]{{16}}")
+    assert not [entry for entry in os.listdir(SHM) if sides.fullmatch(entry)]
 
 
 def test_join_waits_for_the_backlog(q: shmq.Queue) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Children, left_behind_by
+from conftest import PREFIX, Children, left_behind_by
 
 import shmq
 from shmq._segment import semaphore_name
@@ -31,7 +31,7 @@ FORMS = pytest.mark.parametrize("form", [shmq.Queue, shmq.Queue.create, shmq.Que
 
 
 def file_of(name: str) -> Path:
-    return SHM / f"shmq.{name}"
+    return SHM / f"{PREFIX}{name}"
 
 
 def files() -> set[str]:

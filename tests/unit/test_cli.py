@@ -13,7 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from conftest import left_behind_by, session_of, survivors_of
+from conftest import PREFIX, left_behind_by, session_of, survivors_of
 
 import shmq
 
@@ -359,7 +359,7 @@ def test_ls_names_the_processes_that_hold_a_segment(queue: shmq.Queue) -> None:
 
 
 def test_ls_goes_on_after_a_segment_that_it_cannot_read(queue: shmq.Queue) -> None:
-    broken = Path(f"/dev/shm/shmq.{queue.name}-broken")
+    broken = Path(f"/dev/shm/{PREFIX}{queue.name}-broken")
     broken.touch(mode=0o600)
     broken.write_bytes(b"\0x" * 5000)
     try:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import PREFIX
 
 import shmq
 
@@ -364,7 +365,7 @@ def test_the_memory_that_a_codec_decodes_cannot_be_written(make: Make) -> None:
 
 
 def side_files(queue: shmq.Queue) -> list[str]:
-    return [name for name in os.listdir("/dev/shm") if name.startswith(f"shmq.{queue.name}+")]
+    return [name for name in os.listdir("/dev/shm") if name.startswith(f"{PREFIX}{queue.name}+")]
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Children, wait_until
+from conftest import PREFIX, Children, wait_until
 
 import shmq
 from shmq import _core, _dead_letters, _doctor
@@ -34,7 +34,7 @@ def q(make: Make) -> shmq.Queue:
 
 
 def files_of(queue: shmq.Queue, what: str = "") -> list[str]:
-    return sorted(entry for entry in os.listdir(SHM) if entry.startswith(f"shmq.{queue.name}+") and entry.endswith(what))
+    return sorted(entry for entry in os.listdir(SHM) if entry.startswith(f"{PREFIX}{queue.name}+") and entry.endswith(what))
 
 
 def side_segments(queue: shmq.Queue) -> list[str]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from conftest import Children, wait_until
+from conftest import PREFIX, Children, wait_until
 
 import shmq
 from shmq import _core, _doctor, _segment
@@ -35,7 +35,7 @@ def texts(subject: str) -> str:
 
 
 def files_of(name: str) -> list[str]:
-    return sorted(entry for entry in os.listdir(SHM) if f"shmq.{name}" in entry)
+    return sorted(entry for entry in os.listdir(SHM) if f"{PREFIX}{name}" in entry)
 
 
 def run(*names: str) -> Result:
@@ -139,7 +139,7 @@ def test_what_failed_too_often_is_buried(make: Make) -> None:
 
 @pytest.mark.parametrize("size", [0, 100, 4096], ids=["no size", "cut short", "no magic"])
 def test_the_remains_of_a_queue_that_was_never_finished_are_removed(name: str, size: int) -> None:
-    path = f"{SHM}/shmq.{name}"
+    path = f"{SHM}/{PREFIX}{name}"
     with open(path, "wb") as file:
         file.truncate(size)
     os.chmod(path, 0o600)
@@ -153,7 +153,7 @@ def test_the_remains_of_a_queue_that_was_never_finished_are_removed(name: str, s
 
 
 def poke(name: str, offset: int, content: bytes) -> None:
-    with open(f"{SHM}/shmq.{name}", "r+b") as file:
+    with open(f"{SHM}/{PREFIX}{name}", "r+b") as file:
         file.seek(offset)
         file.write(content)
 
@@ -172,7 +172,7 @@ def test_a_segment_of_another_boot_is_removed_with_all_that_is_its(name: str) ->
 @pytest.mark.parametrize("offset", [0, 8, 40, 24], ids=["magic", "version", "slots", "nonce"])
 def test_a_damaged_header_is_an_error_and_left_alone(name: str, offset: int) -> None:
     shmq.Queue.create(name, slots=4, slot_size=64).close()
-    with open(f"{SHM}/shmq.{name}", "rb") as file:
+    with open(f"{SHM}/{PREFIX}{name}", "rb") as file:
         file.seek(offset)
         before = file.read(4)
     poke(name, offset, b"\x55\x66\x77\x08")
@@ -180,7 +180,7 @@ def test_a_damaged_header_is_an_error_and_left_alone(name: str, offset: int) -> 
     row = next((line for line in result.output.splitlines() if name in line), "")
     if offset != 24:
         assert "error" in row and result.exit_code == 1
-        assert os.path.exists(f"{SHM}/shmq.{name}")
+        assert os.path.exists(f"{SHM}/{PREFIX}{name}")
     poke(name, offset, before)
 
 
@@ -194,11 +194,11 @@ def test_a_damaged_queue_is_an_error_and_the_exit_status_says_so(make: Make) -> 
 
 
 def test_something_else_of_that_name_is_an_error_and_left_alone(name: str) -> None:
-    os.mkdir(f"{SHM}/shmq.{name}", 0o700)
+    os.mkdir(f"{SHM}/{PREFIX}{name}", 0o700)
     try:
         assert texts(name).startswith("error: SegmentMismatch")
     finally:
-        os.rmdir(f"{SHM}/shmq.{name}")
+        os.rmdir(f"{SHM}/{PREFIX}{name}")
 
 
 # -- semaphores ----------------------------------------------------------------------------------------------------------------
@@ -295,7 +295,7 @@ def test_strays_of_a_queue_that_is_gone_are_removed(name: str) -> None:
     queue.receive(timeout=0).reject()
     queue.close()
     del queue  # with it the mapping: see below
-    os.unlink(f"{SHM}/shmq.{name}")  # as systemd does it
+    os.unlink(f"{SHM}/{PREFIX}{name}")  # as systemd does it
     assert len(files_of(name)) == 5
     assert "repaired: 5 files" in texts(name)
     assert files_of(name) == [] and found_about(name) == []
@@ -305,7 +305,7 @@ def test_strays_of_a_queue_that_was_made_anew_are_removed_and_its_own_files_kept
     queue = make(slots=4, slot_size=64, oversize="spill")
     queue.put(b"x" * 1000)
     own = files_of(queue.name)
-    old = f"shmq.{queue.name}+{1:016x}."
+    old = f"{PREFIX}{queue.name}+{1:016x}."
     for stray in (f"{old}{5:016x}", f"sem.{old}items"):
         with open(f"{SHM}/{stray}", "wb"):
             pass
@@ -334,7 +334,7 @@ def test_a_queue_that_was_unlinked_and_is_still_mapped_is_left_alone(name: str) 
 
 def test_strange_files_beside_a_queue_do_not_stop_the_doctor(make: Make) -> None:
     queue = make(slots=4, slot_size=64)
-    prefix = f"shmq.{queue.name}+{queue.segment.nonce:016x}."
+    prefix = f"{PREFIX}{queue.name}+{queue.segment.nonce:016x}."
     os.mkdir(f"{SHM}/{prefix}dead", 0o700)
     strange = [f"{prefix}no key at all", f"{prefix}dead/readme.txt", f"{prefix}dead/0001.new.zz"]
     for path in strange:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Children, is_stopped, wait_until
+from conftest import PREFIX, Children, is_stopped, wait_until
 
 import shmq
 
@@ -177,7 +177,7 @@ def test_holdings_of_a_queue_at_work_are_always_plausible(q: shmq.Queue, childre
 
 def poke(queue: shmq.Queue, change: Callable[[mmap.mmap, int, int], None]) -> None:
     """Change a queue's file behind everybody's back; `change` gets the memory and the offsets of in-flight and ring cells."""
-    with open(f"/dev/shm/shmq.{queue.name}", "r+b") as file, mmap.mmap(file.fileno(), 0) as memory:
+    with open(f"/dev/shm/{PREFIX}{queue.name}", "r+b") as file, mmap.mmap(file.fileno(), 0) as memory:
         _, cells, ports = struct.unpack_from("<III", memory, 40)
         cells_at = 1024 + 128 * ports
         change(memory, cells_at, cells_at + 64 * cells)

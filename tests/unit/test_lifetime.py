@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Children, is_stopped, wait_until
+from conftest import PREFIX, Children, is_stopped, wait_until
 
 import shmq
 from shmq import _doctor, _segment
@@ -27,7 +27,7 @@ GOES = ["creator", "handles"]
 
 
 def files_of(name: str) -> list[str]:
-    return sorted(entry for entry in os.listdir(SHM) if f"shmq.{name}" in entry)
+    return sorted(entry for entry in os.listdir(SHM) if f"{PREFIX}{name}" in entry)
 
 
 def there(name: str) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Children
+from conftest import PREFIX, Children
 
 import shmq
 from shmq import _core, _segment
@@ -354,7 +354,7 @@ def test_what_a_killed_maker_left_does_not_stop_the_next_eight(name: str, childr
     victim.join(LONG)
     assert victim.exitcode == -signal.SIGKILL
     children.kill()
-    assert os.path.exists(f"/dev/shm/shmq.{name}")
+    assert os.path.exists(f"/dev/shm/{PREFIX}{name}")
     barrier = children.context.Barrier(8)
     for _ in range(8):
         children.start(open_at_once, name, barrier)

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import PREFIX
 
 import shmq
 
@@ -108,7 +109,7 @@ def assert_travels(queue: shmq.Queue, way: Way, thing: Any, expected: Any) -> No
 
 def side_files(queue: shmq.Queue) -> list[str]:
     """The side segments that messages of this queue have in shared memory."""
-    return [file for file in os.listdir("/dev/shm") if file.startswith(f"shmq.{queue.name}+")]
+    return [file for file in os.listdir("/dev/shm") if file.startswith(f"{PREFIX}{queue.name}+")]
 
 
 # -- bytes and text --------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Children, wait_until
+from conftest import PREFIX, Children, wait_until
 
 import shmq
 
@@ -25,12 +25,12 @@ Make = Callable[..., shmq.Queue]
 
 
 def file_of(name: str) -> Path:
-    return SHM / f"shmq.{name}"
+    return SHM / f"{PREFIX}{name}"
 
 
 def files_of(name: str) -> list[Path]:
     """The segment, its semaphores and its side segments."""
-    return [path for path in SHM.iterdir() if path.name == f"shmq.{name}" or f"shmq.{name}+" in path.name]
+    return [path for path in SHM.iterdir() if path.name == f"{PREFIX}{name}" or f"{PREFIX}{name}+" in path.name]
 
 
 def write_file(name: str, data: bytes) -> Path:
@@ -537,7 +537,7 @@ def test_descriptors_stay_constant_over_many_handles(name: str) -> None:
 
 def test_mappings_stay_constant_over_many_handles(queue: shmq.Queue) -> None:
     def mapped() -> int:
-        return Path("/proc/self/maps").read_text().count(f"shmq.{queue.name}")
+        return Path("/proc/self/maps").read_text().count(f"{PREFIX}{queue.name}")
 
     before = mapped()
     for _ in range(100):
@@ -592,7 +592,7 @@ def test_ports_of_killed_processes_are_used_again(make: Make, children: Children
 
 
 def is_mapped(name: str) -> bool:
-    return f"shmq.{name}" in Path("/proc/self/maps").read_text()
+    return f"{PREFIX}{name}" in Path("/proc/self/maps").read_text()
 
 
 @pytest.mark.parametrize("slot_size", [4096, 256])

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Children, wait_until
+from conftest import PREFIX, Children, wait_until
 
 import shmq
 
@@ -297,7 +297,7 @@ def test_verify_passes_in_every_state_of_a_message(make: Make, slot_size: int) -
 
 def poke(queue: shmq.Queue, change: Callable[[mmap.mmap, int, int], None]) -> None:
     """Change a queue's file behind everybody's back; `change` gets the memory and the offsets of in-flight and ring cells."""
-    with open(f"/dev/shm/shmq.{queue.name}", "r+b") as file, mmap.mmap(file.fileno(), 0) as memory:
+    with open(f"/dev/shm/{PREFIX}{queue.name}", "r+b") as file, mmap.mmap(file.fileno(), 0) as memory:
         slots, cells, ports = struct.unpack_from("<III", memory, 40)
         assert slots == queue.maxsize
         cells_at = 1024 + 128 * ports

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import receive_and_stay, wait_until
+from conftest import PREFIX, receive_and_stay, wait_until
 
 import shmq
 from shmq._bell import wait_many
@@ -34,7 +34,7 @@ def pipe() -> Iterator[tuple[int, int]]:
 
 
 def bells_of(queue: shmq.Queue) -> list[str]:
-    return [file.name for file in SHM.iterdir() if file.name.startswith(f"shmq.{queue.name}+") and file.name.endswith(".bell")]
+    return [file.name for file in SHM.iterdir() if file.name.startswith(f"{PREFIX}{queue.name}+") and file.name.endswith(".bell")]
 
 
 def put_later(queue: shmq.Queue, obj: object) -> None:
