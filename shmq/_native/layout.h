@@ -1,4 +1,4 @@
-/* The format of a segment, version 3. This file is its specification.
+/* The format of a segment, version 4. This file is its specification.
  *
  * Purpose: a queue of fixed-size slots in shared memory, in which any process may be killed at any instruction.
  *
@@ -21,6 +21,10 @@
  * in-flight cell's generation moves with every change of the word, so that a late ack never matches another's work.
  *
  *   expires         bit 63 … 48: generation (16)   47 … 0: CLOCK_MONOTONIC in microseconds, for which TIMED word it is
+ *
+ * Order. A message is put at a position of write_seq and taken at the same one of read_seq. Its in-flight cell keeps that position,
+ * `taken_at`, until the message is gone, however often it comes back: so positions tell which of two messages was put first, and
+ * what came back is delivered again in the order in which it was put.
  *
  * States of an in-flight cell, who may change it, and what its slot holds:
  *
@@ -77,7 +81,7 @@
 #include "sync.h"
 
 #define SHMQ_MAGIC UINT64_C(0x31676e6972716d73) /* "smqring1" */
-#define SHMQ_VERSION 3u
+#define SHMQ_VERSION 4u
 #define SHMQ_ENDIAN 0x01020304u
 #define SHMQ_PAGE 4096u
 
@@ -113,6 +117,8 @@ static inline int64_t shmq_lap_ahead(uint64_t word_lap, uint64_t lap) {
 static inline uint64_t shmq_seq_word(uint64_t lap, uint32_t index) { return (lap & SHMQ_LAP_MASK) << SHMQ_SLOT_BITS | index; }
 static inline uint64_t shmq_seq_lap(uint64_t seq) { return (seq >> SHMQ_SLOT_BITS) & SHMQ_LAP_MASK; }
 static inline uint32_t shmq_seq_index(uint64_t seq) { return (uint32_t)(seq & SHMQ_SLOT_MASK); }
+/* How far `a` is ahead of `b`; below zero: behind it. Sequences are 62 bits wide, and compared modulo that. */
+static inline int64_t shmq_seq_ahead(uint64_t a, uint64_t b) { return (int64_t)((a - b) << 2) >> 2; }
 static inline uint64_t shmq_seq_next(uint64_t seq, uint32_t slots) {
     return shmq_unlikely(shmq_seq_index(seq) + 1 >= slots) ? shmq_seq_word(shmq_seq_lap(seq) + 1, 0) : seq + 1;
 }
@@ -164,7 +170,7 @@ struct shmq_cell {
     shmq_word prefetched;  /* 32  the word under which the owner took it without beginning with it, or 0; owner */
     shmq_word viewers;     /* 40  ports (index + 1, 16 bits each) that look at the slot without owning the cell [view] */
     shmq_word handed;      /* 48  the HELD word under which it was handed to a viewer; who handed it over [view] */
-    uint8_t reserved[8];
+    shmq_word taken_at;    /* 56  the sequence at which its message was taken out of the ring; owner, before the exchange  read by: adopters */
 };
 
 /* -- ports ---------------------------------------------------------------------------------------------------------- */

@@ -69,7 +69,7 @@ uint32_t shmq_lease_expire(struct shmq_port *port);
 
 /* -- what came back -------------------------------------------------------------------------------------------------- */
 
-/* ORPHAN -> LEASED, or TIMED where deadline_ns is not 0, mine. Only looks where the epoch has moved since this port last found
+/* ORPHAN -> LEASED, or TIMED where deadline_ns is not 0, mine: of those that are due the one that was put first. Only looks where the epoch has moved since this port last found
  * nothing, or one that rested is due. Post: OK and *cell; EXHAUSTED and *cell, LEASED: it has failed too often, and is to be buried
  * (only where port->buries; others leave it); WOULD_BLOCK. One exchange of one cell: nothing is open if the process dies. */
 shmq_status shmq_orphan_adopt(struct shmq_port *port, uint64_t deadline_ns, uint32_t *cell);

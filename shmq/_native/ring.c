@@ -27,8 +27,7 @@ static void hold_back(void) {
 static void sequence_advance(shmq_word *sequence, uint64_t from, uint64_t to) {
     uint64_t now = from;
     for (int tries = 0; tries < HELPS; tries++) {
-        int64_t ahead = (int64_t)((to - now) << 2) >> 2; /* sequences are 62 bits wide */
-        if (ahead <= 0 || shmq_swap_seq(sequence, &now, to)) return;
+        if (shmq_seq_ahead(to, now) <= 0 || shmq_swap_seq(sequence, &now, to)) return;
     }
 }
 
@@ -41,11 +40,13 @@ static void too_late(struct shmq_port *port) {
 
 /* One exchange of my in-flight cell with a ring cell. True: it happened. The intent stands before the exchange and is
  * withdrawn after the in-flight cell tells the same. */
-static inline bool exchange(struct shmq_port *port, unsigned operation, uint32_t cell, uint32_t index, uint64_t expected,
+static inline bool exchange(struct shmq_port *port, unsigned operation, uint32_t cell, uint64_t at, uint64_t expected,
                             uint64_t desired, enum shmq_cell_state taken_state) {
+    uint32_t index = shmq_seq_index(at);
     struct shmq_cell *mine = &port->cells[cell];
     uint64_t word = shmq_load_relaxed(&mine->word); /* mine */
-    shmq_store_relaxed(&port->record->expected, expected); /* [intent] released by the next store */
+    if (operation == SHMQ_GETTING) shmq_store_relaxed(&mine->taken_at, at); /* released, like `expected`, by the next store */
+    shmq_store_relaxed(&port->record->expected, expected); /* [intent] */
     shmq_store_release(&port->record->intent, shmq_intent_word(operation, cell, index, shmq_word_slot(word)));
     SHMQ_CRASH_POINT(exchange_intended);
     bool happened = shmq_swap_seq(&port->ring[index], &expected, desired); /* [publish] [return] [park] */
@@ -141,7 +142,7 @@ shmq_status shmq_ring_move_in(struct shmq_port *port, uint32_t cell) {
         case CAN: {
             uint32_t take = shmq_word_slot(word);
             if (shmq_unlikely(take >= port->geometry.total_slots)) return SHMQ_CORRUPT;
-            if (shmq_likely(exchange(port, SHMQ_PUTTING, cell, index, word, shmq_ring_word(lap, SHMQ_READY, give), SHMQ_IDLE))) {
+            if (shmq_likely(exchange(port, SHMQ_PUTTING, cell, t, word, shmq_ring_word(lap, SHMQ_READY, give), SHMQ_IDLE))) {
                 prefetch_for_writing(port, t, slots, AHEAD);
                 sequence_advance(sequence, t, shmq_seq_next(t, slots));
                 return SHMQ_OK;
@@ -187,7 +188,7 @@ uint32_t shmq_ring_put_many(struct shmq_port *port, uint32_t cell, shmq_fill fil
             if (shmq_unlikely(index >= slots)) { *status = SHMQ_CORRUPT; return done; }
             uint64_t word = shmq_load_acquire(&port->ring[index]); /* [return] */
             if (look_for_space(word, shmq_seq_lap(t)) != CAN || shmq_word_slot(word) >= port->geometry.total_slots ||
-                !exchange(port, SHMQ_PUTTING, cell, index, word, shmq_ring_word(shmq_seq_lap(t), SHMQ_READY, give), SHMQ_IDLE))
+                !exchange(port, SHMQ_PUTTING, cell, t, word, shmq_ring_word(shmq_seq_lap(t), SHMQ_READY, give), SHMQ_IDLE))
                 break;
             prefetch_for_writing(port, t, slots, AHEAD_IN_BATCH);
             t = shmq_seq_next(t, slots);
@@ -230,7 +231,7 @@ uint32_t shmq_ring_get_many(struct shmq_port *port, const uint32_t *cells, uint3
             port->caught_up = !prefetch_for_reading(port, h, slots, count > 1 ? AHEAD_IN_BATCH : AHEAD);
             uint32_t give = shmq_word_slot(shmq_cell_load(port, cells[done]));
             uint64_t emptied = shmq_ring_word((lap + 1) & SHMQ_LAP_MASK, SHMQ_EMPTY, give);
-            if (shmq_likely(exchange(port, SHMQ_GETTING, cells[done], index, word, emptied, leased))) {
+            if (shmq_likely(exchange(port, SHMQ_GETTING, cells[done], h, word, emptied, leased))) {
                 done++;
                 h = next;
             } else if (!done) {

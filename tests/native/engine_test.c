@@ -740,6 +740,63 @@ static void orphans(void) {
     end(&a, &port);
 }
 
+/* What came back is delivered in the order in which it was put, whatever cells it lies in, whoever gave it back, and how often; over
+ * the wrap-around of the laps; what rests joins when it is due. */
+static void ages(void) {
+    enum { MESSAGES = 40, ROUNDS = 50 };
+    uint64_t random = 88172645463325252u;
+    for (uint32_t slots = 1; slots <= 7; slots++) {
+        snprintf(context, sizeof context, "%u slots", slots);
+        struct arena a = arena_make(slots, 64, MESSAGES, 2);
+        struct shmq_port ports[2];
+        uint32_t holders[MESSAGES], cells[MESSAGES], count = MESSAGES, number;
+        start_at(&a, SHMQ_LAP_MASK - 1, 3);
+        for (int i = 0; i < 2; i++) attach(&a, &ports[i]);
+        for (uint32_t i = 0; i < MESSAGES; i++) { /* from a cell anywhere */
+            ports[0].hint = a.g.reserved + random_below(&random, MESSAGES);
+            CHECK(put(&ports[0], i) == SHMQ_OK, "put");
+            cells[i] = lease(&ports[holders[i] = 0]);
+        }
+        for (uint32_t i = 0; i < slots; i++) CHECK(put(&ports[0], MESSAGES + i) == SHMQ_OK, "put");
+        for (int round = 0; round < ROUNDS; round++) {
+            bool back[MESSAGES] = {false}, rests[MESSAGES] = {false};
+            uint32_t returned = 0;
+            for (uint32_t i = 0; i < count; i++) { /* the half of them, in any order */
+                uint32_t n = random_below(&random, count), by = random_below(&random, 3);
+                struct shmq_port *holder = &ports[holders[n]];
+                if (back[n]) continue;
+                uint64_t delay = by == 2 ? UINT64_C(3600000000000) : 0;
+                CHECK(shmq_lease_give_back(holder, cells[n], shmq_cell_load(holder, cells[n]), by ? SHMQ_NACKED : SHMQ_RELEASED, delay) == SHMQ_OK, "back");
+                back[n] = true;
+                rests[n] = delay != 0;
+                returned += delay == 0;
+            }
+            for (int time = 0; time < 2; time++) {
+                for (uint32_t i = 0, last = 0; i < returned; i++) {
+                    uint32_t cell, by = random_below(&random, 2);
+                    CHECK(shmq_orphan_adopt(&ports[by], 0, &cell) == SHMQ_OK, "not given");
+                    number = read_message(&ports[by], slot_of(&ports[by], cell)).number;
+                    CHECK(number < MESSAGES && back[number] && rests[number] == time && (i == 0 || number > last), "%u after %u", number, last);
+                    last = number;
+                    holders[number] = by;
+                    CHECK(cells[number] == cell, "another cell");
+                }
+                returned = 0;
+                for (uint32_t i = 0; i < count; i++) /* now it is due */
+                    if (rests[i] && time == 0) {
+                        shmq_store_relaxed(&ports[0].cells[cells[i]].due_ns, 1);
+                        returned++;
+                    }
+                shmq_add_seq(&ports[0].header->orphan_epoch, 1);
+            }
+        }
+        for (uint32_t i = 0; i < MESSAGES; i++) ack(&ports[holders[i]], cells[i]);
+        for (uint32_t i = 0; i < slots; i++) CHECK(get(&ports[1], &number) == SHMQ_OK && number == MESSAGES + i, "%u", number);
+        shmq_port_detach(&ports[1]);
+        end(&a, &ports[0]);
+    }
+}
+
 /* Detaching gives everything back: leases uncounted, loans and held messages for good. */
 static void detaching(void) {
     for (int paged = 0; paged < 2; paged++) {
@@ -1285,7 +1342,7 @@ static void scribble(uint64_t seed, uint32_t milliseconds) {
 /* -- main -------------------------------------------------------------------------------------------------------------------- */
 
 static const struct { const char *name; void (*run)(void); } singles[] = {
-    {"capacities", capacities}, {"lagging", lagging}, {"far_behind", far_behind}, {"generations", generations}, {"failures", failures}, {"orphans", orphans},
+    {"capacities", capacities}, {"lagging", lagging}, {"far_behind", far_behind}, {"generations", generations}, {"failures", failures}, {"orphans", orphans}, {"ages", ages},
     {"detaching", detaching}, {"limits", limits}, {"warm", warm}, {"batches", batches}, {"geometries", geometries},
     {"headers", headers}, {"owners", owners}, {"never_back", never_back}, {"corruption", corruption},
 };

@@ -37,6 +37,7 @@ SINGLES = [
     "generations",
     "failures",
     "orphans",
+    "ages",
     "detaching",
     "limits",
     "warm",

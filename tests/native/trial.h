@@ -62,6 +62,7 @@ struct world {
     uint32_t of_role, of_role_count; /* the messages on which the role works */
     uint32_t looked_at;              /* the survivor's cell of a lease that it has given back, or SHMQ_NO_CELL */
     uint32_t last_first;             /* number of the last one that was found at its first delivery */
+    uint32_t last_found;             /* number of the last one that was found */
 };
 
 static void attach(struct world *w, struct shmq_port *port) {
@@ -489,6 +490,7 @@ static void note(struct world *w, uint32_t cell) {
     uint32_t slot = shmq_word_slot(shmq_cell_load(&w->survivor, cell)), number = read_message(w, &w->survivor, slot);
     CHECK(w->found[number] == 0, "message %u is there twice", number);
     w->found[number] = shmq_deliveries_failed(shmq_load_relaxed(&shmq_slot_at(&w->survivor, slot)->deliveries)) + 1;
+    w->last_found = number;
     bool came_back = w->allowed[number] & SECOND || (number >= w->of_role && number < w->of_role + w->of_role_count);
     if (w->found[number] == 1 && !came_back) { /* what comes back uncounted comes late */
         CHECK(number > w->last_first, "message %u came after %u", number, w->last_first);
@@ -504,6 +506,12 @@ static bool receive_one(struct world *w) {
     note(w, cell);
     ack(&w->survivor, cell);
     return true;
+}
+
+/* All that is there, in the order in which it was put: what came back is older than what is in the ring. */
+static void drain(struct world *w) {
+    for (uint32_t last = 0; receive_one(w); last = w->last_found)
+        CHECK(w->last_found > last, "message %u came after %u", w->last_found, last); /* message 0 is the bystander's */
 }
 
 /* The others put and get although nobody has taken back anything yet: `laps` times round the ring. */
@@ -584,7 +592,7 @@ static void survive(struct world *w, bool others_first) {
     }
     CHECK(shmq_reap(&w->survivor) == 0, "somebody dead was left");
     check_cells(w);
-    while (receive_one(w)) {}
+    drain(w);
     check_ledger(w);
     check_cells(w);
     check_whole(w);

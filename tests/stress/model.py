@@ -1,7 +1,7 @@
 """What a queue with leases is, in plain Python: the specification that test_model.py holds shmq.Queue to.
 
-Nothing waits here: each call is the one with a time-out of 0. Where the promise leaves a choice (which of several messages
-that came back is delivered first, how many a batch takes) the model names the choices and is told which one was made.
+Nothing waits here: each call is the one with a time-out of 0. Where the promise leaves a choice (how many a batch takes) the
+model names the choices and is told which one was made.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ class Message:
 
     content: Any
     failed: int = 0
+    position: int = 0  # when it was put
 
 
 class Model:
@@ -37,6 +38,7 @@ class Model:
             raise Full
         self.ring.append(message)
         self.puts += 1
+        message.position = self.puts
 
     def put_many(self, messages: list[Message]) -> int:
         count = min(len(messages), self.slots - len(self.ring))
@@ -46,21 +48,24 @@ class Model:
             self.put(message)
         return count
 
-    def choices(self, *, lease: bool = False) -> list[Message]:
-        """Who may be delivered next. A lease needs an in-flight cell, unless the message is in one already."""
+    def next(self, *, lease: bool = False) -> Message:
+        """The message that is delivered next: of what came back the one that was put first, then what is in the ring.
+
+        A lease needs an in-flight cell, unless the message is in one already.
+        """
         if self.returned:
-            return self.returned
+            return min(self.returned, key=lambda message: message.position)
         if lease and self.in_use() == self.in_flight:
             raise InFlightLimit
         if not self.ring:
             raise Empty
-        return self.ring[:1]
+        return self.ring[0]
 
     def batch(self, most: int) -> tuple[int, int]:
         """The least and the greatest number of messages that get_many(most) may return: one that came back comes alone."""
         if self.returned:
             return 1, 1
-        there = min(most, len(self.choices() and self.ring))
+        there = min(most, len(self.next() and self.ring))
         return min(there, max(self.in_flight - self.in_use(), 1)), there
 
     def take(self, message: Message) -> None:

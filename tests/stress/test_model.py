@@ -94,10 +94,9 @@ class Machine(RuleBasedStateMachine):
             call()
         return None
 
-    def find(self, content: Any, choices: list[Message]) -> Message:
-        found = [message for message in choices if same(message.content, content)]
-        assert len(found) == 1, f"got {content!r}, expected one of {choices}"
-        return found[0]
+    def expected(self, content: Any, message: Message) -> Message:
+        assert same(message.content, content), f"got {content!r}, expected {message}"
+        return message
 
     # -- put and get -----------------------------------------------------------------------------------------------
 
@@ -122,10 +121,10 @@ class Machine(RuleBasedStateMachine):
 
     @rule(index=which)
     def get(self, index: int) -> None:
-        choices, error = expected_of(self.model.choices)
+        message, error = expected_of(self.model.next)
         content = self.check(error, lambda: self.handle(index).get(timeout=0))
         if error is None:
-            self.model.get(self.find(content, choices))
+            self.model.get(self.expected(content, message))
 
     @rule(index=which, most=st.integers(1, 7))
     def get_many(self, index: int, most: int) -> None:
@@ -134,32 +133,31 @@ class Machine(RuleBasedStateMachine):
         if error is None:
             assert bounds[0] <= len(batch) <= bounds[1]
             for content in batch:
-                self.model.get(self.find(content, self.model.choices()))
+                self.model.get(self.expected(content, self.model.next()))
 
     # -- leases ----------------------------------------------------------------------------------------------------
 
-    def leased(self, lease: shmq.Lease, choices: list[Message]) -> None:
-        message = self.find(lease.data, choices)
-        self.model.receive(message)
+    def leased(self, lease: shmq.Lease, message: Message) -> None:
+        self.model.receive(self.expected(lease.data, message))
         assert lease.delivery_count == message.failed + 1
         assert self.ids.setdefault(message, lease.id) == lease.id
         self.leases.append((lease, message, []))
 
     @rule(index=which)
     def receive(self, index: int) -> None:
-        choices, error = expected_of(lambda: self.model.choices(lease=True))
+        message, error = expected_of(lambda: self.model.next(lease=True))
         lease = self.check(error, lambda: self.handle(index).receive(timeout=0))
         if error is None:
-            self.leased(lease, choices)
+            self.leased(lease, message)
 
     @rule(index=which, most=st.integers(1, 4))
     def receive_many(self, index: int, most: int) -> None:
-        _, error = expected_of(lambda: self.model.choices(lease=True))
+        _, error = expected_of(lambda: self.model.next(lease=True))
         leases = self.check(error, lambda: self.handle(index).receive_many(most, timeout=0))
         if error is None:
             assert 1 <= len(leases) <= most
             for lease in leases:
-                self.leased(lease, self.model.choices(lease=True))
+                self.leased(lease, self.model.next(lease=True))
 
     @precondition(lambda self: self.leases)
     @rule(index=which)
@@ -252,7 +250,7 @@ class Machine(RuleBasedStateMachine):
     @rule(index=which)
     def drain(self, index: int) -> None:
         for content in self.handle(index).drain():
-            self.model.get(self.find(content, self.model.choices()))
+            self.model.get(self.expected(content, self.model.next()))
         assert not self.model.ring
         assert not self.model.returned
 
