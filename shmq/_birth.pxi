@@ -89,6 +89,18 @@ def mark_ready(memory) -> None:
     PyBuffer_Release(&buffer)
 
 
+cdef object mismatch_of(const shmq_header *header):
+    """What is in the way of reading a segment, in words."""
+    cdef uint64_t magic = shmq_load_acquire(&header.magic)
+    if magic != SHMQ_MAGIC:
+        return f"it is no segment of shmq's: its magic is {magic:#018x}"
+    if header.endian != SHMQ_ENDIAN:
+        return f"it was made on a machine of another byte order (mark {header.endian:#x})"
+    age = "an older" if header.version < SHMQ_VERSION else "a newer"
+    return (f"{age} shmq made it, in format version {header.version}; this one reads version {SHMQ_VERSION}. "
+            "Use one shmq in all programs, or stop those that have it open, and unlink it")
+
+
 def read_header(memory) -> dict | None:
     """What a segment says of itself, checked against its size; None: not ready. Raises SegmentMismatch, SegmentCorrupt."""
     cdef Py_buffer buffer
@@ -103,10 +115,7 @@ def read_header(memory) -> dict | None:
         if status == SHMQ_MISMATCH:
             if <uint64_t>buffer.len < sizeof(shmq_header):
                 raise SegmentMismatch(f"{buffer.len} bytes are too few for a segment of shmq")
-            header = <shmq_header *>buffer.buf
-            raise SegmentMismatch(
-                f"its magic is {shmq_load_acquire(&header.magic):#018x}, format version {header.version}, byte-order mark {header.endian:#x}; "
-                f"this shmq reads format version {SHMQ_VERSION} of this machine's byte order")
+            raise SegmentMismatch(mismatch_of(<shmq_header *>buffer.buf))
         if status != SHMQ_OK:
             raise SegmentCorrupt(f"its header's numbers contradict each other or its size of {buffer.len:,} bytes")
         header = <shmq_header *>buffer.buf

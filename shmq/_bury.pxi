@@ -111,23 +111,6 @@ cdef class Undertaker(Producer):
         draft_of_image(&draft, &header, PyBytes_AS_STRING(image) + sizeof(header))
         self.offer_somehow(&draft, True, timeout)
 
-    def _image_bytes(self, bytes image) -> int:
-        """The payload bytes of a buried message; 0 of one whose side segment is gone."""
-        cdef shmq_slot header
-        image_header(self, image, &header)
-        if header.flags & SHMQ_SPILLED:
-            try:
-                header_of_side(&header, len(self.segment.open_side(image[sizeof(header):])))
-            except PayloadLost:
-                return 0
-        return header.nbytes
-
-    def _image_side_key(self, bytes image) -> bytes | None:
-        """The key of the side segment in which a buried message's payload is, if it is."""
-        cdef shmq_slot header
-        image_header(self, image, &header)
-        return image[sizeof(header):] if header.flags & SHMQ_SPILLED else None
-
     def _decode_image(self, bytes image) -> object:
         """The object in the image of a buried message."""
         cdef shmq_slot header

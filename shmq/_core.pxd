@@ -15,7 +15,8 @@ cdef extern from "<semaphore.h>" nogil:
 cdef extern from "layout.h" nogil:
     ctypedef uint64_t shmq_word
     ctypedef uint32_t shmq_half
-    enum: SHMQ_NO_CELL, SHMQ_NO_PORT, SHMQ_MAX_SLOTS, SHMQ_MAX_CELLS, SHMQ_MAX_PORTS, SHMQ_PAGE, SHMQ_RESERVED_WHERE_PAGED, SHMQ_VERSION
+    enum: SHMQ_NO_CELL, SHMQ_NO_PORT, SHMQ_MAX_SLOTS, SHMQ_MAX_CELLS, SHMQ_MAX_PORTS, SHMQ_PAGE, SHMQ_RESERVED_WHERE_PAGED, SHMQ_VERSION, SHMQ_ENDIAN
+    const uint64_t SHMQ_MAGIC
     enum: SHMQ_EMPTY, SHMQ_READY
     enum: SHMQ_BELLS, SHMQ_SHUT_FOR_PUTS
     ctypedef enum cell_state "enum shmq_cell_state":

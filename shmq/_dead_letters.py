@@ -30,7 +30,7 @@ from shmq._errors import SegmentCorrupt
 from shmq._segment import MODE, memory_error
 
 if TYPE_CHECKING:
-    from shmq._core import Port
+    from shmq._core import Observer, Port
 
 __all__ = ["DeadLetter", "DeadLetters"]
 
@@ -65,8 +65,8 @@ class DeadLetter:
 class DeadLetters:
     """The dead letters of a queue, oldest first: iterate, count, put back or throw away."""
 
-    def __init__(self, port: Port) -> None:
-        self._port = port
+    def __init__(self, port: Observer) -> None:
+        self._port: Any = port  # an observer's letters are looked at; to put them back takes a port
         self._path: str = port.segment.dead_letters_path
 
     # -- looking -------------------------------------------------------------------------------------------------------

@@ -150,7 +150,7 @@ cdef int shape_header(shmq_slot *header, object shape, cnp.dtype descr) except -
     return 0
 
 
-cdef uint64_t image_header(Handle port, bytes image, shmq_slot *header) except? 0:
+cdef uint64_t image_header(Observer port, bytes image, shmq_slot *header) except? 0:
     """Split the image of a buried message into its header and the payload behind it; return the latter's size."""
     cdef uint64_t nbytes = <uint64_t>PyBytes_GET_SIZE(image), wanted
     if nbytes < sizeof(shmq_slot):

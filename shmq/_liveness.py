@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
 
-def describe(pid: int) -> str:
-    """A process by pid and command line: "pid 4711 (python worker.py)"; of a dead one the pid alone."""
+if TYPE_CHECKING:
+    from shmq._core import Observer
+
+LONGEST = 60  # characters of a command line
+
+
+def describe(pid: int, alive: bool | None = None, here: bool | None = None) -> str:
+    """A process by pid and command line: "pid 4711 (python worker.py)"; one that cannot be seen by what is known of it.
+
+    `alive`: what the kernel says. `here`: whether the pid is its pid for us too (False: it is counted in another namespace).
+    None: not known.
+    """
     import psutil  # on first use: `import shmq` stays light
 
+    if here is False or (alive is False and not here):  # whoever else has that pid by now is not meant
+        return f"pid {pid} ({'in another namespace or container' if alive else 'gone'})"
     try:
         command = " ".join(psutil.Process(pid).cmdline()) or psutil.Process(pid).name()
-    except psutil.Error:
-        return f"pid {pid} (gone)"
+    except (psutil.Error, ValueError, OverflowError):  # the latter two: a pid that can be none
+        return f"pid {pid} ({'not to be seen from here' if alive else 'gone'})"
     command = "".join(letter if letter.isprintable() else "?" for letter in command)  # it ends up in logs and terminals
-    return f"pid {pid} ({command if len(command) <= 60 else command[:57] + '...'})"
+    return f"pid {pid} ({command if len(command) <= LONGEST else command[: LONGEST - 3] + '...'})"
+
+
+def holders_of(observer: Observer) -> dict[int, str]:
+    """Each attached port's process in words, by the port's number."""
+    processes = observer._processes()
+    words = {process: describe(*process) for process in set(processes.values())}
+    return {port: words[process] for port, process in processes.items()}

@@ -141,6 +141,19 @@ cdef class Observer:
                                shmq_load_acquire(&self.port.records[i].intent) != 0))
         return result
 
+    def _processes(self) -> dict:
+        """(pid, alive, here) of each attached port. Whether it lives is the kernel's answer; `here`: whether this process sees that very
+        run of the pid. False of one that lives in another pid namespace; None where it left no trace to tell."""
+        cdef uint32_t i
+        cdef uint64_t owner, run
+        result = {}
+        for i in range(self.port.geometry.ports):
+            owner = shmq_load_acquire(&self.port.records[i].owner)
+            if owner:
+                pid, run = shmq_load_relaxed(&self.port.records[i].pid), shmq_load_relaxed(&self.port.records[i].run)
+                result[i] = (pid, shmq_owner_alive(owner), shmq_owner_runs(pid, run) if run else None)
+        return result
+
     def _cells(self) -> list:
         """(state, owner port, slot, leased since) of each in-flight cell; a timed one is leased."""
         cdef uint32_t i
@@ -254,3 +267,22 @@ cdef class Observer:
     def _backlog_count(self) -> int:
         """The header's word: how many messages wait in the backlog."""
         return shmq_load_seq(&self.port.header.backlog)
+
+    # -- images of dead letters: shmq/_dead_letters.py ---------------------------------------------------------------------
+
+    def _image_bytes(self, bytes image) -> int:
+        """The payload bytes of a buried message; 0 of one whose side segment is gone."""
+        cdef shmq_slot header
+        image_header(self, image, &header)
+        if header.flags & SHMQ_SPILLED:
+            try:
+                header_of_side(&header, len(self.segment.open_side(image[sizeof(header):])))
+            except PayloadLost:
+                return 0
+        return header.nbytes
+
+    def _image_side_key(self, bytes image) -> bytes | None:
+        """The key of the side segment in which a buried message's payload is, if it is."""
+        cdef shmq_slot header
+        image_header(self, image, &header)
+        return image[sizeof(header):] if header.flags & SHMQ_SPILLED else None

@@ -21,7 +21,7 @@ from shmq._bell import ITEMS, SPACE, Ears, wait_done
 from shmq._codec import Codec, json_codec
 from shmq._errors import Empty, Full, SegmentCorrupt, SegmentMismatch, SegmentNotFound
 from shmq._segment import LIFETIMES, Config, Segment
-from shmq._stats import Holding, QueueStats, holders_report, holdings_of, stats_of
+from shmq._stats import Holding, QueueStats, attached_report, holders_report, holdings_of, stats_of
 
 if TYPE_CHECKING:
     import logging
@@ -402,9 +402,7 @@ class Queue(_core.Port):
         return holders_report(self)
 
     def _holders(self) -> str:
-        from shmq._liveness import describe
-
-        return ", ".join(sorted({describe(pid) for _, _, pid, _, _ in self._ports()})[:8])
+        return attached_report(self)
 
 
 def _log() -> logging.Logger:

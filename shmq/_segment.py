@@ -387,13 +387,13 @@ def out_of_descriptors(error: OSError) -> int:
     )
 
 
-def map_memory(path: str, private: bool = False) -> tuple[mmap.mmap, int]:
+def map_memory(path: str, private: bool = False, readonly: bool = False) -> tuple[mmap.mmap, int]:
     """Map an existing file, once it is known to be a regular file of this user; and its inode.
 
     Raises SegmentNotFound, SegmentForeign, SegmentMismatch; BlockingIOError where it has no size yet.
     """
     try:
-        shared = posix_ipc.SharedMemory(path)
+        shared = posix_ipc.SharedMemory(path, read_only=readonly)
     except posix_ipc.ExistentialError:
         raise SegmentNotFound(f"there is no segment {path[1:].removeprefix(prefix())!r}") from None
     except posix_ipc.PermissionsError:
@@ -417,8 +417,9 @@ def map_memory(path: str, private: bool = False) -> tuple[mmap.mmap, int]:
         if found.st_size == 0:
             raise BlockingIOError
         flags = mmap.MAP_PRIVATE if private else mmap.MAP_SHARED
+        access = mmap.PROT_READ if readonly else mmap.PROT_READ | mmap.PROT_WRITE
         try:
-            return mmap.mmap(shared.fd, found.st_size, flags, mmap.PROT_READ | mmap.PROT_WRITE, **UNMAPPED_FD), found.st_ino
+            return mmap.mmap(shared.fd, found.st_size, flags, access, **UNMAPPED_FD), found.st_ino
         except OSError as error:
             raise memory_error(path, found.st_size, error) from None
     finally:
@@ -708,6 +709,20 @@ def has_stayed(segment: Segment) -> bool:
         return True
     with NameLock(segment.name):
         return is_current(segment)
+
+
+def memory_of_all() -> dict[str, int]:
+    """Bytes of /dev/shm that each name takes: its segment, and whatever lies beside it (dead letters included). One look."""
+    total: dict[str, int] = {}
+    for entry in os.scandir(SHM):
+        name = entry.name.removeprefix("sem.")
+        if not name.startswith(prefix()):
+            continue
+        name = name.removeprefix(prefix()).partition(SEPARATOR)[0]
+        with contextlib.suppress(OSError):  # gone while we looked, or not ours to look into
+            files = [entry, *(os.scandir(entry.path) if entry.is_dir(follow_symlinks=False) else ())]
+            total[name] = total.get(name, 0) + sum(file.stat(follow_symlinks=False).st_blocks * 512 for file in files)
+    return total
 
 
 def list_segments() -> list[str]:

@@ -13,9 +13,13 @@ from shmq import _core
 from shmq._errors import SegmentCorrupt
 
 if TYPE_CHECKING:
-    from shmq._core import Port
+    from shmq._core import Observer
 
 __all__ = ["Holding", "QueueStats", "verify"]
+
+
+UNKNOWN = "a process that has just left"
+MOST_NAMED = 8  # processes in an error message
 
 
 @dataclass(frozen=True)
@@ -47,8 +51,8 @@ class QueueStats:
     waiting_producers: int
 
 
-def stats_of(port: Port) -> QueueStats:
-    """Read a port's segment. The numbers are of one look, not of one instant."""
+def stats_of(port: Observer) -> QueueStats:
+    """Read a segment. The numbers are of one look, not of one instant."""
     from shmq._dead_letters import DeadLetters
 
     states = Counter(state for state, _, _, _ in port._cells())
@@ -102,16 +106,16 @@ class Holding:
         return _core.monotonic_ns() * 1e-9 - self.since if self.since else 0.0
 
 
-def holdings_of(port: Port) -> list[Holding]:
+def holdings_of(port: Observer) -> list[Holding]:
     """Who holds what, longest first."""
-    from shmq._liveness import describe
+    from shmq._liveness import holders_of
 
-    pids = {index: pid for index, _, pid, _, _ in port._ports()}
+    pids, holders = {index: pid for index, _, pid, _, _ in port._ports()}, holders_of(port)
     found = [
         Holding(
             state=state,
             pid=pids.get(owner, 0),
-            process=describe(pids.get(owner, 0)),
+            process=holders.get(owner, UNKNOWN),
             message_id=0 if state == "loaned" else id,
             since=0.0 if state == "loaned" else since,
             expires_at=ends,
@@ -125,16 +129,18 @@ def holdings_of(port: Port) -> list[Holding]:
     return sorted(found, key=lambda holding: (holding.since, holding.pid))
 
 
-def holders_report(port: Port) -> str:
+def holders_report(port: Observer) -> str:
     """Who holds in-flight cells, in words: for the message of InFlightLimit."""
-    from shmq._liveness import describe
+    from shmq._liveness import holders_of
 
-    pids = {index: pid for index, _, pid, _, _ in port._ports()}
+    holders = holders_of(port)
     now = _core.monotonic_ns() * 1e-9
-    held = Counter((pids.get(owner, 0), state) for state, owner, _, _ in port._cells() if state in ("loaned", "leased", "held"))
+    held = Counter(
+        (holders.get(owner, UNKNOWN), state) for state, owner, _, _ in port._cells() if state in ("loaned", "leased", "held")
+    )
     since = min((at for state, _, _, at in port._cells() if state == "leased" and at), default=None)
     age = "" if since is None else f"; the oldest lease is {now - since:.1f} s old"
-    parts = [f"{count} {state} by {describe(pid)}" for (pid, state), count in held.most_common(5)]
+    parts = [f"{count} {state} by {holder}" for (holder, state), count in held.most_common(5)]
     if returned := sum(state == "orphan" for state, *_ in port._cells()):
         parts.append(f"{returned} with messages that came back, and are due or rest")
     return (
@@ -144,11 +150,22 @@ def holders_report(port: Port) -> str:
     )
 
 
+def attached_report(port: Observer) -> str:
+    """Who has how many handles, in words: those who have most of them."""
+    from shmq._liveness import holders_of
+
+    handles = Counter(holders_of(port).values()).most_common()
+    parts = [f"{count} by {who}" if count > 1 else who for who, count in handles[:MOST_NAMED]]
+    if len(handles) > MOST_NAMED:
+        parts.append(f"{len(handles) - MOST_NAMED} other processes")
+    return ", ".join(parts)
+
+
 LOOKS = 400  # at a segment where others are at work: in each of them every slot is on its way now and then
 LOOK_PAUSE = 0.0005
 
 
-def verify(port: Port) -> None:
+def verify(port: Observer) -> None:
     """Check a queue against the format's invariants: every slot in exactly one cell, owners attached, laps in step.
 
     Raises SegmentCorrupt that names a violation. Others may be at work meanwhile: one look then finds slots on their way from
@@ -167,7 +184,7 @@ def verify(port: Port) -> None:
         raise SegmentCorrupt(f"queue {port.name!r}: {'; '.join(sorted(problems.values())[:5])}")
 
 
-def look(port: Port) -> dict[tuple[str, int], str]:
+def look(port: Observer) -> dict[tuple[str, int], str]:
     """What one look finds wrong, by (kind, number)."""
     ring_bytes, cells, intents = port._words()
     ring = np.frombuffer(ring_bytes, dtype=np.uint64)
@@ -208,7 +225,7 @@ def settle(counts: np.ndarray[Any, np.dtype[np.int64]], open_exchanges: list[tup
 OWNED = [number for number, state in enumerate(_core.CELL_STATES) if state in ("idle", "loaned", "leased", "timed", "held")]
 
 
-def look_at_laps(port: Port, ring: np.ndarray[Any, np.dtype[np.uint64]]) -> dict[tuple[str, int], str]:
+def look_at_laps(port: Observer, ring: np.ndarray[Any, np.dtype[np.uint64]]) -> dict[tuple[str, int], str]:
     """The laps go down by one where write_seq or read_seq is, and nowhere else; READY cells lie between the two."""
     progress = ((ring >> np.uint64(26)) * np.uint64(2) + (ring >> np.uint64(24) & np.uint64(1))).astype(np.int64)
     steps = (progress - progress[0] + (1 << 38)) % (1 << 39) - (1 << 38)  # in half laps, modulo the width of a lap

@@ -25,6 +25,7 @@ FLOORS = {
     "_liveness": 1,
     "_reducers": 1,
     "_stats": 2,
+    "_look": 2,
     "_dead_letters": 2,
     "_renewal": 2,
     "_bell": 2,

@@ -2,58 +2,66 @@
 
 from __future__ import annotations
 
-import os
-from contextlib import suppress
+import time
+from collections import Counter
 
 import click
-from rich.text import Text
 
 import shmq
 from shmq import _segment
-from shmq._liveness import describe
-from shmq._segment import SEPARATOR, SHM
-from shmq.cli._screen import console, printable, show, size, table
+from shmq._liveness import holders_of
+from shmq._look import Sight, look
+from shmq._stats import stats_of
+from shmq.cli._screen import Row, age, listing, printable, size
 
 __all__ = ["ls"]
+
+HEADINGS = ("segment", "slots", "ready", "leased", "returned", "dead", "ports", "size", "age")
+EXPENDABLE = ("age", "slots", "size", "ports", "dead", "returned")
 
 
 @click.command()
 def ls() -> None:
-    """List the segments of this user: what is in each of them, and which processes have it open."""
-    screen = console()
+    """List the segments of this user: what is in each of them, and which processes have it open.
+
+    Looking takes no port and changes nothing: it works where every port is taken, and says why a segment cannot be used.
+    READY are messages that wait, LEASED those that somebody has and has not acked, RETURNED those that came back and wait (or
+    rest) to be delivered again, DEAD those that were given up; PORTS are open handles of possible ones, SIZE what it takes of
+    /dev/shm with all that is its.
+    """
     names = shmq.list_segments()
     if not names:
         click.echo("there are no segments", err=True)
         return
-    shown = table("segment", "capacity", "ready", "leased", "ports", "size")
-    shown.add_column("held by", overflow="fold")  # the one that gives way on a narrow terminal
-    unusable = []
+    memory = _segment.memory_of_all()
+    rows = []
     for name in names:
         try:
-            with shmq.Queue._inspect(_segment.attach(name)) as queue:
-                stats, pids = queue.stats(), [pid for _, _, pid, _, _ in queue._ports()]
+            sight = look(name)
         except shmq.SegmentNotFound:
             continue  # unlinked while we looked
-        except shmq.ShmqError as error:
-            unusable.append(error)
-            shown.add_row(name, "?", "?", "?", "?", size(nbytes(name)), type(error).__name__)
-            continue
-        pids.remove(os.getpid())  # the port through which we looked
-        held_by = [printable(describe(pid)) for pid in sorted(set(pids))] or ["nobody"]
-        figures = (stats.capacity, stats.ready + stats.returned, stats.leased, len(pids))
-        separator = "\n" if screen.is_terminal else ", "
-        shown.add_row(name, *(f"{figure:,}" for figure in figures), size(nbytes(name)), Text(separator.join(held_by)))
-    show(screen, shown)
-    for problem in unusable:
-        click.echo(f"{type(problem).__name__}: {problem}", err=True)
+        rows.append(row_of(sight, size(memory.get(name, 0))))
+    listing(HEADINGS, rows, notes="held by", expendable=EXPENDABLE)
 
 
-def nbytes(name: str) -> int:
-    """Return the memory of a segment, and of its messages that were too large for a slot."""
-    own = f"{_segment.prefix()}{name}"
-    total = 0
-    with suppress(OSError), os.scandir(SHM) as entries:
-        for entry in entries:
-            if entry.name == own or entry.name.startswith(f"{own}{SEPARATOR}"):
-                total += entry.stat().st_size
-    return total
+def row_of(sight: Sight, memory: str) -> Row:
+    """A segment in figures and words."""
+    problem = [f"{sight.state}: {printable(sight.problem)}"] if sight.problem else []
+    if sight.observer is None:
+        return Row((sight.name, *["?"] * 6, memory, "?"), problem, "red")
+    stats, since = stats_of(sight.observer), sight.observer.segment.created_at
+    figures = (stats.capacity, stats.ready, stats.leased, stats.returned, stats.dead_letters)
+    ports = f"{stats.ports:,}/{sight.observer.segment.config.ports:,}"
+    holders = [] if problem else holders_in(sight)
+    cells = (sight.name, *(f"{figure:,}" for figure in figures), ports, memory, age(time.time() - since))
+    return Row(cells, problem or holders, "yellow" if problem else "")
+
+
+def holders_in(sight: Sight) -> list[str]:
+    """Who has it open, those with most handles first."""
+    assert sight.observer is not None
+    handles = Counter(holders_of(sight.observer).values())
+    return [
+        f"{printable(who)}{f', {count} handles' if count > 1 else ''}"
+        for who, count in sorted(handles.items(), key=lambda holder: (-holder[1], holder[0]))
+    ] or ["nobody"]

@@ -360,6 +360,19 @@ def test_one_in_another_pid_namespace_is_not_taken_for_dead_and_takes_nobody_for
     assert (queue.stats().acks, queue.stats().deaths) == (2, 0)
 
 
+def test_one_in_another_pid_namespace_is_named_as_such_and_not_as_gone(make: Make, far: Any) -> None:
+    queue = make(slots=4, in_flight=1)
+    queue.put("held")
+    process, _ = far(queue)
+    (held,) = queue.leases()
+    assert held.process == "pid 1 (in another namespace or container)"
+    with pytest.raises(shmq.InFlightLimit, match="1 leased by pid 1 \\(in another namespace or container\\)"):
+        queue.loan(1)
+    process.kill()
+    process.wait()
+    wait_until(lambda: [holding.process for holding in queue.leases()] == ["pid 1 (gone)"])
+
+
 def test_what_is_killed_in_another_pid_namespace_is_taken_back_here(make: Make, far: Any) -> None:
     queue = make(slots=4)
     queue.put("held")

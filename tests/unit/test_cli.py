@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,6 +20,8 @@ import shmq
 
 click_testing = pytest.importorskip("click.testing")
 pytest.importorskip("rich")
+
+from rich.console import Console  # noqa: E402
 
 from shmq.cli import _job, _screen  # noqa: E402
 from shmq.cli._group import group  # noqa: E402
@@ -35,7 +38,7 @@ def nothing_left_behind() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def only_our_queues(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`ls` attaches to what it lists: not to the queues of tests that run beside these, and count who is attached."""
+    """What tests that run beside these make and remove is none of our business."""
     everybodys = shmq.list_segments
     monkeypatch.setattr(shmq, "list_segments", lambda: [name for name in everybodys() if str(os.getpid()) in name])
 
@@ -343,7 +346,7 @@ def test_ls_shows_what_is_in_a_segment(queue: shmq.Queue) -> None:
     lease.ack()
     assert status == 0
     (line,) = [line for line in output.splitlines() if line.split()[:1] == [queue.name]]
-    assert line.split()[1:5] == ["10", "2", "1", "1"]
+    assert line.split()[1:7] == ["10", "2", "1", "0", "0", "1/64"]
 
 
 def test_ls_names_the_processes_that_hold_a_segment(queue: shmq.Queue) -> None:
@@ -368,8 +371,89 @@ def test_ls_goes_on_after_a_segment_that_it_cannot_read(queue: shmq.Queue) -> No
         broken.unlink()
     assert status == 0
     lines = {line.split()[0]: line.split()[1:] for line in output.splitlines() if line}
-    assert lines[f"{queue.name}-broken"][-1].startswith("Segment")
+    assert "mismatch: it is no segment of shmq's" in " ".join(lines[f"{queue.name}-broken"])
     assert lines[queue.name][0] == "10"
+
+
+@pytest.mark.parametrize("ports", [1, 3])
+def test_ls_works_where_every_port_is_taken_and_changes_nothing(ports: int) -> None:
+    with shmq.Queue.create(f"test-cli-{os.getpid()}", slots=10, ports=ports) as queue:
+        handles = [shmq.Queue.attach(queue.name) for _ in range(ports - 1)]
+        queue.put_many("abc")
+        late = queue.receive(lease_timeout=0.001)
+        queue.receive().nack()
+        time.sleep(0.01)
+        memory = bytes(queue.segment.memory)
+        status, output = invoke("ls")
+        assert bytes(queue.segment.memory) == memory
+        (line,) = [line for line in output.splitlines() if line.split()[:1] == [queue.name]]
+        assert line.split()[1:7] == ["10", "1", "1", "1", "0", f"{ports}/{ports}"]
+        assert status == 0 and f"pid {os.getpid()} " in line
+        assert (f", {ports} handles" in line) == (ports > 1)
+        late.release() if not late.settled else None
+        for handle in handles:
+            handle.close()
+        queue.unlink()
+
+
+@pytest.mark.parametrize(
+    ("offset", "content", "says"),
+    [
+        (0, bytes(8), "half-made: it is being made"),
+        (8, b"\2\0\0\0", "mismatch: an older shmq made it, in format version 2; this one reads version "),
+        (8, b"\x63\0\0\0", "mismatch: a newer shmq made it, in format version 99"),
+        (12, b"\1\2\3\4", "mismatch: it was made on a machine of another byte order"),
+        (40, b"\xff\xff\xff\x7f", "damaged: its header's numbers contradict"),
+        (80, b"\1\1\1\1", "other lock file: it was made beside another lock file"),
+        (88, b"\1\1\1\1", "other boot: it was made before the machine was last booted"),
+    ],
+)
+def test_ls_says_what_a_segment_is_that_cannot_be_used(queue: shmq.Queue, offset: int, content: bytes, says: str) -> None:
+    with open(f"/dev/shm/{PREFIX}{queue.name}", "r+b") as file:
+        file.seek(offset)
+        before = file.read(len(content))
+        file.seek(offset)
+        file.write(content)
+        file.flush()
+        status, output = invoke("ls")
+        file.seek(offset)
+        file.write(before)
+    (line,) = [line for line in output.splitlines() if line.split()[:1] == [queue.name]]
+    assert status == 0 and f"  {says}" in line
+
+
+def on_a_terminal(monkeypatch: pytest.MonkeyPatch, width: int, *arguments: str) -> list[str]:
+    """The lines that a command shows on a terminal of that width."""
+    screen = Console(force_terminal=True, width=width, color_system=None, file=StringIO())
+    monkeypatch.setattr(_screen, "console", lambda: screen)
+    assert invoke(*arguments)[0] in (0, 1)
+    assert isinstance(screen.file, StringIO)
+    return screen.file.getvalue().splitlines()
+
+
+@pytest.mark.parametrize("width", [20, 26, 33, 40, 47, 54, 60, 70, 80, 100, 120, 200])
+def test_ls_cuts_no_figure_and_exceeds_no_terminal(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    with shmq.Queue.create(f"test-cli-{os.getpid()}", slots=123_456) as queue:
+        queue.put_many(range(98_765))
+        leases = queue.receive_many(100)
+        lines = on_a_terminal(monkeypatch, width, "ls")
+        queue.unlink()
+        del leases
+    shown = " ".join(lines).split()
+    assert max(map(len, lines)) <= width
+    assert "98,665" in shown and "100" in shown
+    assert not [figure for figure in shown if figure[0].isdigit() and "," in figure and figure not in ("98,665", "123,456")]
+    if width >= 80:
+        assert "1/64" in shown and "0" in shown
+    if width >= 100 or width < 30:
+        assert "123,456" in shown
+
+
+def test_what_is_piped_is_one_whole_line_a_segment_whatever_columns_says(queue: shmq.Queue) -> None:
+    process = shmq_command("ls", COLUMNS="20")
+    output, _ = process.communicate(timeout=WATCHDOG)
+    (line,) = [line for line in output.splitlines() if line.split()[:1] == [queue.name]]
+    assert f"pid {os.getpid()} (" in line and line == line.rstrip()
 
 
 def test_unlink_asks_first(queue: shmq.Queue) -> None:

@@ -1,0 +1,66 @@
+"""Looking at segments from outside: what each is, also one that cannot be used, without a port and without changing it.
+
+What attaches takes a port, waits for locks, takes back what the dead held, and may find no port free. Whoever only wants to
+know does none of that: it maps the file for reading, checks it, and reads.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from shmq import _core, _segment
+from shmq._core import Observer
+from shmq._errors import SegmentCorrupt, SegmentForeign, SegmentMismatch, SegmentNotFound, ShmqError
+from shmq._segment import Segment
+
+__all__ = ["Sight", "look"]
+
+UNUSABLE = {SegmentMismatch: "mismatch", SegmentForeign: "foreign", SegmentCorrupt: "damaged"}
+
+
+class Sight(NamedTuple):
+    """A segment as it was found."""
+
+    name: str
+    state: (
+        str  # "usable", "half-made", "other boot", "left over", "other lock file", "mismatch", "damaged", "foreign", "unreadable"
+    )
+    problem: str = ""  # why it cannot be used, in words
+    observer: Observer | None = None  # where its numbers can be read
+
+
+def look(name: str) -> Sight:
+    """The segment of this name. **Raises** SegmentNotFound where there is none, ValueError for what can be no name."""
+    _segment.check_name(name)
+    try:
+        memory, inode = _segment.map_memory(_segment.path_of(name), readonly=True)
+        header = _core.read_header(memory)
+    except SegmentNotFound:
+        raise
+    except BlockingIOError:
+        header = None
+    except ShmqError as error:
+        return Sight(name, UNUSABLE.get(type(error), "unreadable"), str(error))
+    if header is None:
+        return Sight(name, "half-made", "it is being made at this moment, or whoever made it was killed before it was finished")
+    state, problem = "usable", ""
+    if header["boot_id"] != _segment.boot_id():
+        state, problem = "other boot", "it was made before the machine was last booted: its messages are those of that time"
+    elif header["lock_inode"] != lock_inode():
+        state, problem = "other lock file", "it was made beside another lock file: whether its users live cannot be told"
+    elif _segment.outlived(header, memory):
+        state, problem = "left over", "it was to go with its creator, or with its last handle, and those are gone"
+    observer = Observer()
+    try:
+        observer._observe(Segment(name, memory, header, inode))
+    except SegmentCorrupt as error:  # it is being written over
+        return Sight(name, "damaged", str(error))
+    return Sight(name, state, problem, observer)
+
+
+def lock_inode() -> int:
+    """That of the lock file, or 0 where there is none to be had."""
+    try:
+        return _core.lock_inode()
+    except (ShmqError, OSError):
+        return 0
