@@ -501,15 +501,13 @@ class Client:
 
     def break_off(self, why: str, cause: BaseException | None, codes: tuple[int | None, ...] = ()) -> None:
         """Nothing that was asked will ever be done."""
-        error = WorkerLost(why, codes)
-        error.__cause__ = cause
         with lock:
-            self.broken = error
-            self.refusal = self.refusal or f"{error}"
-            self.crew.stop()
+            self.broken = broken(why, cause, codes)
+            self.refusal = self.refusal or why
             self.backlog.clear()
             self.handed = len(self.pending)
-            self.finish([(number, error, True) for number in list(self.pending)])
+            self.finish([(number, broken(why, cause, codes), True) for number in list(self.pending)])
+        self.crew.stop()  # not under the lock: the crew's own may be held by a thread that waits for this one
         self.tell()
 
     # -- the end -----------------------------------------------------------------------------------------------------------
@@ -572,6 +570,7 @@ class Client:
         """In a forked child: all this is the parent's."""
         self.closing = self.ended = True
         self.thread = None
+        self.crew.disown()
         self.refusal = f"this executor belongs to process {self.id >> 32}, of which this one is a fork: make one of its own here"
 
     def stats(self) -> ExecutorStats:
@@ -585,6 +584,13 @@ class Client:
                 deaths=self.crew.deaths,
                 workers=[row.stats() for row in self.board.rows()],
             )
+
+
+def broken(why: str, cause: BaseException | None, codes: tuple[int | None, ...]) -> WorkerLost:
+    """An exception for one future alone: each `raise` of one that futures share would lengthen the traceback of all."""
+    error = WorkerLost(why, codes)
+    error.__cause__ = cause
+    return error
 
 
 def log() -> logging.Logger:
@@ -613,7 +619,6 @@ def leave_before_children_are_joined() -> None:
 
 
 def disown_all() -> None:
-    lock._at_fork_reinit()  # type: ignore[attr-defined]
     for client in list(clients):
         client.disown()
     clients.clear()

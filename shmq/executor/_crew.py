@@ -224,6 +224,10 @@ class Crew:
             for process in self.processes.values():
                 process.kill()
 
+    def disown(self) -> None:
+        """In a forked child: the workers are the parent's, and so is whoever held the lock."""
+        self._lock._at_fork_reinit()  # type: ignore[attr-defined]
+
     def join(self, timeout: float | None = None) -> bool:
         """Wait until all have ended; False where some have not in time."""
         deadline = None if timeout is None else time.monotonic() + timeout

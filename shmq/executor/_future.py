@@ -10,6 +10,7 @@ Locks are taken in the order: the executor's `lock`, gates, `finishing`; and whi
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from concurrent import futures
@@ -23,6 +24,15 @@ __all__ = ["CANCELLED", "FINISHED", "PENDING", "RUNNING", "Future", "finishing",
 lock = threading.RLock()
 finishing = threading.RLock()  # held while futures without a gate are given DONE and their outcome
 UNDONE = (PENDING, RUNNING)
+
+
+def renew_locks() -> None:
+    """In a forked child: a thread of the parent may have held them, and no such thread is here to give them back."""
+    lock._at_fork_reinit()  # type: ignore[attr-defined]
+    finishing._at_fork_reinit()  # type: ignore[attr-defined]
+
+
+os.register_at_fork(after_in_child=renew_locks)
 
 
 class _Gate(type(threading.RLock())):  # type: ignore[misc]  # RLock is a function; its class has no public name

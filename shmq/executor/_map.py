@@ -43,6 +43,8 @@ class MapCall:
         with lock:
             if number in self.outcomes:
                 return
+            if client.ended:  # in a forked child
+                raise RuntimeError(client.refusal)
             self.awaited, self.gate = number, gate
             client.gated.append(self)
         try:
