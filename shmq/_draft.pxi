@@ -186,9 +186,10 @@ cdef int draft_spill(draft_t *draft, Handle port, object obj) except -1:
     cdef list parts = []
     cdef int i
     if not port.spills or port.port.geometry.slot_size < SPILL_KEY_BYTES:
+        instead = f"of {SPILL_KEY_BYTES} bytes or more, so that it can spill" if port.spills else "or with oversize=\"spill\""
         raise MessageTooLarge(
             f"a {type(obj).__name__} of {draft.nbytes + draft.described:,} bytes does not fit into a slot of queue {port.name!r} "
-            f"({port.port.geometry.slot_size:,} bytes): create the queue with a larger slot_size, or with oversize=\"spill\""
+            f"({port.port.geometry.slot_size:,} bytes): create the queue with a larger slot_size, {instead}"
         )
     if draft.buffers == NULL:
         parts.append(PyMemoryView_FromMemory(<char *>draft.data, <Py_ssize_t>draft.nbytes, PyBUF_READ))

@@ -45,11 +45,14 @@ class Queue(_core.Port):
     ``Queue("frames", …)`` opens it, or creates it where there is none; ``Queue()`` makes an anonymous one, which is passed
     to child processes and gone with its creator. Values that are given must be those of an existing queue.
 
-    :param slots: capacity in messages, at least 1 (default 1,024).
+    :param slots: capacity in messages, at least 1; all are reserved when the queue is made (default 1,024; of slots above 16 KiB
+        as many as fit into 16 MiB, at least 4).
     :param slot_size: payload bytes of a slot (default 1,024).
-    :param in_flight: how many messages may be leased or loaned at once, over all processes.
+    :param in_flight: how many messages may be leased or loaned at once, over all processes (default 64 to 256; of slots of a page
+        or more at most as many as fit into 16 MiB, at least 4). As many slots are reserved beside the ring.
     :param ports: how many handles may be attached at once (default 64).
-    :param oversize: payloads above `slot_size`: "error" raises MessageTooLarge, "spill" takes a side segment for each.
+    :param oversize: payloads above `slot_size`: "spill" (the default) takes a side segment for each: a file in /dev/shm, of whole
+        pages, that goes with the message. It takes some 16 times as long as a slot. "error" raises MessageTooLarge.
     :param overflow: a put that finds the queue full: "block" waits for room; "grow" waits a moment for consumers that are at
         work, and then leaves the message in a log beside the segment, from where it comes into the ring: no bound but /dev/shm's.
     :param allow_pickle: objects that are neither bytes, str nor arrays may travel by pickle (default True).
@@ -171,13 +174,16 @@ class Queue(_core.Port):
     def _begin(self, segment: Segment, config: Config, codec: Codec | None, spin: bool) -> None:
         differences = config.differences(segment.config)
         if differences:
-            raise SegmentMismatch(f"queue {segment.name!r} exists with other values: {'; '.join(differences)}")
+            raise SegmentMismatch(
+                f"queue {segment.name!r} exists with other values: {'; '.join(differences)}. Leave a parameter out to take what "
+                f"the queue has, or open it with Queue.attach({segment.name!r}); {_anew(segment.name)}"
+            )
         there = segment.config.codec
         if codec is None and there == json_codec.name:
             codec = json_codec
         if (codec.name if codec else "") != there:
-            wanted = f"was made with the codec {there!r}: attach with the same codec=" if there else "was made without a codec"
-            raise SegmentMismatch(f"queue {segment.name!r} {wanted}")
+            wanted = f"with the codec {there!r}: open it with the same codec=" if there else "without a codec: leave codec= out"
+            raise SegmentMismatch(f"queue {segment.name!r} was made {wanted}; {_anew(segment.name)}")
         self._open(segment, codec, spin)
         mine = segment.config.lifetime == "creator" and segment.made
         self._creator_pid = os.getpid() if mine else None
@@ -403,6 +409,10 @@ class Queue(_core.Port):
 
     def _holders(self) -> str:
         return attached_report(self)
+
+
+def _anew(name: str) -> str:
+    return f"to make it anew, without the messages that are in it, remove it first (`shmq unlink {name}`)"
 
 
 def _log() -> logging.Logger:

@@ -57,6 +57,12 @@ SIDE_KEY = re.compile(r"[0-9a-f]{16}")
 SMALL_SIDE = 256 << 10  # bytes that are read faster than they are mapped
 LOCK_PATIENCE = 30.0
 LOG_START = 4096  # where the records of a backlog begin
+# What a queue has unless it is told otherwise. All slots are reserved when it is made, so large ones are fewer: the ring, and
+# what is in flight beside it, take DEFAULT_BYTES each, or FEWEST slots. A container's /dev/shm has 64 MiB by default.
+SLOTS = 1024
+SLOT_SIZE = 1024
+DEFAULT_BYTES = 16 << 20
+FEWEST = 4
 UNMAPPED_FD: dict[str, Any] = {"trackfd": False} if sys.version_info >= (3, 13) else {}
 
 
@@ -103,16 +109,17 @@ class Config:
 
     def completed(self) -> Config:
         """The defaults filled in."""
-        slots = 1024 if self.slots is None else self.slots
-        slot_size = 1024 if self.slot_size is None else self.slot_size
+        slot_size = SLOT_SIZE if self.slot_size is None else self.slot_size
+        affordable = max(FEWEST, DEFAULT_BYTES // slot_size)
+        slots = min(SLOTS, affordable) if self.slots is None else self.slots
         small = slot_size < _core.PAGE
-        in_flight = min(max(slots // 8, 64), 256) if small else max(4, min(slots, (64 << 20) // slot_size, 64))
+        in_flight = min(max(slots // 8, 64), 256) if small else min(max(slots, FEWEST), affordable, 64)
         return Config(
             slots=slots,
             slot_size=slot_size,
             in_flight=in_flight if self.in_flight is None else self.in_flight,
             ports=64 if self.ports is None else self.ports,
-            oversize="error" if self.oversize is None else self.oversize,
+            oversize="spill" if self.oversize is None else self.oversize,
             allow_pickle=True if self.allow_pickle is None else self.allow_pickle,
             codec="" if self.codec is None else self.codec,
             lease_timeout=self.lease_timeout,
@@ -214,6 +221,7 @@ class Segment:
                     part = part[os.write(fd, part) :]
         except BaseException as error:
             unlink_memory(path)
+            os.ftruncate(fd, 0)  # so that what is told to be free is what a second try would find
             raise memory_error(path, sum(len(part) for part in parts), error) from None
         finally:
             os.close(fd)
@@ -365,11 +373,13 @@ def memory_error(path: str, nbytes: int, error: BaseException) -> BaseException:
     if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EFBIG):
         return error
     space = os.statvfs(SHM)
+    free, size = space.f_bavail * space.f_frsize, space.f_blocks * space.f_frsize
+    enough = max((size - free + nbytes - 1).bit_length() - 20, 6)  # MiB, as a power of two
     return OutOfMemory(
-        f"{path[1:]} needs {nbytes:,} bytes, and {SHM} has {space.f_bavail * space.f_frsize:,} free "
-        f"of {space.f_blocks * space.f_frsize:,}: "
-        "use fewer or smaller slots, unlink segments that are no longer used (`shmq ls`), or enlarge it "
-        "(`mount -o remount,size=… /dev/shm`, Docker: --shm-size)"
+        f"{path[1:]} needs {nbytes:,} bytes, and {SHM} has {free:,} free of {size:,}: "
+        "use fewer or smaller slots, take what waits (messages larger than a slot lie there too), unlink what is no longer "
+        "used (`shmq ls`), or enlarge it "
+        f"(Docker: --shm-size={1 << enough}m; elsewhere `mount -o remount,size={1 << enough}m {SHM}`)"
     )
 
 
@@ -571,7 +581,11 @@ def make(name: str, config: Config, anonymous: bool) -> Segment:
         | (_core.FLAG_GROWS if full.overflow == "grow" else 0)
     )
     nonce = int.from_bytes(os.urandom(8), "little") >> 2 | 1
-    memory = make_memory(path_of(name), nbytes)
+    try:
+        memory = make_memory(path_of(name), nbytes)
+    except OutOfMemory as error:
+        shape = f"{full.slots:,} slots, and {cells:,} for what is in flight, of {full.slot_size:,} bytes each"
+        raise OutOfMemory(f"a queue of {shape}: {error}") from None
     try:
         codec = (full.codec or "").encode("ascii")
         backoff = full.backoff or Backoff()

@@ -58,7 +58,7 @@ class Machine(RuleBasedStateMachine):
 
     def __init__(self, make: Make, geometry: dict[str, Any]) -> None:
         super().__init__()
-        self.queue = make(ports=8, **geometry)
+        self.queue = make(ports=8, **{"oversize": "error", **geometry})
         self.spills = geometry.get("oversize") == "spill"
         self.model = Model(geometry["slots"], geometry["in_flight"])
         self.handles = [self.queue, shmq.Queue.attach(self.queue.name)]

@@ -269,7 +269,7 @@ def test_a_mismatch_names_each_value_that_differs(make: Make) -> None:
 
 @pytest.mark.parametrize("parameter", DIFFERENT)
 def test_a_mismatch_names_nothing_that_agrees(make: Make, parameter: str) -> None:
-    queue = make(slots=16, slot_size=256, in_flight=8, ports=2)
+    queue = make(slots=16, slot_size=256, in_flight=8, ports=2, oversize="error")
     with pytest.raises(shmq.SegmentMismatch) as caught:
         shmq.Queue(queue.name, **{"slots": 16, "slot_size": 256, "in_flight": 8, "ports": 2, parameter: DIFFERENT[parameter]})
     assert [other for other in DIFFERENT if f"{other} is" in str(caught.value)] == [parameter]
@@ -303,7 +303,8 @@ def test_no_codec_where_there_is_one_is_a_mismatch_that_names_it(make: Make) -> 
 @pytest.mark.parametrize(
     "large", [bytes(257), bytearray(257), "x" * 257, np.zeros(65, "f4"), memoryview(bytes(300)), list(range(300))], ids=type
 )
-def test_a_message_too_large_is_refused_with_both_sizes(queue: shmq.Queue, large: Any) -> None:
+def test_a_message_too_large_is_refused_with_both_sizes(make: Make, large: Any) -> None:
+    queue = make(slots=16, slot_size=256, oversize="error")
     for put in (queue.put, queue.put_nowait, lambda obj: queue.put_many([b"first", obj])):
         with pytest.raises(shmq.MessageTooLarge, match=rf"{type(large).__name__} of [\d,]+ bytes.*{queue.name}.*256 bytes"):
             put(large)
@@ -311,7 +312,7 @@ def test_a_message_too_large_is_refused_with_both_sizes(queue: shmq.Queue, large
 
 
 def test_a_message_too_large_is_refused_at_once_also_where_the_queue_is_full(make: Make) -> None:
-    queue = make(slots=1, slot_size=8)
+    queue = make(slots=1, slot_size=8, oversize="error")
     queue.put(b"full")
     for put in (queue.put, lambda obj: queue.put(obj, timeout=None), lambda obj: queue.put_many([obj])):
         with pytest.raises(shmq.MessageTooLarge):
@@ -613,9 +614,10 @@ def test_a_segment_larger_than_shared_memory_is_refused_with_both_numbers(name: 
     with pytest.raises(shmq.OutOfMemory, match=name) as caught:
         build(name, slots=1000, slot_size=total // 1000 + 4096)
     assert isinstance(caught.value, MemoryError)
-    numbers = [int(found.replace(",", "")) for found in re.findall(r"\d[\d,]{3,}", str(caught.value))]
-    wanted, free = numbers[-3:-1]
-    assert wanted > total and 0 <= free <= total and numbers[-1] == total
+    said = re.search(r"needs ([\d,]+) bytes, and \S+ has ([\d,]+) free of ([\d,]+):", str(caught.value))
+    assert said
+    wanted, free, size = (int(number.replace(",", "")) for number in said.groups())
+    assert wanted > total and 0 <= free <= total and size == total
     assert files() == before
 
 

@@ -30,7 +30,7 @@ SIZES = {"small slots": 2048, "large slots": 8192}  # payloads behind their head
 
 @pytest.fixture(params=SIZES.values(), ids=SIZES.keys())
 def q(request: pytest.FixtureRequest, make: Make) -> Iterator[shmq.Queue]:
-    queue = make(slots=4, slot_size=request.param)
+    queue = make(slots=4, slot_size=request.param, oversize="error")
     yield queue
     shmq.verify(queue)
 
@@ -772,7 +772,7 @@ LARGE = {
 
 @pytest.mark.parametrize("thing", LARGE.values(), ids=LARGE.keys())
 def test_what_is_too_large_raises_and_takes_nothing(make: Make, thing: Any) -> None:
-    q = make(slots=1, slot_size=4096, in_flight=1)
+    q = make(slots=1, slot_size=4096, in_flight=1, oversize="error")
     for _ in range(3):  # a slot that went astray would be missed by then
         with pytest.raises(shmq.MessageTooLarge, match=r"4,096 bytes.*spill"):
             q.put(thing)

@@ -84,7 +84,8 @@ def test_put_many_says_how_many_went_in(q):
         q.put_many([b"x"], timeout=0)
 
 
-def test_put_many_with_one_that_is_too_large_puts_none(q):
+def test_put_many_with_one_that_is_too_large_puts_none(make):
+    q = make(slots=8, slot_size=64, oversize="error")
     with pytest.raises(shmq.MessageTooLarge):
         q.put_many([b"x", b"y" * (q.slot_size + 1)])
     assert q.empty()

@@ -78,7 +78,7 @@ def test_a_queue_has_documented_defaults(opened: Make) -> None:
     queue = opened()
     assert (queue.maxsize, queue.slot_size, queue.stats().ports) == (1024, 1024, 1)
     assert queue.segment.config.ports == 64
-    assert queue.segment.config.oversize == "error"
+    assert queue.segment.config.oversize == "spill"
     assert queue.segment.config.allow_pickle is True
 
 

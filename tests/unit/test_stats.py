@@ -64,7 +64,7 @@ def test_gets_count_what_was_taken(queue: shmq.Queue) -> None:
 
 
 def test_a_failed_put_and_a_failed_get_count_nothing(make: Make) -> None:
-    queue = make(slots=1, slot_size=8)
+    queue = make(slots=1, slot_size=8, oversize="error")
     with pytest.raises(shmq.Empty):
         queue.get_nowait()
     queue.put(b"x")
