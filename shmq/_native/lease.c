@@ -139,7 +139,7 @@ void shmq_view_forget(struct shmq_port *port, uint32_t cell, uint32_t viewer) {
 }
 
 void shmq_view_settle(struct shmq_port *port, uint32_t cell) {
-    uint64_t word = shmq_load_acquire(&port->cells[cell].word);
+    uint64_t word = shmq_load_seq(&port->cells[cell].word); /* [view] after what was forgotten before */
     if (shmq_cell_state(word) != SHMQ_HELD || shmq_load_acquire(&port->cells[cell].handed) != word) return;
     /* The living may be about to do the same: all swap from this very word, and one of them does it. */
     if (!shmq_view_is(port, cell, shmq_cell_owner(word))) shmq_cell_let_go(port, cell, word, SHMQ_SPARE);

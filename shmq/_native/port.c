@@ -130,8 +130,8 @@ shmq_status shmq_port_attach(struct shmq_port *port, void *base, const struct sh
 
 void shmq_port_detach(struct shmq_port *port) {
     for (uint32_t i = 0; i < port->geometry.cells; i++) {
-        uint64_t word = shmq_load_acquire(&port->cells[i].word);
-        shmq_view_forget(port, i, port->index);
+        shmq_view_forget(port, i, port->index); /* before the look: whoever hands us the cell later finds that we have gone */
+        uint64_t word = shmq_load_seq(&port->cells[i].word); /* [view] */
         if (shmq_cell_owner(word) != port->index) continue;
         if (shmq_state_leased(shmq_cell_state(word))) shmq_lease_give_back(port, i, word, SHMQ_RELEASED, 0);
         else shmq_cell_let_go(port, i, word, SHMQ_SPARE);

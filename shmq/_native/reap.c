@@ -75,7 +75,7 @@ static bool recover(struct shmq_port *port, uint32_t dead) {
     for (uint32_t i = 0; i < port->geometry.cells; i++) {
         shmq_view_forget(port, i, dead);
         shmq_view_settle(port, i);
-        uint64_t word = shmq_load_acquire(&port->cells[i].word);
+        uint64_t word = shmq_load_seq(&port->cells[i].word); /* [view] */
         if (shmq_cell_owner(word) != dead) continue;
         if (shmq_cell_state(word) == SHMQ_TIMED) {
             /* Somebody may take it over at this very moment: make it LEASED first, still the dead one's. */

@@ -11,7 +11,8 @@
  *   [park]      exchange, then look at the waiter count <-> announce, then look at the ring (all four seq_cst: Dekker); the
  *               same where the announcement is an armed bell, and where what one waits for is a shutdown or the last ack
  *   [view]      a viewer says so, then looks whether the lease is its own <-> the cell is another's, then look for viewers;
- *               a viewer says that it goes, then looks whether the cell was handed to it <-> hand it over, then look again (Dekker)
+ *               a viewer says that it goes (also by detaching, or its reaper for it), then looks whether the cell was handed to it
+ *               <-> hand it over, then look again (Dekker)
  *   [ready]     the magic word stored last             -> attach
  *
  * `relaxed` is used where the word is private to its writer until a later release, or is only a counter for people.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from views import (
+    DETACH_LOOKS_FIRST,
     FREES_REGARDLESS,
     LOOKS_BEFORE_IT_SAYS,
     MUTANTS,
@@ -23,6 +24,7 @@ NEEDED = {
     NO_SECOND_LOOK: "never free again",
     REAPER_FORGETS_NOT: "never free again",
     SETTLES_NOT: "never free again",
+    DETACH_LOOKS_FIRST: "never free again",
 }
 
 
@@ -31,8 +33,11 @@ NEEDED = {
     [
         Configuration(2, rounds=2, expiries=2),
         Configuration(2, rounds=2, expiries=1, crashes=1),
+        Configuration(2, rounds=2, expiries=1, detaches=1),
+        Configuration(2, rounds=1, expiries=1, crashes=1, detaches=1),
         pytest.param(Configuration(2, rounds=2, expiries=2, crashes=2), marks=pytest.mark.stress),
         pytest.param(Configuration(3, rounds=1, expiries=2, crashes=1), marks=pytest.mark.stress),
+        pytest.param(Configuration(2, rounds=2, expiries=2, crashes=1, detaches=1), marks=pytest.mark.stress),
     ],
     ids=str,
 )
@@ -44,7 +49,7 @@ def test_no_slot_is_written_under_a_viewer_and_none_is_kept_for_nobody(configura
 
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_each_rule_about_views_is_needed(mutant: str) -> None:
-    result = check(Configuration(2, rounds=2, expiries=1, crashes=1, mutant=mutant))
+    result = check(Configuration(2, rounds=2, expiries=1, crashes=1, detaches=mutant == DETACH_LOOKS_FIRST, mutant=mutant))
     assert result.fault == NEEDED[mutant]
     assert result.trace
 

@@ -4,14 +4,14 @@
 
 exchange.py checks who owns which slot; this model checks when a slot may be used again (lease.c, "who looks"; shmq_cell_let_go in
 port.c; the reaper's part in reap.c). Consumers lease the message of the cell, look at it or not, and ack it, give it back or
-lose it to somebody who ends leases; a new message is then written into the slot as soon as the cell is free. A step is one
+lose it to somebody who ends leases, or detach; a new message is then written into the slot as soon as the cell is free. A step is one
 access to shared memory, and any process may be killed before any of its steps, the reaper too.
 
 Checked: (1) nothing is written to the slot while a living consumer looks at it; (2) from every state one can be reached in which
 the cell is free, as long as there is somebody to free it.
 
 Not modelled: more than one view of a consumer at a time, more viewers than there are places for, time, the ring.
-What was seen (CPython 3.11; states, seconds), all correct: 2 consumers of 2 rounds with 2 expiries and 1 crash: 178,370, 3; with
+What was seen (CPython 3.11; states, seconds; of nobody who detaches), all correct: 2 consumers of 2 rounds with 2 expiries and 1 crash: 178,370, 3; with
 2 crashes: 1,044,925, 20; 3 consumers of 1 round with 2 expiries and 1 crash: 1,955,177, 49.
 """
 
@@ -31,7 +31,8 @@ NO_SECOND_LOOK = "who hands a cell over does not look again"
 LOOKS_BEFORE_IT_SAYS = "a viewer looks whose lease it is before it says that it looks"
 FREES_REGARDLESS = "who is done frees the cell whoever looks"
 REAPER_FORGETS_NOT = "a reaper leaves the views of the dead"
-MUTANTS = (SETTLES_NOT, NO_SECOND_LOOK, LOOKS_BEFORE_IT_SAYS, FREES_REGARDLESS, REAPER_FORGETS_NOT)
+DETACH_LOOKS_FIRST = "who detaches looks whose the cell is before it forgets its view"
+MUTANTS = (SETTLES_NOT, NO_SECOND_LOOK, LOOKS_BEFORE_IT_SAYS, FREES_REGARDLESS, REAPER_FORGETS_NOT, DETACH_LOOKS_FIRST)
 
 
 class Word(NamedTuple):
@@ -53,6 +54,7 @@ class Process(NamedTuple):
     viewer: int = NOBODY
     rounds: int = 0
     looking: bool = False  # ghost: the user has the view in his hands
+    leaving: bool = False  # it detaches
 
 
 class State(NamedTuple):
@@ -64,6 +66,7 @@ class State(NamedTuple):
     reaped: frozenset[int]
     crashes: int
     expiries: int
+    detaches: int
     written: bool
 
 
@@ -73,6 +76,7 @@ class Configuration:
     rounds: int = 1
     expiries: int = 0
     crashes: int = 0
+    detaches: int = 0
     mutant: str = ""
 
 
@@ -88,7 +92,8 @@ class Protocol:
         processes = (*consumers, Process("look"), Process("wait"))
         return State(
             word=Word("ORPHAN", NOBODY, 0), viewers=(), handed=None, processes=processes, dead=frozenset(), reaped=frozenset(),
-            crashes=self.configuration.crashes, expiries=self.configuration.expiries, written=False,
+            crashes=self.configuration.crashes, expiries=self.configuration.expiries,
+            detaches=self.configuration.detaches, written=False,
         )  # fmt: skip
 
     def steps(self, state: State) -> Iterator[tuple[str, State]]:
@@ -142,6 +147,9 @@ class Protocol:
 
     def viewing(self, state: State, number: int, process: Process) -> Iterator[tuple[str, State]]:
         yield from self.ended(state, number, process, "HELD", "look_away_held")
+        if state.detaches:
+            gone = process._replace(step=self.first_of_leaving(), looking=False, leaving=True)
+            yield "begins to detach", self.at(state._replace(detaches=state.detaches - 1), number, gone)
         if state.word == process.word:
             word = state.word.next("LEASED", number)
             yield "begins to give back", self.at(state._replace(word=word), number, process._replace(step="give_back", word=word))
@@ -178,6 +186,39 @@ class Protocol:
             yield "finds the cell handed to it", self.at(state, number, process._replace(step="let_go", word=state.word))
         else:
             yield "finds nothing handed to it", self.at(state, number, Process("idle", rounds=process.rounds))
+
+    # -- detaching: shmq_port_detach ---------------------------------------------------------------------------------------
+
+    def first_of_leaving(self) -> str:
+        return "leave_look" if self.configuration.mutant == DETACH_LOOKS_FIRST else "leave_forget"
+
+    def leave_forget(self, state: State, number: int, process: Process) -> Iterator[tuple[str, State]]:
+        then = "leave_settle" if self.configuration.mutant == DETACH_LOOKS_FIRST else "leave_look"
+        yield "forgets its views", self.at(without(state, number), number, process._replace(step=then))
+
+    def leave_look(self, state: State, number: int, process: Process) -> Iterator[tuple[str, State]]:
+        then = "leave_forget" if self.configuration.mutant == DETACH_LOOKS_FIRST else "leave_settle"
+        yield "looks whose the cell is", self.at(state, number, process._replace(step=then, word=state.word))
+
+    def leave_settle(self, state: State, number: int, process: Process) -> Iterator[tuple[str, State]]:
+        word = process.word
+        assert word is not None
+        if word.owner != number:
+            yield "finds nothing of its own", self.at(state, number, process._replace(step="leave_port"))
+        elif word.state not in ("TIMED", "LEASED"):
+            yield "lets its cell go", self.at(state, number, process._replace(step="let_go"))
+        elif state.word != word:
+            yield "has lost its lease", self.at(state, number, process._replace(step="leave_port"))
+        elif word.state == "TIMED":
+            ours = word.next("LEASED", number)
+            yield "takes its lease over", self.at(state._replace(word=ours), number, process._replace(word=ours))
+        else:
+            back = state._replace(word=word.next("ORPHAN", NOBODY))
+            yield "gives its message back", self.at(back, number, process._replace(step="leave_port"))
+
+    def leave_port(self, state: State, number: int, process: Process) -> Iterator[tuple[str, State]]:
+        freed = state._replace(dead=state.dead | {number}, reaped=state.reaped | {number})
+        yield "frees its port", self.at(freed, number, Process("gone"))
 
     # -- freeing a cell: shmq_cell_release and shmq_cell_let_go ------------------------------------------------------------
 
@@ -219,6 +260,8 @@ class Protocol:
     def after_freeing(self, number: int, process: Process) -> Process:
         if number == self.reaper:
             return process._replace(step="done_reaping")
+        if process.leaving:
+            return process._replace(step="leave_port")
         return Process("idle", rounds=process.rounds)
 
     # -- the one that ends leases, and writes the next message -------------------------------------------------------------
@@ -296,14 +339,15 @@ def check(configuration: Configuration) -> Result:
 
 def nobody_left(protocol: Protocol, state: State) -> bool:
     """The one who writes is dead; or the message waits, and no consumer is left to take it, since the model has only so many."""
-    can_take = any(number not in state.dead and state.processes[number].rounds for number in range(protocol.ender))
+    consumers = [state.processes[number] for number in range(protocol.ender) if number not in state.dead]
+    can_take = any(consumer.rounds and not consumer.leaving for consumer in consumers)
     return protocol.ender in state.dead or (state.word.state in ("ORPHAN", "TIMED", "LEASED") and not can_take)
 
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description="Explore every order of the steps around a cell that is looked at.")
     parser.add_argument("consumers", type=int)
-    for name in ("rounds", "expiries", "crashes"):
+    for name in ("rounds", "expiries", "crashes", "detaches"):
         parser.add_argument(f"--{name}", type=int, default=1 if name == "rounds" else 0)
     parser.add_argument("--mutant", choices=MUTANTS, default="")
     return check(Configuration(**vars(parser.parse_args(arguments)))).report()

@@ -1,0 +1,115 @@
+/* Two ports meet: one acts in the middle of a call of the other, before each access to shared memory that this call makes, one
+ * after the other. So each order of a short call inside a longer one is tried, in one thread.
+ *
+ *     meetings NAME
+ *
+ * Prints how many meetings there were. */
+#include "harness.h"
+
+uint64_t shmq_accesses, shmq_accesses_until = UINT64_MAX;
+
+static void (*other_act)(void);
+
+void shmq_access_met(void) {
+    shmq_accesses_until = UINT64_MAX; /* once */
+    other_act();
+}
+
+/* `act`, with `other` before its nth access, or after it where it has fewer. False: it has fewer. */
+static bool meet(uint64_t nth, void (*act)(void), void (*other)(void)) {
+    other_act = other;
+    shmq_accesses = 0;
+    shmq_accesses_until = nth;
+    act();
+    bool met = shmq_accesses_until == UINT64_MAX;
+    shmq_accesses_until = UINT64_MAX;
+    if (!met) other();
+    return met;
+}
+
+static struct segment segment;
+static struct shmq_port viewer, holder;
+static uint32_t cell;
+
+/* The viewer has lost its lease, and looks on; the holder has adopted the message. */
+static void begin_to_look(void) {
+    segment_format(&segment);
+    CHECK_EQUAL(port_attach(&viewer, &segment), SHMQ_OK);
+    CHECK_EQUAL(port_attach(&holder, &segment), SHMQ_OK);
+    CHECK_EQUAL(try_put(&holder, 0, 0), SHMQ_OK);
+    CHECK_EQUAL(shmq_cell_take_for_long(&viewer, SHMQ_TO_GIVE, &cell), SHMQ_OK);
+    shmq_lease_time(&viewer, cell, 1000); /* over long ago */
+    CHECK_EQUAL(shmq_ring_get(&viewer, cell, SHMQ_TIMED), SHMQ_OK);
+    CHECK_EQUAL(shmq_view_begin(&viewer, cell, shmq_cell_load(&viewer, cell)), SHMQ_OK);
+    CHECK_EQUAL(shmq_lease_expire(&holder), 1);
+    uint32_t adopted;
+    CHECK_EQUAL(shmq_orphan_adopt(&holder, 0, &adopted), SHMQ_OK);
+    CHECK_EQUAL(adopted, cell);
+}
+
+static void viewer_detaches(void) { shmq_port_detach(&viewer); }
+static void viewer_looks_away(void) { shmq_view_end(&viewer, cell); }
+static void viewer_is_reaped(void) {
+    viewer.record->run = 0;
+    viewer.record->owner ^= 1; /* nobody has this identity */
+    CHECK_EQUAL(shmq_reap(&holder), 1);
+}
+static void holder_is_done(void) {
+    CHECK_EQUAL(shmq_lease_ack(&holder, cell, shmq_cell_load(&holder, cell), false), SHMQ_OK);
+    shmq_cell_return(&holder, cell, true);
+}
+static void holder_detaches(void) { shmq_port_detach(&holder); }
+static void holder_gives_back(void) {
+    CHECK_EQUAL(shmq_lease_give_back(&holder, cell, shmq_cell_load(&holder, cell), SHMQ_RELEASED, 0), SHMQ_OK);
+}
+
+struct meeting {
+    const char *name;
+    void (*go)(void), (*finish)(void); /* of the viewer, of the holder */
+    unsigned left;                     /* state of the cell afterwards; WARM: SPARE as well */
+};
+static const struct meeting meetings[] = {
+    {"a_viewer_detaches_while_the_message_is_acked", viewer_detaches, holder_is_done, SHMQ_WARM},
+    {"a_viewer_looks_away_while_the_message_is_acked", viewer_looks_away, holder_is_done, SHMQ_WARM},
+    {"a_dead_viewer_is_reaped_while_the_message_is_acked", viewer_is_reaped, holder_is_done, SHMQ_WARM},
+    {"a_viewer_detaches_while_the_holder_does", viewer_detaches, holder_detaches, SHMQ_ORPHAN},
+    {"a_viewer_detaches_while_the_message_is_given_back", viewer_detaches, holder_gives_back, SHMQ_ORPHAN},
+};
+
+static uint64_t try_all(const struct meeting *meeting) {
+    uint64_t count = 0;
+    for (int holder_first = 0; holder_first < 2; holder_first++) {
+        bool met = true;
+        for (uint64_t nth = 1; met; nth++, count++) {
+            begin_to_look();
+            met = holder_first ? meet(nth, meeting->finish, meeting->go) : meet(nth, meeting->go, meeting->finish);
+            uint64_t word = shmq_load_seq(&holder.cells[cell].word);
+            unsigned state = shmq_cell_state(word);
+            if (state != meeting->left && !(state == SHMQ_SPARE && meeting->left == SHMQ_WARM)) {
+                fprintf(stderr, "%s, %s at access %llu: cell %u is left in state %u, of port %u\n", meeting->name,
+                        holder_first ? "viewer" : "holder", (unsigned long long)nth, cell, state, shmq_cell_owner(word));
+                exit(1);
+            }
+            CHECK_EQUAL(shmq_cell_owner(word), SHMQ_NO_PORT);
+        }
+    }
+    return count;
+}
+
+int main(int argc, char **argv) {
+    alarm(WATCHDOG_SECONDS);
+    CHECK(argc == 2 && shmq_owner_self() != 0);
+    for (size_t i = 0; i < sizeof meetings / sizeof *meetings; i++) {
+        if (strcmp(meetings[i].name, argv[1]) != 0) continue;
+        uint64_t count = 0;
+        for (int paged = 0; paged < 2; paged++) {
+            segment_make(&segment, 3, paged ? SHMQ_PAGE : 64, 3, 3);
+            count += try_all(&meetings[i]);
+            segment_unmake(&segment);
+        }
+        printf("%llu\n", (unsigned long long)count);
+        return 0;
+    }
+    fprintf(stderr, "there is no meeting %s\n", argv[1]);
+    return 2;
+}
