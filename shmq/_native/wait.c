@@ -93,10 +93,16 @@ bool shmq_wait_spin(struct shmq_port *port, enum shmq_side side, uint64_t deadli
     return false;
 }
 
-/* sem_clockwait is measured on the monotonic clock, sem_timedwait on the wall clock: where only the latter exists, a
+#ifdef __GLIBC__ /* in a line of its own: elsewhere __GLIBC_PREREQ is no macro, and its arguments would not parse */
+#if __GLIBC_PREREQ(2, 30)
+#define HAVE_SEM_CLOCKWAIT
+#endif
+#endif
+
+/* sem_clockwait is measured on the monotonic clock, sem_timedwait on the wall clock: where only the latter exists (musl), a
  * clock stepped back in the middle of a slice stretches that slice. */
 static int wait_until(sem_t *semaphore, uint64_t deadline_ns) {
-#if defined(__GLIBC__) && __GLIBC_PREREQ(2, 30)
+#ifdef HAVE_SEM_CLOCKWAIT
     struct timespec until = {.tv_sec = (time_t)(deadline_ns / 1000000000u), .tv_nsec = (long)(deadline_ns % 1000000000u)};
     return sem_clockwait(semaphore, CLOCK_MONOTONIC, &until);
 #else

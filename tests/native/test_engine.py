@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -22,10 +23,12 @@ VARIANTS = {
     # Without -fno-builtin, ThreadSanitizer does not see payloads that are copied by an inlined memcpy.
     "thread": ["-O1", "-fsanitize=thread", "-fno-builtin"],
     "address": ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"],
+    "musl": ["-O2", "-static"],
 }
 PLAIN = pytest.param("plain")
 UNDER_THREAD, UNDER_ADDRESS = (pytest.param(variant, marks=pytest.mark.sanitizer) for variant in ("thread", "address"))
 ALL = [PLAIN, UNDER_THREAD, UNDER_ADDRESS]
+WITH_MUSL = pytest.param("musl", marks=pytest.mark.skipif(not shutil.which("musl-gcc"), reason="musl-gcc is not installed"))
 PAGE = 4096
 
 SINGLES = [
@@ -84,7 +87,8 @@ def compiled(tmp_path_factory):
         if variant not in done:
             engine = engine_sources(ENGINE)
             flags = ["-std=c11", "-g", "-Wall", "-Wextra", "-Werror", "-D_GNU_SOURCE=", *VARIANTS[variant]]
-            command = ["cc", *flags, f"-I{ENGINE}", SOURCE, *engine, "-o", folder / variant, "-lrt", "-lpthread"]
+            compiler = "musl-gcc" if variant == "musl" else "cc"
+            command = [compiler, *flags, f"-I{ENGINE}", SOURCE, *engine, "-o", folder / variant, "-lrt", "-lpthread"]
             built = subprocess.run(command, capture_output=True, text=True)
             assert built.returncode == 0, built.stderr
             done[variant] = folder / variant
@@ -106,7 +110,7 @@ def run(compiled):
 
 def fewer(variant, count):
     """Sanitizers make everything some ten times as slow, and meet as much in fewer messages."""
-    return count if variant == "plain" else count // 4
+    return count if variant in ("plain", "musl") else count // 4
 
 
 def test_the_engine_needs_neither_python_nor_its_client(compiled):
@@ -115,7 +119,7 @@ def test_the_engine_needs_neither_python_nor_its_client(compiled):
     assert all("Python.h" not in source.read_text() for source in ENGINE.glob("*.[ch]"))
 
 
-@pytest.mark.parametrize("variant", ALL)
+@pytest.mark.parametrize("variant", [*ALL, WITH_MUSL])
 @pytest.mark.parametrize("single", SINGLES)
 def test_of_a_single_thread_passes(run, variant, single):
     run(variant, single)
@@ -135,7 +139,7 @@ def test_threads_lose_nothing_tear_nothing_and_keep_the_order(
     run(variant, "flow", mode, producers, consumers, slots, slot_size, fewer(variant, count), start)
 
 
-@pytest.mark.parametrize("variant", ALL)
+@pytest.mark.parametrize("variant", [*ALL, WITH_MUSL])
 @pytest.mark.parametrize(
     ("producers", "consumers", "slots", "count"), [(1, 1, 1, 2000), (2, 2, 2, 2000), (3, 2, 8, 2000), (1, 3, 64, 5000)]
 )
