@@ -133,10 +133,7 @@ def read_header(memory) -> dict | None:
 
 
 def attachments(memory) -> tuple:
-    """How many ports of a segment living processes have attached, (pid, still runs) of the dead ones, how many were ever attached.
-
-    One that still runs has lost its lock: see shmq/_native/owner.h.
-    """
+    """How many ports of a segment living processes have attached, the pids of the dead ones, how many were ever attached."""
     cdef Py_buffer buffer
     cdef shmq_geometry geometry
     cdef shmq_port_record *records
@@ -152,8 +149,7 @@ def attachments(memory) -> tuple:
             if owner and shmq_owner_alive(owner):
                 living += 1
             elif owner:
-                pid = shmq_load_relaxed(&records[i].pid)
-                dead.append((pid, shmq_owner_runs(pid, shmq_load_relaxed(&records[i].run))))
+                dead.append(shmq_load_relaxed(&records[i].pid))
     PyBuffer_Release(&buffer)
     return living, dead, ever
 

@@ -35,7 +35,7 @@ cdef extern from "layout.h" nogil:
     struct shmq_port_record:
         shmq_word owner
         shmq_word pid
-        shmq_word run
+        shmq_word namespace "pid_namespace"
         shmq_word serial
         shmq_word bell
         shmq_word intent
@@ -250,7 +250,7 @@ cdef extern from "owner.h" nogil:
     uint64_t shmq_owner_self()
     uint64_t shmq_owner_forks
     bint shmq_owner_alive(uint64_t identity)
-    bint shmq_owner_runs(uint64_t pid, uint64_t run)
+    uint64_t shmq_owner_namespace()
     uint64_t shmq_owner_lock_inode()
     bint shmq_owner_is_this_user()
     bint shmq_owner_lock(uint64_t key)

@@ -18,7 +18,6 @@ import psutil
 
 from shmq import _core, _segment
 from shmq._errors import SegmentNotFound, ShmqError
-from shmq._liveness import describe
 from shmq._queue import Queue
 from shmq._segment import SEPARATOR, SHM, Segment
 from shmq._stats import verify
@@ -144,17 +143,10 @@ def examine_queue(name: str) -> Iterator[Finding]:
         yield from examine_semaphores(segment)
     _, dead, _ = _core.attachments(segment.memory)
     with Queue._inspect(segment) as queue:  # takes back what the dead held
-        if gone := sorted({pid for pid, runs in dead if not runs}):
+        if gone := sorted(set(dead)):
             who = ", ".join(map(str, gone))
             yield Finding("repaired", name, f"{number(len(gone), 'process')} (pid {who}) had died: what they held was taken back")
-        for pid in sorted({pid for pid, runs in dead if runs}):
-            yield Finding(
-                "error",
-                name,
-                f"{describe(pid)} runs, but has lost its lock: it closed the descriptor of the lock file, and looks dead to "
-                "processes that do not see it in /proc. Let it open its queues again",
-            )
-        if left := len([alive for _, _, _, alive, _ in queue._ports() if not alive]) - sum(runs for _, runs in dead):
+        if left := len([alive for _, _, _, alive, _ in queue._ports() if not alive]):
             yield Finding("error", name, f"{number(left, 'handle')} of the dead cannot be taken back: is the segment damaged?")
         if expired := queue._expire():
             yield Finding("repaired", name, f"{number(expired, 'lease')} over, and nobody was waiting: given back")

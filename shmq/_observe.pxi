@@ -142,16 +142,17 @@ cdef class Observer:
         return result
 
     def _processes(self) -> dict:
-        """(pid, alive, here) of each attached port. Whether it lives is the kernel's answer; `here`: whether this process sees that very
-        run of the pid. False of one that lives in another pid namespace; None where it left no trace to tell."""
+        """(pid, alive, here) of each attached port. Whether it lives is the kernel's answer; `here`: whether it lives in this process's
+        pid namespace, so that its pid is its pid for us too; None where that is not known."""
         cdef uint32_t i
-        cdef uint64_t owner, run
+        cdef uint64_t owner, namespace, ours = shmq_owner_namespace()
         result = {}
         for i in range(self.port.geometry.ports):
             owner = shmq_load_acquire(&self.port.records[i].owner)
             if owner:
-                pid, run = shmq_load_relaxed(&self.port.records[i].pid), shmq_load_relaxed(&self.port.records[i].run)
-                result[i] = (pid, shmq_owner_alive(owner), shmq_owner_runs(pid, run) if run else None)
+                pid, namespace = shmq_load_relaxed(&self.port.records[i].pid), shmq_load_relaxed(&self.port.records[i].namespace)
+                alive = shmq_owner_alive(owner)
+                result[i] = (pid, alive, (alive and namespace == ours) if namespace and ours else None)
         return result
 
     def _cells(self) -> list:

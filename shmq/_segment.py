@@ -511,10 +511,8 @@ def outlived(header: dict[str, Any], memory: mmap.mmap) -> bool:
     if header["flags"] & _core.FLAG_WITH_CREATOR:
         return not _core.alive(header["creator"])
     if header["flags"] & _core.FLAG_WITH_HANDLES:
-        living, dead, ever = _core.attachments(memory)
-        if living or any(runs for _, runs in dead):
-            return False
-        return ever > 0 or not _core.alive(header["creator"])  # 0: the creator has yet to attach
+        living, _, ever = _core.attachments(memory)
+        return not living and (ever > 0 or not _core.alive(header["creator"]))  # 0: the creator has yet to attach
     return False
 
 

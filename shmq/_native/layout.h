@@ -199,8 +199,8 @@ enum shmq_counter { SHMQ_PUTS, SHMQ_GETS, SHMQ_RECEIVES, SHMQ_ACKS, SHMQ_NACKS, 
 struct shmq_port_record {
     /* line 0: who; written at attach, read by reapers and by people */
     shmq_word owner;          /*  0  0: free. Otherwise the owner's identity (owner.h): one CAS claims and identifies */
-    shmq_word pid;            /*  8  for people, and a second opinion: the truth is `owner` */
-    shmq_word run;            /* 16  which run of that pid (owner.h); 0: not known, or nobody's */
+    shmq_word pid;            /*  8  for people, as its owner sees it: the truth is `owner` */
+    shmq_word pid_namespace;  /* 16  in which that pid is counted: the inode of /proc/self/ns/pid; 0: not known */
     shmq_word serial;         /* 24  how many ports were attached before; makes message ids unique */
     shmq_word bell;           /* 32  for which sides (bit n: enum shmq_side) its bell is to be rung; SHMQ_BELL_MADE: there is one.
                                *     Armed by: owner; cleared by: owner, who rings it, reaper [park] */

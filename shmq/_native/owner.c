@@ -5,16 +5,15 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
+#include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #define IDENTITY_BITS 62
 #define IDENTITY_MASK ((UINT64_C(1) << IDENTITY_BITS) - 1)
 #define HELD_LOCKS 16
+#define ANCHOR_BYTES 4096
 
 uint64_t shmq_owner_forks;
 
@@ -24,7 +23,7 @@ static int lock_file = -1;
 static uint64_t lock_inode;
 static dev_t lock_device;
 static uid_t lock_user;             /* whose lock file it is */
-static uint64_t run;                /* of this process: see shmq_owner_run */
+static uint64_t pid_namespace;
 static uint64_t held[HELD_LOCKS];   /* named locks of this process: the kernel does not tell its threads apart */
 static bool registered;
 
@@ -44,22 +43,22 @@ static bool set_lock(short type, uint64_t offset) {
     return fcntl(lock_file, F_SETLK, &lock) == 0;
 }
 
-static bool open_lock_file(void) {
+/* Its descriptor, with lock_inode and lock_device; -1 and errno where it cannot be opened or is not ours. */
+static int open_lock_file(void) {
     char path[64];
     snprintf(path, sizeof path, "/dev/shm/.shmq-%lu.lock", (unsigned long)geteuid());
     int fd = open(path, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
-    if (fd < 0) return false;
+    if (fd < 0) return -1;
     struct stat found;
     if (fstat(fd, &found) != 0 || !S_ISREG(found.st_mode) || found.st_uid != geteuid()) {
         close(fd); /* no lock of ours can be on it yet */
         errno = EPERM;
-        return false;
+        return -1;
     }
-    lock_file = fd;
     lock_inode = (uint64_t)found.st_ino;
     lock_device = found.st_dev;
     lock_user = found.st_uid;
-    return true;
+    return fd;
 }
 
 /* Somebody may have closed all descriptors (daemons do, between fork and the first use here), and the number may be
@@ -70,57 +69,32 @@ static bool is_lock_file(int fd) {
            S_ISREG(found.st_mode);
 }
 
-#define PF_EXITING 4u /* of the kernel's task flags: its locks are gone already, and it will not run again */
-
-/* The kernel's own number of a process, never given again before the next boot (Linux 6.9 and later: the inode of a pidfd); of
- * older kernels the same for all. */
-static uint64_t number_of(pid_t pid) {
-    int fd = (int)syscall(SYS_pidfd_open, pid, 0);
-    struct stat found = {0};
-    if (fd < 0) return 0;
-    if (fstat(fd, &found) != 0) found.st_ino = 0;
-    close(fd);
-    return (uint64_t)found.st_ino;
-}
-
-/* The run of a process that is not at its end, or 0. Fields of its /proc/PID/stat are numbered as in proc(5). */
-static uint64_t run_of(pid_t pid) {
-    char path[64], line[1024];
-    snprintf(path, sizeof path, "/proc/%ld/stat", (long)pid);
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0) return 0;
-    ssize_t length = read(fd, line, sizeof line - 1);
-    close(fd);
-    if (length <= 0) return 0;
-    line[length] = 0;
-    char *field = strrchr(line, ')'); /* the name before it may hold anything */
-    if (field == NULL || field[1] == 0 || strchr("ZX", field[2])) return 0;
-    uint64_t started = 0, stack = 0;
-    field += 2;
-    for (int number = 3; number <= 28; number++) {
-        if (number == 9 && strtoul(field, NULL, 10) & PF_EXITING) return 0;
-        if (number == 22) started = strtoull(field, NULL, 10);
-        if (number == 28) stack = strtoull(field, NULL, 10);
-        field = strchr(field, ' ');
-        if (field == NULL) return 0;
-        field++;
-    }
-    /* The tick of the start alone would be the same for two children of one moment, and so would the stack. */
-    uint64_t mixed = (started ^ stack << 16 ^ number_of(pid) << 8) * UINT64_C(0x9e3779b97f4a7c15);
-    return mixed ^ (uint64_t)pid;
+/* Lock my byte, and keep it locked by a mapping of the open file, not by a descriptor: the kernel gives the lock back when the
+ * last reference to that open file goes, and this mapping is the only one. Nobody can close it, a forked child does not
+ * inherit it, and it ends with the process, or with an exec. */
+static bool hold_identity(uint64_t identity) {
+    int fd = open_lock_file();
+    if (fd < 0) return false;
+    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = (off_t)identity, .l_len = 1};
+    void *anchor = fcntl(fd, F_OFD_SETLK, &lock) == 0 ? mmap(NULL, ANCHOR_BYTES, PROT_NONE, MAP_SHARED, fd, 0) : MAP_FAILED;
+    bool held_by_me = anchor != MAP_FAILED && madvise(anchor, ANCHOR_BYTES, MADV_DONTFORK) == 0;
+    int failure = errno;
+    if (anchor != MAP_FAILED && !held_by_me) munmap(anchor, ANCHOR_BYTES);
+    close(fd); /* drops the named locks of this process: it has none before it has an identity */
+    errno = failure;
+    return held_by_me;
 }
 
 uint64_t shmq_owner_self(void) {
     if (self != 0) return self; /* a fork may only reset it in the child, before anybody can call */
     pthread_mutex_lock(&guard);
     if (!registered) registered = pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child) == 0;
-    if (self == 0 && registered && (is_lock_file(lock_file) || open_lock_file())) {
+    if (self == 0 && registered && (is_lock_file(lock_file) || (lock_file = open_lock_file()) >= 0)) {
         uint64_t drawn = 0;
         while (drawn == 0 && shmq_owner_random(&drawn, sizeof drawn)) drawn &= IDENTITY_MASK;
-        if (drawn != 0 && set_lock(F_WRLCK, drawn)) {
-            run = run_of(getpid());
-            self = drawn;
-        }
+        struct stat found;
+        pid_namespace = stat("/proc/self/ns/pid", &found) == 0 ? (uint64_t)found.st_ino : 0;
+        if (drawn != 0 && hold_identity(drawn)) self = drawn;
     }
     uint64_t result = self;
     pthread_mutex_unlock(&guard);
@@ -128,6 +102,8 @@ uint64_t shmq_owner_self(void) {
 }
 
 uint64_t shmq_owner_lock_inode(void) { return lock_inode; }
+
+uint64_t shmq_owner_namespace(void) { return pid_namespace; }
 
 bool shmq_owner_is_this_user(void) {
     pthread_mutex_lock(&guard);
@@ -140,38 +116,45 @@ bool shmq_owner_is_this_user(void) {
     return same;
 }
 
-uint64_t shmq_owner_run(void) { return run; }
-
-bool shmq_owner_runs(uint64_t pid, uint64_t its_run) {
-    if (pid == 0 || pid > INT32_MAX || its_run == 0) return false;
-    return run_of((pid_t)pid) == its_run;
-}
-
-bool shmq_owner_can_judge(void) { return is_lock_file(lock_file); }
-
 bool shmq_owner_alive(uint64_t identity) {
     if (identity == self) return true; /* F_GETLK never reports one's own lock */
     struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = (off_t)(identity & IDENTITY_MASK), .l_len = 1};
-    if (lock_file < 0 || fcntl(lock_file, F_GETLK, &lock) != 0) return true;
-    return lock.l_type != F_UNLCK;
+    for (int tries = 0; tries < 2; tries++) {
+        struct flock there = lock;
+        bool asked = fcntl(lock_file, F_GETLK, &there) == 0;
+        if (asked && there.l_type != F_UNLCK) return true;
+        if (is_lock_file(lock_file)) return !asked;
+        if (!shmq_owner_can_judge()) return true; /* its number may be another file's, of which that says nothing */
+    }
+    return true;
 }
 
 /* Is the lock file at hand? A process that has closed all its descriptors (daemons do, and so may a task of a worker) has lost
- * it and what it held by it; it has both again from here on. Another file under the name is none of ours. */
+ * it, and the named locks that it held by it; it has both again from here on. Another file under the name is none of ours. */
 static bool at_hand(void) {
-    uint64_t before = lock_inode;
     if (lock_file < 0 || is_lock_file(lock_file)) return lock_file >= 0;
-    if (!open_lock_file()) return false;
-    if (lock_inode != before) {
-        close(lock_file);
-        lock_file = -1;
-        lock_inode = before;
+    if (lock_user != geteuid()) return false;
+    uint64_t inode = lock_inode;
+    dev_t device = lock_device;
+    int fd = open_lock_file();
+    if (fd < 0) return false;
+    if (lock_inode != inode || lock_device != device) {
+        close(fd);
+        lock_inode = inode;
+        lock_device = device;
         return false;
     }
-    if (self != 0) set_lock(F_WRLCK, self);
+    lock_file = fd;
     for (int i = 0; i < HELD_LOCKS; i++)
         if (held[i] != 0) set_lock(F_WRLCK, held[i]);
     return true;
+}
+
+bool shmq_owner_can_judge(void) {
+    pthread_mutex_lock(&guard);
+    bool can = at_hand();
+    pthread_mutex_unlock(&guard);
+    return can;
 }
 
 bool shmq_owner_lock(uint64_t key) {

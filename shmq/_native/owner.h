@@ -1,15 +1,17 @@
 /* Who is alive: the kernel's answer.
  *
- * Each process draws a random identity below 2^62 and locks the byte at that offset, by fcntl(F_SETLK), in one lock file
- * per user (/dev/shm/.shmq-UID.lock, mode 0600). The kernel drops the lock when the process ends, however it ends.
- * Since identities are never used again, "the byte is free" means "that process is dead" and nothing else: pids are
- * reused, start times differ between time namespaces, and neither is visible across pid namespaces.
+ * Each process draws a random identity below 2^62 and locks the byte at that offset in one lock file per user
+ * (/dev/shm/.shmq-UID.lock, mode 0600). The kernel drops the lock when the process ends, however it ends. Since identities
+ * are never used again, "the byte is free" means "that process is dead" and nothing else: pids are reused, start times
+ * differ between time namespaces, and neither is visible across pid namespaces.
  *
- * Rules that POSIX record locks impose, all kept here: the file is opened exactly once per process, since closing any
- * other descriptor of it would drop the lock; a forked child does not inherit the lock and takes an identity of its own
- * on first use; F_OFD_SETLK and flock would stay held by a forked child and are refused for that.
+ * The lock is one of an open file (F_OFD_SETLK) whose only reference is a mapping that no fork copies (MADV_DONTFORK): no
+ * descriptor holds it. So a program that closes all its descriptors keeps its identity, a forked child does not inherit it
+ * and takes one of its own on first use, and an exec ends it. A lock of the process (F_SETLK) would go when any descriptor
+ * of the file is closed; one of an open file that is kept by a descriptor, or an flock, would stay held by a forked child.
  *
- * Bytes from 2^62 on serve as named locks between processes: one reaper per segment, one creator per name.
+ * Bytes from 2^62 on serve as named locks between processes: one reaper per segment, one creator per name. Those are locks of
+ * the process, held for a moment, by the one descriptor of the file that it keeps; closing another one would drop them.
  */
 #ifndef SHMQ_OWNER_H
 #define SHMQ_OWNER_H
@@ -26,18 +28,12 @@ extern uint64_t shmq_owner_forks;
 /* Does the process with this identity live? Errors of the kernel count as life: nobody is reaped on a guess. */
 bool shmq_owner_alive(uint64_t identity);
 
-/* What tells this run of this process from any other, of the same pid too: its pid, when it began, the kernel's own number of it
- * where there is one, and the address of its stack, which is another after an exec. 0 where /proc tells nothing, and before
- * shmq_owner_self(). */
-uint64_t shmq_owner_run(void);
-
-/* A second opinion on a process whose byte is free: does that very run of this pid go on? Then it has only lost its lock (it
- * closed all descriptors at once, say), goes on using its port, and must not be reaped. Never the only opinion: pids
- * are reused, and mean something else in another namespace. */
-bool shmq_owner_runs(uint64_t pid, uint64_t its_run);
-
-/* Is our descriptor still that of the lock file? Where a program closed it, nobody can be told from the dead. */
+/* Is the lock file at hand? Where a program closed its descriptor, it is opened again; where that fails (no descriptor is left),
+ * nobody can be told from the dead. */
 bool shmq_owner_can_judge(void);
+
+/* In which pid namespace this process is counted, for people; 0 where /proc does not tell, and before shmq_owner_self(). */
+uint64_t shmq_owner_namespace(void);
 
 /* The inode of the lock file: identities are comparable only within one. 0 before shmq_owner_self(). */
 uint64_t shmq_owner_lock_inode(void);

@@ -117,7 +117,7 @@ shmq_status shmq_port_attach(struct shmq_port *port, void *base, const struct sh
         port->index = i;
         port->record = &port->records[i];
         shmq_store_relaxed(&port->record->pid, (uint64_t)getpid());
-        shmq_store_relaxed(&port->record->run, shmq_owner_run());
+        shmq_store_relaxed(&port->record->pid_namespace, shmq_owner_namespace());
         uint64_t serial = shmq_add_relaxed(&port->header->attachments, 1);
         shmq_store_relaxed(&port->record->serial, serial);
         port->next_id = serial << 40 | 1;
@@ -139,7 +139,6 @@ void shmq_port_detach(struct shmq_port *port) {
     }
     bool belled = shmq_load_relaxed(&port->record->bell) & SHMQ_BELL_MADE;
     shmq_bell_remove(port, port->index);
-    shmq_store_relaxed(&port->record->run, 0); /* nobody's any more: see shmq_owner_runs */
     shmq_store_release(&port->record->owner, 0);
     shmq_wake(port, SHMQ_SPACE);
     if (!belled) return;

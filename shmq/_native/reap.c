@@ -101,7 +101,6 @@ static bool recover(struct shmq_port *port, uint32_t dead) {
     shmq_add_seq(&port->header->orphan_epoch, 1); /* [epoch] */
     shmq_bell_remove(port, dead);
     shmq_sleepers_forget(port, dead);
-    shmq_store_relaxed(&record->run, 0);
     shmq_store_release(&record->owner, 0);
     return true;
 }
@@ -117,7 +116,6 @@ uint32_t shmq_reap(struct shmq_port *port) {
         for (uint32_t i = 0; i < port->geometry.ports; i++) {
             uint64_t owner = shmq_load_acquire(&port->records[i].owner);
             if (owner == 0 || shmq_owner_alive(owner)) continue;
-            if (shmq_owner_runs(shmq_load_relaxed(&port->records[i].pid), shmq_load_relaxed(&port->records[i].run))) continue;
             if (!locked && !(locked = shmq_owner_lock(port->nonce))) return 0;
             /* Under the lock nobody else frees it; it may have been freed before, and claimed anew. */
             if (shmq_load_acquire(&port->records[i].owner) != owner) continue;

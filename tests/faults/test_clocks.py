@@ -308,6 +308,13 @@ for line in sys.stdin:
         again = queue.receive(timeout=5)
         print(again.data, again.delivery_count, flush=True)
         again.ack()
+    elif line == "close\\n":
+        for number in range(3, 1000):
+            try:
+                os.close(number)
+            except OSError:
+                pass
+        print("closed", flush=True)
     elif line == "reap\\n":
         print(queue._reap(), flush=True)
 """
@@ -371,6 +378,16 @@ def test_one_in_another_pid_namespace_is_named_as_such_and_not_as_gone(make: Mak
     process.kill()
     process.wait()
     wait_until(lambda: [holding.process for holding in queue.leases()] == ["pid 1 (gone)"])
+
+
+def test_one_in_another_pid_namespace_that_closes_all_its_descriptors_lives(make: Make, far: Any) -> None:
+    queue = make(slots=4)
+    queue.put("held")
+    _, tell = far(queue)
+    assert tell("close") == "closed"
+    assert queue._reap() == 0
+    assert tell("ack") == "acked"
+    assert (queue.stats().acks, queue.stats().deaths) == (1, 0)
 
 
 def test_what_is_killed_in_another_pid_namespace_is_taken_back_here(make: Make, far: Any) -> None:

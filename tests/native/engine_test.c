@@ -1069,6 +1069,11 @@ static void *lock_too(void *taken) {
     *(bool *)taken = shmq_owner_lock(42);
     return NULL;
 }
+/* Close whatever the lock might hang on. */
+static void close_all_but(int spared, int spared_too) {
+    for (int fd = 3; fd < 100; fd++)
+        if (fd != spared && fd != spared_too) close(fd);
+}
 static void owners(void) {
     uint64_t self = shmq_owner_self(), forks = shmq_owner_forks;
     uint64_t key;
@@ -1080,6 +1085,17 @@ static void owners(void) {
     CHECK(pid >= 0, "fork");
     if (pid == 0) {
         uint64_t mine = shmq_owner_self();
+        pid_t grandchild = fork(); /* it outlives its parent, and keeps nothing of its alive */
+        if (grandchild == 0) {
+            char *const late[] = {"sleep", "1", NULL};
+            execvp(late[0], late);
+            _exit(1);
+        }
+        if (grandchild > 0 && (grandchild = fork()) == 0) {
+            sleep(1);
+            _exit(0);
+        }
+        close_all_but(from_child[1], to_child[0]);
         bool fine = mine != 0 && mine != self && shmq_owner_alive(self) && shmq_owner_forks == forks + 1 && shmq_owner_lock(key);
         if (!fine) mine = 0;
         if (write(from_child[1], &mine, sizeof mine) != sizeof mine) _exit(1);

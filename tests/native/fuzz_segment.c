@@ -562,7 +562,7 @@ static void operate(struct program *program, enum operation operation) {
         shmq_port_detach(port);
         break;
     case DIE:
-        port->record->owner = DEAD, port->record->run = 0; /* and no process goes on in its name */
+        port->record->owner = DEAD;
         program->attached = false;
         break;
     case OPERATIONS: break;
@@ -579,7 +579,7 @@ static void call(struct program *program, enum operation operation) {
         operate(program, operation);
     } else {
         struct shmq_port *port = &program->queue.port;
-        if (port->record) port->record->owner = DEAD, port->record->run = 0;
+        if (port->record) port->record->owner = DEAD;
         if (operation == REAP || operation == WAIT) shmq_owner_unlock(port->nonce); /* as the kernel does */
         program->attached = false;
     }

@@ -50,7 +50,6 @@ static void begin_to_look(void) {
 static void viewer_detaches(void) { shmq_port_detach(&viewer); }
 static void viewer_looks_away(void) { shmq_view_end(&viewer, cell); }
 static void viewer_is_reaped(void) {
-    viewer.record->run = 0;
     viewer.record->owner ^= 1; /* nobody has this identity */
     CHECK_EQUAL(shmq_reap(&holder), 1);
 }

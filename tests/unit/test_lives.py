@@ -5,10 +5,12 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
+import resource
 import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
@@ -119,11 +121,12 @@ lease.ack()
 
 
 def test_a_process_that_closed_all_its_descriptors_is_not_taken_for_dead_while_it_runs(q: shmq.Queue) -> None:
-    """Its lock is gone, and the reaper's only evidence with it: /proc gives the second opinion."""
+    """No descriptor holds its lock."""
     q.put("held")
     program = [sys.executable, "-c", LOSES_ITS_LOCK, q.name]
     with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "closed\n"
+        assert [alive for _, _, pid, alive, _ in q._ports() if pid == process.pid] == [True]
         assert q._reap() == 0
         assert (q.stats().leased, q.get(timeout=LONG)) == (1, "without a descriptor")
         process.stdin.write("\n")
@@ -154,14 +157,81 @@ sys.stdin.readline()
 """
 
 
-def test_a_process_that_closed_all_its_descriptors_has_its_lock_again_when_it_needs_one(q: shmq.Queue) -> None:
-    """It opens a queue at once, and is alive by the kernel's word again, not only by the second opinion."""
+def test_a_process_that_closed_all_its_descriptors_can_lock_a_name(q: shmq.Queue) -> None:
     program = [sys.executable, "-c", OPENS_ANOTHER, q.name]
     with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "there\n"
         assert [alive for _, _, pid, alive, _ in q._ports() if pid == process.pid] == [True]
         process.stdin.close()
         assert process.wait(LONG) == 0
+
+
+def test_a_reaper_without_descriptors_takes_nobody_for_dead(q: shmq.Queue) -> None:
+    q.put("held")
+    program = [sys.executable, "-c", LOSES_ITS_LOCK, q.name]
+    with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "closed\n"
+        assert succeeded(lambda: reap_without_descriptors(q))
+        process.stdin.close()
+        assert process.wait(LONG) == 0
+    assert (q.stats().acks, q.stats().deaths) == (1, 0)
+
+
+def succeeded(what: Callable[[], object]) -> bool:
+    """In a forked child."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            what()
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(1)
+    return os.waitpid(pid, 0)[1] == 0
+
+
+def reap_without_descriptors(q: shmq.Queue) -> None:
+    assert q.qsize() == 1  # attaches
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, most))
+    assert q._reap() == 0
+    os.closerange(3, 1000)  # and now it can ask nobody
+    assert q._reap() == 0 and _core.alive(q.segment.creator)
+
+
+def test_one_that_closed_all_its_descriptors_still_tells_the_living_from_the_dead(q: shmq.Queue, children: Children) -> None:
+    """The number of its lock file's descriptor may be another file's by then, on which nobody holds a lock."""
+    q.put("held")
+    child, _ = start_holder(q, children, 1)
+
+    def look() -> None:
+        assert q.empty()
+        identities = {pid: owner for _, owner, pid, _, _ in q._ports()}
+        os.closerange(3, 1000)
+        others = [os.open("/dev/zero", os.O_RDWR) for _ in range(40)]
+        assert _core.alive(identities[child.pid]) and _core.alive(q.segment.creator)
+        assert q._reap() == 0
+        has_looked.set()
+        assert child_gone.wait(LONG)
+        assert q.receive(timeout=LONG).data == "held"
+        assert [os.fstat(number).st_rdev for number in others] == [os.stat("/dev/zero").st_rdev] * 40
+
+    has_looked, child_gone = children.context.Event(), children.context.Event()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            look()
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(1)
+    assert has_looked.wait(LONG)
+    child.kill()
+    child.join(LONG)
+    child_gone.set()
+    assert os.waitpid(pid, 0)[1] == 0
 
 
 EXECUTES_ANOTHER = """
