@@ -98,14 +98,16 @@ _ON_FIRST_USE = {
 }
 
 
-def __getattr__(name: str) -> _typing.Any:
-    from importlib import import_module
+if not _typing.TYPE_CHECKING:  # a type checker would take any name for one of ours
 
-    if name in ("aio", "mp"):
-        return import_module(f"shmq.{name}")
-    if name not in _ON_FIRST_USE:
-        raise AttributeError(f"module 'shmq' has no attribute {name!r}")
-    return getattr(import_module(_ON_FIRST_USE[name]), name)
+    def __getattr__(name: str) -> _typing.Any:
+        from importlib import import_module
+
+        if name in ("aio", "mp"):
+            return import_module(f"shmq.{name}")
+        if name not in _ON_FIRST_USE:
+            raise AttributeError(f"module 'shmq' has no attribute {name!r}")
+        return getattr(import_module(_ON_FIRST_USE[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from shmq import _core
 from shmq._bell import DONE, ITEMS, SLICE, SPACE, Listener
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Place", "Receiving", "any_of", "done", "next_lease", "publish", "wait"]
 
 Result = TypeVar("Result")
+T = TypeVar("T")
 
 SOONEST = 0.001  # seconds: a producer's first look by itself, since a consumer does not announce every freed cell
 CELL_PATIENCE = 1.0  # … as long as `receive` waits for an in-flight cell before it says who holds them all
@@ -304,38 +305,38 @@ async def done(queue: Queue, timeout: float | None) -> bool:
         return False
 
 
-class Receiving(Coroutine[Any, Any, "Lease"]):
+class Receiving(Coroutine[Any, Any, "Lease[T]"], Generic[T]):
     """What `Queue.areceive` returns: a coroutine whose result is a Lease; as an asynchronous context, that of the lease.
 
     Nothing is begun, and no message taken, before it is awaited, made a task, or entered.
     """
 
-    def __init__(self, queue: Queue, timeout: float | None, arguments: dict[str, Any]) -> None:
+    def __init__(self, queue: Queue[T], timeout: float | None, arguments: dict[str, Any]) -> None:
         self.queue = queue
         self.timeout = timeout
         self.arguments = arguments
-        self.lease: Lease | None = None
-        self.running: Coroutine[Any, Any, Lease] | None = None
+        self.lease: Lease[T] | None = None
+        self.running: Coroutine[Any, Any, Lease[T]] | None = None
         self.__name__ = "areceive"  # of the task that runs it
         self.__qualname__ = "Queue.areceive"
 
-    async def receive(self) -> Lease:
+    async def receive(self) -> Lease[T]:
         try:
             return self.attempt()
         except (Empty, InFlightLimit):
             return await wait(self.queue, ITEMS, self.attempt, self.timeout)
 
-    def attempt(self) -> Lease:
+    def attempt(self) -> Lease[T]:
         return self.queue.receive(0, **self.arguments)
 
     # What a coroutine has: asyncio's tasks drive it by these.
 
-    def begun(self) -> Coroutine[Any, Any, Lease]:
+    def begun(self) -> Coroutine[Any, Any, Lease[T]]:
         if self.running is None:
             self.running = self.receive()
         return self.running
 
-    def __await__(self) -> Generator[Any, Any, Lease]:
+    def __await__(self) -> Generator[Any, Any, Lease[T]]:
         return self.begun().__await__()
 
     def send(self, value: Any) -> Any:
@@ -353,7 +354,7 @@ class Receiving(Coroutine[Any, Any, "Lease"]):
             return getattr(self.begun(), name)
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
-    async def __aenter__(self) -> Lease:
+    async def __aenter__(self) -> Lease[T]:
         self.lease = await self
         return self.lease.__enter__()
 
@@ -362,7 +363,7 @@ class Receiving(Coroutine[Any, Any, "Lease"]):
         self.lease.__exit__(*exc)
 
 
-async def next_lease(queue: Queue, leases: Leases, timeout: float | None) -> Lease:
+async def next_lease(queue: Queue[T], leases: Leases[T], timeout: float | None) -> Lease[T]:
     """The next step of an `async for` over a queue."""
     leases._finish()
     try:

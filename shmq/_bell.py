@@ -15,7 +15,7 @@ import select
 import threading
 import time
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from shmq import _core
 from shmq._errors import Empty
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from shmq._queue import Queue
 
 __all__ = ["DONE", "ITEMS", "SLICE", "SPACE", "Listener", "wait_any", "wait_done", "wait_many"]
+
+T = TypeVar("T")
 
 ITEMS, SPACE, DONE = range(3)  # enum shmq_side of port.h
 SLICE = 0.08  # seconds, SHMQ_SLICE_MS of wait.h
@@ -176,7 +178,7 @@ def readable(descriptors: Sequence[int], seconds: float) -> list[int]:
     return [descriptor for descriptor, _ in poll.poll(max(seconds * 1000, 0))] if descriptors or seconds > 0 else []
 
 
-def wait_any(queues: Iterable[Queue], timeout: float | None = None) -> Queue:
+def wait_any(queues: Iterable[Queue[T]], timeout: float | None = None) -> Queue[T]:
     """Wait until one of several queues has a message, and return that queue: the first in the order given.
 
     Nothing is taken: where others consume from the same queue, they may be quicker, so take with `get_nowait` or `receive(0)` and

@@ -1,11 +1,13 @@
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Iterable, Iterator
 from pickle import PickleBuffer
 from types import TracebackType
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Generic, overload
 
 from numpy.typing import DTypeLike, NDArray
+from typing_extensions import Self, TypeVar
 
 Handed = TypeVar("Handed")
+T = TypeVar("T", default=Any)  # what a queue carries
 
 MAX_CELLS: int
 PAGE: int
@@ -22,14 +24,20 @@ class Observer:
     segment: Any
     grows: bool
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The queue's name; other processes attach by it."""
     @property
-    def maxsize(self) -> int: ...
+    def maxsize(self) -> int:
+        """How many messages may wait; 0 where there is no bound."""
     @property
-    def slot_size(self) -> int: ...
-    def qsize(self) -> int: ...
-    def empty(self) -> bool: ...
-    def full(self) -> bool: ...
+    def slot_size(self) -> int:
+        """Payload bytes of a slot."""
+    def qsize(self) -> int:
+        """Messages that wait: leased ones and those that came back are not counted. Exact at a quiet moment."""
+    def empty(self) -> bool:
+        """No message can be taken now: none waits, and none that came back is due. True or False at that moment."""
+    def full(self) -> bool:
+        """put would wait. True or False at that moment."""
     def _observe(self, segment: Any) -> None: ...
     @property
     def _backlog_count(self) -> int: ...
@@ -51,7 +59,7 @@ class Observer:
     def _image_bytes(self, image: bytes) -> int: ...
     def _image_side_key(self, image: bytes) -> bytes | None: ...
 
-class Port(Observer):
+class Port(Observer, Generic[T]):
     def _set_backlog_count(self, count: int) -> None: ...
     codec: Any
     pickles: bool
@@ -59,29 +67,104 @@ class Port(Observer):
     _reducers: Any
     closed: bool
     spin: bool
-    def put(self, obj: Any, block: bool = True, timeout: float | None = None) -> None: ...
-    def put_nowait(self, obj: Any) -> None: ...
-    def put_many(self, objs: Any, timeout: float | None = None) -> int: ...
-    def get(self, block: bool = True, timeout: float | None = None) -> Any: ...
-    def get_nowait(self) -> Any: ...
-    def get_many(self, max: int, timeout: float | None = None) -> list[Any]: ...
-    def receive(self, timeout: float | None = None, lease_timeout: float | None = ..., extend: bool = False) -> Lease: ...
+    def put(self, obj: T, block: bool = True, timeout: float | None = None) -> None:
+        """Copy `obj` in and publish it; it is visible to every consumer when put returns.
+
+        **Waits** for room, up to `timeout` seconds (None: for ever; not at all where `block` is false).
+        **Raises** Full, MessageTooLarge, PickleRefused, whatever pickling raises, Closed; nothing was put then.
+        **If the process dies here** the message is in the queue once, whole, or not at all.
+        **Cost** one copy and one exchange; sleepers are woken one per message.
+        """
+    def put_nowait(self, obj: T) -> None:
+        """put(obj, block=False)"""
+    def put_many(self, objs: Iterable[T], timeout: float | None = None) -> int:
+        """Put the objects in their order; return how many.
+
+        **Waits** until all are in, or up to `timeout` seconds, then returns how many were (0: tries once).
+        **Raises** Full where not even the first went in; before anything is put what `put` raises.
+        **If the process dies here** a prefix of them is in the queue.
+        """
+    def get(self, block: bool = True, timeout: float | None = None) -> T:
+        """Take the oldest message; it is gone once get has returned.
+
+        **Waits** for one, up to `timeout` seconds (None: for ever; not at all where `block` is false).
+        **Raises** Empty, Closed; what unpickling raises, after giving the message back as a failed attempt.
+        **If the process dies here** the message is redelivered to somebody else.
+        """
+    def get_nowait(self) -> T:
+        """get(block=False)"""
+    def get_many(self, max: int, timeout: float | None = None) -> list[T]:
+        """Take up to `max` messages in their order: as many as are there, at least one.
+
+        **Waits**, **raises** and survives death as `get` does. The messages are gone only when the whole batch has been
+        decoded, so that no more are returned than in-flight cells are free. One that came back earlier is returned alone.
+        """
+    def receive(self, timeout: float | None = None, lease_timeout: float | None = ..., extend: bool = False) -> Lease[T]:
+        """Take the oldest message with responsibility: see Lease.
+
+        `lease_timeout`: seconds after which the message goes to somebody else; None: not while this process lives; if it is not
+        given: what the queue was created with. `extend`: begin the time anew, from a thread, until the lease is settled.
+        **Waits** for a message, up to `timeout` seconds (None: for ever; 0: tries once). **Raises** Empty, Closed, InFlightLimit
+        where every in-flight cell is held by somebody. **If the process dies** before the ack, the message is redelivered.
+        """
     def receive_many(
         self, max: int, timeout: float | None = None, lease_timeout: float | None = ..., extend: bool = False
-    ) -> list[Lease]: ...
+    ) -> list[Lease[T]]:
+        """Take up to `max` messages with responsibility: as many as are there, at least one. Otherwise as `receive`.
+
+        A message of which nothing was read yet (data, array, view, or the context entered) is not begun with: if this process
+        dies or the time is over, it comes back without having failed.
+        """
     def consume(
         self, prefetch: int = 1, timeout: float | None = None, lease_timeout: float | None = ..., extend: bool = False
-    ) -> Leases: ...
-    def __iter__(self) -> Iterator[Lease]: ...
+    ) -> Leases[T]:
+        """Iterate over messages: ack when the loop's body has ended, nack when it raises. `for lease in queue` is this.
+
+        A body that took longer than the lease is logged, and the loop goes on: the message is somebody else's by then.
+        `prefetch`: how many to take at once; those that the loop has not come to go back untouched when it ends, and have not
+        failed if this process dies. `timeout`: end the loop when nothing has come for so many seconds. The rest as `receive`;
+        the time of a prefetched message begins anew when the loop comes to it.
+        """
+    def __iter__(self) -> Iterator[Lease[T]]: ...
     @overload
-    def loan(self, shape: int) -> Loan[memoryview]: ...
+    def loan(self, shape: int) -> Loan[memoryview]:
+        """Lend an empty slot to write a message in place: `loan(nbytes)`, or `loan(shape, dtype)` for an array.
+
+        **Raises** MessageTooLarge, TypeError for a dtype with objects, InFlightLimit, Closed. Does not wait; publishing does.
+        **If the process dies** before that, nothing was sent.
+        """
     @overload
-    def loan(self, shape: int | tuple[int, ...] | list[int], dtype: DTypeLike) -> Loan[NDArray[Any]]: ...
-    def peek(self, n: int = 1) -> list[Any]: ...
-    def purge(self) -> int: ...
-    def close(self) -> None: ...
-    def task_done(self) -> None: ...
-    def shutdown(self, immediate: bool = False) -> None: ...
+    def loan(self, shape: int | tuple[int, ...] | list[int], dtype: DTypeLike) -> Loan[NDArray[Any]]:
+        """Lend an empty slot to write a message in place: `loan(nbytes)`, or `loan(shape, dtype)` for an array.
+
+        **Raises** MessageTooLarge, TypeError for a dtype with objects, InFlightLimit, Closed. Does not wait; publishing does.
+        **If the process dies** before that, nothing was sent.
+        """
+    def peek(self, n: int = 1) -> list[T]:
+        """Copies of the first `n` messages of the ring, oldest first, without taking them. Leased ones are not among them."""
+    def purge(self) -> int:
+        """Throw away every message that waits, those that came back included; return how many. Leased ones stay leased.
+
+        Nothing is decoded, and it needs no more than get does. **If the process dies here** the message in hand comes back.
+        """
+    def close(self) -> None:
+        """Let go of the queue in this process; messages stay. Leases and loans already taken can still be settled.
+
+        A second call does nothing. Other calls raise Closed afterwards; one that is waiting does so within 0.1 s.
+        """
+    def task_done(self) -> None:
+        """The work on a message that `get` took is done: see join. A lease says the same by its ack, and needs no task_done.
+
+        **Raises** ValueError where it was called more often than messages were taken. **If the process dies** between get and
+        task_done, join waits for ever, as with multiprocessing: take with `receive` where that matters.
+        """
+    def shutdown(self, immediate: bool = False) -> None:
+        """Let no message in any more, for every process and for as long as the queue lives: put raises ShutDown from now on.
+
+        What is in it can still be taken; get and receive raise ShutDown once it is empty. `immediate`: throw away what waits,
+        too. Those that wait are woken. A second call does nothing more. **If the process dies here** the queue is shut; some
+        that wait find out within 0.1 s. A put that overlaps with this call may still put.
+        """
     def _open(self, segment: Any, codec: Any, spin: bool = True) -> None: ...
     def _abandon(self) -> None: ...
     def _attached(self) -> None: ...
@@ -112,16 +195,32 @@ class Reducers:
 
 class Slot:
     @property
-    def view(self) -> memoryview: ...
+    def view(self) -> memoryview:
+        """The payload as a memoryview over the slot; no copy."""
     @property
-    def nbytes(self) -> int: ...
+    def nbytes(self) -> int:
+        """Size of the payload in bytes."""
 
 class Loan(Slot, Generic[Handed]):
+    """An empty slot to write a message in place.
+
+    As a context manager it hands out the array (or memoryview), publishes on exit, and abandons on an exception.
+    **If the process dies** before the publication, nothing was sent and the slot goes back.
+    """
     @property
-    def array(self) -> NDArray[Any]: ...
-    def publish(self, nbytes: int | None = None, timeout: float | None = None) -> None: ...
-    def apublish(self, nbytes: int | None = None, timeout: float | None = None) -> Awaitable[None]: ...
-    def abandon(self) -> None: ...
+    def array(self) -> NDArray[Any]:
+        """The slot as a writable array of the shape and dtype that was asked for; read-only once published."""
+    def publish(self, nbytes: int | None = None, timeout: float | None = None) -> None:
+        """Make the message visible to consumers.
+
+        `nbytes`: publish only so many bytes of a loan that was taken by size. The array that was handed out becomes
+        read-only; slices and memoryviews of it do not, and must not be written afterwards. **Waits** for room in the ring, up to
+        `timeout` seconds (None: for ever). **Raises** Full (the loan stays open), ValueError, LeaseLost, Closed.
+        """
+    def apublish(self, nbytes: int | None = None, timeout: float | None = None) -> Awaitable[None]:
+        """publish, awaited: the event loop goes on while the ring is full. Cancelled, the loan stays open."""
+    def abandon(self) -> None:
+        """Give the slot back unpublished. A second call does nothing."""
     async def __aenter__(self) -> Handed: ...
     async def __aexit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
@@ -131,48 +230,83 @@ class Loan(Slot, Generic[Handed]):
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None: ...
 
-class Lease(Slot):
+class Lease(Slot, Generic[T]):
+    """A message taken with responsibility.
+
+    It is gone from the queue once `ack` returns, and comes back to some consumer if this process dies, on `nack`, when its
+    time is over, or when the lease is dropped unsettled. As a context manager: ack on exit, nack on an exception. Zero-copy
+    views (`array`, `view`) show this message as long as they live, also after the ack, and also when the lease was lost: the slot
+    is used again when the last of them is gone.
+    """
     @property
-    def data(self) -> Any: ...
+    def data(self) -> T:
+        """The object that was put: a copy, made on first use and kept."""
     @property
-    def array(self) -> NDArray[Any]: ...
+    def array(self) -> NDArray[Any]:
+        """The message as a read-only array over the slot, without a copy; of anything but an array: its bytes."""
     @property
-    def writable_array(self) -> NDArray[Any]: ...
+    def writable_array(self) -> NDArray[Any]:
+        """As `array`, but writable: the slot is this process's own until the ack. A redelivery would show the change.
+
+        Of a message that was spilled, a private copy of each page that is written.
+        """
     @property
-    def id(self) -> int: ...
+    def id(self) -> int:
+        """Unique among the messages of this segment's life."""
     @property
-    def delivery_count(self) -> int: ...
+    def delivery_count(self) -> int:
+        """How often the message was delivered, this time included; the first time it is 1."""
     @property
-    def published_at(self) -> float: ...
+    def published_at(self) -> float:
+        """When it was published, in seconds of time.monotonic(), to the tick of the kernel (1 to 4 ms)."""
     @property
-    def age(self) -> float: ...
+    def age(self) -> float:
+        """Seconds since it was published, to the tick of the kernel."""
     @property
     def _lost(self) -> bool: ...
     @property
-    def settled(self) -> bool: ...
-    def ack(self) -> None: ...
+    def settled(self) -> bool:
+        """True once it was acked, given back or lost."""
+    def ack(self) -> None:
+        """Done: the message is gone. **Raises** LeaseLost where the lease had ended before. **Cost** one exchange."""
     @property
-    def expires_at(self) -> float | None: ...
-    def nack(self, delay: float | None = None) -> None: ...
-    def release(self, delay: float = 0) -> None: ...
-    def extend(self, seconds: float | None = None) -> None: ...
-    def reject(self, reason: str = "") -> None: ...
-    async def __aenter__(self) -> Lease: ...
+    def expires_at(self) -> float | None:
+        """When the lease ends, in seconds of time.monotonic(); None without a time-out. Meaningless once it has ended."""
+    def nack(self, delay: float | None = None) -> None:
+        """Failed: give the message back; the attempt counts. At the queue's max_deliveries it becomes a dead letter.
+
+        `delay`: seconds until it is delivered again (0: at once); None: what the queue's back-off says. **Raises** LeaseLost.
+        """
+    def release(self, delay: float = 0) -> None:
+        """Not mine after all: give the message back, after `delay` seconds; the attempt does not count. **Raises** LeaseLost."""
+    def extend(self, seconds: float | None = None) -> None:
+        """Let the lease end so many seconds from now; None: the time-out with which it was received.
+
+        **Raises** LeaseLost where it has ended: the message is somebody else's by then. **If the process dies here** it ends when
+        it would have ended, or at the new time.
+        """
+    def reject(self, reason: str = "") -> None:
+        """Hopeless: make the message a dead letter, with the reason given. It is never delivered again, unless it is redriven.
+
+        **Raises** LeaseLost; OutOfMemory where the letter cannot be written: then it is written later, by whoever comes by.
+        **If the process dies here** it is a dead letter, or the lease of a dead holder.
+        """
+    async def __aenter__(self) -> Self: ...
     async def __aexit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None: ...
-    def __enter__(self) -> Lease: ...
+    def __enter__(self) -> Self: ...
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None: ...
 
-class Leases:
-    def __iter__(self) -> Leases: ...
-    def __next__(self) -> Lease: ...
-    def __aiter__(self) -> Leases: ...
-    def __anext__(self) -> Awaitable[Lease]: ...
+class Leases(Generic[T]):
+    def __iter__(self) -> Self: ...
+    def __next__(self) -> Lease[T]: ...
+    def __aiter__(self) -> Self: ...
+    def __anext__(self) -> Awaitable[Lease[T]]: ...
     def _finish(self) -> None: ...
-    def _take(self) -> Lease: ...
+    def _take(self) -> Lease[T]: ...
 
 def seconds_of(timeout: float | None) -> float | None: ...
 def identity() -> int: ...
@@ -198,7 +332,8 @@ def format_segment(
 
 class Dumper:
     def __init__(self, reducers: Any = None) -> None: ...
-    def dump(self, obj: Any) -> tuple[bytes, list[PickleBuffer] | None]: ...
+    def dump(self, obj: Any) -> tuple[bytes, list[PickleBuffer] | None]:
+        """-> the stream, and a list of PickleBuffers or None. **Raises** what pickling raises."""
 
 def punch_hole(descriptor: int, offset: int, nbytes: int) -> None: ...
 def mark_ready(memory: Any) -> None: ...

@@ -31,6 +31,7 @@ from libc.string cimport memcpy, memset
 import os as _os
 from operator import index as operator_index
 from pickle import Pickler, loads as pickle_loads
+from types import GenericAlias
 
 from numpy import ascontiguousarray as np_ascontiguousarray
 
@@ -199,6 +200,10 @@ include "_consume.pxi"
 cdef class Port(Consumer):
     """A handle that lends slots and leases messages, too; the base of Queue."""
 
+    @classmethod
+    def __class_getitem__(cls, item, /):
+        return GenericAlias(cls, item)
+
     # -- leases and loans ---------------------------------------------------------------------------------------------
 
     @cython.critical_section
@@ -253,8 +258,8 @@ cdef class Port(Consumer):
     def receive_many(self, Py_ssize_t max, timeout=None, lease_timeout=AS_CREATED, bint extend=False) -> list:
         """Take up to `max` messages with responsibility: as many as are there, at least one. Otherwise as `receive`.
 
-        A message of which nothing was read yet (data, array, view, or the context entered) is not begun with: if this process dies
-        or the time is over, it comes back without having failed.
+        A message of which nothing was read yet (data, array, view, or the context entered) is not begun with: if this process
+        dies or the time is over, it comes back without having failed.
         """
         cdef uint32_t cell
         cdef uint64_t lease_ns = self.lease_ns_of(lease_timeout)

@@ -157,6 +157,10 @@ cdef class Loan(Slot):
     **If the process dies** before the publication, nothing was sent and the slot goes back.
     """
 
+    @classmethod
+    def __class_getitem__(cls, item, /):
+        return GenericAlias(cls, item)
+
     cdef object handed          # weak reference to the array that was given out: the array keeps the loan, not both each other
 
     @property
@@ -253,6 +257,10 @@ cdef class Lease(Slot):
     views (`array`, `view`) show this message as long as they live, also after the ack, and also when the lease was lost: the slot
     is used again when the last of them is gone.
     """
+
+    @classmethod
+    def __class_getitem__(cls, item, /):
+        return GenericAlias(cls, item)
 
     cdef object decoded
     cdef readonly bint _lost    # ended without our doing, and we know

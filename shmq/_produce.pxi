@@ -106,7 +106,7 @@ cdef class Producer(Handle):
         """Put the objects in their order; return how many.
 
         **Waits** until all are in, or up to `timeout` seconds, then returns how many were (0: tries once).
-        **Raises** Full where not even the first went in; MessageTooLarge, PickleRefused and pickling's errors before anything is put.
+        **Raises** Full where not even the first went in; before anything is put what `put` raises.
         **If the process dies here** a prefix of them is in the queue.
         """
         cdef list items = objs if type(objs) is list else list(objs)

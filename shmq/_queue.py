@@ -27,9 +27,17 @@ if TYPE_CHECKING:
     import logging
     from asyncio import AbstractEventLoop
 
+    from typing_extensions import Self, TypedDict, TypeVar, Unpack
+
     from shmq._awaiting import Place, Receiving
     from shmq._backlog import Backlog
     from shmq._dead_letters import DeadLetter, DeadLetters
+
+    T = TypeVar("T", default=Any)  # what it carries; for type checkers
+else:
+    from typing import TypeVar
+
+    T = TypeVar("T")
 
 __all__ = ["Queue"]
 
@@ -38,12 +46,30 @@ Overflow = Literal["block", "grow"]
 Lifetime = Literal["persistent", "creator", "handles"]
 MOST_DELIVERIES = 0xFFFE  # what the format counts to
 
+if TYPE_CHECKING:
 
-class Queue(_core.Port):
+    class Values(TypedDict, total=False):
+        """What a queue may be created with: see Queue."""
+
+        slots: int | None
+        slot_size: int | None
+        in_flight: int | None
+        ports: int | None
+        oversize: Oversize | None
+        overflow: Overflow | None
+        allow_pickle: bool | None
+        lease_timeout: float | None
+        max_deliveries: int | None
+        backoff: Backoff | None
+        lifetime: Lifetime | None
+
+
+class Queue(_core.Port[T]):
     """A queue between the processes of this machine, in shared memory.
 
     ``Queue("frames", …)`` opens it, or creates it where there is none; ``Queue()`` makes an anonymous one, which is passed
-    to child processes and gone with its creator. Values that are given must be those of an existing queue.
+    to child processes and gone with its creator. Values that are given must be those of an existing queue. For type checkers,
+    ``Queue[int]`` is one of integers.
 
     :param slots: capacity in messages, at least 1; all are reserved when the queue is made (default 1,024; of slots above 16 KiB
         as many as fit into 16 MiB, at least 4).
@@ -123,7 +149,9 @@ class Queue(_core.Port):
             self.close()  # it went with its last handle, or its creator, between the two steps
 
     @classmethod
-    def create(cls, name: str, *, codec: Codec | None = None, mode: int = 0o600, spin: bool = True, **values: Any) -> Queue:
+    def create(
+        cls, name: str, *, codec: Codec | None = None, mode: int = 0o600, spin: bool = True, **values: Unpack[Values]
+    ) -> Self:
         """Create a queue; parameters as for Queue(). **Raises** SegmentExists where there is one, and what Queue() raises."""
         for given in values:
             if given not in Config.__slots__:
@@ -131,7 +159,7 @@ class Queue(_core.Port):
         return cls._make(name, _config(**values, codec=codec, mode=mode), codec, spin)
 
     @classmethod
-    def _make(cls, name: str, config: Config, codec: Codec | None = None, spin: bool = True, anonymous: bool = False) -> Queue:
+    def _make(cls, name: str, config: Config, codec: Codec | None = None, spin: bool = True, anonymous: bool = False) -> Self:
         """A new queue of this name, that is still there once it is open. **Raises** SegmentExists."""
         queue = cls.__new__(cls)
         while True:
@@ -147,7 +175,7 @@ class Queue(_core.Port):
             queue.close()  # somebody else opened it, and was its last user, between the two steps
 
     @classmethod
-    def attach(cls, name: str, *, codec: Codec | None = None, spin: bool = True) -> Queue:
+    def attach(cls, name: str, *, codec: Codec | None = None, spin: bool = True) -> Self:
         """Attach to an existing queue. **Raises** SegmentNotFound where there is none, and what Queue() raises."""
         _codec_name(codec)
         queue = cls.__new__(cls)
@@ -205,7 +233,7 @@ class Queue(_core.Port):
 
     # -- asyncio: the same, awaited. Nothing waits but the event loop; cancelling loses nothing -----------------------------
 
-    async def aget(self, timeout: float | None = None) -> Any:
+    async def aget(self, timeout: float | None = None) -> T:
         """get, awaited: in the order in which the tasks of a loop came. **Raises** as get."""
         try:
             return self.get(False, timeout)
@@ -214,7 +242,7 @@ class Queue(_core.Port):
 
             return await _awaiting.wait(self, ITEMS, self.get_nowait, timeout)
 
-    async def aput(self, obj: Any, timeout: float | None = None) -> None:
+    async def aput(self, obj: T, timeout: float | None = None) -> None:
         """put, awaited. **Raises** as put; where it is cancelled, nothing was put."""
         try:
             return self.put(obj, False, timeout)
@@ -225,7 +253,7 @@ class Queue(_core.Port):
 
     def areceive(
         self, timeout: float | None = None, lease_timeout: float | None = _core.AS_CREATED, extend: bool = False
-    ) -> Receiving:
+    ) -> Receiving[T]:
         """receive, awaited: ``lease = await queue.areceive()``, or ``async with queue.areceive() as lease:``.
 
         It is a coroutine, which `asyncio.create_task` and the like take. `lease_timeout` and `extend` as in receive.
@@ -241,10 +269,10 @@ class Queue(_core.Port):
 
         return await _awaiting.done(self, _core.seconds_of(timeout))
 
-    def __aiter__(self) -> AsyncIterator[_core.Lease]:
+    def __aiter__(self) -> AsyncIterator[_core.Lease[T]]:
         return self.consume()
 
-    async def __aenter__(self) -> Queue:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -260,9 +288,9 @@ class Queue(_core.Port):
         """
         return wait_done(self, timeout)
 
-    def drain(self) -> list[Any]:
+    def drain(self) -> list[T]:
         """Take every message that waits, oldest first; an empty list where there is none."""
-        taken: list[Any] = []
+        taken: list[T] = []
         while True:
             try:
                 taken += self.get_many(max(self.qsize(), 1), timeout=0)
@@ -320,7 +348,7 @@ class Queue(_core.Port):
             raise SegmentNotFound(f"the name {self.name!r} is another queue's by now: nothing was unlinked")
         _segment.unlink(self.name)
 
-    def __enter__(self) -> Queue:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:

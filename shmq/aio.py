@@ -10,19 +10,20 @@ import math
 from collections import deque
 from collections.abc import Iterable
 from types import GenericAlias
-from typing import Any
+from typing import Any, Generic
 
 from shmq import _awaiting
 from shmq._bell import DONE, ITEMS, SPACE
 from shmq._errors import Empty, Full, ShutDown
 from shmq._queue import Queue as SharedQueue
+from shmq._queue import T
 
 __all__ = ["Queue", "wait_any"]
 
 QueueShutDown: type[Exception] = getattr(asyncio, "QueueShutDown", ShutDown)  # from Python 3.13 on
 
 
-class Queue:
+class Queue(Generic[T]):
     """What asyncio.Queue is between tasks, between processes: the same calls, defaults and exceptions.
 
     ``Queue(maxsize)`` makes an anonymous one, to be passed to child processes; ``Queue(queue=…)`` is another face of a
@@ -31,7 +32,7 @@ class Queue:
     :param maxsize: messages after which `put` waits; 0 or less: as many as there is memory for.
     """
 
-    def __init__(self, maxsize: float = 0, *, queue: SharedQueue | None = None) -> None:
+    def __init__(self, maxsize: float = 0, *, queue: SharedQueue[T] | None = None) -> None:
         if queue is None:
             bounded = maxsize > 0
             queue = SharedQueue(
@@ -64,7 +65,7 @@ class Queue:
         """put would wait."""
         return self._maxsize > 0 and self.queue.full()
 
-    async def put(self, item: Any) -> None:
+    async def put(self, item: T) -> None:
         """Put, when there is room. **Raises** what shmq.Queue.put raises; QueueShutDown. Cancelled, nothing was put."""
         try:
             await self.queue.aput(item)
@@ -72,7 +73,7 @@ class Queue:
             raise QueueShutDown(str(error)) from None
         self._tell(ITEMS)
 
-    def put_nowait(self, item: Any) -> None:
+    def put_nowait(self, item: T) -> None:
         """**Raises** asyncio.QueueFull, QueueShutDown."""
         try:
             self.queue.put_nowait(item)
@@ -82,7 +83,7 @@ class Queue:
             raise QueueShutDown(str(error)) from None
         self._tell(ITEMS)
 
-    async def get(self) -> Any:
+    async def get(self) -> T:
         """Take the oldest message, when there is one. **Raises** QueueShutDown. Cancelled, nothing was taken."""
         try:
             item = await self.queue.aget()
@@ -91,7 +92,7 @@ class Queue:
         self._tell(SPACE)
         return item
 
-    def get_nowait(self) -> Any:
+    def get_nowait(self) -> T:
         """**Raises** asyncio.QueueEmpty, QueueShutDown."""
         try:
             item = self.queue.get_nowait()
@@ -150,7 +151,7 @@ class Queue:
         return " ".join(words)
 
 
-async def wait_any(queues: Iterable[SharedQueue], timeout: float | None = None) -> SharedQueue:
+async def wait_any(queues: Iterable[SharedQueue[T]], timeout: float | None = None) -> SharedQueue[T]:
     """Wait until one of several queues has a message, and return that queue: shmq.wait_any, awaited.
 
     Nothing is taken; between the return and the next `await` no other task of this loop takes it, but another process may.

@@ -21,10 +21,10 @@ from __future__ import annotations
 
 import operator
 from multiprocessing.context import get_spawning_popen
-from types import GenericAlias
 from typing import Any
 
 from shmq import _queue
+from shmq._queue import T
 from shmq._reducers import reducers
 
 __all__ = ["JoinableQueue", "Queue", "SimpleQueue"]
@@ -41,7 +41,7 @@ SMALLEST_SLOT_SIZE = 192
 MOST = 1 << 20
 
 
-class Queue(_queue.Queue):
+class Queue(_queue.Queue[T]):
     """multiprocessing.Queue, over shared memory.
 
     :param maxsize: how many messages may wait; 0 or less, or more than a million: as many as /dev/shm has room for.
@@ -92,14 +92,12 @@ class Queue(_queue.Queue):
         """How many messages join() waits for."""
         return self._unfinished()
 
-    __class_getitem__: Any = classmethod(GenericAlias)
 
-
-class JoinableQueue(Queue):
+class JoinableQueue(Queue[T]):
     """multiprocessing.JoinableQueue, over shared memory: each message is a task, until task_done() is called for it."""
 
 
-class SimpleQueue(Queue):
+class SimpleQueue(Queue[T]):
     """multiprocessing.SimpleQueue, over shared memory."""
 
     def __init__(self, *, ctx: Any = None) -> None:

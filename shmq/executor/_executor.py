@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
 from multiprocessing.context import BaseContext
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from shmq import _segment
 from shmq.executor import _tasks
@@ -22,6 +22,7 @@ from shmq.executor._map import MapCall
 
 __all__ = ["Executor"]
 
+P = ParamSpec("P")
 T = TypeVar("T")
 MAP_BATCH = 256
 new = object.__new__  # a Future has no state of its own before it is done
@@ -118,7 +119,7 @@ class Executor(futures.Executor):
 
     # -- asking ------------------------------------------------------------------------------------------------------------
 
-    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> futures.Future[T]:
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> futures.Future[T]:
         """Run `fn(*args, **kwargs)` in a worker; return a Future of what it returns.
 
         **Raises** RuntimeError after `shutdown`, WorkerLost where no worker comes up. What pickling raises, the future raises.
