@@ -60,7 +60,7 @@ cdef class Undertaker(Producer):
         cdef uint64_t before = shmq_load_relaxed(&self.port.header.events[SHMQ_BURIALS])
         if shmq_unlikely(self.forks != shmq_owner_forks):
             self.enter()
-        while count < self.port.geometry.cells and shmq_orphan_exhausted(&self.port, &cell):
+        while count < self.port.geometry.cells and shmq_orphan_claim(&self.port, SHMQ_TO_BURY, &cell):
             self.bury_exhausted(cell)
             count += 1
         return shmq_load_relaxed(&self.port.header.events[SHMQ_BURIALS]) - before

@@ -21,7 +21,7 @@ cdef class Consumer(Undertaker):
             self.enter()
         status = self.take(&cell, False, 0)
         if shmq_unlikely(status != SHMQ_OK):
-            self.take_patiently(&cell, status, deadline_of(timeout) if block else 1, False, 0)
+            self.take_patiently(&cell, status, deadline_of(timeout) if block else 1, False, 0, False)
         return self.finish(cell)
 
     def get_nowait(self):
@@ -63,12 +63,13 @@ cdef class Consumer(Undertaker):
             status = self.take(cell, for_long, lease_ns)
         return status
 
-    cdef int take_patiently(self, uint32_t *cell, shmq_status status, uint64_t deadline, bint for_long, uint64_t lease_ns) except -1:
-        """Wait until take says OK. Pre: it has just said `status`."""
+    cdef int take_patiently(self, uint32_t *cell, shmq_status status, uint64_t deadline, bint for_long, uint64_t lease_ns, bint stays) except -1:
+        """Wait until take says OK. Pre: it has just said `status`. `stays`: after a shutdown, while others may give something back."""
         cdef shmq_patience patience
         cdef uint64_t cells_deadline = 0, until
         cdef bint timed_out
         memset(&patience, 0, sizeof(patience))
+        patience.stays = stays
         if status == SHMQ_EXHAUSTED:
             self.bury_exhausted(cell[0])
         if status == SHMQ_EXHAUSTED or self.is_behind():
@@ -186,7 +187,7 @@ cdef class Consumer(Undertaker):
             if wanted == 1:
                 status = self.take(&cell, False, 0)
             if status != SHMQ_OK:
-                self.take_patiently(&cell, status, deadline_of(timeout), False, 0)
+                self.take_patiently(&cell, status, deadline_of(timeout), False, 0, False)
             return [self.finish(cell)]
         if wanted > BATCH:
             cells = <uint32_t *>PyMem_Malloc(wanted * sizeof(uint32_t))
@@ -195,7 +196,7 @@ cdef class Consumer(Undertaker):
         try:
             taken = self.take_batch(cells, wanted, &status)
             if taken == 0:
-                self.take_patiently(&cell, status, deadline_of(timeout), False, 0)
+                self.take_patiently(&cell, status, deadline_of(timeout), False, 0, False)
                 return [self.finish(cell)]
             return self.finish_batch(cells, taken)
         finally:

@@ -194,7 +194,9 @@ cdef extern from "lease.h" nogil:
     uint32_t shmq_lease_expire(shmq_port *port)
     shmq_status shmq_orphan_adopt(shmq_port *port, uint64_t deadline_ns, uint32_t *cell)
     bint shmq_orphan_due(shmq_port *port)
-    bint shmq_orphan_exhausted(shmq_port *port, uint32_t *cell)
+    enum shmq_wish:
+        SHMQ_TO_BURY, SHMQ_TO_DISCARD
+    bint shmq_orphan_claim(shmq_port *port, shmq_wish wish, uint32_t *cell)
     void shmq_delivery_ended(shmq_port *port, uint32_t cell, uint64_t leased, shmq_cause cause, uint64_t delay_ns)
     bint shmq_lease_begun(const shmq_port *port, uint32_t cell, uint64_t leased)
     bint shmq_message_exhausted(const shmq_port *port, uint64_t deliveries)
@@ -218,6 +220,7 @@ cdef extern from "wait.h" nogil:
     struct shmq_patience:
         bint spun
         bint late
+        bint stays
         bint told
         uint32_t slice_ms
         uint64_t begun_ns
@@ -232,6 +235,7 @@ cdef extern from "wait.h" nogil:
     void shmq_wake_if_done(shmq_port *port)
     void shmq_wake_if_done_after_store(shmq_port *port)
     bint shmq_wait_promising(shmq_port *port, shmq_side side)
+    bint shmq_wait_over(shmq_port *port, bint stays)
     bint shmq_wait_spin(shmq_port *port, shmq_side side, uint64_t deadline_ns)
     uint64_t shmq_unfinished(const shmq_port *port)
     uint64_t shmq_taken(const shmq_port *port)

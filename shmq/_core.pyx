@@ -218,12 +218,12 @@ cdef class Port(Consumer):
         cdef uint64_t lease_ns = self.lease_ns_of(lease_timeout)
         cdef Lease lease
         check_timeout(timeout)
-        lease = self.receive_for(timeout, lease_ns, True)
+        lease = self.receive_for(timeout, lease_ns, True, False)
         if extend:
             self.extend_by_itself(lease)
         return lease
 
-    cdef Lease receive_for(self, object timeout, uint64_t lease_ns, bint begun):
+    cdef Lease receive_for(self, object timeout, uint64_t lease_ns, bint begun, bint stays):
         cdef uint32_t cell
         cdef shmq_status status
         cdef Lease lease = None
@@ -233,7 +233,7 @@ cdef class Port(Consumer):
             shmq_reap_now_and_then(&self.port) # a consumer that always finds a message never waits
             status = self.take(&cell, True, lease_ns)
             if shmq_unlikely(status != SHMQ_OK):
-                self.take_patiently(&cell, status, deadline_of(timeout), True, lease_ns)
+                self.take_patiently(&cell, status, deadline_of(timeout), True, lease_ns, stays)
             lease = self.lease_of(cell, lease_ns, begun)
         return lease
 
@@ -261,20 +261,26 @@ cdef class Port(Consumer):
         A message of which nothing was read yet (data, array, view, or the context entered) is not begun with: if this process
         dies or the time is over, it comes back without having failed.
         """
-        cdef uint32_t cell
         cdef uint64_t lease_ns = self.lease_ns_of(lease_timeout)
         cdef Lease lease
         if max < 1:
             raise ValueError(f"max must be at least 1, not {max}")
         check_timeout(timeout)
-        cdef list result = [self.receive_for(timeout, lease_ns, False)]
+        cdef list result = self.receive_ahead(max, timeout, lease_ns, False)
+        if extend:
+            for lease in result:
+                self.extend_by_itself(lease)
+        return result
+
+    cdef list receive_ahead(self, Py_ssize_t max, object timeout, uint64_t lease_ns, bint stays):
+        """Leases of up to `max` messages that are not begun with: what is there, at least one."""
+        cdef uint32_t cell
+        cdef Lease lease
+        cdef list result = [self.receive_for(timeout, lease_ns, False, stays)]
         while <Py_ssize_t>len(result) < max and self.take_or_bury(&cell, True, lease_ns) == SHMQ_OK:
             lease = self.lease_of(cell, lease_ns, False)
             if lease is not None:
                 result.append(lease)
-        if extend:
-            for lease in result:
-                self.extend_by_itself(lease)
         return result
 
     cdef Lease lease_of(self, uint32_t cell, uint64_t lease_ns, bint begun):
@@ -336,6 +342,7 @@ cdef class Port(Consumer):
         `prefetch`: how many to take at once; those that the loop has not come to go back untouched when it ends, and have not
         failed if this process dies. `timeout`: end the loop when nothing has come for so many seconds. The rest as `receive`;
         the time of a prefetched message begins anew when the loop comes to it.
+        After a `shutdown` the loop ends when no message can come any more: none waits, none rests, and no other process holds one.
         """
         cdef Leases leases = Leases.__new__(Leases)
         check_timeout(timeout)
@@ -418,7 +425,7 @@ cdef class Port(Consumer):
 
     @cython.critical_section
     def purge(self) -> int:
-        """Throw away every message that waits, those that came back included; return how many. Leased ones stay leased.
+        """Throw away every message that waits, those that came back, and rest, included; return how many. Leased ones stay leased.
 
         Nothing is decoded, and it needs no more than get does. **If the process dies here** the message in hand comes back.
         """
@@ -432,7 +439,7 @@ cdef class Port(Consumer):
             status = self.take(&cell, False, 0)
             if status == SHMQ_WOULD_BLOCK and self.is_behind() and self.refill():
                 continue
-            if status != SHMQ_OK and status != SHMQ_EXHAUSTED:
+            if status != SHMQ_OK and status != SHMQ_EXHAUSTED and (status == SHMQ_CORRUPT or not shmq_orphan_claim(&self.port, SHMQ_TO_DISCARD, &cell)):
                 break
             word = shmq_cell_load(&self.port, cell)
             self.check_slot(shmq_word_slot(word))
@@ -472,8 +479,9 @@ cdef class Port(Consumer):
     def shutdown(self, bint immediate=False) -> None:
         """Let no message in any more, for every process and for as long as the queue lives: put raises ShutDown from now on.
 
-        What is in it can still be taken; get and receive raise ShutDown once it is empty. `immediate`: throw away what waits,
-        too. Those that wait are woken. A second call does nothing more. **If the process dies here** the queue is shut; some
+        What is in it can still be taken. get and receive raise ShutDown once nothing is left that waits, or rests after a failure; a
+        loop over the queue ends once no other process holds a lease either, since that may come back. What the loop's own process
+        holds it does not wait for. `immediate`: throw away what waits and what rests, too. Those that wait are woken. A second call does nothing more. **If the process dies here** the queue is shut; some
         that wait find out within 0.1 s. A put that overlaps with this call may still put.
         """
         if shmq_unlikely(self.forks != shmq_owner_forks):

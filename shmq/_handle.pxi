@@ -168,13 +168,15 @@ cdef class Handle(Observer):
     # -- waiting ------------------------------------------------------------------------------------------------------
 
     cdef int raise_shut(self, shmq_side side) except -1:
+        if side == SHMQ_ITEMS:
+            shmq_wake_all(&self.port, SHMQ_ITEMS) # nobody tells those who wait for what others might have given back
         raise ShutDown(f"queue {self.name!r} was shut down: {'it is empty, and ' if side == SHMQ_ITEMS else ''}no message goes in any more")
 
     cdef shmq_status wait(self, shmq_status status, shmq_side side, uint64_t deadline, shmq_patience *patience) except *:
         """The waiting half of a blocking call: OK: look again; TIMED_OUT. Raises what a signal handler raises, Closed, SegmentCorrupt."""
         cdef bint cells = status == SHMQ_NO_CELLS
-        if status == SHMQ_SHUT or (status == SHMQ_WOULD_BLOCK and shmq_load_half(&self.port.header.shut) and not (
-                side == SHMQ_ITEMS and self.grows and (shmq_load_seq(&self.port.header.backlog) or shmq_ring_has_item(&self.port)))):
+        if status == SHMQ_SHUT or (status == SHMQ_WOULD_BLOCK and (
+                shmq_wait_over(&self.port, patience.stays) if side == SHMQ_ITEMS else shmq_load_half(&self.port.header.shut))):
             self.raise_shut(side)
         if status != SHMQ_WOULD_BLOCK and not cells:
             raise SegmentCorrupt(f"queue {self.name!r} is corrupt: a cell of its ring names a slot or a lap that cannot be")
@@ -263,7 +265,7 @@ cdef class Handle(Observer):
             self.enter()
         if side == SHMQ_DONE:
             return 0 if shmq_unfinished(&self.port) else SHMQ_MAX_SLOTS
-        if shmq_load_half(&self.port.header.shut):
+        if shmq_wait_over(&self.port, False) if side == SHMQ_ITEMS else shmq_load_half(&self.port.header.shut):
             return SHMQ_MAX_SLOTS
         length = shmq_ring_length(&self.port)
         if side == SHMQ_ITEMS:
@@ -272,7 +274,7 @@ cdef class Handle(Observer):
 
     def _ready(self) -> bool:
         """Would get return, or raise ShutDown, at once? More than `not empty()` by the latter."""
-        return shmq_load_half(&self.port.header.shut) != 0 if self.empty() else True
+        return not self.empty() or shmq_wait_over(&self.port, False)
 
     def _spin(self, int side) -> bool:
         """Wait as short as a wait can be, awake: True where it helped."""

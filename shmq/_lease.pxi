@@ -543,10 +543,10 @@ cdef class Leases:
                     return self.current
                 continue
             if self.prefetch > 1:
-                self.ahead = self.port.receive_many(self.prefetch, timeout, self.lease_ns / 1e9 if self.lease_ns else None, False)
+                self.ahead = self.port.receive_ahead(self.prefetch, timeout, self.lease_ns, True)
                 self.ahead.reverse()
                 continue
-            self.current = self.port.receive_for(timeout, self.lease_ns, True)
+            self.current = self.port.receive_for(timeout, self.lease_ns, True, True)
             if self.extend:
                 self.port.extend_by_itself(self.current)
             return self.current

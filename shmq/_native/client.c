@@ -115,7 +115,8 @@ static uint64_t deadline_of(int64_t timeout_ns) { return timeout_ns < 0 ? SHMQ_F
 
 /* The waiting half of every blocking call. Signals end a sleep, not the call. */
 static int wait_on(shmq_queue *queue, int status, enum shmq_side side, uint64_t deadline, struct shmq_patience *patience) {
-    if (status == SHMQ_WOULD_BLOCK && shmq_load_seq(&queue->port.header->shut)) return SHMQ_SHUT;
+    if (status == SHMQ_WOULD_BLOCK && side == SHMQ_SPACE && shmq_load_seq(&queue->port.header->shut)) return SHMQ_SHUT;
+    if (status == SHMQ_WOULD_BLOCK && side == SHMQ_ITEMS && shmq_wait_over(&queue->port, false)) return SHMQ_SHUT;
     if (status == SHMQ_WOULD_BLOCK) status = (int)shmq_wait(&queue->port, side, deadline, patience);
     else if (status == SHMQ_NO_CELLS) {
         status = (int)shmq_wait_for_cell(&queue->port, deadline, patience);

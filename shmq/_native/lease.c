@@ -246,12 +246,9 @@ static void write_deadline(struct shmq_port *port, uint32_t cell, uint64_t word,
         if (shmq_swap_seq(&port->cells[cell].expires, &before, wanted)) return;
 }
 
-/* Which messages that came back one looks for. */
-enum wish { TO_TAKE, TO_BURY };
-
 /* The oldest of those that may be taken (buried) now: its cell and word. Otherwise SHMQ_NO_CELL, and *next_due is when the first that
  * rests is due, or SHMQ_FOREVER. */
-static uint32_t oldest_orphan(const struct shmq_port *port, enum wish wish, uint64_t *found, bool *exhausted, uint64_t *next_due) {
+static uint32_t oldest_orphan(const struct shmq_port *port, enum shmq_wish wish, uint64_t *found, bool *exhausted, uint64_t *next_due) {
     uint64_t now = 0, first = 0;
     uint32_t oldest = SHMQ_NO_CELL;
     *next_due = SHMQ_FOREVER;
@@ -260,8 +257,8 @@ static uint32_t oldest_orphan(const struct shmq_port *port, enum wish wish, uint
         uint64_t word = shmq_load_acquire(&cell->word); /* [hand] */
         if (shmq_cell_state(word) != SHMQ_ORPHAN || shmq_word_slot(word) >= port->geometry.total_slots) continue;
         bool failed = shmq_message_exhausted(port, shmq_load_relaxed(&shmq_slot_at(port, shmq_word_slot(word))->deliveries));
-        if (wish == TO_BURY ? !failed : failed && !port->buries) continue;
-        uint64_t due = shmq_load_relaxed(&cell->due_ns), taken_at = shmq_load_relaxed(&cell->taken_at);
+        if (wish == SHMQ_TO_BURY ? !failed : wish == SHMQ_TO_TAKE && failed && !port->buries) continue;
+        uint64_t due = wish == SHMQ_TO_DISCARD ? 0 : shmq_load_relaxed(&cell->due_ns), taken_at = shmq_load_relaxed(&cell->taken_at);
         if (due && now == 0) now = shmq_now_ns();
         if (due > now) {
             if (due < *next_due) *next_due = due;
@@ -286,7 +283,7 @@ shmq_status shmq_orphan_adopt(struct shmq_port *port, uint64_t deadline_ns, uint
     for (int tries = 0; tries < ADOPTIONS; tries++) {
         uint64_t word, next_due;
         bool exhausted;
-        uint32_t oldest = oldest_orphan(port, TO_TAKE, &word, &exhausted, &next_due);
+        uint32_t oldest = oldest_orphan(port, SHMQ_TO_TAKE, &word, &exhausted, &next_due);
         if (oldest == SHMQ_NO_CELL) {
             port->epoch_seen = epoch;
             port->due_ns = next_due;
@@ -310,17 +307,17 @@ bool shmq_orphan_due(struct shmq_port *port) {
     uint64_t epoch = shmq_load_seq(&port->header->orphan_epoch), word, next_due; /* [epoch] */
     bool exhausted;
     if (shmq_likely(epoch == port->epoch_seen) && (shmq_likely(port->due_ns == SHMQ_FOREVER) || shmq_now_ns() < port->due_ns)) return false;
-    if (oldest_orphan(port, TO_TAKE, &word, &exhausted, &next_due) != SHMQ_NO_CELL) return true;
+    if (oldest_orphan(port, SHMQ_TO_TAKE, &word, &exhausted, &next_due) != SHMQ_NO_CELL) return true;
     port->epoch_seen = epoch; /* as an adoption that found nothing */
     port->due_ns = next_due;
     return false;
 }
 
-bool shmq_orphan_exhausted(struct shmq_port *port, uint32_t *cell) {
+bool shmq_orphan_claim(struct shmq_port *port, enum shmq_wish wish, uint32_t *cell) {
     uint64_t word, next_due;
     bool exhausted;
     for (int tries = 0; tries < ADOPTIONS; tries++) {
-        *cell = oldest_orphan(port, TO_BURY, &word, &exhausted, &next_due); /* not one that could not be written a moment ago */
+        *cell = oldest_orphan(port, wish, &word, &exhausted, &next_due); /* not one that could not be written a moment ago */
         if (*cell == SHMQ_NO_CELL) return false;
         if (shmq_swap_seq(&port->cells[*cell].word, &word, shmq_cell_next(word, SHMQ_LEASED, port->index, shmq_word_slot(word)))) return true;
     }

@@ -77,8 +77,11 @@ shmq_status shmq_orphan_adopt(struct shmq_port *port, uint64_t deadline_ns, uint
 /* Is there one to adopt, or to bury, now? Looks as rarely, and finds out as well when the next one is due. */
 bool shmq_orphan_due(struct shmq_port *port);
 
-/* ORPHAN -> LEASED, mine, of one that is to be buried. False: there is none. */
-bool shmq_orphan_exhausted(struct shmq_port *port, uint32_t *cell);
+/* Which messages that came back one looks for: those that may be delivered, those that are to be buried; those that are due, or all. */
+enum shmq_wish { SHMQ_TO_TAKE, SHMQ_TO_BURY, SHMQ_TO_DISCARD };
+
+/* ORPHAN -> LEASED, mine, of one that is to be buried, or discarded, which needs not be due. False: there is none. */
+bool shmq_orphan_claim(struct shmq_port *port, enum shmq_wish wish, uint32_t *cell);
 
 /* -- what failed ----------------------------------------------------------------------------------------------------- */
 

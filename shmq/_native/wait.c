@@ -33,14 +33,33 @@ unsigned shmq_wait_cpus(void) {
     return online > 1 ? (unsigned)online : 1;
 }
 
-bool shmq_wait_promising(struct shmq_port *port, enum shmq_side side) {
-    if (shmq_unlikely(shmq_load_seq(&port->header->shut) && side != SHMQ_DONE)) return true; /* [park] */
-    if (side == SHMQ_SPACE) return shmq_ring_has_space(port);
+bool shmq_wait_over(struct shmq_port *port, bool stays) {
+    if (shmq_likely(!shmq_load_seq(&port->header->shut))) return false; /* [park] */
+    /* In the order in which a message goes its way: backlog, ring, an exchange that is open, cells. */
+    if (shmq_load_seq(&port->header->backlog) || shmq_ring_has_item(port)) return false;
+    for (uint32_t i = 0; stays && i < port->geometry.ports; i++)
+        if (shmq_intent_operation(shmq_load_seq(&port->records[i].intent)) == SHMQ_GETTING && port->records[i].owner != port->owner) return false;
+    for (uint32_t i = 0; i < port->geometry.cells; i++) {
+        uint64_t word = shmq_load_seq(&port->cells[i].word);
+        uint32_t slot = shmq_word_slot(word), owner = shmq_cell_owner(word);
+        if (slot >= port->geometry.total_slots) continue;
+        if (shmq_cell_state(word) == SHMQ_ORPHAN) {
+            if (!shmq_message_exhausted(port, shmq_load_relaxed(&shmq_slot_at(port, slot)->deliveries))) return false;
+        } else if (stays && shmq_state_leased(shmq_cell_state(word)) && owner < port->geometry.ports &&
+                   shmq_load_relaxed(&port->records[owner].owner) != port->owner) return false;
+    }
+    return true;
+}
+
+static bool promising(struct shmq_port *port, enum shmq_side side, bool stays) {
+    if (side == SHMQ_SPACE) return shmq_ring_has_space(port) || shmq_load_seq(&port->header->shut); /* [park] */
     if (side == SHMQ_DONE) return shmq_unfinished(port) == 0;
     if (shmq_unlikely(shmq_load_seq(&port->header->backlog))) return true; /* [park] */
     return shmq_ring_has_item(port) || shmq_load_seq(&port->header->orphan_epoch) != port->epoch_seen ||
-           (shmq_unlikely(port->due_ns != SHMQ_FOREVER) && shmq_now_ns() >= port->due_ns);
+           (shmq_unlikely(port->due_ns != SHMQ_FOREVER) && shmq_now_ns() >= port->due_ns) || shmq_wait_over(port, stays);
 }
+
+bool shmq_wait_promising(struct shmq_port *port, enum shmq_side side) { return promising(port, side, false); }
 
 void shmq_wait_linger(struct shmq_port *port) {
     port->caught_up = false;
@@ -167,7 +186,7 @@ shmq_status shmq_wait_park(struct shmq_port *port, enum shmq_side side, uint64_t
     if (slice_end > port->due_ns && side == SHMQ_ITEMS) slice_end = port->due_ns;
     SHMQ_CRASH_POINT(park_announced);
     int result = EAGAIN;
-    if (!shmq_wait_promising(port, side))
+    if (!promising(port, side, patience->stays))
         result = wait_until(port->semaphores[side], slice_end < deadline_ns ? slice_end : deadline_ns) ? errno : 0;
     bool woken = result == 0 || withdraw(port, side); /* whoever posted took us off the count */
     shmq_add_seq(&port->record->asleep[side], (uint32_t)-1);

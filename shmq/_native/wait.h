@@ -25,6 +25,7 @@ unsigned shmq_wait_cpus(void);
 struct shmq_patience {
     bool spun;
     bool late;   /* it has had its one look after the deadline */
+    bool stays;  /* the caller's: after a shutdown it waits for what others may give back, too: see shmq_wait_over */
     bool told;          /* the caller's: it has said that this takes long … */
     uint32_t slice_ms;
     uint64_t begun_ns;  /* … and when it began */
@@ -58,6 +59,12 @@ shmq_status shmq_wait_park(struct shmq_port *port, enum shmq_side side, uint64_t
 
 /* Is it worth a try: is there a message, room, nothing left to be done; or was the queue shut, or corrupted? */
 bool shmq_wait_promising(struct shmq_port *port, enum shmq_side side);
+
+/* Was the queue shut, and can nothing come to a consumer any more? Looks at `shut` first and at everything else after it, so that what
+ * was put before a shutdown is found; from a look before that nothing follows. What rests will come. What other processes hold
+ * may come back: `stays` says to wait for that, as loops do, which hold nothing while they wait; two consumers that collect leases would
+ * wait for one another. What this process holds it can give back itself. */
+bool shmq_wait_over(struct shmq_port *port, bool stays);
 
 /* Messages that are not done: those in the ring, the backlog, in flight, and those taken by get without a task_done so far. */
 uint64_t shmq_unfinished(const struct shmq_port *port);

@@ -797,6 +797,49 @@ static void ages(void) {
     }
 }
 
+/* A queue that was shut is over when nothing is there, nothing rests, and for those who stay when no other process may give anything back. */
+static void shutting(void) {
+    struct arena a = arena_make(4, 64, 4, 3);
+    struct shmq_port port, mine, others;
+    uint32_t cell, number;
+    attach(&a, &port);
+    attach(&a, &mine);
+    CHECK(shmq_port_attach(&others, a.base, &a.g, shmq_owner_self() + 1) == SHMQ_OK, "no port"); /* of another process */
+    struct shmq_port *holders[] = {&port, &mine, &others};
+    CHECK(!shmq_wait_over(&port, false) && !shmq_wait_over(&port, true), "over, and not shut");
+    for (int i = 0; i < 3; i++) {
+        snprintf(context, sizeof context, "held by %d", i);
+        shmq_store_seq(&port.header->shut, SHMQ_NOT_SHUT);
+        CHECK(put(&port, 7) == SHMQ_OK, "put");
+        shmq_store_seq(&port.header->shut, SHMQ_SHUT_FOR_PUTS);
+        CHECK(!shmq_wait_over(&port, false) && !shmq_wait_over(&port, true), "over, with a message in the ring");
+        cell = lease(holders[i]);
+        CHECK(shmq_wait_over(&port, false), "a lease is somebody's");
+        CHECK(shmq_wait_over(&port, true) == (i != 2), "what another process holds may come back");
+        CHECK(shmq_lease_give_back(holders[i], cell, shmq_cell_load(holders[i], cell), SHMQ_NACKED, UINT64_C(3600000000000)) == SHMQ_OK, "nack");
+        CHECK(shmq_orphan_adopt(&port, 0, &number) == SHMQ_WOULD_BLOCK && !shmq_wait_promising(&port, SHMQ_ITEMS), "it rests");
+        CHECK(!shmq_wait_over(&port, false) && !shmq_wait_over(&port, true), "over, with a message that rests");
+        CHECK(!shmq_orphan_claim(&port, SHMQ_TO_BURY, &number), "it has not failed too often");
+        CHECK(shmq_orphan_claim(&port, SHMQ_TO_DISCARD, &number) && number == cell, "what rests can be discarded");
+        CHECK(shmq_wait_over(&port, true), "mine");
+        shmq_delivery_ended(&port, cell, shmq_cell_load(&port, cell), SHMQ_REJECTED, 0);
+        CHECK(shmq_lease_give_back(&port, cell, shmq_cell_load(&port, cell), SHMQ_RELEASED, UINT64_C(3600000000000)) == SHMQ_OK, "back");
+        CHECK(shmq_wait_over(&port, false) && shmq_wait_over(&port, true), "a dead letter that could not be written is not waited for");
+        CHECK(shmq_orphan_claim(&port, SHMQ_TO_DISCARD, &number) && number == cell, "and can be discarded");
+        ack(&port, cell);
+    }
+    shmq_store_seq(&others.record->intent, shmq_intent_word(SHMQ_GETTING, 0, 0, 0));
+    CHECK(shmq_wait_over(&port, false) && !shmq_wait_over(&port, true), "another process is about to take");
+    shmq_store_seq(&others.record->intent, 0);
+    shmq_store_seq(&port.header->backlog, 1);
+    CHECK(!shmq_wait_over(&port, false) && !shmq_wait_over(&port, true), "over, with a message in the backlog");
+    shmq_store_seq(&port.header->backlog, 0);
+    CHECK(shmq_wait_promising(&port, SHMQ_ITEMS) && shmq_wait_promising(&port, SHMQ_SPACE), "nobody is told");
+    shmq_port_detach(&others);
+    shmq_port_detach(&mine);
+    end(&a, &port);
+}
+
 /* Detaching gives everything back: leases uncounted, loans and held messages for good. */
 static void detaching(void) {
     for (int paged = 0; paged < 2; paged++) {
@@ -1358,7 +1401,7 @@ static void scribble(uint64_t seed, uint32_t milliseconds) {
 /* -- main -------------------------------------------------------------------------------------------------------------------- */
 
 static const struct { const char *name; void (*run)(void); } singles[] = {
-    {"capacities", capacities}, {"lagging", lagging}, {"far_behind", far_behind}, {"generations", generations}, {"failures", failures}, {"orphans", orphans}, {"ages", ages},
+    {"capacities", capacities}, {"lagging", lagging}, {"far_behind", far_behind}, {"generations", generations}, {"failures", failures}, {"orphans", orphans}, {"ages", ages}, {"shutting", shutting},
     {"detaching", detaching}, {"limits", limits}, {"warm", warm}, {"batches", batches}, {"geometries", geometries},
     {"headers", headers}, {"owners", owners}, {"never_back", never_back}, {"corruption", corruption},
 };

@@ -468,7 +468,7 @@ static void operate(struct program *program, enum operation operation) {
         if (status == SHMQ_OK || status == SHMQ_EXHAUSTED) take_in_hand(program, hand, cell, before);
         break;
     case BURY:
-        if (!shmq_orphan_exhausted(port, &cell)) break;
+        if (!shmq_orphan_claim(port, SHMQ_TO_BURY, &cell)) break;
         if (!slot_handed(queue, cell, before, &slot)) break;
         look_at_slot(queue, slot);
         shmq_cell_return(port, cell, true);

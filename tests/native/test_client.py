@@ -655,3 +655,13 @@ def test_counters_of_c_and_python_add_up(client, queue):
     queue.get(timeout=20)
     stats = queue.stats()
     assert (stats.puts, stats.receives, stats.gets, stats.acks) == (2, 1, 1, 1)
+
+
+def test_what_was_put_before_a_shutdown_is_found_by_one_who_had_just_looked(tmp_path, make):
+    program = tmp_path / "shut_test"
+    sources = [SOURCE.with_name("shut_test.c"), *sorted(set(INCLUDE.glob("*.c")) - {INCLUDE / "client.c"})]
+    command = ["cc", f"-I{INCLUDE}", *WARNINGS, *sources, "-o", program, "-lrt", "-lpthread"]
+    built = subprocess.run(command, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    done = subprocess.run([program, make(slots=4).name], capture_output=True, text=True, timeout=WATCHDOG)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -41,6 +41,7 @@ SINGLES = [
     "failures",
     "orphans",
     "ages",
+    "shutting",
     "detaching",
     "limits",
     "warm",

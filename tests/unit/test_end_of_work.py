@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import queue as standard
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 
 import pytest
@@ -183,6 +185,116 @@ def test_a_loop_over_a_queue_that_was_shut_down_ends(queue):
     queue.shutdown()
     assert [lease.data for lease in queue] == [1, 2, 3]
     assert [lease.data for lease in queue.consume(prefetch=2)] == []
+
+
+def test_after_a_shutdown_a_loop_waits_for_what_rests(queue):
+    queue.put_many(["first", "second"])
+    queue.shutdown()
+    seen = []
+    for lease in queue:
+        seen.append((lease.data, lease.delivery_count))
+        if len(seen) == 1:
+            lease.nack(delay=0.05)
+    assert seen == [("first", 1), ("second", 1), ("first", 2)]
+
+
+def test_after_a_shutdown_get_waits_for_what_rests(queue):
+    queue.put("it")
+    queue.receive().nack(delay=0.1)
+    queue.shutdown()
+    with pytest.raises(shmq.Empty):
+        queue.get_nowait()
+    with pytest.raises(shmq.Empty):
+        shmq.wait_any([queue], timeout=0)
+    assert shmq.wait_any([queue], timeout=LONG) is queue
+    assert queue.get() == "it"
+    for get in (queue.get, queue.get_nowait, queue.receive):
+        with pytest.raises(shmq.ShutDown):
+            get()
+    assert shmq.wait_any([queue], timeout=LONG) is queue  # get says what
+
+
+def test_an_immediate_shutdown_throws_away_what_rests(queue):
+    queue.put("it")
+    queue.receive().nack(delay=LONG)
+    queue.shutdown(immediate=True)
+    with pytest.raises(shmq.ShutDown):
+        queue.get()
+    assert queue.join(0)
+
+
+def loop_to_the_end(queue: shmq.Queue, prefetch: int) -> list[tuple[object, int]]:
+    return [(lease.data, lease.delivery_count) for lease in queue.consume(prefetch)]
+
+
+def loop_to_the_end_in_asyncio(queue: shmq.Queue, prefetch: int) -> list[tuple[object, int]]:
+    async def main() -> list[tuple[object, int]]:
+        return [(lease.data, lease.delivery_count) async for lease in queue.consume(prefetch)]
+
+    return asyncio.run(main())
+
+
+@pytest.mark.parametrize("loop", [loop_to_the_end, loop_to_the_end_in_asyncio])
+@pytest.mark.parametrize("prefetch", [1, 4])
+def test_a_loop_waits_for_what_another_process_holds_and_may_lose(make, children, loop, prefetch):
+    queue, ready = make(), make()
+    queue.put("of the dead")
+    holder = children.start(receive_and_stay, queue, ready)
+    assert ready.get(timeout=LONG)
+    queue.put("in the ring")
+    queue.shutdown()
+
+    def kill() -> None:
+        wait_until(lambda: queue.stats().acks == 1)
+        time.sleep(0.2)  # it has begun to wait, most likely
+        holder.kill()
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    assert loop(queue, prefetch) == [("in the ring", 1), ("of the dead", 2)]
+    thread.join()
+    children.kill()
+
+
+def test_get_does_not_wait_for_what_another_process_holds(make, children):
+    """Consumers that collect leases until the end would wait for one another."""
+    queue, ready = make(), make()
+    queue.put("held")
+    children.start(receive_and_stay, queue, ready)
+    assert ready.get(timeout=LONG)
+    queue.shutdown()
+    for get in (queue.get, queue.receive, lambda: queue.get_many(2)):
+        with pytest.raises(shmq.ShutDown):
+            get()
+    children.kill()
+
+
+def test_a_loop_does_not_wait_for_what_its_own_process_holds(queue):
+    queue.put_many(["mine", "next"])
+    with shmq.Queue.attach(queue.name) as other:
+        lease, another = queue.receive(), other.receive()
+        queue.shutdown()
+        assert [lease.data for lease in queue] == []
+        lease.ack()
+        another.ack()
+
+
+def work_to_the_end(queue: shmq.Queue, told: shmq.Queue) -> None:
+    for lease in queue:
+        told.put(lease.data)
+        if lease.delivery_count < 3:
+            lease.nack(delay=0.01 * lease.delivery_count)
+
+
+def test_when_all_loops_have_ended_all_work_is_done(make, children):
+    queue, told = make(slots=64), make()
+    for _ in range(4):
+        children.start(work_to_the_end, queue, told)
+    queue.put_many(list(range(40)))
+    queue.shutdown()
+    children.join()
+    assert sorted(told.drain()) == sorted([*range(40)] * 3)
+    assert queue.join(0)
 
 
 def test_an_immediate_shutdown_throws_away_what_waits(queue):
