@@ -277,6 +277,7 @@ class Lease(Slot, Generic[T]):
 
         `delay`: seconds until it is delivered again (0: at once); None: what the queue's back-off says. **Raises** LeaseLost.
         """
+    def _fail(self, error: BaseException, delay: float | None) -> None: ...
     def release(self, delay: float = 0) -> None:
         """Not mine after all: give the message back, after `delay` seconds; the attempt does not count. **Raises** LeaseLost."""
     def extend(self, seconds: float | None = None) -> None:

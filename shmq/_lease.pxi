@@ -371,6 +371,10 @@ cdef class Lease(Slot):
         """
         self.settle_failed(delay_ns_of(delay), None)
 
+    def _fail(self, error, delay) -> None:
+        """nack after this exception, which the dead letter tells if it comes to that."""
+        self.settle_failed(delay_ns_of(delay), error)
+
     def release(self, delay=0) -> None:
         """Not mine after all: give the message back, after `delay` seconds; the attempt does not count. **Raises** LeaseLost."""
         cdef uint64_t delay_ns = delay_ns_of(delay)

@@ -12,9 +12,8 @@ import click
 import shmq
 from shmq.cli._processes import available_cpus
 from shmq.cli._screen import fail
-from shmq.executor._consumer import find_function
-from shmq.executor._crew import Death, describe_exit
-from shmq.executor._service import Service
+from shmq.executor._function import find_function
+from shmq.executor._service import Service, Wish, log_to_stderr
 
 __all__ = ["worker"]
 
@@ -43,6 +42,12 @@ class Range(click.ParamType[tuple[int, int]]):
 @click.option(
     "--start-method", type=click.Choice(["fork", "spawn", "forkserver"]), default="fork", help="How workers start (fork)."
 )
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"], case_sensitive=False),
+    default="info",
+    help="What is shown on the standard error, of your own logs too (info).",
+)
 def worker(
     name: str,
     function: str | None,
@@ -51,12 +56,19 @@ def worker(
     prefetch: int,
     max_tasks: int | None,
     start_method: str,
+    log_level: str,
 ) -> None:
     """Run worker processes until told to stop.
 
     They run the tasks of shmq.Executor(name=NAME), or, with MODULE:FUNCTION, call that function with each message of the queue
-    NAME: the message is acked when the function returns, and nacked when it raises. A function whose first parameter is called
-    `lease` gets the lease itself, and may extend or reject it. Modules of the current folder are found.
+    NAME. Modules of the current folder are found. A queue or pool that is not there yet is waited for: the program that makes it
+    knows what it is to be like.
+
+    The message is acked when the function returns; a coroutine is run to its end (each worker has one event loop, and runs one
+    message at a time). It is nacked when the function raises, and rests before the next try: as the queue's backoff= says,
+    otherwise 1 s, 2 s, 4 s … 60 s. After the queue's max_deliveries it is a dead letter: see shmq dead and shmq redrive.
+    Where the queue has a lease_timeout, it is extended while the function runs. A function whose first parameter is called
+    `lease` gets the lease itself, and may reject it.
 
     A worker that dies is replaced. At SIGTERM or Ctrl-C they finish what they are at, give back what they have taken ahead, and
     leave; at the second one they are killed. Exit status 1 if none comes up, or the queue is unlinked.
@@ -64,24 +76,15 @@ def worker(
     if concurrency and autoscale:
         raise click.UsageError("--concurrency and --autoscale exclude each other")
     least, most = autoscale or (concurrency or available_cpus(),) * 2
-    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    level = logging.getLevelName(log_level.upper())
+    log_to_stderr(level)
+    if sys.path[0] != os.getcwd():
+        sys.path.insert(0, os.getcwd())  # as `python -m` has it; spawned workers get the path of this process
     try:
         if function is not None:
-            sys.path.insert(0, os.getcwd())
             find_function(function)
-        service = Service(name, function, least, most, prefetch, start_method, max_tasks)
+        came_up = Service(Wish(name, function, least, most, prefetch, start_method, max_tasks, level)).serve()
     except (shmq.ShmqError, ValueError) as error:
-        raise fail(error) from error
-    many = f"{least} to {most} workers" if least < most else f"{least} worker{'s' if least > 1 else ''}"
-    click.echo(f"{many} for {'queue' if function else 'pool'} {name!r}, pid {os.getpid()}; Ctrl-C ends", err=True)
-    try:
-        came_up = service.serve(report)
-    except shmq.SegmentNotFound as error:
         raise fail(error) from error
     if not came_up:
         raise fail("no worker came up, three times in a row: see above")
-
-
-def report(death: Death) -> None:
-    if not death.left:
-        click.echo(f"worker {death.pid} {describe_exit(death.exit_code)}, and is replaced", err=True)

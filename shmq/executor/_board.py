@@ -26,7 +26,7 @@ __all__ = ["FREE", "LEFT", "READY", "STARTING", "Board", "Row", "WorkerStats"]
 
 WORDS = 16
 ROWS = 1024
-OWNER, PID, STATE, CREW, TURN, STARTED, DONE, FAILED, BUSY, CLIENT, TASK, SINCE = range(12)
+OWNER, PID, STATE, CREW, TURN, STARTED, DONE, FAILED, BUSY, CLIENT, TASK, SINCE, GIVEN_UP = range(13)
 FREE, STARTING, READY, LEFT = range(4)
 STATES = ("free", "starting", "ready", "left")
 

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
 import logging
-import os
-import sys
-from collections.abc import Callable
+import random
+import time
 from typing import Any, NamedTuple
 
+from shmq._backoff import Backoff
 from shmq._core import Lease
-from shmq._errors import LeaseLost
+from shmq._errors import Empty, InFlightLimit, LeaseLost, ShutDown
 from shmq._queue import Queue
 from shmq.executor import _board
+from shmq.executor._function import Function
 from shmq.executor._worker import Plan, Worker, live
 
-__all__ = ["Consumption", "consume", "find_function"]
+__all__ = ["BACKOFF", "Consumption", "consume"]
+
+BACKOFF = Backoff(initial=1.0, factor=2.0, maximum=60.0, jitter=0.1)  # of a queue that was made without one of its own
+PAUSE = 0.2  # seconds between two looks at a queue from which nothing can be taken, and of which nobody would wake us
+LONGEST = 300  # characters of an exception in a line; all of it is in the dead letter
+
+log = logging.getLogger("shmq")
 
 
 class Consumption(NamedTuple):
@@ -24,70 +29,110 @@ class Consumption(NamedTuple):
 
     function: str
     prefetch: int
-    folder: str
 
 
-def find_function(name: str) -> Callable[..., Any]:
-    """The function that MODULE:FUNCTION names. Raises ValueError that says what is wrong."""
-    module_name, colon, path = name.partition(":")
-    if not (module_name and colon and path):
-        raise ValueError(f"{name!r} names no function: write MODULE:FUNCTION, as in package.module:function")
-    try:
-        found: Any = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise ValueError(f"module {module_name!r} cannot be imported: {error}") from error
-        raise ValueError(f"there is no module {error.name!r} in {os.getcwd()} nor elsewhere on the path") from None
-    except Exception as error:
-        raise ValueError(f"module {module_name!r} cannot be imported: {type(error).__name__}: {error}") from error
-    for part in path.split("."):
-        if not hasattr(found, part):
-            raise ValueError(f"module {module_name!r} has no {path!r}")
-        found = getattr(found, part)
-    if not callable(found):
-        raise ValueError(f"{name} is no function, but {found!r}")
-    return found  # type: ignore[no-any-return]
+class Source(Queue):
+    """The queue, which says so when this process makes a dead letter of one of its messages: by whatever way it came to that."""
 
+    given_up = 0
 
-def wants_lease(function: Callable[..., Any]) -> bool:
-    """Is its first parameter called `lease`? Then it is given the lease itself, and may extend or reject it."""
-    try:
-        return next(iter(inspect.signature(function).parameters), "") == "lease"
-    except (TypeError, ValueError):
-        return False
+    def _bury(self, image: bytes, **about: Any) -> None:
+        super()._bury(image, **about)
+        self.given_up += 1
+        error = about["error"]
+        why = [about["cause"], about["reason"], "" if error is None else in_a_line(error)]
+        log.error(
+            "message %d of queue %r was given up after %s (%s): it is a dead letter now. "
+            "`shmq dead %s` shows it, `shmq redrive %s` puts it back",
+            about["id"], self.name, deliveries(about["delivery_count"]), "; ".join(filter(None, why)), self.name, self.name,
+        )  # fmt: skip
 
 
 class Consumer(Worker):
     """Acks what the function returns from, nacks what it raises at."""
 
-    def __init__(self, plan: Plan, function: Callable[..., Any], prefetch: int) -> None:
-        self.queue = Queue.attach(plan.pool)
-        super().__init__(plan, self.queue)
+    def __init__(self, plan: Plan, function: Function, prefetch: int) -> None:
+        source = Source.attach(plan.pool)
+        assert isinstance(source, Source)
+        self.queue = source
+        super().__init__(plan, source)
         self.function = function
         self.prefetch = prefetch
-        self.wants_lease = wants_lease(function)
         self.ahead: list[Lease] = []
+        config = self.queue.segment.config
+        self.most: int = config.max_deliveries
+        self.lease_timeout: float = config.lease_timeout or 0.0
+        self.backoff: Backoff = config.backoff if config.backoff.initial else BACKOFF
 
     def receive(self, timeout: float) -> Lease:
-        if not self.ahead:
+        if self.ahead:
+            return self.ahead.pop()
+        try:
             self.ahead = self.queue.receive_many(self.prefetch, timeout)
-            self.ahead.reverse()
+        except (InFlightLimit, ShutDown):  # others hold, or let rest, all that there can be; or nothing comes any more
+            time.sleep(PAUSE)
+            raise Empty from None
+        finally:
+            self.row.words[_board.GIVEN_UP] = self.queue.given_up
+        self.ahead.reverse()
         return self.ahead.pop()
 
     def run_task(self, lease: Lease) -> None:
-        began = self.begin(0, lease.id)
         try:
-            with lease:
-                self.function(lease if self.wants_lease else lease.data)
-        except LeaseLost as error:
-            logging.getLogger("shmq").warning("%s", error)
-            self.end(began, _board.FAILED)
-        except Exception:
-            first = lease.delivery_count == 1  # once is enough to be told where
-            logging.getLogger("shmq").error("message %d of queue %r failed", lease.id, self.plan.pool, exc_info=first)
-            self.end(began, _board.FAILED)
+            if lease.expires_at is not None:
+                lease.extend()  # its time begins now, not when it was taken ahead
+        except LeaseLost:
+            return  # somebody else has it by now, and nothing was begun
+        began, how = self.begin(0, lease.id), _board.FAILED
+        try:
+            how = self.attempt(lease)
+        finally:
+            self.row.words[_board.GIVEN_UP] = self.queue.given_up
+            self.end(began, how)
+
+    def attempt(self, lease: Lease) -> int:
+        """Call the function, and settle the message by how that ends. Return which of the board's words counts it."""
+        try:
+            lease.__enter__()
+            if lease.expires_at is not None:
+                self.queue._keep(lease, self.lease_timeout)
+            self.function(lease)
+            if not lease.settled:
+                lease.ack()
+            return _board.DONE
+        except BaseException as error:
+            if lease.settled:
+                self.tell_late(lease, error)
+            else:
+                self.fail(lease, error)
+            if isinstance(error, SystemExit | KeyboardInterrupt | GeneratorExit):
+                raise  # the function ends the worker; any other exception is the message's
+        return _board.FAILED
+
+    def fail(self, lease: Lease, error: BaseException) -> None:
+        """Give the message back, to be tried again after a while, or for good."""
+        failed = lease.delivery_count
+        rest = min(self.backoff.initial * self.backoff.factor ** min(failed - 1, 64), self.backoff.maximum)
+        rest *= 1 + self.backoff.jitter * random.uniform(-1, 1)
+        last = 0 < self.most <= failed
+        log.log(
+            logging.WARNING if failed > 1 else logging.ERROR,
+            "message %d of queue %r failed, %d of %s: %s%s",
+            lease.id, self.queue.name, failed, self.most or "any number", in_a_line(error),
+            "" if last else f"; next try in {rest:.1f} s",
+            exc_info=failed == 1,  # once is enough to be told where
+        )  # fmt: skip
+        try:
+            lease._fail(error, rest)
+        except LeaseLost as lost:
+            log.warning("%s", lost)
+
+    def tell_late(self, lease: Lease, error: BaseException) -> None:
+        """The function raised when the message was no longer its own."""
+        if isinstance(error, LeaseLost):
+            log.warning("%s", error)
         else:
-            self.end(began, _board.DONE)
+            log.error("message %d of queue %r: %s, after it had been settled", lease.id, self.queue.name, in_a_line(error))
 
     def close(self) -> None:
         for lease in reversed(self.ahead):  # the oldest first: they come back in their order
@@ -95,11 +140,21 @@ class Consumer(Worker):
                 lease.release()
         self.ahead.clear()
         self.queue.close()
+        self.function.close()
+
+
+def in_a_line(error: BaseException) -> str:
+    """An exception's kind and what it says, without what would break a line of a log."""
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    text = "".join(letter if letter.isprintable() else "?" for letter in text)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
+
+
+def deliveries(count: int) -> str:
+    return f"{count:,} {'delivery' if count == 1 else 'deliveries'}"
 
 
 def consume(plan: Plan) -> None:
     """The body of such a worker process."""
     asked = Consumption(*plan.channel["consume"])
-    if asked.folder not in sys.path:
-        sys.path.insert(0, asked.folder)
-    live(plan, lambda: Consumer(plan, find_function(asked.function), asked.prefetch))
+    live(plan, lambda: Consumer(plan, Function(asked.function), asked.prefetch))

@@ -26,6 +26,7 @@ __all__ = ["Crew", "Death", "describe_exit"]
 
 STARTS = 3
 PAUSE = 0.1  # seconds, after the first worker that did not come up
+COUNTED = (_board.DONE, _board.FAILED, _board.GIVEN_UP)  # words of the board
 STATUS_PATIENCE = 1.0  # seconds for the exit status of a worker that has ended
 
 
@@ -62,6 +63,7 @@ class Crew:
         self.start_error: OSError | None = None  # why the last one could not even be started
         self.not_before = 0.0
         self.deaths = 0
+        self.sums = dict.fromkeys(COUNTED, 0)  # of the workers that have ended
         self.stopping = False
         self._members: dict[int, Member] = {}  # by pid
         self._asked: set[int] = set()  # to leave
@@ -180,6 +182,9 @@ class Crew:
             task=row.words[_board.TASK],
         )
         self._asked.discard(pid)
+        if state != _board.STARTING:  # otherwise the words are those of whoever had the row before
+            for word in COUNTED:
+                self.sums[word] += row.words[word]
         row.free()
         if death.exit_code is None:
             process._popen.returncode = 255  # type: ignore[attr-defined]  # multiprocessing would take it for alive for ever

@@ -3,48 +3,60 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import logging
 import multiprocessing
 import os
 import signal
+import sys
 from collections.abc import Callable
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 from shmq import _core, _segment
 from shmq._bell import wait_many
 from shmq._errors import SegmentNotFound
 from shmq._queue import Queue
+from shmq.executor import _board
 from shmq.executor._autoscale import Autoscale
 from shmq.executor._board import Board
 from shmq.executor._channel import SHARED, Channel
 from shmq.executor._consumer import Consumption, consume
-from shmq.executor._crew import Crew, Death
+from shmq.executor._crew import Crew, Death, describe_exit
 from shmq.executor._worker import Plan, run, tasks_name
 
-__all__ = ["Service"]
+__all__ = ["Service", "Wish", "log_to_stderr"]
 
 LOOK_ROUND = 1.0  # seconds between two looks whether the queue still has its name
+LOOK_OUT = 0.2  # … whether it is there by now
+FORMAT = "%(asctime)s %(levelname)s [%(process)d] %(name)s: %(message)s"
+
+log = logging.getLogger("shmq")
+
+
+class Wish(NamedTuple):
+    """What is to be served, by how many."""
+
+    name: str  # of a pool, or where a function is named, of a queue
+    function: str | None
+    least: int
+    most: int
+    prefetch: int = 1
+    method: str = "fork"
+    max_tasks: int | None = None
+    log_level: int = logging.INFO
 
 
 class Service:
     """Workers for the pool of this name, or, where a function is named, for the queue."""
 
-    def __init__(
-        self, name: str, function: str | None, least: int, most: int, prefetch: int, method: str, max_tasks: int | None
-    ) -> None:
-        self.scale = Autoscale(least, most)
-        self.channel: Channel | None = None
-        if function is None:
-            channel: dict[str, Any] = dict(SHARED)
-            self.channel = Channel(tasks_name(name), **channel)
-            self.queue = self.channel.small
-        else:
-            channel = {"consume": Consumption(function, prefetch, os.getcwd())}
-            self.queue = Queue(name)
-        plan = Plan(pool=name, channel=channel, row=0, turn=0, crew=_core.identity(), most_tasks=max_tasks)
-        context = multiprocessing.get_context(method)
-        self.crew = Crew(context, Board(self.queue), run if function is None else consume, plan)
+    def __init__(self, wish: Wish) -> None:
+        self.wish = wish
+        self.scale = Autoscale(wish.least, wish.most)
         self.asked = 0
+        self.channel: Channel | None = None
+        self.queue: Queue | None = None
+        self.crew: Crew | None = None
         self._read, self._write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
 
     def ask(self, number: int, frame: FrameType | None = None) -> None:
@@ -53,39 +65,110 @@ class Service:
         with contextlib.suppress(BlockingIOError):
             os.write(self._write, b"\0")
 
-    def serve(self, report: Callable[[Death], None]) -> bool:
-        """Keep the workers at it until asked to stop. `report` is told of each death. False where no worker comes up.
+    # -- its life ------------------------------------------------------------------------------------------------------------
 
-        **Raises** SegmentNotFound once the queue has been unlinked: nothing that is put under its name would reach them.
+    def serve(self) -> bool:
+        """Wait for the queue, and keep the workers at it until asked to stop. False where no worker comes up.
+
+        **Raises** SegmentNotFound once the queue has been unlinked: nothing that is put under its name would reach them; and what
+        attaching raises.
         """
-        there = True
         before = {number: signal.signal(number, self.ask) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
-            self.crew.grow(self.scale.least)
-            while not self.asked and (there := _segment.is_current(self.queue.segment)):
-                for death in self.crew.collect():
-                    report(death)
-                if self.crew.hopeless:
+            queue = self.find()
+            if queue is None:
+                return True
+            crew = self.crew = self.hire(queue)
+            there = over = False
+            while not self.asked and (there := _segment.is_current(queue.segment)) and not (over := is_done(queue)):
+                self.look_at(crew.collect())
+                if crew.hopeless:
                     return False
-                self.wait(self.crew.fill())
-            self.crew.stop()
-            while self.crew.processes:
-                if self.asked > 1:
-                    self.crew.kill()
-                self.wait(None)
-                self.crew.collect()
-            if not there:
-                raise SegmentNotFound(f"queue {self.queue.name!r} was unlinked, and the workers have left; start them again")
+                self.wait(crew.fill())
+            if over:
+                log.info("queue %r was shut down, and all of its messages are done", queue.name)
+            elif self.asked:
+                log.info("asked to stop: the workers finish what they run (a second signal kills them)")
+            self.dismiss(crew)
+            if not (there or self.asked):
+                raise SegmentNotFound(f"queue {queue.name!r} was unlinked, and the workers have left; start them again")
             return True
         finally:
-            self.crew.kill()
-            self.crew.join()
+            self.close()
             for number, handler in before.items():
                 signal.signal(number, handler)
-            self.close()
+
+    def find(self) -> Queue | None:
+        """The queue, once somebody has made it: made here, it would have other values than the program asks for that it is for.
+
+        None where we are asked to stop before.
+        """
+        name = self.wish.name if self.wish.function else tasks_name(self.wish.name)
+        told = False
+        while not self.asked:
+            try:
+                if self.wish.function:
+                    self.queue = Queue.attach(name)
+                else:
+                    shape: dict[str, Any] = dict(SHARED)
+                    self.channel = Channel(name, attach=True, **shape)
+                    self.queue = self.channel.small
+                return self.queue
+            except SegmentNotFound:
+                if not told:
+                    what = "queue" if self.wish.function else "pool"
+                    log.info("waiting for %s %r: no program has made it yet", what, self.wish.name)
+                told = True
+            self.sleep(LOOK_OUT)
+        return None
+
+    def hire(self, queue: Queue) -> Crew:
+        wish = self.wish
+        channel: dict[str, Any] = {"consume": Consumption(wish.function, wish.prefetch)} if wish.function else dict(SHARED)
+        plan = Plan(pool=wish.name, channel=channel, row=0, turn=0, crew=_core.identity(), most_tasks=wish.max_tasks)
+        body = functools.partial(logged, consume if wish.function else run, wish.log_level)
+        crew = Crew(multiprocessing.get_context(wish.method), Board(queue), body, plan)
+        many = f"{wish.least} to {wish.most} workers" if wish.least < wish.most else number_of(wish.least, "worker")
+        log.info("%s for %s %r; Ctrl-C ends", many, "queue" if wish.function else "pool", wish.name)
+        crew.grow(wish.least)
+        return crew
+
+    def dismiss(self, crew: Crew) -> None:
+        """Let the workers finish what they run."""
+        crew.stop()
+        while crew.processes:
+            if self.asked > 1:
+                crew.kill()
+            self.wait(None)
+            self.look_at(crew.collect())
+
+    def look_at(self, deaths: list[Death]) -> None:
+        for death in deaths:
+            if not death.left:
+                at = f" at {'message' if self.wish.function else 'task'} {death.task}" if death.task else ""
+                end = "" if self.crew is None or self.crew.stopping else ", and is replaced"
+                log.warning("worker %d%s %s%s", death.pid, at, describe_exit(death.exit_code), end)
+
+    def close(self) -> None:
+        if self.crew is not None:
+            self.crew.kill()
+            self.crew.join()
+            done, failed, given_up = (self.crew.sums[word] for word in (_board.DONE, _board.FAILED, _board.GIVEN_UP))
+            lost = f", {number_of(given_up, 'message')} given up" if self.wish.function else ""
+            log.info("the end: %d done, %d failed%s", done, failed, lost)
+            self.crew.board.close()
+        if self.channel is not None:
+            self.channel.close()
+        if self.queue is not None:
+            self.queue.close()
+        os.close(self._read)
+        os.close(self._write)
+
+    # -- waiting -------------------------------------------------------------------------------------------------------------
 
     def wait(self, pause: float | None) -> None:
         """Until a worker ends, a signal comes, or it is time to look at the backlog."""
+        assert self.crew is not None and self.queue is not None
         workers = self.crew.wanted
         pauses = [pause] if pause is not None else []
         if self.scale.least < self.scale.most and not self.asked:
@@ -94,15 +177,37 @@ class Service:
             pauses.append(self.scale.patience(self.crew.wanted) or 0.25)
         if not self.asked:
             pauses.append(LOOK_ROUND)
-        _, woken = wait_many([], min(pauses, default=None), [self._read, *self.crew.sentinels])
+        self.sleep(min(pauses, default=None), self.crew.sentinels)
+
+    def sleep(self, seconds: float | None, ends: list[int] | None = None) -> None:
+        """So long, or until a signal comes or one of these descriptors is readable."""
+        _, woken = wait_many([], seconds, [self._read, *(ends or ())])
         if self._read in woken:
             with contextlib.suppress(BlockingIOError):
                 os.read(self._read, 4096)
 
-    def close(self) -> None:
-        self.crew.board.close()
-        if self.channel is not None:
-            self.channel.close()
-        self.queue.close()
-        os.close(self._read)
-        os.close(self._write)
+
+def is_done(queue: Queue) -> bool:
+    """Was the queue shut down, and is nothing left to be done?"""
+    if not queue._shut:
+        return False
+    stats = queue.stats()
+    return stats.ready + stats.returned + stats.leased == 0
+
+
+def number_of(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+# -- logs ----------------------------------------------------------------------------------------------------------------------
+
+
+def log_to_stderr(level: int) -> None:
+    """Show what is logged from this level on, the user's own included, unless the program has seen to that itself."""
+    logging.basicConfig(format=FORMAT, stream=sys.stderr, level=level)
+
+
+def logged(body: Callable[[Plan], None], level: int, plan: Plan) -> None:
+    """What a worker runs: it logs as the program that has started it, also where it was not forked."""
+    log_to_stderr(level)
+    body(plan)
