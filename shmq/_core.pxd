@@ -15,7 +15,7 @@ cdef extern from "<semaphore.h>" nogil:
 cdef extern from "layout.h" nogil:
     ctypedef uint64_t shmq_word
     ctypedef uint32_t shmq_half
-    enum: SHMQ_NO_CELL, SHMQ_NO_PORT, SHMQ_MAX_SLOTS, SHMQ_MAX_CELLS, SHMQ_MAX_PORTS, SHMQ_PAGE, SHMQ_RESERVED_WHERE_PAGED, SHMQ_VERSION, SHMQ_ENDIAN
+    enum: SHMQ_NO_CELL, SHMQ_NO_PORT, SHMQ_MAX_SLOTS, SHMQ_MAX_CELLS, SHMQ_ID_BITS, SHMQ_MAX_PORTS, SHMQ_PAGE, SHMQ_RESERVED_WHERE_PAGED, SHMQ_VERSION, SHMQ_ENDIAN
     const uint64_t SHMQ_MAGIC
     enum: SHMQ_EMPTY, SHMQ_READY
     enum: SHMQ_BELLS, SHMQ_SHUT_FOR_PUTS
@@ -37,6 +37,7 @@ cdef extern from "layout.h" nogil:
         shmq_word pid
         shmq_word namespace "pid_namespace"
         shmq_word serial
+        shmq_word serial_before
         shmq_word bell
         shmq_word intent
         shmq_word expected
@@ -178,6 +179,7 @@ cdef extern from "port.h" nogil:
     void shmq_cell_become(shmq_port *port, uint32_t cell, int state)
     shmq_slot *shmq_slot_at(const shmq_port *port, uint32_t slot)
     unsigned char *shmq_payload_at(const shmq_port *port, uint32_t slot)
+    uint64_t shmq_next_id(shmq_port *port)
     void shmq_slot_stamp(shmq_port *port, shmq_slot *slot)
 
 cdef extern from "lease.h" nogil:
@@ -239,7 +241,8 @@ cdef extern from "wait.h" nogil:
     bint shmq_wait_over(shmq_port *port, bint stays)
     bint shmq_wait_spin(shmq_port *port, shmq_side side, uint64_t deadline_ns)
     uint64_t shmq_unfinished(const shmq_port *port)
-    uint64_t shmq_taken(const shmq_port *port)
+    bint shmq_all_done(shmq_port *port)
+    bint shmq_has_taken(const shmq_port *port, uint64_t count)
     unsigned shmq_wait_cpus()
 
 cdef extern from "bell.h" nogil:

@@ -10,6 +10,7 @@ Handed = TypeVar("Handed")
 T = TypeVar("T", default=Any)  # what a queue carries
 
 MAX_CELLS: int
+ID_BITS: int
 PAGE: int
 FLAG_SPILLS: int
 FLAG_PICKLES: int

@@ -477,7 +477,7 @@ cdef class Port(Consumer):
             self.enter()
         done = shmq_load_relaxed(&self.port.header.done)
         while True:
-            if done >= shmq_taken(&self.port):
+            if not shmq_has_taken(&self.port, done + 1):
                 looks += 1
                 if looks > 3: # the counters of a handle that is being closed are on their way, seen in neither place
                     raise ValueError(f"task_done() of queue {self.name!r} was called more often than get() has taken a message")

@@ -195,7 +195,7 @@ def examine_sides(queue: Queue) -> Iterator[Finding]:
     # So with the backlog, from where messages come into the ring.
     found = letters.side_keys() | queue._backlog_side_keys() | queue._side_keys() | letters.side_keys()
     used = {key.decode("ascii", "replace") for key in found}
-    leaked = [key for key in keys - used if int(key, 16) >> 40 not in writing]
+    leaked = [key for key in keys - used if int(key, 16) >> _core.ID_BITS not in writing]
     for key in leaked:
         queue.segment.unlink_side(key.encode())
     if leaked:

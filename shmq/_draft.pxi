@@ -208,8 +208,7 @@ cdef int draft_spill(draft_t *draft, Handle port, object obj) except -1:
                 parts.append(memoryview(bytes((64 - draft.buffers[i].len % 64) % 64)))
     if draft.described:
         parts.append(PyMemoryView_FromMemory(<char *>draft.description, draft.described, PyBUF_READ))
-    key = b"%016x" % port.port.next_id # whoever finds the file knows which port wrote it, and whether that one lives
-    port.port.next_id += 1
+    key = b"%016x" % shmq_next_id(&port.port) # whoever finds the file knows which port wrote it, and whether that one lives
     port.segment.write_side(key, parts)
     draft_clear(draft)
     draft_keep(draft, key)

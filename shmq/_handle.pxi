@@ -267,7 +267,7 @@ cdef class Handle(Observer):
         if shmq_unlikely(self.forks != shmq_owner_forks):
             self.enter()
         if side == SHMQ_DONE:
-            return 0 if shmq_unfinished(&self.port) else SHMQ_MAX_SLOTS
+            return SHMQ_MAX_SLOTS if shmq_all_done(&self.port) else 0
         if shmq_wait_over(&self.port, False) if side == SHMQ_ITEMS else shmq_load_half(&self.port.header.shut):
             return SHMQ_MAX_SLOTS
         length = shmq_ring_length(&self.port)

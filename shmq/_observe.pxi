@@ -240,14 +240,15 @@ cdef class Observer:
         return 0
 
     def _serials(self) -> set:
-        """The serial numbers of the attached ports whose processes live: the high half of the ids that they give."""
+        """The serials of the attached ports whose processes live: what the ids that they give, or gave a moment ago, begin with."""
         cdef uint32_t i
         cdef uint64_t owner
         result = set()
         for i in range(self.port.geometry.ports):
             owner = shmq_load_acquire(&self.port.records[i].owner)
             if owner and shmq_owner_alive(owner):
-                result.add(shmq_load_relaxed(&self.port.records[i].serial) & 0xFFFFFF) # what an id has room for
+                for serial in (shmq_load_acquire(&self.port.records[i].serial), shmq_load_relaxed(&self.port.records[i].serial_before)):
+                    result.add((<uint64_t>serial << SHMQ_ID_BITS) >> SHMQ_ID_BITS) # what an id has room for
         return result
 
     def _ring(self) -> list:

@@ -101,8 +101,18 @@ static bool pull(const struct rope *rope) {
 /* It is this process that cannot ring any bell now: nothing is said about who listens. */
 static bool are_out_of_descriptors(int failure) { return failure == EMFILE || failure == ENFILE || failure == ENOMEM; }
 
+bool shmq_bell_is_armed(struct shmq_port *port, enum shmq_side side) {
+    const uint32_t ports = shmq_ports_used(port), begin = port->bell_hint < ports ? port->bell_hint : 0;
+    for (uint32_t n = 0, i = begin; n < ports; n++, i = i + 1 < ports ? i + 1 : 0)
+        if (shmq_load_seq(&port->records[i].bell) & bit_of(side)) {
+            port->bell_hint = i;
+            return true;
+        }
+    return false;
+}
+
 bool shmq_bell_ring(struct shmq_port *port, enum shmq_side side) {
-    const uint32_t ports = port->geometry.ports, begin = port->bell_hint < ports ? port->bell_hint : 0;
+    const uint32_t ports = shmq_ports_used(port), begin = port->bell_hint < ports ? port->bell_hint : 0;
     const uint64_t bit = bit_of(side);
     bool rung = false;
     for (int look = 0; look < 2 && !rung; look++) {

@@ -35,6 +35,9 @@ bool shmq_bell_arm(struct shmq_port *port, enum shmq_side side);
 /* … is not to be rung any more. False: somebody has; who has no use for that passes it on (shmq_pass_on). */
 bool shmq_bell_disarm(struct shmq_port *port, enum shmq_side side);
 
+/* Is any bell armed for this side? The next walk begins with it. */
+bool shmq_bell_is_armed(struct shmq_port *port, enum shmq_side side);
+
 /* Ring one bell that is armed for this side; or some, where others may have published meanwhile and found nobody to be told.
  * False: there is none, or no descriptor left to ring it by. Never blocks. Killed here: one wake-up is lost. */
 bool shmq_bell_ring(struct shmq_port *port, enum shmq_side side);

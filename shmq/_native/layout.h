@@ -201,11 +201,12 @@ struct shmq_port_record {
     shmq_word owner;          /*  0  0: free. Otherwise the owner's identity (owner.h): one CAS claims and identifies */
     shmq_word pid;            /*  8  for people, as its owner sees it: the truth is `owner` */
     shmq_word pid_namespace;  /* 16  in which that pid is counted: the inode of /proc/self/ns/pid; 0: not known */
-    shmq_word serial;         /* 24  how many ports were attached before; makes message ids unique */
+    shmq_word serial;         /* 24  from header.attachments: the high part of the ids that the owner gives; nobody else has it */
     shmq_word bell;           /* 32  for which sides (bit n: enum shmq_side) its bell is to be rung; SHMQ_BELL_MADE: there is one.
                                *     Armed by: owner; cleared by: owner, who rings it, reaper [park] */
     shmq_half asleep[2];      /* 40  of the sleepers in the side's count, how many are this port's: what a reaper takes off it */
-    uint8_t reserved[16];
+    shmq_word serial_before;  /* 48  the serial before this one: what is on its way may still have an id of it */
+    uint8_t reserved[8];
     /* line 1: what; written by the owner with every message */
     shmq_word intent;         /* 64  operation (2) | in-flight cell (14) | ring index (24) | give (24); 0: nothing open */
     shmq_word expected;       /* 72  the ring word that the exchange expects: names `take` and the lap */
@@ -225,6 +226,8 @@ enum shmq_kind {
     SHMQ_KINDS = 6,
 };
 
+#define SHMQ_ID_BITS 20 /* of the count in a message's id */
+
 enum shmq_slot_flag {
     SHMQ_FORTRAN = 1,       /* the array is in Fortran order */
     SHMQ_SWAPPED = 2,       /* the array's byte order is big-endian */
@@ -235,7 +238,9 @@ enum shmq_slot_flag {
 #define SHMQ_INLINE_DIMS 4
 
 struct shmq_slot {
-    uint64_t id;              /*  0  serial of the port (24) | its count (40): unique in the segment's life */
+    uint64_t id;              /*  0  a serial of the port (44) | its count (20): unique in the segment's life. A port draws a serial
+                               *     when it is attached, and another one after each 2^20 ids: 2^44 serials last a year of half a
+                               *     million attachments a second */
     uint64_t published_ns;    /*  8  CLOCK_MONOTONIC_COARSE */
     uint64_t nbytes;          /* 16  of payload */
     shmq_word deliveries;     /* 24  failed deliveries (16) | tag (48): cell, generation and cause of the last one */
@@ -303,8 +308,12 @@ struct shmq_header {
     shmq_half shut;                               /* 404  enum shmq_shut; read by every publisher [park] */
     shmq_word backlog;                            /* 408  messages that found the ring full and wait beside the segment */
     _Alignas(SHMQ_LINE) shmq_word space_woken_ns; /* 448  when a producer was last woken: see wait.c */
-    shmq_word attachments;                        /* 456  serial numbers for ports */
-    _Alignas(SHMQ_LINE) uint8_t reserved2[64];    /* 512 */
+    shmq_word attachments;                        /* 456  serials that ports have drawn: for each attachment, and each 2^20 ids */
+    /* who looks for the dead, and for leases that are over: see wait.c. Times of CLOCK_MONOTONIC */
+    _Alignas(SHMQ_LINE) shmq_word look_due;       /* 512  when the next look is due; whoever moves it looks */
+    shmq_word watch[2];                           /* 520  until when a sleeper has taken it upon itself to look in time; … another one, to look after that one */
+    shmq_half ports_used;                         /* 536  no port from this one on was ever attached; raised before one is claimed */
+    uint8_t reserved2[36];
     _Alignas(SHMQ_LINE) shmq_word events[SHMQ_EVENTS]; /* 576  enum shmq_event */
     shmq_word timing;                             /* 600  1 once a lease had a time-out: nobody looks for expired ones before */
     _Alignas(SHMQ_LINE) shmq_word done;           /* 640  messages that a get took and whose work was said to be done */

@@ -104,6 +104,18 @@ void shmq_port_map(struct shmq_port *port, void *base, const struct shmq_geometr
     port->policy = shmq_policy_of(port->header);
 }
 
+void shmq_port_draw_serial(struct shmq_port *port) {
+    port->serial = shmq_add_relaxed(&port->header->attachments, 1);
+    port->next_id = port->serial << SHMQ_ID_BITS | 1; /* 0 is no id */
+    shmq_store_relaxed(&port->record->serial_before, shmq_load_relaxed(&port->record->serial));
+    shmq_store_release(&port->record->serial, port->serial);
+}
+
+static void raise_ports_used(struct shmq_header *header, uint32_t used) {
+    uint32_t before = shmq_load_relaxed(&header->ports_used);
+    while (before < used && !shmq_swap_seq(&header->ports_used, &before, used)) {} /* each try that fails met a higher one */
+}
+
 shmq_status shmq_port_attach(struct shmq_port *port, void *base, const struct shmq_geometry *g, uint64_t owner) {
     shmq_port_map(port, base, g);
     port->owner = owner;
@@ -112,15 +124,16 @@ shmq_status shmq_port_attach(struct shmq_port *port, void *base, const struct sh
     port->spin_ns[0] = port->spin_ns[1] = SHMQ_SPIN_NS;
     for (uint32_t i = 0; i < g->ports; i++) {
         uint64_t free = 0;
-        if (shmq_load_relaxed(&port->records[i].owner) != 0 || !shmq_swap_seq(&port->records[i].owner, &free, owner)) continue;
+        if (shmq_load_relaxed(&port->records[i].owner) != 0) continue;
+        raise_ports_used(port->header, i + 1); /* before: a reaper must find whoever is killed behind the next line */
+        if (!shmq_swap_seq(&port->records[i].owner, &free, owner)) continue;
         SHMQ_CRASH_POINT(port_claimed);
         port->index = i;
         port->record = &port->records[i];
         shmq_store_relaxed(&port->record->pid, (uint64_t)getpid());
         shmq_store_relaxed(&port->record->pid_namespace, shmq_owner_namespace());
-        uint64_t serial = shmq_add_relaxed(&port->header->attachments, 1);
-        shmq_store_relaxed(&port->record->serial, serial);
-        port->next_id = serial << 40 | 1;
+        shmq_port_draw_serial(port);
+        shmq_store_relaxed(&port->record->serial_before, port->serial); /* not one of who was here before */
         port->hint = g->reserved + (uint32_t)((uint64_t)i * (g->cells - g->reserved) / g->ports); /* each looks elsewhere first */
         if (!g->paged && claim(port, i, SHMQ_SPARE)) port->kept = i;
         return SHMQ_OK;
@@ -139,6 +152,7 @@ void shmq_port_detach(struct shmq_port *port) {
     }
     bool belled = shmq_load_relaxed(&port->record->bell) & SHMQ_BELL_MADE;
     shmq_bell_remove(port, port->index);
+    shmq_sleepers_forget(port, port->index); /* of threads that slept here when their process took the port away */
     shmq_store_release(&port->record->owner, 0);
     shmq_wake(port, SHMQ_SPACE);
     if (!belled) return;

@@ -59,7 +59,7 @@ struct shmq_port {
     uint32_t index;                  /* of `record` */
     uint32_t kept;                   /* the port's own cell (IDLE), or SHMQ_NO_CELL while a call uses it */
     uint32_t hint;                   /* where the last cell was released: where to look for the next */
-    uint64_t next_id;
+    uint64_t serial, next_id;
     uint64_t epoch_seen;
     uint64_t due_ns;                 /* when the first message that rests is due, as of epoch_seen; SHMQ_FOREVER */
     uint64_t expiry_ns;              /* when the first lease ends, as of the last look; SHMQ_FOREVER */
@@ -71,7 +71,8 @@ struct shmq_port {
     uint64_t spin_ns[2];             /* how long spinning has been worth it lately, by side */
     bool spins;                      /* more than one CPU */
     bool caught_up;                  /* the last get took the last message */
-    uint64_t reaped_ns;              /* when this handle last looked for the dead */
+    uint64_t look_ns;                /* before then nobody need look for the dead, as far as this handle knows */
+    uint32_t unfinished_hint;        /* in-flight cell in which something unfinished was seen last */
     uint32_t linger_ns;              /* see shmq_wait_linger */
     uint32_t lingers, linger_probe;
 };
@@ -95,6 +96,14 @@ void shmq_port_map(struct shmq_port *port, void *base, const struct shmq_geometr
 /* Take a free port and its cell. Pre: `base` was checked. Post: OK or NO_PORTS.
  * Killed here: a claimed port that holds nothing, or one cell; the reaper frees both. */
 shmq_status shmq_port_attach(struct shmq_port *port, void *base, const struct shmq_geometry *geometry, uint64_t owner);
+
+/* Draw a serial for the ids to come. Killed here: one is never used. */
+void shmq_port_draw_serial(struct shmq_port *port);
+
+/* Does this handle still have its port? Not where its process gave the port back while a thread slept at it. */
+static inline bool shmq_port_is_ours(const struct shmq_port *port) {
+    return shmq_load_acquire(&port->record->owner) == port->owner && shmq_load_relaxed(&port->record->serial) == port->serial;
+}
 
 /* Give everything back: leased cells become ORPHAN, uncounted; the rest SPARE. The port is free afterwards. */
 void shmq_port_detach(struct shmq_port *port);
@@ -134,9 +143,22 @@ static inline unsigned char *shmq_payload_at(const struct shmq_port *port, uint3
     return port->base + port->geometry.payload_offset + slot * port->geometry.payload_stride;
 }
 
+/* How many ports may be, or may have been, attached: the first so many. All walks over ports end here, so that they grow with
+ * the handles that a queue has, not with those that it could have. */
+static inline uint32_t shmq_ports_used(const struct shmq_port *port) {
+    uint32_t used = shmq_load_acquire(&port->header->ports_used);
+    return used < port->geometry.ports ? used : port->geometry.ports; /* a scribbler may raise it */
+}
+
+/* An id for a message, or a side segment, of this port. */
+static inline uint64_t shmq_next_id(struct shmq_port *port) {
+    if (shmq_unlikely((port->next_id & ((UINT64_C(1) << SHMQ_ID_BITS) - 1)) == 0)) shmq_port_draw_serial(port);
+    return port->next_id++;
+}
+
 /* Id and time for the message about to be published in my cell's slot; everything else is the caller's. */
 static inline void shmq_slot_stamp(struct shmq_port *port, struct shmq_slot *slot) {
-    slot->id = port->next_id++;
+    slot->id = shmq_next_id(port);
     slot->published_ns = shmq_now_coarse_ns();
     shmq_store_relaxed(&slot->deliveries, 0); /* published by the exchange */
 }

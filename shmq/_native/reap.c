@@ -113,7 +113,7 @@ uint32_t shmq_reap(struct shmq_port *port) {
           * there are no more than ports, unless somebody scribbles dead owners as fast as we free them. */
         before = freed;
         left = false;
-        for (uint32_t i = 0; i < port->geometry.ports; i++) {
+        for (uint32_t i = 0; i < shmq_ports_used(port); i++) {
             uint64_t owner = shmq_load_acquire(&port->records[i].owner);
             if (owner == 0 || shmq_owner_alive(owner)) continue;
             if (!locked && !(locked = shmq_owner_lock(port->nonce))) return 0;
@@ -126,7 +126,7 @@ uint32_t shmq_reap(struct shmq_port *port) {
     if (!locked) return 0;
     shmq_owner_unlock(port->nonce);
     shmq_wake_if_done(port); /* an intent of the dead looks like a message, too */
-    for (uint32_t i = 0; i < port->geometry.ports; i++) {
+    for (uint32_t i = 0; i < shmq_ports_used(port); i++) {
         shmq_wake(port, SHMQ_ITEMS);
         shmq_wake(port, SHMQ_SPACE);
     }

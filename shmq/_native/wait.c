@@ -7,6 +7,7 @@
 
 #include "bell.h"
 #include "lease.h"
+#include "owner.h"
 #include "reap.h"
 #include "ring.h"
 
@@ -37,7 +38,7 @@ bool shmq_wait_over(struct shmq_port *port, bool stays) {
     if (shmq_likely(!shmq_load_seq(&port->header->shut))) return false; /* [park] */
     /* In the order in which a message goes its way: backlog, ring, an exchange that is open, cells. */
     if (shmq_load_seq(&port->header->backlog) || shmq_ring_has_item(port)) return false;
-    for (uint32_t i = 0; stays && i < port->geometry.ports; i++)
+    for (uint32_t i = 0; stays && i < shmq_ports_used(port); i++)
         if (shmq_intent_operation(shmq_load_seq(&port->records[i].intent)) == SHMQ_GETTING && port->records[i].owner != port->owner) return false;
     for (uint32_t i = 0; i < port->geometry.cells; i++) {
         uint64_t word = shmq_load_seq(&port->cells[i].word);
@@ -53,7 +54,7 @@ bool shmq_wait_over(struct shmq_port *port, bool stays) {
 
 static bool promising(struct shmq_port *port, enum shmq_side side, bool stays) {
     if (side == SHMQ_SPACE) return shmq_ring_has_space(port) || shmq_load_seq(&port->header->shut); /* [park] */
-    if (side == SHMQ_DONE) return shmq_unfinished(port) == 0;
+    if (side == SHMQ_DONE) return shmq_all_done(port);
     if (shmq_unlikely(shmq_load_seq(&port->header->backlog))) return true; /* [park] */
     return shmq_ring_has_item(port) || shmq_load_seq(&port->header->orphan_epoch) != port->epoch_seen ||
            (shmq_unlikely(port->due_ns != SHMQ_FOREVER) && shmq_now_ns() >= port->due_ns) || shmq_wait_over(port, stays);
@@ -170,24 +171,66 @@ void shmq_sleepers_forget(struct shmq_port *port, uint32_t index) {
     }
 }
 
+/* -- who looks for the dead ------------------------------------------------------------------------------------------- */
+
+#define NS_PER_MS UINT64_C(1000000)
+#define LOOK_NS (SHMQ_SLICE_MS * NS_PER_MS)
+#define LATE_NS (10 * NS_PER_MS) /* so late a sleeper may wake, and still have its duty */
+
+/* What a sleeper has taken upon itself. */
+enum duty { NO_DUTY = 0, WATCH = 1, DEPUTY = 2 };
+
+/* Is a time of the header to come? One that is too far off is a scribbler's, or of a process whose monotonic clock differs: it
+ * binds nobody. */
+static bool is_to_come(uint64_t time, uint64_t now) { return time - now - 1 < 2 * LOOK_NS; }
+
+/* A duty is a time in shared memory until when somebody has it: it ends by itself where its holder is killed or stopped. */
+static void take_duty(struct shmq_port *port, uint64_t now, struct shmq_patience *patience) {
+    patience->duty = NO_DUTY;
+    for (enum duty duty = WATCH; duty <= DEPUTY; duty++) {
+        shmq_word *until = &port->header->watch[duty - WATCH];
+        uint64_t before = shmq_load_relaxed(until);
+        if (is_to_come(before, now)) continue;
+        patience->duty_until = now + LOOK_NS + (duty == DEPUTY ? SHMQ_DEPUTY_MS * NS_PER_MS : 0) + LATE_NS;
+        if (!shmq_swap_seq(until, &before, patience->duty_until)) continue;
+        patience->duty = duty;
+        return;
+    }
+}
+
+static void end_duty(struct shmq_port *port, struct shmq_patience *patience) {
+    uint64_t mine = patience->duty_until;
+    if (patience->duty != NO_DUTY) shmq_swap_seq(&port->header->watch[patience->duty - WATCH], &mine, 0); /* by now it may be another's */
+    patience->duty = NO_DUTY;
+}
+
+static uint64_t end_of_slice(const struct shmq_port *port, enum shmq_side side, uint64_t now, struct shmq_patience *patience) {
+    uint64_t due = shmq_load_relaxed(&port->header->look_due);
+    uint64_t look = due - now - 1 < LOOK_NS ? due : now + LOOK_NS;
+    uint64_t end = patience->duty == WATCH ? look : patience->duty == DEPUTY ? look + SHMQ_DEPUTY_MS * NS_PER_MS
+                                                                            : now + SHMQ_SLICE_MOST_MS * NS_PER_MS;
+    if (side == SHMQ_ITEMS) return end;
+    /* A producer's first slices are short, because a consumer does not announce every freed cell. */
+    if (patience->slice_ms < SHMQ_SLICE_MOST_MS) patience->slice_ms = patience->slice_ms ? patience->slice_ms * 2 : 1;
+    uint64_t soon = now + patience->slice_ms * NS_PER_MS;
+    return soon < end ? soon : end;
+}
+
 shmq_status shmq_wait_park(struct shmq_port *port, enum shmq_side side, uint64_t deadline_ns, struct shmq_patience *patience) {
     shmq_half *waiters = shmq_waiters(port, side);
     uint64_t now = shmq_now_ns();
     if (now >= deadline_ns) return SHMQ_TIMED_OUT;
     shmq_add_seq(&port->record->asleep[side], 1); /* first: who is killed in between is one too few in the count, and that heals */
     SHMQ_CRASH_POINT(park_noted);
-    uint64_t rank = (shmq_add_seq(waiters, 1) & ~SHMQ_BELLS) + UINT64_C(1); /* [park] */
-    uint32_t longest = rank * SHMQ_SLICE_MS < SHMQ_SLICE_MOST_MS ? (uint32_t)rank * SHMQ_SLICE_MS : SHMQ_SLICE_MOST_MS;
-    /* A producer's first slices are short, because a consumer does not announce every freed cell. */
-    uint32_t longer = patience->slice_ms ? patience->slice_ms * 2 : 1;
-    patience->slice_ms = side == SHMQ_ITEMS || longer > longest ? longest : longer;
-    uint64_t slice_end = now + patience->slice_ms * UINT64_C(1000000);
+    shmq_add_seq(waiters, 1); /* [park] */
+    uint64_t slice_end = end_of_slice(port, side, now, patience);
     if (slice_end > port->expiry_ns) slice_end = port->expiry_ns;
     if (slice_end > port->due_ns && side == SHMQ_ITEMS) slice_end = port->due_ns;
     SHMQ_CRASH_POINT(park_announced);
     int result = EAGAIN;
     if (!promising(port, side, patience->stays))
         result = wait_until(port->semaphores[side], slice_end < deadline_ns ? slice_end : deadline_ns) ? errno : 0;
+    if (!shmq_port_is_ours(port)) return SHMQ_OK; /* taken away while we slept, and with it what counted us: the caller finds out */
     bool woken = result == 0 || withdraw(port, side); /* whoever posted took us off the count */
     shmq_add_seq(&port->record->asleep[side], (uint32_t)-1);
     if (result == EINTR) {
@@ -203,15 +246,22 @@ static bool take_back(struct shmq_port *port) {
     return shmq_lease_expire(port) + freed != 0;
 }
 
-bool shmq_reap_now_and_then(struct shmq_port *port) {
-    uint64_t now = shmq_now_coarse_ns();
-    if (now - port->reaped_ns < SHMQ_SLICE_MS * UINT64_C(1000000)) {
-        if (shmq_likely(port->expiry_ns == SHMQ_FOREVER)) return false;
-        return shmq_now_ns() >= port->expiry_ns && shmq_lease_expire(port); /* one of which this handle knows */
-    }
-    port->reaped_ns = now;
-    return take_back(port);
+/* The look is due, and ours: whoever moves the time looks. Not where we can judge nobody: another one must. */
+static bool claim_look(struct shmq_port *port, uint64_t now) {
+    if (now < port->look_ns) return false;
+    uint64_t due = shmq_load_relaxed(&port->header->look_due);
+    bool is_others = due - now - 1 < LOOK_NS;
+    port->look_ns = is_others ? due : now + LOOK_NS;
+    return !is_others && shmq_owner_can_judge() && shmq_swap_seq(&port->header->look_due, &due, now + LOOK_NS);
 }
+
+static bool take_back_if_due(struct shmq_port *port, uint64_t now) {
+    if (shmq_unlikely(claim_look(port, now))) return take_back(port);
+    if (shmq_likely(port->expiry_ns == SHMQ_FOREVER)) return false;
+    return shmq_now_ns() >= port->expiry_ns && shmq_lease_expire(port); /* one of which this handle knows */
+}
+
+bool shmq_reap_now_and_then(struct shmq_port *port) { return take_back_if_due(port, shmq_now_coarse_ns()); }
 
 /* Something came back. After the deadline that is worth one look more, not as many as a scribbler lets leases expire. */
 static bool worth_a_look(uint64_t deadline_ns, struct shmq_patience *patience) {
@@ -226,11 +276,18 @@ shmq_status shmq_wait(struct shmq_port *port, enum shmq_side side, uint64_t dead
         patience->spun = true;
         if (shmq_wait_spin(port, side, deadline_ns)) return SHMQ_OK;
     }
-    if (shmq_lease_expire(port) && worth_a_look(deadline_ns, patience)) return SHMQ_OK; /* and finds out how long it may sleep */
+    take_duty(port, shmq_now_ns(), patience);
+    if (patience->duty != WATCH) port->expiry_ns = SHMQ_FOREVER; /* whose lease is over when is the business of the watch */
+    else if (shmq_lease_expire(port) && worth_a_look(deadline_ns, patience)) { /* and it finds out how long it may sleep */
+        end_duty(port, patience);
+        return SHMQ_OK;
+    }
     shmq_status status = shmq_wait_park(port, side, deadline_ns, patience);
+    end_duty(port, patience);
     if (status != SHMQ_TIMED_OUT) return status;
-    if (shmq_now_ns() >= deadline_ns) return SHMQ_TIMED_OUT;
-    take_back(port);
+    uint64_t now = shmq_now_ns();
+    if (now >= deadline_ns) return SHMQ_TIMED_OUT;
+    take_back_if_due(port, now);
     return SHMQ_OK;
 }
 
@@ -238,32 +295,64 @@ shmq_status shmq_wait_for_cell(struct shmq_port *port, uint64_t deadline_ns, str
     if (shmq_now_ns() >= deadline_ns) return SHMQ_TIMED_OUT;
     uint32_t shift = patience->slice_ms < 8 ? patience->slice_ms++ : 8;
     struct timespec pause = {.tv_nsec = 50000l << (shift < 7 ? shift : 7)};
-    if (shift == 8) take_back(port);
+    if (shift == 8) take_back_if_due(port, shmq_now_ns());
     return clock_nanosleep(CLOCK_MONOTONIC, 0, &pause, NULL) == EINTR ? SHMQ_INTERRUPTED : SHMQ_OK;
 }
 
-uint64_t shmq_taken(const struct shmq_port *port) {
+static uint64_t taken_by(const struct shmq_port *port, uint32_t index) { return shmq_load_relaxed(&port->records[index].counters[SHMQ_GETS]); }
+
+bool shmq_has_taken(const struct shmq_port *port, uint64_t count) {
+    const uint32_t ports = shmq_ports_used(port), begin = port->index < ports ? port->index : 0;
     uint64_t taken = 0;
-    for (uint32_t i = 0; i < port->geometry.ports; i++) taken += shmq_load_relaxed(&port->records[i].counters[SHMQ_GETS]);
-    return taken;
+    for (uint32_t n = 0, i = begin; n < ports && taken < count; n++, i = i + 1 < ports ? i + 1 : 0) taken += taken_by(port, i);
+    return taken >= count;
+}
+
+/* Taken by get, and not said to be done. What is done is read before what was taken. */
+static uint64_t worked_on(const struct shmq_port *port) {
+    uint64_t done = shmq_load_seq(&port->header->done), taken = 0;
+    for (uint32_t i = 0; i < shmq_ports_used(port); i++) taken += taken_by(port, i);
+    return taken > done ? taken - done : 0;
+}
+
+static bool is_getting(const struct shmq_port *port, uint32_t index) {
+    return shmq_intent_operation(shmq_load_seq(&port->records[index].intent)) == SHMQ_GETTING;
+}
+
+static bool is_unfinished(const struct shmq_port *port, uint32_t cell) {
+    unsigned state = shmq_cell_state(shmq_load_seq(&port->cells[cell].word));
+    return shmq_state_leased(state) || state == SHMQ_ORPHAN;
 }
 
 /* In the order in which a message goes its way, so that one which moves meanwhile is seen twice rather than overlooked: backlog,
- * ring, an exchange that is open, cells; and what is done before what was taken. */
+ * ring, an exchange that is open, cells, work on what get took. */
 uint64_t shmq_unfinished(const struct shmq_port *port) {
     uint64_t unfinished = shmq_load_seq(&port->header->backlog) + shmq_ring_length(port);
-    for (uint32_t i = 0; i < port->geometry.ports; i++)
-        unfinished += shmq_intent_operation(shmq_load_seq(&port->records[i].intent)) == SHMQ_GETTING;
-    for (uint32_t i = 0; i < port->geometry.cells; i++) {
-        unsigned state = shmq_cell_state(shmq_load_seq(&port->cells[i].word));
-        unfinished += shmq_state_leased(state) || state == SHMQ_ORPHAN;
-    }
-    uint64_t done = shmq_load_seq(&port->header->done), taken = shmq_taken(port);
-    return unfinished + (taken > done ? taken - done : 0);
+    for (uint32_t i = 0; i < shmq_ports_used(port); i++) unfinished += is_getting(port, i);
+    for (uint32_t i = 0; i < port->geometry.cells; i++) unfinished += is_unfinished(port, i);
+    return unfinished + worked_on(port);
+}
+
+bool shmq_all_done(struct shmq_port *port) {
+    const uint32_t cells = port->geometry.cells, begin = port->unfinished_hint < cells ? port->unfinished_hint : 0;
+    if (is_unfinished(port, begin)) return false; /* whoever is done with that looks again */
+    if (shmq_load_seq(&port->header->backlog) || shmq_ring_length(port)) return false;
+    for (uint32_t i = 0; i < shmq_ports_used(port); i++)
+        if (is_getting(port, i)) return false;
+    for (uint32_t n = 0, i = begin; n < cells; n++, i = i + 1 < cells ? i + 1 : 0)
+        if (is_unfinished(port, i)) return port->unfinished_hint = i, false;
+    return worked_on(port) == 0;
 }
 
 void shmq_tell_if_done(struct shmq_port *port) {
-    if (shmq_unfinished(port) == 0) shmq_wake_all(port, SHMQ_DONE);
+    if (!shmq_bell_is_armed(port, SHMQ_DONE)) {
+        /* Nobody waits any more: take the flag away, and look again, since some may have armed before that. Who arms later gives
+         * it anew, and then looks whether all is done. [park] */
+        shmq_and_seq(&port->header->done_waiters, ~SHMQ_BELLS);
+        if (!shmq_bell_is_armed(port, SHMQ_DONE)) return;
+        shmq_or_seq(&port->header->done_waiters, SHMQ_BELLS);
+    }
+    if (shmq_all_done(port)) shmq_wake_all(port, SHMQ_DONE);
 }
 
 /* Is there so much room, or was nobody told for so long, that a producer is worth waking? */

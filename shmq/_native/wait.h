@@ -11,10 +11,12 @@
 
 #include "port.h"
 
-/* A lone sleeper looks again after this long: what a lost wake-up can cost, and when dead peers are noticed. Several
- * sleepers share the watch: the nth to lie down sleeps n times as long, up to the second number, so that somebody looks
- * about as often and four idle consumers cost little more than one. */
+/* Somebody looks for the dead, and for leases that are over, after this long, and sleepers share that: one of a segment's keeps the
+ * watch, and wakes when the next look is due. A deputy wakes a little later, and looks in its stead where it has not: it was
+ * killed, stopped, or woken by a message. All others sleep for longer, which is what a lost wake-up can cost while the
+ * watch sleeps, too; a look is a system call for each attached port, and is taken by whoever is awake and moves `look_due`. */
 #define SHMQ_SLICE_MS 80u /* with what it takes to be scheduled, a death is noticed within 0.1 s */
+#define SHMQ_DEPUTY_MS 15u
 #define SHMQ_SLICE_MOST_MS 250u
 #define SHMQ_SPIN_NS 40000u    /* the longest spin */
 
@@ -28,6 +30,8 @@ struct shmq_patience {
     bool stays;  /* the caller's: after a shutdown it waits for what others may give back, too: see shmq_wait_over */
     bool told;          /* the caller's: it has said that this takes long … */
     uint32_t slice_ms;
+    uint32_t duty;      /* enum duty of wait.c, while it sleeps … */
+    uint64_t duty_until;
     uint64_t begun_ns;  /* … and when it began */
 };
 
@@ -35,7 +39,7 @@ struct shmq_patience {
  * TIMED_OUT: the deadline; INTERRUPTED: a signal. */
 shmq_status shmq_wait(struct shmq_port *port, enum shmq_side side, uint64_t deadline_ns, struct shmq_patience *patience);
 
-/* Take back what the dead held and what was held too long, if nobody of this handle has looked for a slice: so that a consumer
+/* Take back what the dead held and what was held too long, if nobody of this segment has looked for a slice: so that a consumer
  * that only polls notices them too. True: something came back. */
 bool shmq_reap_now_and_then(struct shmq_port *port);
 
@@ -69,8 +73,11 @@ bool shmq_wait_over(struct shmq_port *port, bool stays);
 /* Messages that are not done: those in the ring, the backlog, in flight, and those taken by get without a task_done so far. */
 uint64_t shmq_unfinished(const struct shmq_port *port);
 
-/* Those that get took, over all ports. */
-uint64_t shmq_taken(const struct shmq_port *port);
+/* Is there none? As shmq_unfinished() == 0, but it ends with the first one that it meets, and begins where it met the last one. */
+bool shmq_all_done(struct shmq_port *port);
+
+/* Has get taken so many, over all ports? Begins with this port's own, and ends when there are enough. */
+bool shmq_has_taken(const struct shmq_port *port, uint64_t count);
 
 /* Wake one waiter of the side, if there is one (and, for space, if it is worth it): who sleeps, or else whose bell is armed.
  * Never blocks. */

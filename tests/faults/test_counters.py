@@ -250,7 +250,7 @@ def test_failed_deliveries_are_counted_up_to_the_edge_and_not_beyond(make: Make)
     assert queue.receive(timeout=0).data == "x"
 
 
-@pytest.mark.parametrize("attachments", [(1 << 24) - 2, (1 << 24) + 5, (1 << 40) - 2, (1 << 64) - 2])
+@pytest.mark.parametrize("attachments", [(1 << 24) - 2, (1 << 44) - 2, (1 << 44) + 5, (1 << 64) - 2])
 def test_after_ever_so_many_attachments_messages_are_told_apart_and_the_doctor_spares_what_is_used(
     make: Make, attachments: int
 ) -> None:
@@ -263,7 +263,7 @@ def test_after_ever_so_many_attachments_messages_are_told_apart_and_the_doctor_s
         handle.put(bytes(5000))
     # A side segment that is being written: nothing leads to it yet, and only its writer's serial number tells of it.
     sides = [
-        f"{PREFIX}{queue.name}+{queue.segment.nonce:016x}.{(attachments + n) % (1 << 24) << 40 | 0xFFFF:016x}" for n in range(5)
+        f"{PREFIX}{queue.name}+{queue.segment.nonce:016x}.{(attachments + n) % (1 << 44) << 20 | 0xFFFF:016x}" for n in range(5)
     ]
     for side in sides:
         with open(f"/dev/shm/{side}", "wb") as file:

@@ -862,10 +862,72 @@ static void detaching(void) {
         ack(&other, cell);
         CHECK(shmq_orphan_adopt(&other, 0, &cell) == SHMQ_WOULD_BLOCK, "the held one came back");
         attach(&a, &port);
-        CHECK(shmq_load_relaxed(&port.record->counters[SHMQ_PUTS]) == 7 && port.next_id >> 40 == 2, "a port of its own");
+        CHECK(shmq_load_relaxed(&port.record->counters[SHMQ_PUTS]) == 7 && port.next_id >> SHMQ_ID_BITS == 2, "a port of its own");
         shmq_port_detach(&port);
         end(&a, &other);
     }
+}
+
+/* No id is given twice: not after another attachment to the same port, and not when the count of a serial is used up. */
+static void ids(void) {
+    struct arena a = arena_make(4, 64, 4, 3);
+    struct shmq_port port, other;
+    attach(&a, &port);
+    attach(&a, &other);
+    const uint64_t count = UINT64_C(1) << SHMQ_ID_BITS;
+    CHECK(shmq_next_id(&port) == 1 && shmq_next_id(&other) == (count | 1), "the first ids");
+    port.next_id = count - 1;
+    CHECK(shmq_next_id(&port) == count - 1, "the last one of a serial");
+    CHECK(shmq_load_relaxed(&port.record->serial) == 0, "its serial, while what has the id may be on its way");
+    CHECK(shmq_next_id(&port) == (2 * count | 1) && shmq_next_id(&port) == (2 * count | 2), "another serial");
+    CHECK(shmq_load_relaxed(&port.record->serial) == 2 && shmq_load_relaxed(&port.record->serial_before) == 0, "the serials of the port");
+    shmq_port_detach(&port);
+    attach(&a, &port);
+    CHECK(port.index == 0 && shmq_next_id(&port) == (3 * count | 1), "the same port, attached again");
+    CHECK(shmq_load_relaxed(&port.record->serial_before) == 3, "nothing of its is of who was there before");
+    /* At the edge the serials begin anew: see `id` in layout.h. */
+    shmq_store_relaxed(&port.header->attachments, (UINT64_C(1) << (64 - SHMQ_ID_BITS)) - 1);
+    shmq_port_draw_serial(&port);
+    CHECK(shmq_next_id(&port) == (UINT64_MAX << SHMQ_ID_BITS | 1), "the last serial");
+    shmq_port_draw_serial(&port);
+    CHECK(shmq_next_id(&port) == 1, "and then the first again");
+    shmq_port_detach(&other);
+    end(&a, &port);
+}
+
+static void *sleep_at(void *port) {
+    struct shmq_patience patience = {0};
+    shmq_wait_park(port, SHMQ_ITEMS, SHMQ_FOREVER, &patience);
+    return NULL;
+}
+
+/* A port that is given back while a thread sleeps at it takes its sleeper off the count, and nobody else's. */
+static void taken_away_asleep(void) {
+    struct arena a = arena_make(4, 64, 4, 2);
+    struct shmq_port port, other;
+    sem_t semaphores[2];
+    CHECK(sem_init(&semaphores[0], 0, 0) == 0 && sem_init(&semaphores[1], 0, 0) == 0, "semaphores");
+    pthread_t threads[2];
+    struct shmq_port *ports[2] = {&port, &other};
+    shmq_half *waiters = &((struct shmq_header *)a.base)->items_waiters;
+    for (int i = 0; i < 2; i++) {
+        attach(&a, ports[i]);
+        for (int side = 0; side < 2; side++) ports[i]->semaphores[side] = &semaphores[side];
+        CHECK(pthread_create(&threads[i], NULL, sleep_at, ports[i]) == 0, "thread");
+    }
+    while (shmq_load_seq(waiters) != 2) sched_yield();
+    usleep(20000); /* they have looked, and sleep; where they have not, less is tried */
+    shmq_port_detach(&port);
+    CHECK((shmq_load_seq(waiters) & ~SHMQ_BELLS) == 1, "who went is still counted");
+    struct shmq_port heir;
+    attach(&a, &heir);
+    CHECK(heir.index == port.index && shmq_load_seq(&heir.record->asleep[SHMQ_ITEMS]) == 0, "the heir is said to sleep");
+    CHECK(pthread_join(threads[0], NULL) == 0, "the sleeper of the port that is gone"); /* by the end of its slice, at the latest */
+    CHECK(shmq_load_seq(&heir.record->asleep[SHMQ_ITEMS]) == 0, "what the heir sleeps: %u", shmq_load_seq(&heir.record->asleep[SHMQ_ITEMS]));
+    CHECK(pthread_join(threads[1], NULL) == 0 && shmq_load_seq(waiters) == 0, "the other sleeper");
+    CHECK(shmq_load_seq(&other.record->asleep[SHMQ_ITEMS]) == 0, "what the other one sleeps");
+    shmq_port_detach(&heir);
+    end(&a, &other);
 }
 
 /* Leases and loans never take the cells that put and get depend on; ports and cells end where the geometry says. */
@@ -1402,7 +1464,7 @@ static void scribble(uint64_t seed, uint32_t milliseconds) {
 
 static const struct { const char *name; void (*run)(void); } singles[] = {
     {"capacities", capacities}, {"lagging", lagging}, {"far_behind", far_behind}, {"generations", generations}, {"failures", failures}, {"orphans", orphans}, {"ages", ages}, {"shutting", shutting},
-    {"detaching", detaching}, {"limits", limits}, {"warm", warm}, {"batches", batches}, {"geometries", geometries},
+    {"detaching", detaching}, {"ids", ids}, {"taken_away_asleep", taken_away_asleep}, {"limits", limits}, {"warm", warm}, {"batches", batches}, {"geometries", geometries},
     {"headers", headers}, {"owners", owners}, {"never_back", never_back}, {"corruption", corruption},
 };
 

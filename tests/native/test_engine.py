@@ -43,6 +43,8 @@ SINGLES = [
     "ages",
     "shutting",
     "detaching",
+    "ids",
+    "taken_away_asleep",
     "limits",
     "warm",
     "geometries",
