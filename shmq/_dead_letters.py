@@ -113,13 +113,7 @@ class DeadLetters:
         count = 0
         for letter in self:
             if filter is None or filter(letter):
-                try:
-                    os.unlink(f"{self._path}/{letter.id:016x}")
-                except FileNotFoundError:
-                    continue  # put back meanwhile: its side segment is a message's again
-                for key in self._side_key(letter):
-                    self._port.segment.unlink_side(key)
-                count += 1
+                count += self._discard(letter)
         return count
 
     # -- burying -------------------------------------------------------------------------------------------------------
@@ -213,6 +207,15 @@ class DeadLetters:
     def _side_key(self, letter: DeadLetter) -> list[bytes]:
         key = self._port._image_side_key(letter.image)
         return [] if key is None else [key]
+
+    def _discard(self, letter: DeadLetter) -> bool:
+        try:
+            os.unlink(f"{self._path}/{letter.id:016x}")
+        except FileNotFoundError:
+            return False  # put back meanwhile: its side segment is a message's again
+        for key in self._side_key(letter):
+            self._port.segment.unlink_side(key)
+        return True
 
     def _put_back(self, letter: DeadLetter, timeout: float | None) -> int:
         path = f"{self._path}/{letter.id:016x}"

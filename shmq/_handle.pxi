@@ -5,8 +5,7 @@ cdef class Handle(Observer):
     """A port of a segment in this process: attached, waiting, closed. Port adds what happens to messages."""
 
     cdef readonly object codec
-    cdef Dumper dumper              # of objects
-    cdef bint keeps_types           # what exports a buffer is pickled, too, so that its type comes out
+    cdef Dumper dumper              # of objects; without reducers of its own, buffers travel raw
     cdef readonly bint pickles
     cdef readonly bint spills
     cdef int64_t patience_ns        # how long this handle's puts may still wait before they go to the backlog, …
@@ -16,12 +15,12 @@ cdef class Handle(Observer):
     cdef bint abandoned             # closed by the interpreter's exit, not by the user
     cdef readonly bint spin
     cdef Py_ssize_t users           # leases, loans, and calls that have given up the interpreter lock
+    cdef public object _awakened    # called whenever a call that waits here has slept for a while; what it raises ends the call
     cdef bytes place                # where the bells are: see bell.h
     cdef int bell                   # the descriptor of this port's own bell, or -1
     cdef object __weakref__
 
     _reducers = None                # what a subclass's handles pickle with: a mapping from classes to reducers
-    _keeps_types = False
 
     def __cinit__(self, *args, **kwargs):
         self.closed = True
@@ -32,7 +31,6 @@ cdef class Handle(Observer):
         self.segment = segment
         self.codec = codec
         self.dumper = Dumper(self._reducers)
-        self.keeps_types = self._keeps_types
         self.place = segment.place.encode()
         PyObject_GetBuffer(segment.memory, &self.memory, PyBUF_WRITABLE)
         cdef shmq_header *header = <shmq_header *>self.memory.buf
@@ -205,6 +203,8 @@ cdef class Handle(Observer):
             self.enter() # raises Closed
         try:
             PyErr_CheckSignals() # also at the end of a slice: the signal may have met another thread
+            if self._awakened is not None:
+                self._awakened()
         except:
             if status == SHMQ_OK and not cells:
                 self._pass_on(side)
@@ -257,6 +257,11 @@ cdef class Handle(Observer):
         """Wake another one who waits at this side, if there is something for him. Never raises."""
         if self.is_own():
             shmq_pass_on(&self.port, <shmq_side>side)
+
+    def _rouse(self, int side) -> None:
+        """Wake all who wait at this side, that they look about them. Never raises."""
+        if self.is_own():
+            shmq_wake_all(&self.port, <shmq_side>side)
 
     def _worth(self, int side) -> int:
         """For how many who wait it is worth a try: messages (0), room (1), as many as you like when all is done (2) or it was shut.

@@ -5,8 +5,11 @@
     shmq-UID.NAME+NONCE.workers     rows of 16 words; a row is one worker's, or free
 
 A row is claimed by the crew that starts the worker and freed by it when it has read what a dead one was at, or by others once the
-crew is dead. From then on only the worker writes to it, each word by one store; whoever reads sees one word as it is, and
-several as they were a moment apart. That is enough: the queue decides what becomes of a task, the board only tells people.
+crew is dead. From then on only the worker writes to it (but for `ASKED`), each word by one store; a reader sees one word as it
+is, and several as they were a moment apart. That is enough: the queue decides what becomes of a task, the board tells people.
+
+A worker is asked to leave on the board, too. It looks there between its tasks, and whenever its wait for one is interrupted, as
+`rouse` does: no signal, which a program may handle as it likes, and which its own children would inherit.
 
 Each claim is a *turn* of its row, with a number. A worker whose turn is over has been disowned: its crew was interrupted while
 it started it, and does not know of it. It leaves.
@@ -14,20 +17,23 @@ it started it, and does not know of it. It leaves.
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from dataclasses import dataclass
 
 from shmq import _core, _segment
+from shmq._bell import ITEMS
 from shmq._errors import SegmentNotFound
 from shmq._queue import Queue
 
-__all__ = ["FREE", "LEFT", "READY", "STARTING", "Board", "Row", "WorkerStats"]
+__all__ = ["DIE", "FREE", "LEAVE", "LEFT", "READY", "STARTING", "Board", "Row", "WorkerStats"]
 
 WORDS = 16
 ROWS = 1024
-OWNER, PID, STATE, CREW, TURN, STARTED, DONE, FAILED, BUSY, CLIENT, TASK, SINCE, GIVEN_UP = range(13)
+OWNER, PID, STATE, CREW, TURN, ASKED, STARTED, DONE, FAILED, BUSY, CLIENT, TASK, SINCE, GIVEN_UP = range(14)
 FREE, STARTING, READY, LEFT = range(4)
+LEAVE, DIE = 1, 2  # what a worker is asked for: to end when it has done its task, or at once
 STATES = ("free", "starting", "ready", "left")
 
 
@@ -57,6 +63,10 @@ class Row:
         self.words[TURN] += 1
         self.words[STATE] = FREE  # after that it may be another crew's
 
+    def ask(self, what: int) -> None:
+        """Ask the worker to leave, or to die. It learns that when it is roused, or within a quarter of a second."""
+        self.words[ASKED] = max(self.words[ASKED], what)
+
     def enter(self) -> None:
         """This process is the worker."""
         for word in range(STARTED, WORDS):
@@ -84,6 +94,7 @@ class Board:
     """The rows of a pool's workers."""
 
     def __init__(self, queue: Queue) -> None:
+        self._queue = queue
         path = f"{_segment.path_of(queue.name)}{_segment.SEPARATOR}{queue.segment.nonce:016x}.workers"
         self._lock = _segment.NameLock(path)
         with self._lock:
@@ -98,17 +109,19 @@ class Board:
         return Row(self._words, index)
 
     def claim(self) -> Row:
-        """A free row, for a worker of this process. Raises RuntimeError where there is none."""
+        """A free row, for a worker of this process. Raises OSError where there is none."""
         words = self._words
         with self._lock:
             for at in range(0, len(words), WORDS):
                 if words[at + STATE] == FREE or not _core.alive(words[at + CREW]):
-                    words[at + OWNER] = words[at + PID] = words[at + TASK] = 0
+                    words[at + OWNER] = words[at + PID] = words[at + TASK] = words[at + ASKED] = 0
                     words[at + CREW] = _core.identity()
                     words[at + TURN] += 1
                     words[at + STATE] = STARTING
                     return Row(words, at // WORDS)
-        raise RuntimeError(f"a pool has at most {ROWS} workers, and all rows of its board are taken by living ones")
+        raise BlockingIOError(
+            errno.EAGAIN, f"a pool has at most {ROWS} workers, and all rows of its board are taken by living ones"
+        )
 
     def rows(self) -> list[Row]:
         """Those of workers that live, or of which a living crew has not yet read how they ended."""
@@ -117,6 +130,11 @@ class Board:
             for at in range(0, len(self._words), WORDS)
             if self._words[at + STATE] != FREE and self._words[at + OWNER] and _core.alive(self._words[at + OWNER])
         ]
+
+    def rouse(self) -> None:
+        """Let the workers that wait for a task look at the board."""
+        if not self._queue.closed:
+            self._queue._rouse(ITEMS)
 
     def close(self) -> None:
         self._words = memoryview(b"").cast("Q")

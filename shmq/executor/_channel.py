@@ -4,6 +4,11 @@ Small messages go into small slots. A large one goes into a slot of the second q
 comes, and a *ticket* into the first: an empty message that says no more than "there is a large one". So everybody waits on one
 queue, and who never sends arrays reserves no memory for them. What finds no large slots, or is larger than they are, is spilled.
 
+Putting never waits, and taking never depends on what those who put hold. A producer holds a cell of the large queue for as long
+as a copy takes, and spills the message where there is no slot or no cell for it. Loans and leases leave two cells of that queue
+alone; `get_large` uses those, and so the client can always take outcomes. A worker needs a cell for a large task as long as the
+task runs; so a client spills those that are more than there are cells for.
+
 A ticket names no message. Whoever takes one takes large messages until there is none, and only then acks it; and a ticket is
 never begun with, so that no number of deaths wears it out. So there is always a ticket for each large message that waits, or
 somebody who holds one and will look again. A message without a ticket, whose sender died between the two, goes with the next.
@@ -13,23 +18,41 @@ from __future__ import annotations
 
 import contextlib
 import time
-from typing import Any
+from typing import Any, Literal
 
+from shmq import _segment
 from shmq._core import Lease
 from shmq._errors import Empty, Full, InFlightLimit, OutOfMemory, SegmentExists, SegmentMismatch, SegmentNotFound
 from shmq._queue import Queue, _config
 from shmq.executor._tasks import SMALL, Message
 
-__all__ = ["SHARED", "Channel"]
+__all__ = ["MOST_WORKERS", "SLOTS", "Channel", "shape_of"]
 
+Crowded = Literal["waits", "spills", "goes beside"]
 TICKET = b""
 SLOTS = 1024
+LEAST_PORTS = 64
+MOST_PORTS = 1000  # of 1,022 that a segment can have
+GUESTS = 32  # handles at a queue of a pool that are not its workers'
+MOST_WORKERS = MOST_PORTS - 2 * GUESTS
+CELL_PAUSE = 0.002  # seconds between two looks whether a cell has become free
 LARGE_BYTES = 32 << 20  # at most so much memory for the large slots of a channel, if that is two slots or more
 REAPER_PATIENCE = 5.0
 MOST_DELIVERIES = 3
 LARGE_SLOT = 1 << 20
 # What a program says of a pool with a name that it does not make itself, or makes as it is usual.
 SHARED = {"private": False, "slot_size": None, "large_slots": 16, "ports": 256, "max_deliveries": None}
+
+
+def shape_of(workers: int, private: bool) -> dict[str, Any]:
+    """How the channels of a pool are made for so many workers. Of a pool with a name there may be others' workers, too."""
+    if private:
+        return SHARED | {"private": True, "large_slots": max(4, 4 * workers), "ports": ports_for(workers, LEAST_PORTS)}
+    return SHARED | {"ports": ports_for(workers, 256)}
+
+
+def ports_for(workers: int, least: int) -> int:
+    return min(max(least, workers + GUESTS), MOST_PORTS)
 
 
 class Channel:
@@ -49,6 +72,7 @@ class Channel:
         ports: int,
         max_deliveries: int | None,
         attach: bool = False,
+        slots: int = SLOTS,
     ) -> None:
         self.private = private
         self.slot_size = slot_size or LARGE_SLOT
@@ -58,7 +82,8 @@ class Channel:
         if attach:
             self.small = Queue.attach(name)
         else:
-            self.small = self._open(name, slots=SLOTS, slot_size=SMALL, in_flight=256, oversize="spill")
+            # Each handle leases one message at a time: a task, or a ticket.
+            self.small = self._open(name, slots=slots, slot_size=SMALL, in_flight=max(256, ports), oversize="spill")
         self.large: Queue | None = None
         self._guest = attach
         self.owed = 0  # tickets for which there was no room
@@ -87,23 +112,34 @@ class Channel:
 
     # -- putting -----------------------------------------------------------------------------------------------------------
 
-    def put(self, message: Message, timeout: float | None = None) -> None:
-        """Put a message. **Waits** for room up to `timeout` seconds (0: tries once). **Raises** Full, OutOfMemory."""
+    def put(self, message: Message, crowded: Crowded = "waits") -> bool:
+        """Put a message; return whether it lies in a large slot. Does not wait. **Raises** Full, OutOfMemory, OSError.
+
+        `crowded`: what becomes of a message for which the large slots have no room. It "waits" (Full is raised), or it "spills",
+        even where there is room, where it "goes beside" them. A message that is larger than a slot is always spilled.
+        """
         if isinstance(message, bytes):
-            self.small.put(message, timeout != 0, timeout)
-            return
+            self.small.put(message, False)
+            return False
         nbytes = sum(map(len, message))
-        large = self._large(nbytes) if nbytes > SMALL else None
-        if large is None:
-            self.small.put(b"".join(message), timeout != 0, timeout)
-            return
-        if timeout == 0 and large.full():
-            raise Full(f"the large slots of {self.small.name!r} are full")
+        large = self._large(nbytes) if nbytes > SMALL and crowded != "goes beside" else None
+        if large is not None:
+            if not large.full():
+                if self._lay(large, message, nbytes):
+                    self.owed += 1
+                    self.settle()
+                    return True
+            elif crowded == "waits":
+                raise Full(f"the large slots of {self.small.name!r} are full")
+        self.small.put(b"".join(message), False)
+        return False
+
+    def _lay(self, large: Queue, message: list[Any], nbytes: int) -> bool:
+        """Put a message into a large slot. False where there is none, or no cell: others keep views of them all."""
         try:
             loan = large.loan(nbytes)
-        except InFlightLimit:  # somebody keeps views of them all
-            self.small.put(b"".join(message), timeout != 0, timeout)
-            return
+        except InFlightLimit:
+            return False
         try:
             view = loan.view
             at = 0
@@ -111,11 +147,17 @@ class Channel:
                 view[at : at + len(piece)] = piece
                 at += len(piece)
             view.release()
-            loan.publish(timeout=timeout)
+            loan.publish(timeout=0)
+        except Full:  # others were quicker
+            return False
         finally:
             loan.abandon()
-        self.owed += 1
-        self.settle()
+        return True
+
+    @property
+    def places(self) -> int:
+        """How many large messages can be under way at once, so that everybody who takes one has a cell for it."""
+        return 0 if self.large is None else self.large.segment.config.in_flight - 1  # one is a loan's
 
     def settle(self) -> None:
         """Put the tickets for which there was no room."""
@@ -146,8 +188,22 @@ class Channel:
 
     # -- taking ------------------------------------------------------------------------------------------------------------
 
-    def receive(self, timeout: float | None) -> Lease:
-        """The next message, not begun with. **Waits** for one; **raises** Empty, and keeps a ticket until then if it has one."""
+    def receive(self, timeout: float) -> Lease:
+        """The next message, not begun with. **Waits** for one; **raises** Empty, and keeps a ticket until then if it has one.
+
+        Where others hold all cells it waits for one of them, as for a message.
+        """
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                return self._receive(timeout)
+            except InFlightLimit:
+                timeout = deadline - time.monotonic()
+                if timeout <= 0:
+                    raise Empty(f"there are messages in {self.small.name!r}, and others hold all cells") from None
+                time.sleep(min(CELL_PAUSE, timeout))
+
+    def _receive(self, timeout: float) -> Lease:
         while True:
             if self._ticket is not None:
                 lease = self._receive_large()
@@ -178,11 +234,22 @@ class Channel:
             # moment. So this is certain before the last look, not after it.
             certain = not large._reap() and not dead_ports(large)
 
+    def get_large(self) -> bytes:
+        """A copy of the next large message, by one of the cells that loans and leases leave alone. **Raises** Empty."""
+        large = self.attached_large()
+        if large is None:
+            raise Empty
+        message: bytes = large.get(False)
+        return message
+
     def attached_large(self) -> Queue | None:
         """The queue of large slots, if there is one."""
         if self.large is None:
             with contextlib.suppress(SegmentNotFound):
-                self.large = Queue.attach(self.large_name)
+                if not self._guest:
+                    self.large = Queue.attach(self.large_name)
+                elif segment := _segment.find(self.large_name):  # not under its name's lock: whoever makes it may be stopped
+                    self.large = Queue._inspect(segment)
         return self.large
 
     # -- operating ---------------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ import threading
 import time
 import weakref
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from multiprocessing.context import BaseContext
@@ -26,22 +27,26 @@ from typing import Any
 
 from shmq import _core
 from shmq._bell import wait_many
-from shmq._errors import Empty, Full, OutOfMemory, ShmqError
+from shmq._errors import Empty, Full, InFlightLimit, OutOfMemory, ShmqError
 from shmq._worker_lost import WorkerLost
 from shmq.executor import _tasks
 from shmq.executor._autoscale import Autoscale
 from shmq.executor._board import Board, WorkerStats
-from shmq.executor._channel import Channel
+from shmq.executor._channel import SLOTS, Channel
 from shmq.executor._crew import Crew, Death, describe_exit
 from shmq.executor._future import CANCELLED, DONE, FINISHED, PENDING, RUNNING, Future, finishing, lock
+from shmq.executor._losses import Losses
 from shmq.executor._map import MapCall
+from shmq.executor._reply import ROOM_PATIENCE, client_name
+from shmq.executor._reserve import is_limit
 from shmq.executor._tasks import Message
-from shmq.executor._worker import ROOM_PATIENCE, Plan, client_name, run, tasks_name
+from shmq.executor._unserved import Unserved
+from shmq.executor._worker import Plan, run, tasks_name
 
 __all__ = ["Client", "ExecutorStats"]
 
 AHEAD = 0.02  # seconds of work that are handed over to each worker
-MOST_AHEAD = 1000  # tasks handed over at once
+DUPLICATES = 124  # outcomes that come twice, since a worker died between one and the ack, have room, too
 BATCH = 256
 LINGER = 0.0002  # seconds to hold back while outcomes come one by one and many are out
 LINGER_BATCH = 32
@@ -49,7 +54,7 @@ LOOK_ROUND = 0.5  # seconds between two looks at what nobody announces: dead let
 STARVED = 0.005  # … and for room in a queue that others have filled
 SUSPICIOUS = 0.05
 UNSENDABLE = (ShmqError, OSError, MemoryError)  # no room for a large task, no descriptor for its side segment
-GRACE = 5.0  # seconds for workers to leave before they are killed
+GRACE = 5.0  # seconds for the workers of a broken pool to leave before they are killed
 
 
 @dataclass(frozen=True)
@@ -82,7 +87,12 @@ class Client:
         self.private = private
         self.id = os.getpid() << 32 | secrets.randbits(32)
         self.tasks = Channel(tasks_name(pool), **channel)
-        self.results = Channel(client_name(self.id), **(channel | {"private": True, "max_deliveries": 0}))
+        # As many slots as tasks are handed over at once: no worker has to wait with an outcome.
+        slots = max(SLOTS, most_workers + DUPLICATES)
+        ports = self.tasks.small.segment.config.ports
+        answers = channel | {"private": True, "max_deliveries": 0, "ports": ports}
+        self.results = Channel(client_name(self.id), slots=slots, **answers)
+        self.most_ahead = slots - DUPLICATES
         self.board = Board(self.tasks.small)
         self.scale = scale
         self.most_workers = most_workers
@@ -100,9 +110,12 @@ class Client:
         self.pace = 0.0  # seconds of a task, lately
         self.closing = False
         self.broken: WorkerLost | None = None
-        self.suspects: dict[int, list[tuple[int, int | None]]] = {}  # pid and exit code of those that died in a task
-        self.buried = 0  # dead letters that were seen; -1: look again
+        self.losses = Losses(self.id, private)
+        self.in_large: set[int] = set()  # tasks that lie in large slots, or did when they were taken
+        self.needy = False  # something was lacking: said once
+        self.unserved = Unserved(pool)
         self.starved = False  # there was no room for a task
+        self.looked_for_workers = -LOOK_ROUND
         self.hopeful = -ROOM_PATIENCE  # when something was out that may have had memory: it is freed after its outcome
         self.in_place = False
         self.feeding = False
@@ -153,7 +166,7 @@ class Client:
                     if type(message) is bytes:
                         self.tasks.small.put(message, False)
                     else:
-                        self.tasks.put(message, 0)
+                        self.put_large(number, message)
                     future._state = RUNNING
                     self.handed += 1
                     return
@@ -223,7 +236,7 @@ class Client:
     def feed_large(self, number: int, message: Message) -> None:
         """Hand over what is first in the backlog."""
         try:
-            self.tasks.put(message, 0)
+            self.put_large(number, message)
         except Full:
             self.starved = True
             return
@@ -236,6 +249,13 @@ class Client:
             return
         self.backlog.popleft()
         self.handed += 1
+
+    def put_large(self, number: int, message: Message) -> None:
+        """Raises Full, and UNSENDABLE."""
+        # So many that each worker finds a cell for what it takes; the others are spilled.
+        crowded = len(self.in_large) >= self.tasks.places > 0
+        if self.tasks.put(message, "goes beside" if crowded else "waits"):
+            self.in_large.add(number)
 
     def may_wait(self, error: BaseException) -> bool:
         """Is there no memory because of what is handed over, or was a moment ago? Then there will be."""
@@ -280,13 +300,29 @@ class Client:
         if not self.enter():
             return
         try:
-            while not self.look():
+            while not self.look_patiently():
                 pass
         except BaseException as error:  # nobody may wait for ever for what this thread will not bring
             log().error("the executor of %r cannot go on", self.pool, exc_info=True)
             self.break_off(f"the executor cannot go on: {error!r}", error)
         finally:
             self.end()
+
+    def look_patiently(self) -> bool:
+        """As `look`; where something is lacking, it is tried again, and said once."""
+        try:
+            finished = self.look()
+            self.needy = False
+            return finished
+        except (OSError, MemoryError, ShmqError) as error:
+            if not is_limit(error):
+                raise
+            if not self.needy:
+                log().warning("the executor of %r waits, since something is lacking: %r", self.pool, error)
+            self.needy = True
+            error.__traceback__ = None
+        time.sleep(SUSPICIOUS)
+        return False
 
     def look(self) -> bool:
         """Do what is to do, and wait for more. True when all is done and nobody will ask again."""
@@ -316,7 +352,7 @@ class Client:
             timeouts.append(pause)
         if self.starved or self.tasks.owed:
             timeouts.append(STARVED)
-        if self.suspects or self.buried < 0:
+        if self.losses.awaited:
             timeouts.append(SUSPICIOUS)
         if not self.private:  # whoever submits does not wake this thread
             timeouts.append(LOOK_ROUND)
@@ -351,7 +387,8 @@ class Client:
             # A few that were interrupted say little, unless they took long.
             self.pace += (pace - self.pace) * (min(len(outcomes), 64) / 128 if self.done else 1.0)
             ahead = int(self.least_window * AHEAD / max(self.pace, 1e-6))
-            self.window = max(self.least_window, min(ahead, MOST_AHEAD))
+            self.unserved.outcome()
+            self.window = max(self.least_window, min(ahead, self.most_ahead))
             with lock:
                 self.hopeful = time.monotonic()
                 self.finish(outcomes)
@@ -371,6 +408,9 @@ class Client:
                 lease = large.receive(0)
             except Empty:
                 return
+            except InFlightLimit:  # loans of those who put, and views that are kept, hold all cells but those that are for this
+                self.take_copy(outcomes)
+                continue
             view = lease.view
             number, _, kind, count = _tasks.outcome_of(view)
             try:
@@ -379,6 +419,15 @@ class Client:
                 outcomes.append((number, error, 1))
             del view
             lease.ack()
+
+    def take_copy(self, outcomes: list[tuple[int, Any, int]]) -> None:
+        with contextlib.suppress(Empty):
+            message = self.results.get_large()
+            number, _, kind, count = _tasks.outcome_of(message)
+            try:
+                outcomes.append((number, _tasks.load_outcome(message, kind, count, self.in_place), kind))
+            except BaseException as error:
+                outcomes.append((number, error, 1))
 
     def finish(self, outcomes: list[tuple[int, Any, int]]) -> None:
         """Tell those who asked, and note who is to be called back. Under the lock."""
@@ -406,9 +455,10 @@ class Client:
                 self.later.append(future)
         self.handed -= before - len(pending)
         self.done += before - len(pending)
-        if self.suspects:
-            for number, _, _ in outcomes:
-                self.suspects.pop(number, None)
+        if self.losses.awaited:
+            self.losses.forget([number for number, _, _ in outcomes])
+        if self.in_large:
+            self.in_large.difference_update([number for number, _, _ in outcomes])
         for call in self.gated[:]:
             if call.awaited in call.outcomes:
                 self.gated.remove(call)
@@ -435,57 +485,35 @@ class Client:
             waiting = len(self.backlog) + self.tasks.small.qsize()
             self.crew.resize(self.scale.wanted(self.crew.wanted, busy, waiting))
         self.pause = self.crew.fill() if self.pending or not self.closing else None
-        if deaths or self.suspects or self.buried < 0 or (self.pending and not self.private):
-            self.search_dead_letters()
+        if self.losses.awaited or (self.pending and not self.private):
+            self.search_losses()
+        if not self.private:
+            self.look_for_workers()
 
     def mourn(self, death: Death) -> None:
-        if death.task and death.client == self.id and death.task in self.pending:
-            self.suspects.setdefault(death.task, []).append((death.pid, death.exit_code))
+        self.losses.note(death)
         if not death.left and not self.crew.stopping:
             task = f" while it ran task {death.task}" if death.task else ""
             log().warning("worker %d of %r %s%s", death.pid, self.pool, describe_exit(death.exit_code), task)
 
-    def search_dead_letters(self) -> None:
+    def search_losses(self) -> None:
         """Fail the tasks that were given up."""
-        buried = 0
-        for queue in self.tasks.queues:
-            queue._reap()
-            queue._bury_all()
-            buried += queue._events()[2]
-        if buried == self.buried:
-            return
-        self.buried = buried
-        for queue in self.tasks.queues:
-            letters = queue.dead_letters
-            for letter in letters:
-                number, client, length, _, _ = _tasks.task_of(letter.data)
-                if client != self.id:
-                    continue
-                if self.unexplained(number, letter.delivery_count) and time.time() - letter.died_at < 1.0:
-                    self.buried = -1  # look again: a death is seen in the queue before its process has ended
-                    continue
-                name = _tasks.name_of(letter.data, length)
-                with lock:
-                    if number in self.pending:
-                        self.finish([(number, self.lost(number, name, letter.delivery_count), 1)])
-                letters.purge(lambda other, id=letter.id: other.id == id)  # type: ignore[misc]
+        for number, error in self.losses.search(self.tasks.queues, self.pending):
+            with lock:
+                if number in self.pending:
+                    self.finish([(number, error, 1)])
         self.tell()
 
-    def unexplained(self, number: int, deliveries: int) -> bool:
-        """Have more workers of ours died in this task than we know of by now?"""
-        return self.private and number in self.pending and len(self.suspects.get(number, ())) < deliveries
-
-    def lost(self, number: int, name: str, deliveries: int) -> WorkerLost:
-        known = self.suspects.get(number, [])
-        how = [f"pid {pid} {describe_exit(code)}" for pid, code in known]
-        if unknown := deliveries - len(known):
-            how.append(f"of {unknown} only the program that had started them knows how they ended")
-        often = f"{deliveries} deliver{'ies' if deliveries > 1 else 'y'}"
-        return WorkerLost(
-            f"task {number}, {name}, was given up after {often}: each time its worker died in the middle ({'; '.join(how)}). "
-            "The other tasks go on; give the pool a larger max_deliveries= if it was not the task's fault",
-            (None,) * unknown + tuple(code for _, code in known),
-        )
+    def look_for_workers(self) -> None:
+        """Others may have workers in this pool, more than this program has; or nobody has any."""
+        now = time.monotonic()
+        if now - self.looked_for_workers < LOOK_ROUND:
+            return
+        self.looked_for_workers = now
+        workers = self.board.ready_count() if self.pending else 0
+        self.least_window = min(max(self.most_workers, workers, 1) + 1, self.most_ahead)
+        self.window = max(self.window, self.least_window)
+        self.unserved.look(len(self.pending), workers)
 
     def give_up_starting(self) -> None:
         """No worker comes up."""
@@ -554,17 +582,25 @@ class Client:
                 return
             self.ended = True
         self.crew.stop()
-        # What one of them still runs is another program's task, which shares the pool.
-        while not self.crew.join(GRACE) and not self.private and any(worker.running for worker in self.crew.stats()):
-            pass
-        if self.crew.processes:
+        if self.broken:
+            # What one of them still runs may be another program's task, which shares the pool; nobody waits for ours.
+            while not self.crew.join(GRACE) and not self.private and any(worker.running for worker in self.crew.stats()):
+                pass
             self.crew.kill()
-            self.crew.join()
+        self.crew.join()  # for as long as their finalizers, and the threads that tasks have started, take
         self.board.close()
         self.tasks.close()
         self.results.close()
         os.close(self._wake_read)
         os.close(self._wake_write)
+
+    def end_workers(self, end: Callable[[Crew], None], why: str) -> None:
+        """End this program's workers in the middle of what they run, and with them this client."""
+        self.leave(why, cancel=True)
+        end(self.crew)
+        self.break_off(why, None)
+        if self.begun:
+            self.wake()
 
     def disown(self) -> None:
         """In a forked child: all this is the parent's."""

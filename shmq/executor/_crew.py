@@ -50,7 +50,10 @@ class Member(NamedTuple):
 
 
 class Crew:
-    """The workers that this process has started. `target(plan)` is what one of them runs, the plan with the number of its row."""
+    """The workers that this process has started. `target(plan)` is what one of them runs, the plan with the number of its row.
+
+    Its lock is held while a worker is started, and so while the program's own code pickles its arguments.
+    """
 
     def __init__(self, context: BaseContext, board: Board, target: Callable[[Plan], None], plan: Plan) -> None:
         self.context = context
@@ -60,13 +63,12 @@ class Crew:
         self.wanted = 0
         self.failed_starts = 0
         self.last_death: Death | None = None
-        self.start_error: OSError | None = None  # why the last one could not even be started
+        self.start_error: Exception | None = None  # why the last one could not even be started
         self.not_before = 0.0
         self.deaths = 0
         self.sums = dict.fromkeys(COUNTED, 0)  # of the workers that have ended
         self.stopping = False
         self._members: dict[int, Member] = {}  # by pid
-        self._asked: set[int] = set()  # to leave
         self._poll = select.poll()
         self._lock = threading.RLock()
 
@@ -87,7 +89,7 @@ class Crew:
                     return pause
                 try:
                     self._start()
-                except OSError as error:  # no more processes, memory or descriptors; that may pass
+                except (OSError, MemoryError) as error:  # no processes, memory, descriptors or rows; that may pass
                     self.start_error = error
                     self._note_failed_start()
         return None
@@ -171,8 +173,8 @@ class Crew:
         if process.exitcode is None:  # the fork server may be about to tell
             process.join(STATUS_PATIENCE)
         state = row.words[_board.STATE]
-        # One that was asked before it could listen has died of it, and has left all the same.
-        early = pid in self._asked and state == _board.STARTING
+        # One that was asked before it was ready need not have become so.
+        early = state == _board.STARTING and row.words[_board.ASKED] == _board.LEAVE
         death = Death(
             pid=pid,
             exit_code=process.exitcode,
@@ -181,7 +183,6 @@ class Crew:
             client=row.words[_board.CLIENT],
             task=row.words[_board.TASK],
         )
-        self._asked.discard(pid)
         if state != _board.STARTING:  # otherwise the words are those of whoever had the row before
             for word in COUNTED:
                 self.sums[word] += row.words[word]
@@ -207,27 +208,34 @@ class Crew:
             if wanted < self.wanted:
                 idle_last = sorted(self._members, key=lambda pid: self._members[pid].row.words[_board.TASK] == 0)
                 for pid in idle_last[wanted:]:
-                    self._ask(pid)
+                    self._members[pid].row.ask(_board.LEAVE)
+                self.board.rouse()
             self.wanted = wanted
             self.fill()
 
-    def _ask(self, pid: int) -> None:
-        self._asked.add(pid)
-        with contextlib.suppress(ProcessLookupError, ValueError):
-            self._members[pid].process.terminate()
-
     def stop(self) -> None:
         """Ask all to leave when they are done with the task that they run."""
-        with self._lock:
-            self.stopping = True
-            for pid in list(self._members):
-                self._ask(pid)
+        self._ask(_board.LEAVE)
+
+    def terminate(self) -> None:
+        """End all by SIGTERM, in the middle of what they run."""
+        for process in self._ask(_board.DIE):
+            with contextlib.suppress(ProcessLookupError, ValueError):
+                process.terminate()
 
     def kill(self) -> None:
+        """End all by SIGKILL."""
+        for process in self._ask(_board.DIE):
+            with contextlib.suppress(ProcessLookupError, ValueError):
+                process.kill()
+
+    def _ask(self, what: int) -> list[BaseProcess]:
         with self._lock:
             self.stopping = True
-            for process in self.processes.values():
-                process.kill()
+            for member in self._members.values():
+                member.row.ask(what)
+            self.board.rouse()
+            return [member.process for member in self._members.values()]
 
     def disown(self) -> None:
         """In a forked child: the workers are the parent's, and so is whoever held the lock."""

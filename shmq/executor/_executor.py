@@ -15,8 +15,9 @@ from typing import Any, ParamSpec, TypeVar
 from shmq import _segment
 from shmq.executor import _tasks
 from shmq.executor._autoscale import Autoscale
-from shmq.executor._channel import SHARED
+from shmq.executor._channel import MOST_WORKERS, shape_of
 from shmq.executor._client import Client, ExecutorStats
+from shmq.executor._crew import Crew
 from shmq.executor._future import Future, lock
 from shmq.executor._map import MapCall
 
@@ -83,6 +84,8 @@ class Executor(futures.Executor):
             raise ValueError(
                 f"max_workers must be greater than 0, not {max_workers}; 0 where a pool with a name= has other workers"
             )
+        if max_workers > MOST_WORKERS:
+            raise ValueError(f"max_workers must be at most {MOST_WORKERS}, not {max_workers}: a pool's queue has a port for each")
         if initializer is not None and not callable(initializer):
             raise TypeError(f"initializer must be a callable, not {initializer!r}")
         if not isinstance(initargs, Iterable):
@@ -106,9 +109,7 @@ class Executor(futures.Executor):
             _segment.sweep_anonymous()
         self._max_workers = max_workers
         self._mp_context = mp_context
-        channel = SHARED | {"slot_size": slot_size, "max_deliveries": max_deliveries}
-        if name is None:
-            channel |= {"private": True, "large_slots": max(4, 4 * max_workers), "ports": max(64, max_workers + 32)}
+        channel = shape_of(max_workers, name is None) | {"slot_size": slot_size, "max_deliveries": max_deliveries}
         plan = {"initializer": initializer, "initargs": initargs, "most_tasks": max_tasks_per_child}
         self._client = Client(name or _segment.anonymous_name(), channel, name is None, mp_context, max_workers, plan, scale)
         self._client.in_place = zero_copy
@@ -270,6 +271,17 @@ class Executor(futures.Executor):
         self._client.leave("cannot schedule new futures: the executor was shut down", cancel_futures)
         if wait:
             self._client.join()
+
+    def terminate_workers(self) -> None:
+        """End the worker processes of this executor by SIGTERM, in the middle of what they run, and shut it down.
+
+        What waits is cancelled, and what was handed over fails with WorkerLost. As in Python 3.14, on every version.
+        """
+        self._client.end_workers(Crew.terminate, "the workers were ended by terminate_workers()")
+
+    def kill_workers(self) -> None:
+        """As terminate_workers, by SIGKILL."""
+        self._client.end_workers(Crew.kill, "the workers were ended by kill_workers()")
 
     def __del__(self) -> None:
         client = getattr(self, "_client", None)

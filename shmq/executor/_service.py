@@ -20,7 +20,7 @@ from shmq._queue import Queue
 from shmq.executor import _board
 from shmq.executor._autoscale import Autoscale
 from shmq.executor._board import Board
-from shmq.executor._channel import SHARED, Channel
+from shmq.executor._channel import Channel, shape_of
 from shmq.executor._consumer import Consumption, consume
 from shmq.executor._crew import Crew, Death, describe_exit
 from shmq.executor._worker import Plan, run, tasks_name
@@ -53,6 +53,7 @@ class Service:
     def __init__(self, wish: Wish) -> None:
         self.wish = wish
         self.scale = Autoscale(wish.least, wish.most)
+        self.shape = shape_of(wish.most, private=False)
         self.asked = 0
         self.channel: Channel | None = None
         self.queue: Queue | None = None
@@ -110,8 +111,7 @@ class Service:
                 if self.wish.function:
                     self.queue = Queue.attach(name)
                 else:
-                    shape: dict[str, Any] = dict(SHARED)
-                    self.channel = Channel(name, attach=True, **shape)
+                    self.channel = Channel(name, attach=True, **self.shape)
                     self.queue = self.channel.small
                 return self.queue
             except SegmentNotFound:
@@ -124,7 +124,7 @@ class Service:
 
     def hire(self, queue: Queue) -> Crew:
         wish = self.wish
-        channel: dict[str, Any] = {"consume": Consumption(wish.function, wish.prefetch)} if wish.function else dict(SHARED)
+        channel: dict[str, Any] = {"consume": Consumption(wish.function, wish.prefetch)} if wish.function else self.shape
         plan = Plan(pool=wish.name, channel=channel, row=0, turn=0, crew=_core.identity(), most_tasks=wish.max_tasks)
         body = functools.partial(logged, consume if wish.function else run, wish.log_level)
         crew = Crew(multiprocessing.get_context(wish.method), Board(queue), body, plan)

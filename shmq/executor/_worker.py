@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
 from collections.abc import Callable
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shmq import _core, _segment
 from shmq._core import Lease
@@ -16,14 +17,19 @@ from shmq._queue import Queue
 from shmq.executor import _board, _tasks
 from shmq.executor._board import Board
 from shmq.executor._channel import Channel
+from shmq.executor._reply import Reply
+from shmq.executor._reserve import Reserve, is_limit
 from shmq.executor._tasks import Message
 
-__all__ = ["HEARD", "ROOM_PATIENCE", "Plan", "Worker", "client_name", "live", "run", "tasks_name"]
+if TYPE_CHECKING:
+    import logging
+
+__all__ = ["HEARD", "Plan", "Worker", "live", "run", "tasks_name"]
 
 LOOK_ROUND = 1.0  # seconds between two looks whether the crew's process lives
 MOST_REPLIES = 64
 HEARD = {signal.SIGINT, signal.SIGTERM}
-ROOM_PATIENCE = 0.5  # seconds without memory for an outcome, and without another outcome whose memory will be free
+START_PATIENCE = 10.0  # seconds for a new worker to find a port, descriptors and memory
 
 
 class Plan(NamedTuple):
@@ -41,12 +47,7 @@ class Plan(NamedTuple):
 
 
 class Leave(BaseException):
-    """Raised by a signal in a worker that has nothing to do."""
-
-
-def client_name(client: int) -> str:
-    """The name of the queue of a client's outcomes: its pid, and a number by chance."""
-    return f"{_segment.ANONYMOUS_PREFIX}{client >> 32}.{client & 0xFFFFFFFF:08x}.results"
+    """Raised in a worker that has nothing to do, when it is asked to leave."""
 
 
 def tasks_name(pool: str) -> str:
@@ -54,17 +55,20 @@ def tasks_name(pool: str) -> str:
 
 
 class Worker:
-    """A worker process, whatever its work is: leases come in, signals are obeyed between them, the board tells how it goes."""
+    """A worker process, whatever its work is: leases come in, between them it may be asked to leave, and a board tells of it."""
 
     def __init__(self, plan: Plan, queue: Queue) -> None:
         self.plan = plan
-        self.row = Board(queue).row(plan.row)
+        self.board = Board(queue)
+        self.row = self.board.row(plan.row)
         if self.disowned():
             sys.exit()
         self.row.enter()
         self.leaving = False
         self.idle = False
+        self.poor = False  # something was lacking
         self.looked = time.monotonic()
+        queue._awakened = self.leave_if_asked
 
     # -- what kinds of workers differ in --------------------------------------------------------------------------------
 
@@ -86,11 +90,30 @@ class Worker:
 
     # -- what they have in common ---------------------------------------------------------------------------------------
 
-    def asked_to_leave(self, number: int, frame: FrameType | None) -> None:
-        self.leaving = True
-        if self.idle:
+    def asked(self) -> bool:
+        """Is it to leave, by the board or by a signal?"""
+        return self.leaving or self.row.words[_board.ASKED] != 0
+
+    def leave_if_asked(self) -> None:
+        if self.idle and self.asked():
             self.idle = False
             raise Leave
+
+    def hear(self, number: int, frame: FrameType | None) -> None:
+        """SIGTERM, from whoever wants this process to end when it has done its task; from the crew, which says so on the board,
+        it is to end at once."""
+        if self.row.words[_board.ASKED] == _board.DIE:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        self.leaving = True
+        self.leave_if_asked()
+
+    def spend_reserve(self) -> None:
+        """Something is lacking."""
+
+    def is_poor(self) -> bool:
+        """Does this process lack what the next task may need?"""
+        return False
 
     def prepare(self) -> bool:
         """Run the initializer. False where it raised: the crew learns from the board that this worker never was ready."""
@@ -113,7 +136,13 @@ class Worker:
             lease = self.next_task()
             if lease is None:
                 return
-            self.run_task(lease)
+            try:
+                self.run_task(lease)
+            except BaseException:  # this worker's own, which ends it: the delivery counts, so that no task does that for ever
+                self.spend_reserve()
+                if not lease.settled:
+                    lease.nack()
+                raise
             del lease
             if left is not None:
                 left -= 1
@@ -122,7 +151,7 @@ class Worker:
         try:
             while True:
                 self.idle = True
-                if self.leaving or self.orphaned():
+                if self.asked() or self.orphaned() or self.is_poor():
                     return None
                 try:
                     lease = self.receive(LOOK_ROUND)
@@ -171,12 +200,16 @@ class TaskWorker(Worker):
         self.tasks = Channel(tasks_name(plan.pool), **plan.channel)
         super().__init__(plan, self.tasks.small)
         self.receive = self.tasks.receive  # type: ignore[method-assign]
-        self.replies: dict[int, Channel | None] = {}
+        self.reserve = Reserve()
+        self.replies: dict[int, Reply | None] = {}
         self.callables: dict[bytes, Any] = {}
+        if plan.client:
+            self.reply_to(plan.client)  # before the initializer, which may leave this process without descriptors
 
     def run_task(self, lease: Lease) -> None:
         data = lease.data if lease.nbytes <= _tasks.SMALL else lease.view
         number, client, length, flags, count = _tasks.task_of(data)
+        reply = self.reply_to(client)  # before the task, for the same reason
         began = self.begin(client, number)
         function: Any
         body: Any
@@ -193,57 +226,84 @@ class TaskWorker(Worker):
             message = _tasks.make_value(number, (time.perf_counter_ns() - began) * 1e-9, value)
             how = _board.DONE
         except BaseException as error:
-            message = _tasks.make_failure(number, (time.perf_counter_ns() - began) * 1e-9, error)
+            message = self.failure(number, (time.perf_counter_ns() - began) * 1e-9, error)
             how = _board.FAILED
         function = body = value = data = None  # before the outcome is seen: whoever waits for it may look for them
-        self.reply(client, message)
+        if reply is not None:
+            self.answer(reply, message)
         self.end(began, how)
         lease.ack()
 
+    def failure(self, number: int, seconds: float, error: BaseException) -> Message:
+        """The outcome of a task that raised, where need be made of what was kept for it."""
+        try:
+            return _tasks.make_failure(number, seconds, error)
+        except MemoryError:
+            self.spend_reserve()
+            return _tasks.make_failure(number, seconds, error)
+
+    def answer(self, reply: Reply, message: Message) -> None:
+        """Put the outcome; where something is lacking for it, with the reserve; where that does not help, say what is lacking."""
+        try:
+            reply.put(message)
+        except (OSError, ShmqError, MemoryError) as error:
+            if not is_limit(error):
+                raise
+            self.spend_reserve()
+            try:
+                if isinstance(error, OutOfMemory | Full):
+                    raise  # of /dev/shm no reserve is kept
+                reply.put(message)
+            except (OSError, ShmqError, MemoryError) as lacking:
+                number, seconds, _, _ = _tasks.outcome_of(message if isinstance(message, bytes) else message[0])
+                reply.put(_tasks.make_failure(number, seconds, lacking))
+
     def tell(self, error: BaseException) -> None:
-        if self.plan.client:
-            self.reply(self.plan.client, _tasks.make_failure(0, 0.0, error))
+        reply = self.reply_to(self.plan.client) if self.plan.client else None
+        if reply is not None:
+            self.answer(reply, self.failure(0, 0.0, error))
 
     def look_round(self) -> None:
-        for client, channel in list(self.replies.items()):
-            if channel is None or not _core.alive(channel.small.segment.creator):
+        for client, reply in list(self.replies.items()):
+            if reply is None or not reply.alive:
                 self.forget(client)
 
-    def reply(self, client: int, message: Message) -> None:
-        """Put the outcome, unless nobody is there to take it."""
+    def reply_to(self, client: int) -> Reply | None:
+        """The way to this client; None where it is gone."""
         try:
-            channel = self.replies[client]
+            return self.replies[client]
         except KeyError:
-            channel = self.open_reply(client)
-        hopeful = time.monotonic()
-        while channel is not None:
-            try:
-                channel.put(message, LOOK_ROUND)
-                while channel.owed:
-                    channel.settle()
-                    time.sleep(0.001)
-                return
-            except Full:
-                if not _core.alive(channel.small.segment.creator):
-                    return
-            except OutOfMemory as error:
-                if not channel.small.empty() and _core.alive(channel.small.segment.creator):
-                    hopeful = time.monotonic()
-                if time.monotonic() - hopeful < ROOM_PATIENCE:
-                    time.sleep(0.005)
-                    continue
-                number, seconds, _, _ = _tasks.outcome_of(message if isinstance(message, bytes) else message[0])
-                message = _tasks.make_failure(number, seconds, error)
-
-    def open_reply(self, client: int) -> Channel | None:
+            pass
         if len(self.replies) >= MOST_REPLIES:
             self.forget(next(iter(self.replies)))
         try:
-            channel = Channel(client_name(client), attach=True, **(self.plan.channel | {"max_deliveries": None, "private": True}))
+            reply = self.open_reply(client)
+        except (OSError, MemoryError, ShmqError) as error:
+            if not is_limit(error):
+                raise
+            self.spend_reserve()
+            reply = self.open_reply(client)
+        self.replies[client] = reply
+        return reply
+
+    def open_reply(self, client: int) -> Reply | None:
+        try:
+            return Reply(client, self.plan.channel)
         except SegmentNotFound:
-            channel = None
-        self.replies[client] = channel
-        return channel
+            # The client is gone, and its segments are. Or a task has changed this process's root, and none is to be seen.
+            if not _segment.is_current(self.tasks.small.segment):
+                raise
+            return None
+
+    def spend_reserve(self) -> None:
+        """Something is lacking. If it still is after this task, a new worker is better off."""
+        self.reserve.spend()
+        self.poor = True
+
+    def is_poor(self) -> bool:
+        if self.poor:
+            self.poor = not self.reserve.restore()
+        return self.poor
 
     def close(self) -> None:
         for client in list(self.replies):
@@ -251,29 +311,74 @@ class TaskWorker(Worker):
         self.tasks.close()
 
     def forget(self, client: int) -> None:
-        channel = self.replies.pop(client)
-        if channel is not None:
-            channel.close()
+        reply = self.replies.pop(client)
+        if reply is not None:
+            reply.close()
 
 
 def live(plan: Plan, make: Callable[[], Worker]) -> None:
     """The life of a worker process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the program that started this one to handle
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # not what a forked worker has inherited
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, HEARD)  # see Crew: it forks with these blocked
+    hear_as_a_worker()
     try:
-        worker = make()
+        worker = make_patiently(plan, make)
     except ShmqError:
         if _core.alive(plan.crew):
             raise
         return  # the pool is gone
-    signal.signal(signal.SIGTERM, worker.asked_to_leave)
-    if not worker.prepare():
-        sys.exit(1)
-    worker.work()
+    signal.signal(signal.SIGTERM, worker.hear)
+    if not worker.asked():
+        if not worker.prepare():
+            sys.exit(1)
+        worker.work()
     if not worker.disowned():
         worker.row.words[_board.STATE] = _board.LEFT
     worker.close()
+
+
+def make_patiently(plan: Plan, make: Callable[[], Worker]) -> Worker:
+    """Make the worker, after a while if there are no ports, descriptors or memory at first."""
+    deadline, said = time.monotonic() + START_PATIENCE, False
+    while True:
+        try:
+            return make()
+        except (OSError, MemoryError, ShmqError) as error:
+            if not is_limit(error) or time.monotonic() > deadline or not _core.alive(plan.crew):
+                raise
+            if not said:
+                log().warning("a worker of %r waits, since it cannot attach to its queue: %s", plan.pool, error)
+            said = True
+        time.sleep(START_PATIENCE / 10)
+
+
+def hear_as_a_worker() -> None:
+    """Ctrl-C in a terminal reaches all its processes, and is for the program that started this one to handle.
+
+    So SIGINT has a handler that does nothing. Were it ignored, the programs that tasks start would ignore it, too.
+    """
+    signal.signal(signal.SIGINT, overhear)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # not what a forked worker has inherited
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, HEARD)  # see Crew: it forks with these blocked
+
+
+def overhear(number: int, frame: FrameType | None) -> None:
+    pass
+
+
+def hear_as_others_do() -> None:
+    """In a process that a task has forked: it is no worker, and SIGTERM and Ctrl-C are to end it."""
+    if signal.getsignal(signal.SIGINT) is overhear:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if isinstance(getattr(signal.getsignal(signal.SIGTERM), "__self__", None), Worker):
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+os.register_at_fork(after_in_child=hear_as_others_do)
+
+
+def log() -> logging.Logger:
+    import logging
+
+    return logging.getLogger("shmq")
 
 
 def run(plan: Plan) -> None:

@@ -1,0 +1,101 @@
+"""Losses: the tasks of one client that were given up, as the dead letters of its pool tell.
+
+A letter is read once by each client, and found by its name from then on: what a lost task costs does not grow with the letters of
+others that wait for their clients. Letters of clients that are gone are nobody's any more, and thrown away by whoever sees them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+
+from shmq._queue import Queue
+from shmq._worker_lost import WorkerLost
+from shmq.executor import _tasks
+from shmq.executor._crew import Death, describe_exit
+from shmq.executor._reply import is_gone
+
+__all__ = ["Losses"]
+
+NEWS_PATIENCE = 1.0  # seconds after a letter was written in which it may still become known how the workers ended
+
+
+class Losses:
+    """`client`: whose tasks. `private`: nobody else has workers in this pool."""
+
+    def __init__(self, client: int, private: bool) -> None:
+        self.client = client
+        self.private = private
+        self.expected = False  # there was a death, or a letter is there of which not all is known
+        self._suspects: dict[int, list[tuple[int, int | None]]] = {}  # by task: pid and exit code of those that died in it
+        self._burials = 0  # that were seen
+        self._clients: dict[str, int] = {}  # by the name of a letter: of living clients
+
+    @property
+    def awaited(self) -> bool:
+        """Is it worth a look, although nobody tells?"""
+        return self.expected or bool(self._suspects)
+
+    def note(self, death: Death) -> None:
+        """A worker of this program has ended."""
+        self.expected = True
+        if death.task and death.client == self.client:
+            self._suspects.setdefault(death.task, []).append((death.pid, death.exit_code))
+
+    def forget(self, numbers: Iterable[int]) -> None:
+        """These tasks are done."""
+        for number in numbers:
+            self._suspects.pop(number, None)
+
+    def search(self, queues: list[Queue], pending: Iterable[int]) -> list[tuple[int, WorkerLost]]:
+        """The tasks among `pending` that were given up since the last look. Their letters are gone then."""
+        burials = 0
+        for queue in queues:
+            queue._reap()
+            queue._bury_all()
+            burials += queue._events()[2]
+        if burials == self._burials and not self.expected:
+            return []
+        self.expected, self._burials = False, burials
+        return [loss for queue in queues for loss in self._search_letters(queue, pending)]
+
+    def _search_letters(self, queue: Queue, pending: Iterable[int]) -> Iterator[tuple[int, WorkerLost]]:
+        letters = queue.dead_letters
+        names = letters._names()
+        gone = {client for client in set(self._clients.values()) if is_gone(client)}
+        for name in names:
+            client = self._clients.get(name)
+            if client is not None and client not in gone:
+                continue
+            letter = letters._read(name)
+            if letter is None:
+                continue
+            number, client, length, _, _ = _tasks.task_of(letter.data)
+            if client == self.client:
+                if number in pending:
+                    if self._unexplained(number, letter.delivery_count) and time.time() - letter.died_at < NEWS_PATIENCE:
+                        self.expected = True  # a death is seen in the queue before its process has ended
+                        continue
+                    yield number, self._loss(number, _tasks.name_of(letter.data, length), letter.delivery_count)
+            elif client not in gone and not is_gone(client):
+                self._clients[name] = client
+                continue
+            letters._discard(letter)
+        for name in self._clients.keys() - set(names):
+            del self._clients[name]
+
+    def _unexplained(self, number: int, deliveries: int) -> bool:
+        """Have more workers of ours died in this task than we know of by now?"""
+        return self.private and len(self._suspects.get(number, ())) < deliveries
+
+    def _loss(self, number: int, name: str, deliveries: int) -> WorkerLost:
+        known = self._suspects.get(number, [])
+        how = [f"pid {pid} {describe_exit(code)}" for pid, code in known]
+        if unknown := deliveries - len(known):
+            how.append(f"of {unknown} only the program that had started them knows how they ended")
+        often = f"{deliveries} deliver{'ies' if deliveries > 1 else 'y'}"
+        return WorkerLost(
+            f"task {number}, {name}, was given up after {often}: each time its worker died in the middle ({'; '.join(how)}). "
+            "The other tasks go on; give the pool a larger max_deliveries= if it was not the task's fault",
+            (None,) * unknown + tuple(code for _, code in known),
+        )

@@ -1,0 +1,101 @@
+"""Reply: a worker's way to one client, by which it puts the outcomes of that client's tasks.
+
+The ring of a client's outcomes has a slot for each task that the client hands over, and large ones are spilled where the large
+slots are full: so no worker waits for a client that takes nothing, because it is stopped or does something else. What that
+costs is memory. Beyond a quarter of /dev/shm that is left free, and where there is none, a worker waits for a client
+that goes on taking, and no longer than some seconds for one that does not: then it says so instead of the outcome.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+from shmq import _core, _segment
+from shmq._errors import Full, OutOfMemory, SegmentNotFound
+from shmq.executor._channel import Channel
+from shmq.executor._tasks import Message
+
+__all__ = ["ROOM_PATIENCE", "Reply", "client_name", "is_gone"]
+
+ROOM_PATIENCE = 0.5  # seconds without memory for an outcome, and without another outcome whose memory will be free
+STALL_PATIENCE = 5.0  # … while a client has outcomes to take, and takes none
+PAUSE = 0.005
+LEFT_FREE = 4  # one part in so many of /dev/shm is not for outcomes that a client does not take
+
+
+def client_name(client: int) -> str:
+    """The name of the queue of a client's outcomes: its pid, and a number by chance."""
+    return f"{_segment.ANONYMOUS_PREFIX}{client >> 32}.{client & 0xFFFFFFFF:08x}.results"
+
+
+def is_gone(client: int) -> bool:
+    """Will this client never take an outcome again?"""
+    try:
+        return not _core.alive(_segment.attach(client_name(client)).creator)
+    except SegmentNotFound:
+        return True
+
+
+class Reply:
+    """**Raises** SegmentNotFound where the client is gone, and what attaching to a queue raises."""
+
+    def __init__(self, client: int, channel: dict[str, Any]) -> None:
+        self.channel = Channel(client_name(client), attach=True, **(channel | {"max_deliveries": None, "private": True}))
+        self.waiting = 0  # outcomes, at the last look
+        self.stalled = False  # it was waited for in vain, and has taken nothing since
+
+    @property
+    def alive(self) -> bool:
+        return _core.alive(self.channel.small.segment.creator)
+
+    def put(self, message: Message) -> None:
+        """Put an outcome, unless nobody is there to take it. **Raises** OutOfMemory, Full, OSError."""
+        hopeful = time.monotonic()
+        while True:
+            try:
+                self.put_once(message)
+                break
+            except (Full, OutOfMemory):
+                if not self.alive:
+                    return
+                if self.has_taken():
+                    hopeful, self.stalled = time.monotonic(), False
+                patience = (0 if self.stalled else STALL_PATIENCE) if self.waiting else ROOM_PATIENCE
+                if time.monotonic() - hopeful >= patience:
+                    self.stalled = self.waiting > 0
+                    raise
+            time.sleep(PAUSE)
+        while self.channel.owed and self.alive:
+            time.sleep(PAUSE)
+            self.channel.settle()
+
+    def put_once(self, message: Message) -> None:
+        if isinstance(message, bytes):
+            self.channel.put(message)
+            return
+        large = self.channel.attached_large()
+        nbytes = sum(map(len, message))
+        if large is None or nbytes > large.slot_size or large.full():
+            small = self.channel.small
+            if small.qsize() and not leaves_some(nbytes):
+                raise OutOfMemory(
+                    f"{small.qsize():,} outcomes wait in {small.name!r}, and process {small.segment.creator_pid} takes none: "
+                    f"with {nbytes:,} bytes more less than a quarter of /dev/shm would be free"
+                )
+        self.channel.put(message, "spills")
+
+    def has_taken(self) -> bool:
+        """Has the client taken outcomes since the last look?"""
+        before, self.waiting = self.waiting, self.channel.small.qsize()
+        return self.waiting < before
+
+    def close(self) -> None:
+        self.channel.close()
+
+
+def leaves_some(nbytes: int) -> bool:
+    """Is a part of /dev/shm free when so many bytes more are taken?"""
+    space = os.statvfs(_segment.SHM)
+    return space.f_bavail * space.f_frsize - nbytes > space.f_blocks * space.f_frsize // LEFT_FREE
