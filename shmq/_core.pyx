@@ -32,6 +32,8 @@ import os as _os
 from operator import index as operator_index
 from pickle import Pickler, loads as pickle_loads
 from types import GenericAlias
+from types import GenericAlias
+from types import GenericAlias
 
 from numpy import ascontiguousarray as np_ascontiguousarray
 
@@ -199,6 +201,14 @@ include "_consume.pxi"
 @cython.no_gc_clear # as Handle
 cdef class Port(Consumer):
     """A handle that lends slots and leases messages, too; the base of Queue."""
+
+    @classmethod
+    def __class_getitem__(cls, item, /):
+        return GenericAlias(cls, item)
+
+    @classmethod
+    def __class_getitem__(cls, item, /):
+        return GenericAlias(cls, item)
 
     @classmethod
     def __class_getitem__(cls, item, /):

@@ -250,7 +250,9 @@ def killed_with_full_hands(queue: shmq.Queue, times: int) -> None:
         lease.ack()
 
 
-@pytest.mark.parametrize("kills", [500, pytest.param(5000, marks=pytest.mark.stress)])
+@pytest.mark.parametrize(
+    "kills", [100, pytest.param(500, marks=pytest.mark.engine), pytest.param(5000, marks=pytest.mark.stress)]
+)
 @pytest.mark.parametrize("slot_size", [64, 4096])
 def test_kills_leave_no_trace_however_many(make: Make, slot_size: int, kills: int) -> None:
     queue = make(slots=4, slot_size=slot_size, ports=3, in_flight=4)
