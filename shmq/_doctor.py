@@ -11,13 +11,17 @@ import os
 import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from glob import escape as glob_escape
 from glob import glob
 from typing import Literal
 
 import psutil
 
 from shmq import _core, _segment
-from shmq._errors import SegmentNotFound, ShmqError
+from shmq._core import Observer
+from shmq._dead_letters import DeadLetters
+from shmq._errors import SegmentNotFound, ShmqError, TooManyPorts
+from shmq._look import look
 from shmq._queue import Queue
 from shmq._segment import SEPARATOR, SHM, Segment
 from shmq._stats import verify
@@ -30,6 +34,7 @@ LINGER = "/var/lib/systemd/linger"
 FIRST_USER = 1000  # systemd removes nothing of system users
 SMALL = 64 << 20  # bytes: what a Docker container has unless it is told otherwise
 NEARLY_FULL = 0.95
+REMAINS = ("half-made", "other boot", "left over")  # states of what nobody can use any more
 # NAME+NONCE and what comes behind it: a side segment, the dead letters, a semaphore.
 BESIDE = re.compile(
     rf"(?:sem\.)?shmq-(?P<user>\d+)\.(?P<name>[^+]+){re.escape(SEPARATOR)}(?P<nonce>[0-9a-f]{{16}})\.(?P<what>.+)"
@@ -53,9 +58,8 @@ def examine(names: Collection[str] = ()) -> list[Finding]:
     Nothing that it does loses a message.
     """
     findings = [] if names else [*examine_place(), *examine_logind()]
-    for name in _segment.list_segments():
-        if names and name not in names:
-            continue
+    there = [name for name in _segment.list_segments() if not names or name in names]
+    for name in there:
         try:
             findings += examine_queue(name)
         except SegmentNotFound:
@@ -63,7 +67,8 @@ def examine(names: Collection[str] = ()) -> list[Finding]:
         except ShmqError as error:
             findings.append(Finding("error", name, f"{type(error).__name__}: {error}"))
     findings += examine_strays(names)
-    return findings
+    known = {*there, *(finding.subject for finding in findings)}
+    return findings + [examine_nothing(name) for name in dict.fromkeys(names) if name not in known]
 
 
 def number(count: int, noun: str) -> str:
@@ -86,9 +91,15 @@ def examine_place() -> Iterator[Finding]:
         )
     lock = f"{SHM}/.shmq-{os.geteuid()}.lock"
     try:
-        if os.stat(lock, follow_symlinks=False).st_ino != _core.lock_inode():
-            raise FileNotFoundError
+        ours = _core.lock_inode()  # made here, where there was none
+    except ShmqError as error:
+        yield Finding("error", lock, str(error))
+        return
+    try:
+        there = os.stat(lock, follow_symlinks=False).st_ino
     except FileNotFoundError:
+        there = 0
+    if there != ours:
         yield Finding(
             "error",
             lock,
@@ -128,21 +139,37 @@ REMOVE_IPC = re.compile(r"\s*RemoveIPC\s*=\s*(\w+)")
 # -- a queue ---------------------------------------------------------------------------------------------------------------
 
 
+def examine_nothing(name: str) -> Finding:
+    """A name that was asked for, and is nobody's."""
+    _segment.check_name(name)
+    others = [path.partition("-")[2].partition(".")[0] for path in glob(f"{SHM}/shmq-*.{glob_escape(name)}")]
+    if others:
+        return Finding("error", name, f"this user has no queue of this name; others have: user {', '.join(sorted(others))}")
+    return Finding("error", name, "there is no queue of this name, and nothing left of one; `shmq ls` lists those that there are")
+
+
 def examine_queue(name: str) -> Iterator[Finding]:
-    """One segment, and what belongs to it."""
-    with _segment.NameLock(name):  # not in the middle of its creation
+    """One segment, and what belongs to it: what it is, by looking; then what can be repaired."""
+    sight = look(name)
+    if sight.state in REMAINS:
+        yield from examine_remains(name, sight.problem)
+        return
+    if sight.state != "usable" or sight.observer is None:
+        yield Finding("error", name, f"{sight.state}: {sight.problem}")
+        return
+    with _segment.NameLock(name):
         segment = _segment.find(name)
         if segment is None:
-            _segment.remove(name)
-            yield Finding(
-                "repaired",
-                name,
-                "the remains of a queue that was never finished, has outlived its users, or is of another boot: removed",
-            )
-            return
+            return  # it went while we looked
         yield from examine_semaphores(segment)
-    _, dead, _ = _core.attachments(segment.memory)
-    with Queue._inspect(segment) as queue:  # takes back what the dead held
+    dead = _core.attachments(segment.memory)[1]
+    try:
+        queue = Queue._inspect(segment)  # takes back what the dead held
+    except TooManyPorts as error:
+        yield Finding("error", name, f"{error}. Until one of them is closed it can only be looked at, and nothing be repaired")
+        yield from examine_numbers(sight.observer)
+        return
+    with queue:
         if gone := sorted(set(dead)):
             who = ", ".join(map(str, gone))
             yield Finding("repaired", name, f"{number(len(gone), 'process')} (pid {who}) had died: what they held was taken back")
@@ -152,12 +179,27 @@ def examine_queue(name: str) -> Iterator[Finding]:
             yield Finding("repaired", name, f"{number(expired, 'lease')} over, and nobody was waiting: given back")
         if buried := queue._bury_all():
             yield Finding("repaired", name, f"{number(buried, 'message')} failed too often or rejected: buried as dead letters")
-        yield from examine_letters(queue)
+        yield from examine_leftovers(queue)
         yield from examine_sides(queue)
-        try:
-            verify(queue)
-        except ShmqError as error:
-            yield Finding("error", name, f"{error}. The queue is damaged: `shmq unlink` it, and create it anew")
+        yield from examine_numbers(queue)
+
+
+def examine_remains(name: str, problem: str) -> Iterator[Finding]:
+    with _segment.NameLock(name):  # not in the middle of its creation
+        if _segment.find(name) is None:
+            _segment.remove(name)
+            yield Finding("repaired", name, f"the remains of a queue ({problem}): removed")
+
+
+def examine_numbers(queue: Observer) -> Iterator[Finding]:
+    """What takes no more than looking."""
+    if count := len(DeadLetters(queue)):
+        text = f"{number(count, 'dead letter')}: `shmq dead {queue.name}` shows them, `shmq redrive {queue.name}` puts them back"
+        yield Finding("warning", queue.name, text)
+    try:
+        verify(queue)
+    except ShmqError as error:
+        yield Finding("error", queue.name, f"{error}. The queue is damaged: `shmq unlink` it, and create it anew")
 
 
 def examine_semaphores(segment: Segment) -> Iterator[Finding]:
@@ -171,7 +213,7 @@ def examine_semaphores(segment: Segment) -> Iterator[Finding]:
         )
 
 
-def examine_letters(queue: Queue) -> Iterator[Finding]:
+def examine_leftovers(queue: Queue) -> Iterator[Finding]:
     letters = queue.dead_letters
     for leftover in letters.leftovers():
         letters.repair(leftover)
@@ -180,8 +222,6 @@ def examine_letters(queue: Queue) -> Iterator[Finding]:
             "being put back by one who died, perhaps after it was: kept" if put_back else "half-written by one who died: removed"
         )
         yield Finding("repaired", queue.name, f"dead letter {leftover.partition('.')[0]} was {what}")
-    if count := len(letters):
-        yield Finding("warning", queue.name, f"{number(count, 'dead letter')}: see `dead_letters` and `redrive` of the queue")
 
 
 def examine_sides(queue: Queue) -> Iterator[Finding]:

@@ -18,6 +18,7 @@ from rich.text import Text
 __all__ = ["Row", "age", "console", "duration", "fail", "listing", "printable", "quantity", "ratio", "show", "size", "table"]
 
 PLAIN_WIDTH = 500
+LEAST_WIDTH = 20
 GAP = "  "
 LEAST_NAME = 12  # characters of the first column on a narrow terminal, where it is folded …
 FOLDED_NAME = 30  # … before any column is left out
@@ -26,7 +27,10 @@ FOLDED_NAME = 30  # … before any column is left out
 def console() -> Console:
     """Return a console on the standard output of this moment (tests and pipes replace it)."""
     screen = Console(highlight=False)
-    return screen if screen.is_terminal else Console(highlight=False, width=PLAIN_WIDTH, no_color=True)
+    if not screen.is_terminal:
+        return Console(highlight=False, width=PLAIN_WIDTH, no_color=True)
+    screen.width = max(screen.width, LEAST_WIDTH)  # a narrower one may break the lines by itself
+    return screen
 
 
 def fail(message: object) -> click.ClickException:

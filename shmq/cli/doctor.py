@@ -5,10 +5,9 @@ from __future__ import annotations
 import sys
 
 import click
-from rich.text import Text
 
 from shmq._doctor import examine
-from shmq.cli._screen import console, printable, show, table
+from shmq.cli._screen import Row, listing, printable
 
 __all__ = ["doctor"]
 
@@ -22,19 +21,16 @@ def doctor(names: tuple[str, ...]) -> None:
 
     Takes back what dead processes held, gives back leases whose time is over, makes dead letters of messages that failed too
     often, removes the remains of queues that are gone, checks every invariant, and tells of a /dev/shm that is too small and of
-    a systemd that removes queues at logout. No message is lost by it. Exit status 1 if something is left that it cannot repair.
+    a systemd that removes queues at logout. No message is lost by it. A queue whose ports are all taken is only looked at. Exit
+    status 1 if something is left that it cannot repair, or a queue that was named is not there.
     """
     findings = examine(names)
     if not findings:
         click.echo("nothing to repair")
         return
-    screen = console()
-    shown = table("")
-    shown.add_column("subject", overflow="fold")
-    shown.add_column("found", overflow="fold")
-    for finding in findings:
-        shown.add_row(
-            Text(finding.level, style=COLOURS[finding.level]), printable(finding.subject), Text(printable(finding.text))
-        )
-    show(screen, shown)
+    rows = [
+        Row((printable(finding.subject), finding.level), [printable(finding.text)], COLOURS[finding.level])
+        for finding in findings
+    ]
+    listing(("subject", ""), rows, notes="found")
     sys.exit(1 if any(finding.level == "error" for finding in findings) else 0)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import pty
 import re
 import signal
 import subprocess
@@ -117,7 +119,7 @@ def test_help_names_every_command() -> None:
     status, output = invoke("--help")
     assert status == 0
     commands = re.findall(r"^  (\w+) ", output[output.index("Commands:") :], re.M)
-    assert commands == ["bench", "demo", "doctor", "ls", "unlink", "worker"]
+    assert commands == ["bench", "dead", "demo", "doctor", "ls", "redrive", "unlink", "worker"]
 
 
 @pytest.mark.parametrize("missing", ["click", "rich"])
@@ -454,6 +456,137 @@ def test_what_is_piped_is_one_whole_line_a_segment_whatever_columns_says(queue: 
     output, _ = process.communicate(timeout=WATCHDOG)
     (line,) = [line for line in output.splitlines() if line.split()[:1] == [queue.name]]
     assert f"pid {os.getpid()} (" in line and line == line.rstrip()
+
+
+# ---- dead letters ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def letters(queue: shmq.Queue) -> list[shmq.DeadLetter]:
+    """Those of two messages: one that was rejected, one at which somebody raised."""
+    queue.put_many(["hopeless", b"poison"])
+    queue.receive().reject("not today")
+    for _ in range(20):
+        with contextlib.suppress(ZeroDivisionError), queue.receive():
+            _ = 1 / 0
+    return list(queue.dead_letters)
+
+
+def test_dead_lists_the_letters_with_their_reasons_and_changes_nothing(queue: shmq.Queue, letters: list[shmq.DeadLetter]) -> None:
+    memory = bytes(queue.segment.memory)
+    status, output = invoke("dead", queue.name)
+    assert (status, bytes(queue.segment.memory)) == (0, memory)
+    (rejected,) = [line for line in output.splitlines() if line.startswith(str(letters[0].id))]
+    assert rejected.split()[1:4] == ["1", "8", "B"] and rejected.endswith("rejected: not today")
+    (failed,) = [line for line in output.splitlines() if line.startswith(str(letters[1].id))]
+    assert failed.split()[1] == "20" and "nacked: max_deliveries=20, ZeroDivisionError: division by zero" in failed
+    assert "Traceback" not in output and "hopeless" not in output
+    assert "Traceback" in invoke("dead", "--errors", queue.name)[1]
+    data = invoke("dead", "--data", queue.name)[1]
+    assert "'hopeless'" in data and "b'poison'" in data
+
+
+def test_dead_works_where_every_port_is_taken() -> None:
+    with shmq.Queue.create(f"test-cli-{os.getpid()}", ports=1) as queue:
+        queue.put("x")
+        queue.receive().reject("why not")
+        assert "why not" in invoke("dead", queue.name)[1]
+        assert invoke("redrive", queue.name)[1].startswith(f"Error: all 1 ports of {queue.name!r}")
+        queue.unlink()
+
+
+def test_redrive_puts_back_all_letters_or_those_that_are_named(queue: shmq.Queue, letters: list[shmq.DeadLetter]) -> None:
+    status, output = invoke("redrive", queue.name, str(letters[1].id), "12345")
+    assert status == 1 and "has no dead letter 12345" in output and len(queue.dead_letters) == 2
+    assert invoke("redrive", queue.name, str(letters[1].id)) == (0, f"1 of 2 dead letters are back in queue {queue.name!r}\n")
+    assert queue.get_nowait() == b"poison"
+    assert invoke("redrive", queue.name)[1] == f"1 of 1 dead letters are back in queue {queue.name!r}\n"
+    assert queue.get_nowait() == "hopeless"
+    assert invoke("dead", queue.name) == (0, "there are no dead letters\n")
+
+
+# ---- what a user can bring about is one line ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["dead", "redrive", "doctor"])
+def test_a_queue_that_is_not_there_is_one_line(command: str) -> None:
+    status, output = invoke(command, "test-cli-no-such-queue")
+    assert status == 1 and re.search("there is no (segment 'test-cli-no-such-queue'|queue of this name)", output)
+
+
+def broken_shm(script: str) -> tuple[str, ...]:
+    """What runs a command in a mount namespace of its own after this preparation."""
+    prepared = ("unshare", "-m", "sh", "-c", f'{script} && exec "$@"', "sh")
+    if subprocess.run([*prepared, "true"], capture_output=True, timeout=WATCHDOG).returncode:
+        pytest.skip("mount namespaces are not permitted here")
+    return prepared
+
+
+@pytest.mark.parametrize(
+    "prepare",
+    [
+        "mount -t tmpfs none /dev",
+        "mount -t tmpfs -o ro none /dev/shm",
+        "mount -t tmpfs -o size=4k none /dev/shm && head -c 4096 /dev/zero > /dev/shm/full",
+    ],
+    ids=["no /dev/shm", "read-only", "full"],
+)
+@pytest.mark.parametrize(
+    "command",
+    [("ls",), ("doctor",), ("doctor", "jobs"), ("dead", "jobs"), ("redrive", "jobs"), ("unlink", "-y", "jobs"), ("bench",),
+     ("demo", os.path.dirname(__file__)), ("worker", "jobs", "os:nice")],
+    ids=" ".join,
+)  # fmt: skip
+def test_a_shared_memory_that_is_none_costs_no_traceback(prepare: str, command: tuple[str, ...]) -> None:
+    before = broken_shm(prepare)
+    process = subprocess.Popen(
+        [*before, sys.executable, "-m", "shmq", *command],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(shmq.__file__).parents[1])},
+    )  # fmt: skip
+    try:
+        output, _ = process.communicate(timeout=3 if command[0] == "worker" else WATCHDOG)
+        assert "Traceback" not in output and output.strip() and process.returncode in (0, 1)
+    except subprocess.TimeoutExpired:  # it waits for its queue
+        process.terminate()
+        assert "Traceback" not in process.communicate(timeout=WATCHDOG)[0]
+
+
+def test_a_reader_that_has_had_enough_costs_no_traceback(queue: shmq.Queue) -> None:
+    ends, write = os.pipe()
+    os.close(ends)
+    with os.fdopen(write, "w") as nobody:
+        environment = {**os.environ, "PYTHONPATH": str(Path(shmq.__file__).parents[1])}
+        command = [sys.executable, "-m", "shmq", "ls"]
+        process = subprocess.run(command, stdout=nobody, stderr=subprocess.PIPE, text=True, timeout=WATCHDOG, env=environment)
+    assert process.stderr == "" and process.returncode in (0, 1)
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [{"TERM": "dumb"}, {"COLUMNS": "20"}, {"COLUMNS": "1"}, {"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0"}],
+    ids=str,
+)
+@pytest.mark.parametrize("command", ["ls", "doctor", "--help"])
+def test_no_terminal_costs_a_traceback(queue: shmq.Queue, environment: dict[str, str], command: str) -> None:
+    queue.put("x")
+    queue.receive().reject("schön")
+    main, terminal = pty.openpty()
+    names = [queue.name] if command == "doctor" else []
+    process = subprocess.Popen(
+        [sys.executable, "-m", "shmq", command, *names],
+        stdin=terminal, stdout=terminal, stderr=subprocess.PIPE, text=True, close_fds=True,
+        env={**os.environ, "PYTHONPATH": str(Path(shmq.__file__).parents[1]), **environment},
+    )  # fmt: skip
+    os.close(terminal)
+    output = b""
+    with contextlib.suppress(OSError):  # EIO: the other end is closed
+        while more := os.read(main, 65536):
+            output += more
+    _, errors = process.communicate(timeout=WATCHDOG)
+    os.close(main)
+    assert (process.returncode, errors) == (0, "") and output
+    assert command != "ls" or queue.name.encode() in output.replace(b"\r\n", b"")
 
 
 def test_unlink_asks_first(queue: shmq.Queue) -> None:

@@ -34,6 +34,10 @@ def texts(subject: str) -> str:
     return "\n".join(f"{finding.level}: {finding.text}" for finding in found_about(subject))
 
 
+def is_gone(name: str) -> bool:
+    return texts(name).startswith("error: there is no queue of this name, and nothing left of one")
+
+
 def files_of(name: str) -> list[str]:
     return sorted(entry for entry in os.listdir(SHM) if f"{PREFIX}{name}" in entry)
 
@@ -145,11 +149,11 @@ def test_the_remains_of_a_queue_that_was_never_finished_are_removed(name: str, s
     os.chmod(path, 0o600)
     said = texts(name)
     if size == 100:  # nothing says that this was ours
-        assert said.startswith("error: SegmentMismatch")
+        assert said.startswith("error: mismatch: 100 bytes are too few")
         os.unlink(path)
     else:
         assert said.startswith("repaired: the remains")
-        assert not os.path.exists(path) and found_about(name) == []
+        assert not os.path.exists(path) and is_gone(name)
 
 
 def poke(name: str, offset: int, content: bytes) -> None:
@@ -176,7 +180,7 @@ def test_a_damaged_header_is_an_error_and_left_alone(name: str, offset: int) -> 
         file.seek(offset)
         before = file.read(4)
     poke(name, offset, b"\x55\x66\x77\x08")
-    result = run()
+    result = run(name)
     row = next((line for line in result.output.splitlines() if name in line), "")
     if offset != 24:
         assert "error" in row and result.exit_code == 1
@@ -196,7 +200,7 @@ def test_a_damaged_queue_is_an_error_and_the_exit_status_says_so(make: Make) -> 
 def test_something_else_of_that_name_is_an_error_and_left_alone(name: str) -> None:
     os.mkdir(f"{SHM}/{PREFIX}{name}", 0o700)
     try:
-        assert texts(name).startswith("error: SegmentMismatch")
+        assert texts(name).startswith("error: mismatch: ")
     finally:
         os.rmdir(f"{SHM}/{PREFIX}{name}")
 
@@ -298,7 +302,7 @@ def test_strays_of_a_queue_that_is_gone_are_removed(name: str) -> None:
     os.unlink(f"{SHM}/{PREFIX}{name}")  # as systemd does it
     assert len(files_of(name)) == 5
     assert "repaired: 5 files" in texts(name)
-    assert files_of(name) == [] and found_about(name) == []
+    assert files_of(name) == [] and is_gone(name)
 
 
 def test_strays_of_a_queue_that_was_made_anew_are_removed_and_its_own_files_kept(make: Make) -> None:
@@ -374,6 +378,15 @@ def test_another_lock_file_than_the_one_in_use_is_an_error(monkeypatch: pytest.M
     assert [finding.level for finding in _doctor.examine_place() if finding.subject.endswith(".lock")] == ["error"]
 
 
+def test_a_lock_file_that_cannot_be_had_is_an_error_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> int:
+        raise shmq.SegmentForeign("cannot lock it")
+
+    monkeypatch.setattr(_core, "lock_inode", refuse)
+    found = [(finding.level, finding.text) for finding in _doctor.examine_place() if finding.subject.endswith(".lock")]
+    assert found == [("error", "cannot lock it")]
+
+
 @pytest.fixture
 def logind(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Any:
     """A machine of systemd's, with nothing said."""
@@ -440,6 +453,61 @@ def test_only_what_cannot_be_repaired_is_the_exit_status(monkeypatch: pytest.Mon
     result = run()
     assert result.exit_code == status
     assert level in result.output and "[bold]" in result.output and "\x1b" not in result.output
+
+
+def test_a_name_that_is_nobodys_is_an_error_and_the_others_are_examined(make: Make) -> None:
+    queue = make(slots=4, slot_size=64)
+    queue.put("x")
+    late = queue.receive(timeout=0, lease_timeout=0.001)
+    time.sleep(0.01)
+    result = run("no-such-queue", queue.name)
+    assert result.exit_code == 1
+    assert re.search(r"no-such-queue +error +there is no queue of this name, and nothing left of one", result.output)
+    assert re.search(rf"{queue.name} +repaired +1 lease over", result.output)
+    del late
+
+
+@pytest.mark.parametrize("name", ["../etc/passwd", "", "a/b", "."])
+def test_what_can_be_no_name_is_said_so(name: str) -> None:
+    result = run(name)
+    assert result.exit_code == 1 and result.output.startswith(f"Error: {name!r} cannot name a queue")
+
+
+def test_a_queue_whose_every_port_is_taken_is_looked_at_and_who_has_them_is_told(make: Make) -> None:
+    queue = make(slots=4, slot_size=64, ports=3)
+    others = [shmq.Queue.attach(queue.name) for _ in range(2)]
+    queue.put_many("ab")
+    queue.receive(timeout=0).reject()
+    memory = bytes(queue.segment.memory)
+    said = texts(queue.name)
+    assert bytes(queue.segment.memory) == memory
+    assert re.search(rf"error: all 3 ports of .* 3 by pid {os.getpid()} \(.*\)\. .*it can only be looked at", said)
+    assert "warning: 1 dead letter: `shmq dead" in said
+    ports, cells = queue.segment.config.ports, queue.segment.config.in_flight + queue.segment.config.ports
+    offset = 1024 + 128 * ports + 64 * cells
+    poke(queue.name, offset, struct.pack("<Q", 3))  # two ring cells name slot 3
+    assert "is damaged" in texts(queue.name)
+    poke(queue.name, offset, memory[offset : offset + 8])
+    for other in others:
+        other.close()
+    assert "ports" not in texts(queue.name)
+
+
+@pytest.mark.parametrize(
+    ("offset", "content", "says"),
+    [
+        (8, b"\2\0\0\0", "error: mismatch: an older shmq made it, in format version 2"),
+        (40, b"\xff\xff\xff\x7f", "error: damaged: its header's numbers contradict"),
+        (80, b"\1\1\1\1", "error: other lock file: it was made beside another lock file"),
+    ],
+)
+def test_what_cannot_be_used_is_told_and_left_alone(make: Make, offset: int, content: bytes, says: str) -> None:
+    queue = make(slots=4, slot_size=64)
+    before = bytes(queue.segment.memory)
+    poke(queue.name, offset, content)
+    assert texts(queue.name).startswith(says)
+    poke(queue.name, offset, before[offset : offset + len(content)])
+    assert bytes(queue.segment.memory) == before
 
 
 def test_the_command_repairs_and_tells_it_once(make: Make) -> None:
