@@ -14,8 +14,6 @@ cdef class Undertaker(Producer):
         return PyBytes_FromStringAndSize(<const char *>shmq_payload_at(&self.port, shmq_word_slot(word)), SPILL_KEY_BYTES)
 
     cdef object open_side(self, uint64_t word):
-        if self.port.geometry.slot_size < SPILL_KEY_BYTES:
-            raise SegmentCorrupt(f"a message in queue {self.name!r} claims a side segment in a slot that has no room for its key")
         return self.segment.open_side(self.side_key(word))
 
     # -- what fails ---------------------------------------------------------------------------------------------------
@@ -78,7 +76,7 @@ cdef class Undertaker(Producer):
         memcpy(&header, shmq_slot_at(&self.port, shmq_word_slot(word)), sizeof(header))
         deliveries = shmq_load_relaxed(&header.deliveries)
         nbytes = header.nbytes if header.flags & SHMQ_SPILLED else header.nbytes + header.described
-        nbytes = min(max(nbytes, header.nbytes), self.port.geometry.slot_size) # whatever it claims
+        nbytes = min(max(nbytes, header.nbytes), self.port.geometry.payload_room) # whatever it claims
         image = PyBytes_FromStringAndSize(<const char *>&header, sizeof(header)) + PyBytes_FromStringAndSize(
             <const char *>shmq_payload_at(&self.port, shmq_word_slot(word)), <Py_ssize_t>nbytes)
         now = shmq_now_ns()

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import pickle
 import struct
+import sys
+from types import FunctionType
 from typing import Any, Protocol
 
 import numpy as np
@@ -59,17 +61,35 @@ def encode(obj: Any, codec: Codec | None, pickles: bool) -> np.ndarray[Any, Any]
 
     Raises PickleRefused where only pickle would do and the segment refuses it, and whatever the codec raises.
     """
-    carried = None if isinstance(obj, (np.ndarray, np.generic)) else _raw(obj)
+    carried = None if isinstance(obj, (np.ndarray, np.generic)) or (pickles and codec is None and _has_more(obj)) else _raw(obj)
     if carried is not None:
         return carried
     if codec is not None:
         return KIND_ENCODED, [codec.encode(obj)]
     if not pickles:
+        what = f"an ndarray of dtype {obj.dtype}" if type(obj) is np.ndarray else f"a {type(obj).__name__}"
         raise PickleRefused(
-            f"a {type(obj).__name__} can only travel by pickle, which this segment refuses: "
-            "put bytes, str or an array, give the queue a codec=, or create it with allow_pickle=True"
+            f"{what} can only travel by pickle, which this segment refuses: "
+            "put bytes, str or an array of numbers, give the queue a codec=, or create it with allow_pickle=True"
         )
     return None
+
+
+OWN_REDUCTIONS = ("__reduce_ex__", "__reduce__", "__getstate__", "__getnewargs_ex__", "__getnewargs__")
+
+
+def _has_more(obj: Any) -> bool:
+    """Is there more to an object than its memory, which pickle would keep?
+
+    There is to an instance of a subclass of bytes and the like, and of a class of buffers that says how it is pickled.
+    """
+    array = sys.modules.get("array")
+    known = (bytes, bytearray) if array is None else (bytes, bytearray, array.array)
+    if isinstance(obj, known):
+        return type(obj) not in known
+    return not hasattr(type(obj), "__dlpack__") and any(
+        isinstance(vars(kind).get(name), FunctionType) for kind in type(obj).__mro__ for name in OWN_REDUCTIONS
+    )
 
 
 def _raw(obj: Any) -> np.ndarray[Any, Any] | Encoded | None:
@@ -114,24 +134,43 @@ def decode(data: memoryview, codec: Codec | None) -> Any:
     return codec.decode(data)
 
 
-def describe_array(array: np.ndarray[Any, Any]) -> bytes:
-    """Dtype, shape and order as a Python literal, for arrays whose header cannot say it."""
+def describe_array(array: np.ndarray[Any, Any]) -> bytes | None:
+    """Dtype, shape and order as a Python literal, for arrays whose header cannot say it; None where a literal cannot either."""
     fortran = array.flags.f_contiguous and not array.flags.c_contiguous
-    return repr((_dtype_literal(array.dtype), array.shape, "F" if fortran else "C")).encode()
+    return describe(array.dtype, array.shape, "F" if fortran else "C")
+
+
+def describe(dtype: np.dtype[Any], shape: tuple[int, ...], order: str = "C") -> bytes | None:
+    literal = _dtype_literal(dtype)
+    return None if literal is None else repr((literal, shape, order)).encode()
+
+
+OF_NUMPY = 24  # type numbers below this are NumPy's own, and mean the same everywhere
 
 
 def _dtype_literal(dtype: np.dtype[Any]) -> Any:
-    """What np.dtype() takes to make this dtype again: fields with their offsets, in any order, nested as they are."""
+    """What np.dtype() takes to make this dtype again: fields with their offsets, in any order, nested as they are.
+
+    None of what `dtype.str` does not tell: dtypes of other libraries, metadata, a scalar type other than NumPy's, objects.
+    """
+    if dtype.metadata or dtype.hasobject or not 0 <= dtype.num < OF_NUMPY:
+        return None
     if dtype.subdtype is not None:
-        return _dtype_literal(dtype.subdtype[0]), dtype.subdtype[1]
-    if dtype.fields is None:
-        return dtype.str
-    names = dtype.names or ()
-    titles = [dtype.fields[name][2:] for name in names]  # a field is (dtype, offset), or (dtype, offset, title)
+        base = _dtype_literal(dtype.subdtype[0])
+        return None if base is None else (base, dtype.subdtype[1])
+    if dtype.names is None:
+        return dtype.str if dtype.type is np.dtype(dtype.str).type else None
+    names = dtype.names
+    fields: Any = dtype.fields or {}
+    formats = [_dtype_literal(fields[name][0]) for name in names]
+    titles = [fields[name][2:] for name in names]  # a field is (dtype, offset), or (dtype, offset, title)
+    texts = [*names, *(title[0] for title in titles if title)]
+    if dtype.type is not np.void or None in formats or any(type(text) is not str for text in texts):
+        return None
     return {
         "names": list(names),
-        "formats": [_dtype_literal(dtype.fields[name][0]) for name in names],
-        "offsets": [dtype.fields[name][1] for name in names],
+        "formats": formats,
+        "offsets": [fields[name][1] for name in names],
         "itemsize": dtype.itemsize,
         "aligned": dtype.isalignedstruct,
     } | ({"titles": [title[0] if title else None for title in titles]} if any(titles) else {})
@@ -162,9 +201,21 @@ def plain_dtype(kind: str, itemsize: int, swapped: bool) -> np.dtype[Any] | None
     return dtype if dtype.itemsize == itemsize else None
 
 
-def loan_dtype(dtype: Any) -> np.dtype[Any]:
-    """The dtype of a loan. Raises TypeError for objects: a pointer means nothing in another process."""
+def loan_layout(dtype: Any, shape: Any) -> tuple[np.dtype[Any], Any]:
+    """Dtype and shape of a loan. Raises TypeError for objects: a pointer means nothing in another process."""
     result: np.dtype[Any] = np.dtype(dtype)
     if result.hasobject:
         raise TypeError(f"dtype {result} holds Python objects, which have no place in shared memory")
-    return result
+    if result.subdtype is not None:  # as NumPy does it: an array of arrays is one array
+        result, inner = result.subdtype
+        shape = (*(shape if isinstance(shape, (tuple, list)) else (shape,)), *inner)
+    return result, shape
+
+
+def describe_loan(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
+    """The description of an array that is yet to be written. Raises TypeError, ValueError."""
+    description = describe(dtype, shape)
+    if description is None:
+        raise TypeError(f"a loan of dtype {dtype}: only pickle can tell another process what that is; put() the array")
+    np.broadcast_to(np.empty((), dtype), shape)  # refuses more dimensions than NumPy has
+    return description

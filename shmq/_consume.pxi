@@ -138,7 +138,7 @@ cdef class Consumer(Undertaker):
         self.users += 1 # it may run Python code, and a large copy releases the interpreter lock
         try:
             if not spilled[0]:
-                header_check(self, &header, self.port.geometry.slot_size)
+                header_check(self, &header, self.port.geometry.payload_room)
                 return build(self, &header, <const char *>shmq_payload_at(&self.port, slot))
             side = self.open_side(word)
             header_of_side(&header, len(side))
@@ -153,7 +153,7 @@ cdef class Consumer(Undertaker):
             shmq_wake_if_done_after_store(&self.port)
             raise
         except BaseException as error:
-            if self.dumper.reducers is not None and isinstance(error, Exception) and not isinstance(error, MemoryError):
+            if self.keeps_types and isinstance(error, Exception) and not isinstance(error, MemoryError):
                 shmq_delivery_ended(&self.port, cell, word, SHMQ_REJECTED, SHMQ_BY_POLICY)
                 self.bury_somehow(cell, "what was put could not be unpickled", error)
             else:

@@ -102,6 +102,7 @@ cdef extern from "layout.h" nogil:
         uint64_t ports_offset
         uint64_t slot_offset
         uint64_t payload_offset
+        uint64_t payload_room
         uint64_t segment_bytes
     bint compute_geometry "shmq_geometry"(uint64_t slots, uint64_t slot_size, uint64_t cells, uint64_t ports, shmq_geometry *out)
     uint32_t shmq_word_slot(uint64_t word)

@@ -66,6 +66,7 @@ class Port(Observer, Generic[T]):
     pickles: bool
     spills: bool
     _reducers: Any
+    _keeps_types: bool
     closed: bool
     spin: bool
     def put(self, obj: T, block: bool = True, timeout: float | None = None) -> None:
@@ -193,7 +194,7 @@ class Port(Observer, Generic[T]):
     def _in_flight_report(self) -> str: ...
 
 class Reducers:
-    def __init__(self, of_exporter: Any, *tables: dict[Any, Any]) -> None: ...
+    def __init__(self, of_array: Any, of_exporter: Any) -> None: ...
     def __getitem__(self, kind: type) -> Any: ...
 
 class Slot:

@@ -29,13 +29,15 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 import os as _os
+import sys as _sys
+from copyreg import dispatch_table as copyreg_table
 from operator import index as operator_index
 from pickle import Pickler, loads as pickle_loads
 from types import GenericAlias
 from types import GenericAlias
 from types import GenericAlias
 
-from numpy import ascontiguousarray as np_ascontiguousarray
+from numpy import ascontiguousarray as np_ascontiguousarray, void as np_void
 
 from shmq import _codec
 from shmq._errors import (
@@ -120,9 +122,10 @@ cdef inline bint is_swapped(cnp.dtype descr) noexcept:
 
 
 cdef inline bint is_plain(cnp.dtype descr) noexcept:
-    """Kind, size and byte order say everything about this dtype."""
-    return PyDataType_ELSIZE(descr) > 0 and (descr.kind in (c'u', c'i', c'f', c'c', c'b', c'S', c'U') or (descr.kind == c'V' and descr.type_num == cnp.NPY_VOID
-            and not cnp.PyDataType_HASFIELDS(descr) and not cnp.PyDataType_HASSUBARRAY(descr)))
+    """Kind, size and byte order say everything about this dtype. Other libraries' dtypes have kinds like NumPy's, and numbers of their own."""
+    return (PyDataType_ELSIZE(descr) > 0 and 0 <= descr.type_num <= cnp.NPY_FLOAT16 and descr.kind in (c'u', c'i', c'f', c'c', c'b', c'S', c'U', c'V')
+            and not cnp.PyDataType_HASFIELDS(descr) and not cnp.PyDataType_HASSUBARRAY(descr) and cnp.PyDataType_METADATA(descr) == NULL
+            and (descr.type_num != cnp.NPY_VOID or <PyObject *>descr.typeobj == <PyObject *>np_void))
 
 
 cdef inline int check_timeout(object timeout) except -1:
@@ -316,9 +319,9 @@ cdef class Port(Consumer):
             lease.prefetched = not begun
             memcpy(&lease.header, shmq_slot_at(&self.port, shmq_word_slot(word)), sizeof(lease.header))
             if shmq_likely(not lease.header.flags & SHMQ_SPILLED):
-                if shmq_unlikely(lease.header.kind >= SHMQ_KINDS or lease.header.nbytes + lease.header.described > self.port.geometry.slot_size
-                                 or lease.header.nbytes > self.port.geometry.slot_size):
-                    header_check(self, &lease.header, self.port.geometry.slot_size)
+                if shmq_unlikely(lease.header.kind >= SHMQ_KINDS or lease.header.nbytes + lease.header.described > self.port.geometry.payload_room
+                                 or lease.header.nbytes > self.port.geometry.payload_room):
+                    header_check(self, &lease.header, self.port.geometry.payload_room)
                 lease.data = <char *>shmq_payload_at(&self.port, shmq_word_slot(word))
             else:
                 lease.side = self.open_side(word)
@@ -370,7 +373,7 @@ cdef class Port(Consumer):
     def loan(self, shape, dtype=None) -> Loan:
         """Lend an empty slot to write a message in place: `loan(nbytes)`, or `loan(shape, dtype)` for an array.
 
-        **Raises** MessageTooLarge, TypeError for a dtype with objects, InFlightLimit, Closed. Does not wait; publishing does.
+        **Raises** MessageTooLarge, TypeError for a dtype that only pickle carries, InFlightLimit, Closed. Does not wait; publishing does.
         **If the process dies** before that, nothing was sent.
         """
         cdef Loan loan
@@ -378,6 +381,7 @@ cdef class Port(Consumer):
         cdef uint32_t cell
         cdef shmq_status status
         memset(&header, 0, sizeof(header))
+        description = None
         if dtype is None:
             if isinstance(shape, tuple) or isinstance(shape, list):
                 raise TypeError("loan(shape, dtype) needs a dtype; loan(nbytes) takes one number")
@@ -387,12 +391,17 @@ cdef class Port(Consumer):
             header.nbytes = <uint64_t>min(size, <uint64_t>-1)
             header.kind = SHMQ_BYTES
         else:
-            shape_header(&header, shape, _codec.loan_dtype(dtype))
+            dtype, shape = _codec.loan_layout(dtype, shape)
+            description = shape_header(&header, shape, dtype)
         if shmq_unlikely(self.forks != shmq_owner_forks):
             self.enter()
         if header.nbytes > self.port.geometry.slot_size:
             raise MessageTooLarge(f"a loan of {header.nbytes:,} bytes does not fit into a slot of queue {self.name!r} "
                                   f"({self.port.geometry.slot_size:,} bytes): create the queue with a larger slot_size")
+        if header.nbytes + header.described > self.port.geometry.payload_room:
+            raise MessageTooLarge(f"a loan of {header.nbytes:,} bytes and {header.described:,} that describe its dtype and shape does not fit into "
+                                  f"a slot of queue {self.name!r} ({self.port.geometry.slot_size:,} bytes): create the queue with "
+                                  f"slot_size={header.nbytes + header.described}, or larger")
         status = shmq_cell_take_for_long(&self.port, SHMQ_TO_WRITE, &cell)
         if shmq_unlikely(status != SHMQ_OK):
             shmq_reap(&self.port)
@@ -407,6 +416,8 @@ cdef class Port(Consumer):
         loan.cell = cell
         loan.data = <char *>shmq_payload_at(&self.port, shmq_word_slot(loan.word))
         memcpy(&loan.header, &header, sizeof(header))
+        if description is not None:
+            memcpy(loan.data + header.nbytes, PyBytes_AS_STRING(description), header.described)
         loan.forks = self.forks
         loan.writable = True
         loan.state = HAND_OPEN
@@ -453,7 +464,7 @@ cdef class Port(Consumer):
                 break
             word = shmq_cell_load(&self.port, cell)
             self.check_slot(shmq_word_slot(word))
-            self.done_with(cell, word, self.spills and shmq_slot_at(&self.port, shmq_word_slot(word)).flags & SHMQ_SPILLED != 0)
+            self.done_with(cell, word, shmq_slot_at(&self.port, shmq_word_slot(word)).flags & SHMQ_SPILLED != 0)
             shmq_count(&self.port.record.counters[SHMQ_RECEIVES], 1)
             shmq_count(&self.port.record.counters[SHMQ_ACKS], 1)
             count += 1
@@ -513,7 +524,7 @@ cdef class Port(Consumer):
         cdef c_bool moved = False
         cdef list result = []
         cdef uint32_t nth = 0, again = 0
-        cdef uint64_t limit = self.port.geometry.slot_size
+        cdef uint64_t limit = self.port.geometry.payload_room
         if shmq_unlikely(self.forks != shmq_owner_forks):
             self.enter()
         if n < 0:

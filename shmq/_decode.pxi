@@ -126,28 +126,34 @@ cdef void header_of_side(shmq_slot *header, Py_ssize_t side_bytes) noexcept:
     header.nbytes = <uint64_t>side_bytes - header.described if header.described <= <uint64_t>side_bytes else <uint64_t>-1
 
 
-cdef int shape_header(shmq_slot *header, object shape, cnp.dtype descr) except -1:
-    """Header of an array that is yet to be written. Raises ValueError for what does not fit into a header."""
+cdef object shape_header(shmq_slot *header, object shape, cnp.dtype descr):
+    """Header of an array that is yet to be written. -> its description, where the header cannot say all; else None."""
     cdef uint64_t total = <uint64_t>PyDataType_ELSIZE(descr)
     cdef object extent
-    if not (isinstance(shape, tuple) or isinstance(shape, list)):
-        shape = (shape,)
-    if len(shape) > SHMQ_INLINE_DIMS or not is_plain(descr):
-        raise ValueError(f"a loan takes up to {SHMQ_INLINE_DIMS} dimensions and a plain dtype: for {len(shape)} dimensions of {descr} put() the array")
+    cdef bint simple
+    shape = tuple(map(operator_index, shape)) if isinstance(shape, (tuple, list)) else (operator_index(shape),)
+    simple = len(shape) <= SHMQ_INLINE_DIMS and is_plain(descr)
+    for extent in shape:
+        if extent < 0:
+            raise ValueError(f"a loan of shape {shape}: no extent may be negative")
+        if extent and (extent > 1 << 62 or total > <uint64_t>0x3fffffffffffffff // <uint64_t>extent):
+            raise MessageTooLarge(f"a loan of shape {shape} is larger than memory")
+        simple = simple and extent <= 0xffffffff
+        total *= <uint64_t>extent
     header.kind = SHMQ_ARRAY
+    header.nbytes = total
+    if not simple:
+        header.flags = SHMQ_DESCRIBED
+        description = _codec.describe_loan(descr, shape)
+        header.described = <uint32_t>len(description)
+        return description
     header.flags = SHMQ_SWAPPED if is_swapped(descr) else 0
     header.dtype = <uint8_t>descr.kind
-    header.itemsize = <uint32_t>total
-    for extent in map(operator_index, shape):
-        if extent < 0 or extent > 0xffffffff:
-            raise ValueError(f"a loan of shape {shape}: every extent must lie between 0 and 2**32 - 1")
+    header.itemsize = <uint32_t>PyDataType_ELSIZE(descr)
+    for extent in shape:
         header.shape[header.ndim] = <uint32_t>extent
         header.ndim += 1
-        if extent and total > <uint64_t>0x3fffffffffffffff // <uint64_t>extent:
-            raise MessageTooLarge(f"a loan of shape {shape} is larger than memory")
-        total *= <uint64_t>extent
-    header.nbytes = total
-    return 0
+    return None
 
 
 cdef uint64_t image_header(Observer port, bytes image, shmq_slot *header) except? 0:
@@ -158,7 +164,7 @@ cdef uint64_t image_header(Observer port, bytes image, shmq_slot *header) except
     memcpy(header, PyBytes_AS_STRING(image), sizeof(shmq_slot))
     nbytes -= sizeof(shmq_slot)
     wanted = header.nbytes if header.flags & SHMQ_SPILLED else header.nbytes + header.described
-    if header.kind >= SHMQ_KINDS or wanted < header.nbytes or wanted > nbytes or nbytes > port.port.geometry.slot_size or (
+    if header.kind >= SHMQ_KINDS or wanted < header.nbytes or wanted > nbytes or nbytes > port.port.geometry.payload_room or (
             header.flags & SHMQ_SPILLED and header.nbytes != SPILL_KEY_BYTES):
         raise SegmentCorrupt(f"a dead letter of queue {port.name!r} claims {header.nbytes:,} bytes, and has {nbytes:,}")
     return nbytes

@@ -77,12 +77,29 @@ cdef int draft_describe(draft_t *draft, bytes description) except -1:
     return 0
 
 
-cdef int draft_array(draft_t *draft, cnp.ndarray array) except -1:
-    """Raw memory, in C or Fortran order as it lies; anything else is laid out in C order first."""
+cdef bint draft_array(draft_t *draft, cnp.ndarray array) except -1:
+    """Raw memory, in C or Fortran order as it lies; anything else is laid out in C order first.
+
+    False: only pickle can tell others of its dtype, and nothing was done.
+    """
     cdef cnp.dtype descr = <cnp.dtype><PyObject *>PyArray_DESCR(array)
     cdef int i, ndim = cnp.PyArray_NDIM(array)
-    cdef bint simple = ndim <= SHMQ_INLINE_DIMS
+    cdef bint simple = ndim <= SHMQ_INLINE_DIMS and is_plain(descr)
     cdef bint fortran = False
+    if simple:
+        for i in range(ndim):
+            if <uint64_t>cnp.PyArray_DIM(array, i) > 0xffffffff:
+                simple = False
+                break
+            draft.shape[i] = <uint32_t>cnp.PyArray_DIM(array, i)
+    if simple:
+        draft.ndim = <uint8_t>ndim
+    else:
+        description = _codec.describe_array(array)
+        if description is None:
+            return False
+        draft.flags = SHMQ_DESCRIBED
+        draft_describe(draft, description)
     if not cnp.PyArray_IS_C_CONTIGUOUS(array):
         if cnp.PyArray_IS_F_CONTIGUOUS(array):
             fortran = True
@@ -92,21 +109,10 @@ cdef int draft_array(draft_t *draft, cnp.ndarray array) except -1:
     draft.data = <const char *>cnp.PyArray_DATA(array)
     draft.nbytes = <uint64_t>cnp.PyArray_NBYTES(array)
     draft.kind = SHMQ_ARRAY
-    draft.flags = (SHMQ_FORTRAN if fortran else 0) | (SHMQ_SWAPPED if is_swapped(descr) else 0)
+    draft.flags |= (SHMQ_FORTRAN if fortran else 0) | (SHMQ_SWAPPED if is_swapped(descr) else 0)
     draft.dtype = <uint8_t>descr.kind
     draft.itemsize = <uint32_t>cnp.PyArray_ITEMSIZE(array)
-    if simple:
-        for i in range(ndim):
-            if <uint64_t>cnp.PyArray_DIM(array, i) > 0xffffffff:
-                simple = False
-                break
-            draft.shape[i] = <uint32_t>cnp.PyArray_DIM(array, i)
-    if simple and is_plain(descr):
-        draft.ndim = <uint8_t>ndim
-    else:
-        draft.flags |= SHMQ_DESCRIBED
-        draft_describe(draft, _codec.describe_array(array))
-    return 0
+    return True
 
 
 cdef inline bint may_export(object obj) noexcept:
@@ -121,13 +127,14 @@ cdef int draft_object(draft_t *draft, Handle port, object obj) except -1:
         draft_buffers(draft, [obj])
         draft.kind = SHMQ_BYTEARRAY
         return 0
-    if port.codec is not None or not port.pickles or (port.dumper.reducers is None and may_export(obj)):
+    if port.codec is not None or not port.pickles or (not port.keeps_types and may_export(obj)):
         encoded = _codec.encode(obj, port.codec, port.pickles)
     if encoded is None:
         draft_pickle(draft, port, obj)
     elif isinstance(encoded, cnp.ndarray):
         draft_keep(draft, encoded)
-        draft_array(draft, encoded)
+        if not draft_array(draft, encoded):
+            draft_pickle(draft, port, obj)
     else:
         kind, parts = encoded
         draft_buffers(draft, parts)
@@ -169,11 +176,10 @@ cdef int draft_make(draft_t *draft, Handle port, object obj) except -1:
             draft.data = text
             draft.nbytes = <uint64_t>length
             draft.kind = SHMQ_TEXT
-        elif cnp.PyArray_CheckExact(obj) and not PyDataType_REFCHK(<cnp.dtype><PyObject *>PyArray_DESCR(<cnp.ndarray>obj)):
-            draft_array(draft, <cnp.ndarray>obj)
-        else:
+        elif not (cnp.PyArray_CheckExact(obj) and not PyDataType_REFCHK(<cnp.dtype><PyObject *>PyArray_DESCR(<cnp.ndarray>obj))
+                  and draft_array(draft, <cnp.ndarray>obj)):
             draft_object(draft, port, obj)
-        if draft.nbytes + draft.described > port.port.geometry.slot_size:
+        if draft.nbytes > port.port.geometry.slot_size or draft.nbytes + draft.described > port.port.geometry.payload_room:
             draft_spill(draft, port, obj)
     except:
         draft_clear(draft)
@@ -182,14 +188,16 @@ cdef int draft_make(draft_t *draft, Handle port, object obj) except -1:
 
 
 cdef int draft_spill(draft_t *draft, Handle port, object obj) except -1:
-    """Write the payload to a side segment; the slot will hold its key."""
+    """Write the payload to a side segment; the slot will hold its key.
+
+    In any queue, where it is only the description that has no room behind the payload: that is no matter of the user's.
+    """
     cdef list parts = []
     cdef int i
-    if not port.spills or port.port.geometry.slot_size < SPILL_KEY_BYTES:
-        instead = f"of {SPILL_KEY_BYTES} bytes or more, so that it can spill" if port.spills else "or with oversize=\"spill\""
+    if not port.spills and draft.nbytes > port.port.geometry.slot_size:
         raise MessageTooLarge(
-            f"a {type(obj).__name__} of {draft.nbytes + draft.described:,} bytes does not fit into a slot of queue {port.name!r} "
-            f"({port.port.geometry.slot_size:,} bytes): create the queue with a larger slot_size, {instead}"
+            f"a {type(obj).__name__} of {draft.nbytes:,} bytes does not fit into a slot of queue {port.name!r} "
+            f"({port.port.geometry.slot_size:,} bytes): create the queue with a larger slot_size, or with oversize=\"spill\""
         )
     if draft.buffers == NULL:
         parts.append(PyMemoryView_FromMemory(<char *>draft.data, <Py_ssize_t>draft.nbytes, PyBUF_READ))

@@ -26,30 +26,50 @@ cdef class Pickling:
         self.buffers.append(buffer)
 
 
+cdef dict of_forking = None     # what multiprocessing.reduction and its users have registered, once that is loaded
+
+
+cdef dict forking_reducers():
+    """`import shmq` does not load it: until somebody has, there is nothing that it would be needed for."""
+    global of_forking
+    if of_forking is None:
+        module = _sys.modules.get("multiprocessing.reduction")
+        if module is not None: # by another thread, just now
+            of_forking = getattr(getattr(module, "ForkingPickler", None), "_extra_reducers", None)
+    return of_forking
+
+
 @cython.final
 cdef class Reducers:
-    """A pickler's dispatch table: some dictionaries, as they are at that moment, and before them a function for exporters of `__dlpack__`.
+    """A pickler's dispatch table: what `ForkingPickler.register` was told, and copyreg, as they are at that moment.
 
+    `of_array`: the reducer of arrays; `of_exporter`: asked first for classes with `__dlpack__`, returns a reducer or None.
     Compiled, since it is asked for every object of a class of the user's, and nearly always has nothing to say.
     """
 
-    cdef tuple tables
-    cdef object of_exporter
+    cdef object of_array, of_exporter
 
-    def __init__(self, of_exporter, *tables: dict):
+    def __init__(self, of_array, of_exporter):
+        self.of_array = of_array
         self.of_exporter = of_exporter
-        self.tables = tables
 
     def __getitem__(self, kind):
         cdef PyObject *found
-        if isinstance(kind, type) and _PyType_Lookup(<PyTypeObject *>kind, DLPACK) != NULL:
+        cdef dict registered = forking_reducers()
+        cdef bint is_array = kind is cnp.ndarray
+        if not is_array and isinstance(kind, type) and _PyType_Lookup(<PyTypeObject *>kind, DLPACK) != NULL:
             reducer = self.of_exporter(kind)
             if reducer is not None:
                 return reducer
-        for table in self.tables:
-            found = PyDict_GetItemWithError(<dict>table, kind)
+        if registered is not None:
+            found = PyDict_GetItemWithError(registered, kind)
             if found != NULL:
                 return <object>found
+        if is_array:
+            return self.of_array
+        found = PyDict_GetItemWithError(<dict>copyreg_table, kind)
+        if found != NULL:
+            return <object>found
         raise KeyError(kind)
 
 
@@ -57,7 +77,7 @@ cdef class Reducers:
 cdef class Dumper:
     """Pickles objects by protocol 5, with buffers out of band, and keeps its pickler for the next one.
 
-    `reducers`: class -> reducer, a pickler's dispatch table; None: as everywhere.
+    `reducers`: class -> reducer, a pickler's dispatch table; None: copyreg's.
     """
 
     cdef readonly object reducers

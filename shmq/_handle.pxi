@@ -5,7 +5,8 @@ cdef class Handle(Observer):
     """A port of a segment in this process: attached, waiting, closed. Port adds what happens to messages."""
 
     cdef readonly object codec
-    cdef Dumper dumper              # of objects; without reducers of its own, buffers travel raw
+    cdef Dumper dumper              # of objects
+    cdef bint keeps_types           # what exports a buffer is pickled, too, so that its type comes out
     cdef readonly bint pickles
     cdef readonly bint spills
     cdef int64_t patience_ns        # how long this handle's puts may still wait before they go to the backlog, …
@@ -21,6 +22,7 @@ cdef class Handle(Observer):
     cdef object __weakref__
 
     _reducers = None                # what a subclass's handles pickle with: a mapping from classes to reducers
+    _keeps_types = False
 
     def __cinit__(self, *args, **kwargs):
         self.closed = True
@@ -31,6 +33,7 @@ cdef class Handle(Observer):
         self.segment = segment
         self.codec = codec
         self.dumper = Dumper(self._reducers)
+        self.keeps_types = self._keeps_types
         self.place = segment.place.encode()
         PyObject_GetBuffer(segment.memory, &self.memory, PyBUF_WRITABLE)
         cdef shmq_header *header = <shmq_header *>self.memory.buf

@@ -202,7 +202,7 @@ cdef class Loan(Slot):
         header.ndim = self.header.ndim
         header.dtype = self.header.dtype
         header.itemsize = self.header.itemsize
-        header.described = 0
+        header.described = self.header.described # what it says stands behind the payload since the loan
         memcpy(header.shape, self.header.shape, sizeof(header.shape))
         self.port.publish_cell(self.cell, timeout)
         self.settle(False)

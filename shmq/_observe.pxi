@@ -201,7 +201,7 @@ cdef class Observer:
 
     cdef object side_key_in(self, uint32_t slot):
         """The key of the side segment in which the slot's message is, if it is in one."""
-        if not shmq_slot_at(&self.port, slot).flags & SHMQ_SPILLED or self.port.geometry.slot_size < SPILL_KEY_BYTES:
+        if not shmq_slot_at(&self.port, slot).flags & SHMQ_SPILLED:
             return None
         return PyBytes_FromStringAndSize(<const char *>shmq_payload_at(&self.port, slot), SPILL_KEY_BYTES)
 

@@ -20,6 +20,7 @@ from shmq._backoff import YEAR, Backoff
 from shmq._bell import ITEMS, SPACE, Ears, wait_done
 from shmq._codec import Codec, json_codec
 from shmq._errors import Empty, Full, SegmentCorrupt, SegmentMismatch, SegmentNotFound
+from shmq._reducers import reducers
 from shmq._segment import LIFETIMES, Config, Segment
 from shmq._stats import Holding, QueueStats, attached_report, holders_report, holdings_of, stats_of
 
@@ -96,6 +97,7 @@ class Queue(_core.Port[T]):
     """
 
     _backlog: Backlog | None = None  # of a queue that grows
+    _reducers = reducers
 
     def __init__(
         self,

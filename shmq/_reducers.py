@@ -1,8 +1,9 @@
-"""Reducers: how the queues of shmq.mp take objects apart, so that what comes out is of the type that went in.
+"""Reducers: how objects are taken apart when they are pickled, by the queues, by shmq.mp and by the pools.
 
-A pickler asks here for classes that it does not know itself, with every object anew: what is registered while a program runs,
-or a `torch` that is imported later, counts from then on. Tensors and other exporters of `__dlpack__` in the CPU's memory
-become out-of-band buffers; whatever else they are (on a device, sparse, quantised) is left to their own reduction.
+A pickler asks here for classes that it does not know itself, with every object anew. So what `ForkingPickler.register` is told
+while a program runs counts from then on, and so does a `torch` that is imported later. A connection or a socket comes out as one
+that is open, and not as the number of a descriptor of another process. Tensors in the CPU's memory become out-of-band buffers;
+whatever else they are (on a device, sparse, quantised) is left to their own reduction.
 """
 
 from __future__ import annotations
@@ -10,32 +11,39 @@ from __future__ import annotations
 import copyreg
 import sys
 from collections.abc import Callable
-from multiprocessing.reduction import ForkingPickler
+from pickle import PickleBuffer
 from typing import Any
 
 import numpy as np
 
 from shmq._core import Reducers
 
-__all__ = ["reducers"]
+__all__ = ["reducers", "reducers_of_exporters"]
 
 Reducer = Callable[[Any], Any]
 
 PROTOCOL = 5
-# Connections, sockets, and what users register.
-OF_MULTIPROCESSING: dict[type, Reducer] = ForkingPickler._extra_reducers  # type: ignore[attr-defined]
 OWN_REDUCTIONS = ("__reduce_ex__", "__reduce__", "__getstate__")
+
+
+def of_tensor(kind: type) -> Reducer | None:
+    """The reducer of a tensor's class, before the one of torch.multiprocessing, which keeps a file open for each."""
+    torch = sys.modules.get("torch")
+    return reduce_tensor if torch is not None and (kind is torch.Tensor or kind is torch.nn.Parameter) else None
 
 
 def of_exporter(kind: type) -> Reducer | None:
     """The reducer of a class that has `__dlpack__`; None where it is pickled like any other."""
-    torch = sys.modules.get("torch")
-    if torch is not None and (kind is torch.Tensor or kind is torch.nn.Parameter):
-        return reduce_tensor  # before torch.multiprocessing's own, which keeps a file open for each
-    if kind is np.ndarray:
-        return reduce_array
-    known = kind in OF_MULTIPROCESSING or kind in copyreg.dispatch_table or issubclass(kind, np.ndarray)
+    reducer = of_tensor(kind)
+    if reducer is not None:
+        return reducer
+    known = is_registered(kind) or kind in copyreg.dispatch_table or issubclass(kind, np.ndarray)
     return None if known or reduces_itself(kind) else reduce_exporter
+
+
+def is_registered(kind: type) -> bool:
+    reduction = sys.modules.get("multiprocessing.reduction")
+    return reduction is not None and kind in reduction.ForkingPickler._extra_reducers
 
 
 def reduces_itself(kind: type) -> bool:
@@ -44,8 +52,21 @@ def reduces_itself(kind: type) -> bool:
 
 
 def reduce_array(array: np.ndarray[Any, Any]) -> Any:
-    """A copy of what may not be written: out of band it would stay so, and what comes out is the receiver's own."""
-    return (array if array.flags.writeable else array.copy("K")).__reduce_ex__(PROTOCOL)
+    """As NumPy reduces it, and what comes out is the receiver's own: it may be written, also where this one may not."""
+    reduced = array.__reduce_ex__(PROTOCOL)
+    if array.flags.writeable or type(reduced[1][0]) is not PickleBuffer:
+        return reduced
+    return array_again, (reduced[0], *reduced[1])
+
+
+def array_again(function: Callable[..., Any], memory: Any, *arguments: Any) -> Any:
+    """The array over the memory of one that could not be written. Pickle passes that as a read-only view of what it was given:
+    a bytearray that is nobody else's, or shared memory, which stays read-only."""
+    if type(memory) is bytes:
+        memory = bytearray(memory)
+    elif type(memory) is memoryview and type(memory.obj) is bytearray and len(memory.obj) == memory.nbytes:
+        memory = memory.obj
+    return function(memory, *arguments)
 
 
 def reduce_exporter(exporter: Any) -> Any:
@@ -86,4 +107,5 @@ def tensor_again(memory: Any, dtype: Any, shape: tuple[int, ...], order: list[in
     return tensor.requires_grad_(requires_grad)
 
 
-reducers = Reducers(of_exporter, OF_MULTIPROCESSING, copyreg.dispatch_table)
+reducers = Reducers(reduce_array, of_tensor)
+reducers_of_exporters = Reducers(reduce_array, of_exporter)

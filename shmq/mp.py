@@ -25,7 +25,7 @@ from typing import Any
 
 from shmq import _queue
 from shmq._queue import T
-from shmq._reducers import reducers
+from shmq._reducers import reducers_of_exporters
 
 __all__ = ["JoinableQueue", "Queue", "SimpleQueue"]
 
@@ -48,7 +48,8 @@ class Queue(_queue.Queue[T]):
     :param ctx: taken for compatibility; one queue serves processes of every start method.
     """
 
-    _reducers = reducers
+    _reducers = reducers_of_exporters
+    _keeps_types = True
 
     def __init__(self, maxsize: int = 0, *, ctx: Any = None) -> None:
         try:

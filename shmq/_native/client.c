@@ -256,7 +256,7 @@ int shmq_receive(shmq_queue *queue, shmq_message *message, int64_t timeout_ns) {
     message->cell = cell;
     if (shmq_word_slot(message->word) >= port->geometry.total_slots) return SHMQ_CORRUPT;
     struct shmq_slot slot = *shmq_slot_at(port, shmq_word_slot(message->word));
-    if (slot.nbytes > port->geometry.slot_size || slot.ndim > SHMQ_INLINE_DIMS) {
+    if (slot.nbytes > port->geometry.payload_room || slot.ndim > SHMQ_INLINE_DIMS) {
         shmq_lease_give_back(port, cell, message->word, SHMQ_NACKED, SHMQ_BY_POLICY);
         return SHMQ_CORRUPT;
     }

@@ -257,7 +257,7 @@ struct shmq_slot {
 /* -- header --------------------------------------------------------------------------------------------------------- */
 
 enum shmq_segment_flag {
-    SHMQ_SPILLS = 1,        /* payloads above slot_size go to a side segment */
+    SHMQ_SPILLS = 1,        /* payloads above slot_size go to a side segment; with or without it, what has no room for its description */
     SHMQ_PICKLES = 2,       /* pickle is allowed */
     SHMQ_WITH_CREATOR = 4,  /* the name goes when the creator does */
     SHMQ_WITH_HANDLES = 8,  /* … when the last handle does */
@@ -346,6 +346,7 @@ struct shmq_geometry {
     uint64_t ports_offset, cells_offset, ring_offset;
     uint64_t slot_offset, slot_stride;
     uint64_t payload_offset, payload_stride;
+    uint64_t payload_room;         /* what a payload and the description behind it may take: slot_size, rounded up */
     uint64_t segment_bytes;
 };
 
@@ -370,12 +371,14 @@ static inline bool shmq_geometry(uint64_t slots, uint64_t slot_size, uint64_t ce
         end = g.slot_offset + g.total_slots * g.slot_stride;
         g.payload_offset = (end + SHMQ_PAGE - 1) & ~(uint64_t)(SHMQ_PAGE - 1);
         g.payload_stride = (slot_size + SHMQ_PAGE - 1) & ~(uint64_t)(SHMQ_PAGE - 1);
+        g.payload_room = g.payload_stride;
         g.segment_bytes = g.payload_offset + g.total_slots * g.payload_stride;
     } else {
         g.slot_offset = (end + 2 * SHMQ_LINE - 1) & ~(uint64_t)(2 * SHMQ_LINE - 1);
         g.slot_stride = sizeof(struct shmq_slot) + ((slot_size + SHMQ_LINE - 1) & ~(uint64_t)(SHMQ_LINE - 1));
         g.payload_offset = g.slot_offset + sizeof(struct shmq_slot);
         g.payload_stride = g.slot_stride;
+        g.payload_room = g.slot_stride - sizeof(struct shmq_slot);
         g.segment_bytes = g.slot_offset + g.total_slots * g.slot_stride;
     }
     *out = g;

@@ -24,6 +24,7 @@ from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
 
 from shmq import _core
+from shmq._reducers import reducers
 
 __all__ = [
     "FAILED",
@@ -67,7 +68,7 @@ FAILED = 1
 Message = bytes | list[Any]  # one piece, or the pieces of a large one
 
 dumps = pickle.dumps
-dump = _core.Dumper().dump
+dump = _core.Dumper(reducers).dump
 loads = pickle.loads
 task_of = TASK.unpack_from
 outcome_of = OUTCOME.unpack_from

@@ -346,11 +346,9 @@ def test_a_loaned_array_too_large_is_refused(queue: shmq.Queue, shape: Any) -> N
         (((3,), [("a", object)]), TypeError),
         (((3,), "no dtype"), TypeError),
         (((-3,), "u1"), ValueError),
-        (((1, 1, 1, 1, 1), "u1"), ValueError),
         (((2**32,), "u1"), ValueError),
         ((("3",), "u1"), TypeError),
         (((1.5,), "u1"), TypeError),
-        (((3,), [("a", "u1")]), ValueError),
     ],
     ids=str,
 )
