@@ -43,15 +43,17 @@ cdef dict forking_reducers():
 cdef class Reducers:
     """A pickler's dispatch table: what `ForkingPickler.register` was told, and copyreg, as they are at that moment.
 
-    `of_array`: the reducer of arrays; `of_exporter`: asked first for classes with `__dlpack__`, returns a reducer or None.
+    `of_array`: the reducer of arrays; `of_exporter`: asked first for classes with `__dlpack__`, returns a reducer or None;
+    `of_registered`: is given each reducer of ForkingPickler's that is about to be used, and returns the one to use.
     Compiled, since it is asked for every object of a class of the user's, and nearly always has nothing to say.
     """
 
-    cdef object of_array, of_exporter
+    cdef object of_array, of_exporter, of_registered
 
-    def __init__(self, of_array, of_exporter):
+    def __init__(self, of_array, of_exporter, of_registered):
         self.of_array = of_array
         self.of_exporter = of_exporter
+        self.of_registered = of_registered
 
     def __getitem__(self, kind):
         cdef PyObject *found
@@ -64,7 +66,7 @@ cdef class Reducers:
         if registered is not None:
             found = PyDict_GetItemWithError(registered, kind)
             if found != NULL:
-                return <object>found
+                return self.of_registered(<object>found)
         if is_array:
             return self.of_array
         found = PyDict_GetItemWithError(<dict>copyreg_table, kind)

@@ -107,5 +107,17 @@ def tensor_again(memory: Any, dtype: Any, shape: tuple[int, ...], order: list[in
     return tensor.requires_grad_(requires_grad)
 
 
-reducers = Reducers(reduce_array, of_tensor)
-reducers_of_exporters = Reducers(reduce_array, of_exporter)
+def of_registered(reducer: Reducer) -> Reducer:
+    """multiprocessing registers each class of ctypes of which it makes a shared value: other instances are still plain values."""
+    shared = sys.modules.get("multiprocessing.sharedctypes")
+    return reduce_ctype if shared is not None and reducer is shared.reduce_ctype else reducer
+
+
+def reduce_ctype(value: Any) -> Any:
+    if hasattr(value, "_wrapper"):  # it lies in shared memory, which is only inherited
+        return sys.modules["multiprocessing.sharedctypes"].reduce_ctype(value)
+    return value.__reduce_ex__(PROTOCOL)
+
+
+reducers = Reducers(reduce_array, of_tensor, of_registered)
+reducers_of_exporters = Reducers(reduce_array, of_exporter, of_registered)

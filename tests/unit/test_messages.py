@@ -945,7 +945,7 @@ def test_slots_of_one_byte_carry_what_has_one_byte(make: Make, way: Way, thing: 
 
 @pytest.mark.parametrize("thing", [b"xx", "é", None, counting("u2", 1)], ids=repr)
 def test_slots_of_one_byte_refuse_two(make: Make, thing: Any) -> None:
-    q = make(slots=3, slot_size=1)
+    q = make(slots=3, slot_size=1, oversize="error")
     with pytest.raises(shmq.MessageTooLarge):
         q.put(thing)
     assert q.empty()

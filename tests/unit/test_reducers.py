@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
 import socket
@@ -121,6 +122,17 @@ def test_what_is_only_inherited_is_refused_at_the_put_and_in_the_future(make: Ma
         with pytest.raises(RuntimeError, match="inheritance"):
             pool.submit(repr, thing).result(60)
         assert pool.submit(abs, -1).result(60) == 1
+
+
+def test_plain_values_of_ctypes_travel_also_beside_shared_ones(make: Make) -> None:
+    queue = make(slots=4, slot_size=4096)
+    shared = multiprocessing.RawValue("i", 3)  # from now on multiprocessing.Queue takes no c_int any more
+    queue.put([ctypes.c_int(4)])
+    assert queue.get()[0].value == 4
+    with shmq.Executor(1) as pool:
+        assert pool.submit(ctypes.c_int, 5).result(60).value == 5
+    with pytest.raises(RuntimeError, match="inheritance"):
+        queue.put([shared])
 
 
 def first_byte(memory: shared_memory.SharedMemory) -> int:

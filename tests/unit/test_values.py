@@ -397,7 +397,7 @@ def test_a_slot_of_the_size_of_an_array_holds_it(make: Make, which: str, oversiz
 
 
 def test_an_array_above_the_slot_size_is_refused_with_its_size(make: Make) -> None:
-    queue = make(slots=3, slot_size=4096)
+    queue = make(slots=3, slot_size=4096, oversize="error")
     for dtype in ("u1", DESCRIBED["times"], DESCRIBED["no fields"], MANY_FIELDS):
         sent = np.zeros(4097, dtype)
         if sent.nbytes <= 4096:
