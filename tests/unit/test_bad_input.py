@@ -675,13 +675,13 @@ def test_a_truncated_file_is_refused(
 @pytest.mark.parametrize("version", [0, 1, 2**32 - 1])
 def test_another_format_version_is_refused_with_both(queue: shmq.Queue, name: str, place: Path, form: Make, version: int) -> None:
     write_file(place, patched(segment_bytes(queue), 8, struct.pack("<I", version)))
-    with pytest.raises(shmq.SegmentMismatch, match=rf"{name}.*version {version},.*version 3 "):
+    with pytest.raises(shmq.SegmentMismatch, match=rf"{name}.*format version {version}; this one reads version \d+"):
         form(name)
 
 
 @pytest.mark.parametrize(
     ("offset", "value", "words"),
-    [(0, b"somebody", "magic"), (12, b"\1\2\3\4", "byte-order mark 0x4030201")],
+    [(0, b"somebody", "magic"), (12, b"\1\2\3\4", r"another byte order \(mark 0x4030201\)")],
     ids=["magic", "endian"],
 )
 def test_another_format_is_refused(queue: shmq.Queue, name: str, place: Path, offset: int, value: bytes, words: str) -> None:
