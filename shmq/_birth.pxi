@@ -132,8 +132,9 @@ def read_header(memory) -> dict | None:
         PyBuffer_Release(&buffer)
 
 
-def attachments(memory) -> tuple:
-    """How many ports of a segment living processes have attached, the pids of the dead ones, how many were ever attached."""
+def attachments(memory, uint64_t apart_from=0) -> tuple:
+    """How many ports of a segment living processes (apart from the one of this identity) have attached, the pids of the dead ones, how
+    many were ever attached."""
     cdef Py_buffer buffer
     cdef shmq_geometry geometry
     cdef shmq_port_record *records
@@ -146,8 +147,8 @@ def attachments(memory) -> tuple:
         records = <shmq_port_record *>(<char *>buffer.buf + geometry.ports_offset)
         for i in range(geometry.ports):
             owner = shmq_load_acquire(&records[i].owner)
-            if owner and shmq_owner_alive(owner):
-                living += 1
+            if owner and (owner == apart_from or shmq_owner_alive(owner)):
+                living += owner != apart_from
             elif owner:
                 dead.append(shmq_load_relaxed(&records[i].pid))
     PyBuffer_Release(&buffer)

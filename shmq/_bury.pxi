@@ -61,6 +61,7 @@ cdef class Undertaker(Producer):
         while count < self.port.geometry.cells and shmq_orphan_claim(&self.port, SHMQ_TO_BURY, &cell):
             self.bury_exhausted(cell)
             count += 1
+            self.look_again()
         return shmq_load_relaxed(&self.port.header.events[SHMQ_BURIALS]) - before
 
     cdef int bury(self, uint32_t cell, str reason, error) except -1:
@@ -72,6 +73,7 @@ cdef class Undertaker(Producer):
         cdef uint64_t word = shmq_cell_load(&self.port, cell), nbytes, deliveries, now
         cdef shmq_slot header
         cdef bint done = False
+        cdef uint64_t forks
         self.check_slot(shmq_word_slot(word))
         memcpy(&header, shmq_slot_at(&self.port, shmq_word_slot(word)), sizeof(header))
         deliveries = shmq_load_relaxed(&header.deliveries)
@@ -80,7 +82,7 @@ cdef class Undertaker(Producer):
         image = PyBytes_FromStringAndSize(<const char *>&header, sizeof(header)) + PyBytes_FromStringAndSize(
             <const char *>shmq_payload_at(&self.port, shmq_word_slot(word)), <Py_ssize_t>nbytes)
         now = shmq_now_ns()
-        self.users += 1
+        forks = self.stay(cell)
         try:
             self._bury(
                 image, id=header.id, cause=CAUSES[shmq_deliveries_cause(deliveries)], reason=reason, error=error,
@@ -88,13 +90,15 @@ cdef class Undertaker(Producer):
                 first_failed=(<int64_t>now - <int64_t>header.published_ns) * 1e-9 - header.first_failed_ms * 1e-3)
             done = True
         finally:
-            if done:
+            if forks != shmq_owner_forks:
+                pass # it is the parent's
+            elif done:
                 shmq_add_relaxed(&self.port.header.events[SHMQ_BURIALS], 1)
                 shmq_cell_return(&self.port, cell, True)
                 shmq_wake_if_done_after_store(&self.port)
             else:
                 shmq_lease_give_back(&self.port, cell, word, SHMQ_RELEASED, BURIAL_REST_NS)
-            self.leave()
+            self.leave_cell(cell, forks)
         return 0
 
     @cython.critical_section
@@ -102,12 +106,12 @@ cdef class Undertaker(Producer):
         """Put a message anew whose image was buried. As put; the message is counted and stamped as a new one."""
         cdef shmq_slot header
         cdef draft_t draft
-        cdef uint64_t available
+        cdef double seconds = patience_of(timeout)
         if shmq_unlikely(self.forks != shmq_owner_forks):
             self.enter()
-        available = image_header(self, image, &header)
+        image_header(self, image, &header)
         draft_of_image(&draft, &header, PyBytes_AS_STRING(image) + sizeof(header))
-        self.offer_somehow(&draft, True, timeout)
+        self.offer_somehow(&draft, seconds)
 
     def _decode_image(self, bytes image) -> object:
         """The object in the image of a buried message."""
@@ -117,12 +121,12 @@ cdef class Undertaker(Producer):
         cdef const char *data = PyBytes_AS_STRING(image) + sizeof(header)
         if not header.flags & SHMQ_SPILLED:
             header_check(self, &header, available)
-            return build(self, &header, data)
+            return build(self, &header, data, image)
         side = self.segment.open_side(PyBytes_FromStringAndSize(data, SPILL_KEY_BYTES))
         header_of_side(&header, len(side))
         header_check(self, &header, <uint64_t>len(side))
         PyObject_GetBuffer(side, &memory, PyBUF_SIMPLE)
         try:
-            return build(self, &header, <const char *>memory.buf)
+            return build(self, &header, <const char *>memory.buf, side)
         finally:
             PyBuffer_Release(&memory)

@@ -16,12 +16,13 @@ cdef class Consumer(Undertaker):
         """
         cdef uint32_t cell
         cdef shmq_status status
-        check_timeout(timeout)
-        if shmq_unlikely(self.forks != shmq_owner_forks):
-            self.enter()
+        cdef double seconds = patience_of(timeout)
+        if not block:
+            seconds = 0
+        self.look_again()
         status = self.take(&cell, False, 0)
         if shmq_unlikely(status != SHMQ_OK):
-            self.take_patiently(&cell, status, deadline_of(timeout) if block else 1, False, 0, False)
+            self.take_patiently(&cell, status, deadline_of(seconds), False, 0, False)
         return self.finish(cell)
 
     def get_nowait(self):
@@ -60,6 +61,7 @@ cdef class Consumer(Undertaker):
         while status == SHMQ_EXHAUSTED or (status == SHMQ_WOULD_BLOCK and self.is_behind() and self.refill()):
             if status == SHMQ_EXHAUSTED:
                 self.bury_exhausted(cell[0])
+            self.look_again()
             status = self.take(cell, for_long, lease_ns)
         return status
 
@@ -72,6 +74,7 @@ cdef class Consumer(Undertaker):
         patience.stays = stays
         if status == SHMQ_EXHAUSTED:
             self.bury_exhausted(cell[0])
+            self.look_again()
         if status == SHMQ_EXHAUSTED or self.is_behind():
             status = self.take_or_bury(cell, for_long, lease_ns)
             if status == SHMQ_OK:
@@ -83,6 +86,7 @@ cdef class Consumer(Undertaker):
                     cells_deadline = shmq_now_ns() + CELL_PATIENCE_NS
                 until = min(deadline, cells_deadline)
             timed_out = self.wait(status, SHMQ_ITEMS, until, &patience) == SHMQ_TIMED_OUT
+            self.look_again()
             if not timed_out or deadline != 1: # a last look: it may have come with the last tick
                 status = self.take_or_bury(cell, for_long, lease_ns)
                 if status == SHMQ_OK:
@@ -112,9 +116,13 @@ cdef class Consumer(Undertaker):
 
     cdef object finish_any(self, uint32_t cell, uint64_t word):
         cdef bint spilled = False
-        result = self.decode(cell, word, &spilled)
-        shmq_count(&self.port.record.counters[SHMQ_GETS], 1)
-        self.done_with(cell, word, spilled)
+        cdef uint64_t forks = self.stay(cell)
+        try:
+            result = self.decode(cell, word, &spilled)
+            shmq_count(&self.port.record.counters[SHMQ_GETS], 1)
+            self.done_with(cell, word, spilled)
+        finally:
+            self.leave_cell(cell, forks)
         return result
 
     cdef int done_with(self, uint32_t cell, uint64_t word, bint spilled) except -1:
@@ -128,39 +136,44 @@ cdef class Consumer(Undertaker):
         return 0
 
     cdef object decode(self, uint32_t cell, uint64_t word, bint *spilled):
-        """The LEASED cell's object. Where decoding raises, the message goes back as a failed attempt."""
+        """The LEASED cell's object. Where decoding raises, the message goes back as a failed attempt. Within `stay`."""
         cdef uint32_t slot = shmq_word_slot(word)
+        cdef uint64_t forks = shmq_owner_forks
+        cdef object result
         cdef shmq_slot header
         cdef Py_buffer memory
         self.check_slot(slot)
         memcpy(&header, shmq_slot_at(&self.port, slot), sizeof(header))
         spilled[0] = header.flags & SHMQ_SPILLED != 0
-        self.users += 1 # it may run Python code, and a large copy releases the interpreter lock
         try:
             if not spilled[0]:
                 header_check(self, &header, self.port.geometry.payload_room)
-                return build(self, &header, <const char *>shmq_payload_at(&self.port, slot))
-            side = self.open_side(word)
-            header_of_side(&header, len(side))
-            header_check(self, &header, <uint64_t>len(side))
-            PyObject_GetBuffer(side, &memory, PyBUF_SIMPLE)
-            try:
-                return build(self, &header, <const char *>memory.buf)
-            finally:
-                PyBuffer_Release(&memory)
+                result = build(self, &header, <const char *>shmq_payload_at(&self.port, slot), self)
+            else:
+                side = self.open_side(word)
+                header_of_side(&header, len(side))
+                header_check(self, &header, <uint64_t>len(side))
+                PyObject_GetBuffer(side, &memory, PyBUF_SIMPLE)
+                try:
+                    result = build(self, &header, <const char *>memory.buf, side)
+                finally:
+                    PyBuffer_Release(&memory)
+            self.refuse_forked(forks)
+            return result
         except PayloadLost:
-            shmq_cell_return(&self.port, cell, True) # nothing to deliver again
-            shmq_wake_if_done_after_store(&self.port)
+            if forks == shmq_owner_forks:
+                shmq_cell_return(&self.port, cell, True) # nothing to deliver again
+                shmq_wake_if_done_after_store(&self.port)
             raise
         except BaseException as error:
+            if forks != shmq_owner_forks:
+                raise
             if self.keeps_types and isinstance(error, Exception) and not isinstance(error, MemoryError):
                 shmq_delivery_ended(&self.port, cell, word, SHMQ_REJECTED, SHMQ_BY_POLICY)
                 self.bury_somehow(cell, "what was put could not be unpickled", error)
             else:
                 self.fail(cell, word, SHMQ_BY_POLICY, error)
             raise
-        finally:
-            self.leave()
 
     # -- more than one ------------------------------------------------------------------------------------------------
 
@@ -176,9 +189,8 @@ cdef class Consumer(Undertaker):
         cdef uint32_t *cells = few
         cdef shmq_status status
         cdef uint32_t wanted, taken
-        check_timeout(timeout)
-        if shmq_unlikely(self.forks != shmq_owner_forks):
-            self.enter()
+        cdef double seconds = patience_of(timeout)
+        self.look_again()
         if self.port.caught_up:
             shmq_wait_linger(&self.port)
         wanted = self.batch_size(max)
@@ -187,18 +199,19 @@ cdef class Consumer(Undertaker):
             if wanted == 1:
                 status = self.take(&cell, False, 0)
             if status != SHMQ_OK:
-                self.take_patiently(&cell, status, deadline_of(timeout), False, 0, False)
+                self.take_patiently(&cell, status, deadline_of(seconds), False, 0, False)
             return [self.finish(cell)]
         if wanted > BATCH:
             cells = <uint32_t *>PyMem_Malloc(wanted * sizeof(uint32_t))
             if cells == NULL:
                 raise MemoryError
+        cdef list result = [] # before a message is taken: making it may run the collector
         try:
             taken = self.take_batch(cells, wanted, &status)
             if taken == 0:
-                self.take_patiently(&cell, status, deadline_of(timeout), False, 0, False)
+                self.take_patiently(&cell, status, deadline_of(seconds), False, 0, False)
                 return [self.finish(cell)]
-            return self.finish_batch(cells, taken)
+            return self.finish_batch(cells, taken, result)
         finally:
             if cells != few:
                 PyMem_Free(cells)
@@ -231,9 +244,18 @@ cdef class Consumer(Undertaker):
             shmq_wake_after(&self.port, SHMQ_SPACE)
         return taken
 
-    cdef list finish_batch(self, uint32_t *cells, uint32_t taken):
+    cdef list finish_batch(self, uint32_t *cells, uint32_t taken, list result):
         """Decode all, then ack all; where one fails, it counts as a failed attempt, and the others go back unbegun."""
-        cdef list result = []
+        cdef uint64_t forks = shmq_owner_forks
+        cdef bint staying = False # while nothing but bytes came, no Python code has run
+        cdef uint32_t i
+        try:
+            return self.finish_all(cells, taken, result, forks, &staying)
+        finally:
+            for i in range(taken if staying else 0):
+                self.leave_cell(cells[i], forks)
+
+    cdef list finish_all(self, uint32_t *cells, uint32_t taken, list result, uint64_t forks, bint *staying):
         cdef uint32_t i, slot, decoded = 0, spills = 0
         cdef shmq_slot *there
         cdef uint64_t nbytes, word
@@ -249,12 +271,15 @@ cdef class Consumer(Undertaker):
                                and nbytes <= self.port.geometry.slot_size):
                     result.append(PyBytes_FromStringAndSize(<const char *>shmq_payload_at(&self.port, slot), <Py_ssize_t>nbytes))
                 else:
+                    for i in range(0 if staying[0] else taken):
+                        self.stay(cells[i])
+                    staying[0] = True
                     result.append(self.decode(cells[decoded], word, &spilled))
                     spills += spilled
                 decoded += 1
         except:
             for i in range(taken):
-                if i != decoded:
+                if i != decoded and forks == shmq_owner_forks:
                     shmq_lease_give_back(&self.port, cells[i], shmq_cell_load(&self.port, cells[i]), SHMQ_RELEASED, 0)
             raise
         shmq_count(&self.port.record.counters[SHMQ_GETS], taken)

@@ -18,13 +18,14 @@ from cpython.bytearray cimport PyByteArray_FromStringAndSize
 from cpython.buffer cimport PyBUF_READ, PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
-from cpython.mem cimport PyMem_Free, PyMem_Malloc
+from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc
 from cpython.memoryview cimport PyMemoryView_FromMemory, PyMemoryView_FromObject
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from cpython.weakref cimport PyWeakref_NewRef
 from libc.errno cimport EMFILE, ENFILE, ENOENT, ENOSPC, errno
+from libc.math cimport INFINITY
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
@@ -87,6 +88,7 @@ cdef enum:
     LOG_HEAD = 0 # words of a backlog's first page: shmq/_backlog.py
     LOG_TAIL = 1
     LOG_AT_WORK = 2
+    INSIDE = 65536 # in Handle.looks
     PEEKS = 1000  # how often peek begins anew while others take what it looks at
 # How long put and get wait for an in-flight cell before they say who holds them all.
 cdef uint64_t CELL_PATIENCE_NS = 1000000000
@@ -128,11 +130,9 @@ cdef inline bint is_plain(cnp.dtype descr) noexcept:
             and (descr.type_num != cnp.NPY_VOID or <PyObject *>descr.typeobj == <PyObject *>np_void))
 
 
-cdef inline int check_timeout(object timeout) except -1:
-    """Refuse what is no number, also where nobody will have to wait. Cheap: the clock is not read."""
-    if timeout is not None:
-        number_of_seconds(timeout)
-    return 0
+cdef inline double patience_of(object timeout) except? -1:
+    """Seconds of a time-out; None: without end. Asked for once, before anything is held: a number may be code of the user's."""
+    return INFINITY if timeout is None else number_of_seconds(timeout)
 
 
 def seconds_of(timeout) -> float | None:
@@ -172,12 +172,8 @@ cdef uint64_t delay_ns_of(object delay) except? 1:
     return <uint64_t>(seconds * 1e9)
 
 
-cdef uint64_t deadline_of(object timeout) except? 0:
-    """Monotonic nanoseconds for a time-out in seconds; None: for ever; below zero: now."""
-    cdef double seconds
-    if timeout is None:
-        return SHMQ_FOREVER
-    seconds = number_of_seconds(timeout)
+cdef uint64_t deadline_of(double seconds) noexcept:
+    """Monotonic nanoseconds for so many seconds from now; zero and below: now."""
     if seconds <= 0:
         return 1
     if seconds > 9e9:
@@ -229,25 +225,24 @@ cdef class Port(Consumer):
         where every in-flight cell is held by somebody. **If the process dies** before the ack, the message is redelivered.
         """
         cdef uint64_t lease_ns = self.lease_ns_of(lease_timeout)
-        cdef Lease lease
-        check_timeout(timeout)
-        lease = self.receive_for(timeout, lease_ns, True, False)
+        cdef Lease lease = self.receive_for(patience_of(timeout), lease_ns, True, False)
         if extend:
             self.extend_by_itself(lease)
         return lease
 
-    cdef Lease receive_for(self, object timeout, uint64_t lease_ns, bint begun, bint stays):
+    cdef Lease receive_for(self, double seconds, uint64_t lease_ns, bint begun, bint stays):
         cdef uint32_t cell
         cdef shmq_status status
-        cdef Lease lease = None
-        while lease is None:
+        cdef Lease lease = Lease.__new__(Lease) # before a message is taken: making it may run the collector
+        cdef bint taken = False
+        while not taken:
             if shmq_unlikely(self.forks != shmq_owner_forks):
                 self.enter()
             shmq_reap_now_and_then(&self.port) # a consumer that always finds a message never waits
             status = self.take(&cell, True, lease_ns)
             if shmq_unlikely(status != SHMQ_OK):
-                self.take_patiently(&cell, status, deadline_of(timeout), True, lease_ns, stays)
-            lease = self.lease_of(cell, lease_ns, begun)
+                self.take_patiently(&cell, status, deadline_of(seconds), True, lease_ns, stays)
+            taken = self.lend(lease, cell, lease_ns, begun)
         return lease
 
     cdef uint64_t lease_ns_of(self, object lease_timeout) except? 1:
@@ -278,40 +273,41 @@ cdef class Port(Consumer):
         cdef Lease lease
         if max < 1:
             raise ValueError(f"max must be at least 1, not {max}")
-        check_timeout(timeout)
-        cdef list result = self.receive_ahead(max, timeout, lease_ns, False)
+        cdef list result = self.receive_ahead(max, patience_of(timeout), lease_ns, False)
         if extend:
             for lease in result:
                 self.extend_by_itself(lease)
         return result
 
-    cdef list receive_ahead(self, Py_ssize_t max, object timeout, uint64_t lease_ns, bint stays):
+    cdef list receive_ahead(self, Py_ssize_t max, double seconds, uint64_t lease_ns, bint stays):
         """Leases of up to `max` messages that are not begun with: what is there, at least one."""
         cdef uint32_t cell
         cdef Lease lease
-        cdef list result = [self.receive_for(timeout, lease_ns, False, stays)]
-        while <Py_ssize_t>len(result) < max and self.take_or_bury(&cell, True, lease_ns) == SHMQ_OK:
-            lease = self.lease_of(cell, lease_ns, False)
-            if lease is not None:
+        cdef list result = [self.receive_for(seconds, lease_ns, False, stays)]
+        while <Py_ssize_t>len(result) < max:
+            lease = Lease.__new__(Lease)
+            if self.forks != shmq_owner_forks or self.take_or_bury(&cell, True, lease_ns) != SHMQ_OK:
+                break
+            if self.lend(lease, cell, lease_ns, False):
                 result.append(lease)
         return result
 
-    cdef Lease lease_of(self, uint32_t cell, uint64_t lease_ns, bint begun):
-        """The lease object of a cell that was just leased; None where its time was over before that could be said.
+    cdef bint lend(self, Lease lease, uint32_t cell, uint64_t lease_ns, bint begun) except -1:
+        """The lease is that of a cell that was just leased. False: its time was over before that could be said.
 
-        Where it cannot be made, the message goes back, or is given up if its payload is gone.
+        Where that cannot be, the message goes back, or is given up if its payload is gone.
         """
         cdef uint64_t word = shmq_load_acquire(&self.port.cells[cell].word)
-        cdef Lease lease
         if shmq_unlikely(lease_ns and (shmq_cell_state(word) != SHMQ_TIMED or shmq_cell_owner(word) != self.port.index)):
-            return None # this process was stopped for so long
+            return False # this process was stopped for so long
         self.check_slot(shmq_word_slot(word))
         if not begun:
             shmq_lease_mark(&self.port, cell, word, False)
         shmq_store_relaxed(&self.port.cells[cell].leased_ns, shmq_now_coarse_ns())
+        self.users += 1 # the lease
         try:
-            lease = Lease.__new__(Lease)
             lease.port = self
+            lease.forks = self.attached_forks
             lease.cell = cell
             lease.word = word
             lease.lease_ns = lease_ns
@@ -324,26 +320,43 @@ cdef class Port(Consumer):
                     header_check(self, &lease.header, self.port.geometry.payload_room)
                 lease.data = <char *>shmq_payload_at(&self.port, shmq_word_slot(word))
             else:
-                lease.side = self.open_side(word)
-                header_of_side(&lease.header, len(lease.side))
-                header_check(self, &lease.header, <uint64_t>len(lease.side))
-                PyObject_GetBuffer(lease.side, &lease.side_memory, PyBUF_SIMPLE)
-                lease.data = <char *>lease.side_memory.buf
+                self.lend_side(lease)
         except PayloadLost:
+            if lease.forks != shmq_owner_forks:
+                raise
             if shmq_lease_ack(&self.port, cell, word, False) == SHMQ_OK: # nothing to deliver again
                 shmq_cell_return(&self.port, cell, True)
                 shmq_wake_if_done(&self.port)
+            self.leave()
             raise
         except BaseException as error:
-            if shmq_cell_state(word) != SHMQ_TIMED or shmq_lease_take_over(&self.port, cell, &word) == SHMQ_OK:
-                self.fail(cell, word, SHMQ_BY_POLICY, error)
+            if lease.forks != shmq_owner_forks:
+                raise
+            try:
+                if shmq_cell_state(word) != SHMQ_TIMED or shmq_lease_take_over(&self.port, cell, &word) == SHMQ_OK:
+                    self.fail(cell, word, SHMQ_BY_POLICY, error)
+            finally:
+                self.leave()
             raise
-        lease.forks = self.forks
         lease.writable = False
         lease.state = HAND_OPEN
-        self.users += 1
         shmq_count(&self.port.record.counters[SHMQ_RECEIVES], 1)
-        return lease
+        return True
+
+    cdef int lend_side(self, Lease lease) except -1:
+        """The payload of the leased message is in a side segment."""
+        self.looks[lease.cell] += INSIDE
+        try:
+            lease.side = self.open_side(lease.word)
+            header_of_side(&lease.header, len(lease.side))
+            header_check(self, &lease.header, <uint64_t>len(lease.side))
+            PyObject_GetBuffer(lease.side, &lease.side_memory, PyBUF_SIMPLE)
+            lease.data = <char *>lease.side_memory.buf
+        finally:
+            if lease.forks == shmq_owner_forks:
+                self.looks[lease.cell] -= INSIDE
+        self.refuse_forked(lease.forks)
+        return 0
 
     def __iter__(self) -> Leases:
         return self.consume()
@@ -358,7 +371,7 @@ cdef class Port(Consumer):
         After a `shutdown` the loop ends when no message can come any more: none waits, none rests, and no other process holds one.
         """
         cdef Leases leases = Leases.__new__(Leases)
-        check_timeout(timeout)
+        patience_of(timeout)
         if prefetch < 1:
             raise ValueError(f"prefetch must be at least 1, not {prefetch}")
         leases.port = self
@@ -376,7 +389,7 @@ cdef class Port(Consumer):
         **Raises** MessageTooLarge, TypeError for a dtype that only pickle carries, InFlightLimit, Closed. Does not wait; publishing does.
         **If the process dies** before that, nothing was sent.
         """
-        cdef Loan loan
+        cdef Loan loan = Loan.__new__(Loan) # before a cell is taken: making it may run the collector
         cdef shmq_slot header
         cdef uint32_t cell
         cdef shmq_status status
@@ -408,7 +421,6 @@ cdef class Port(Consumer):
             status = shmq_cell_take_for_long(&self.port, SHMQ_TO_WRITE, &cell)
         if status != SHMQ_OK:
             raise InFlightLimit(self._in_flight_report())
-        loan = Loan.__new__(Loan)
         shmq_cell_become(&self.port, cell, SHMQ_LOANED)
         loan.word = shmq_cell_load(&self.port, cell)
         self.check_slot(shmq_word_slot(loan.word))
@@ -418,17 +430,17 @@ cdef class Port(Consumer):
         memcpy(&loan.header, &header, sizeof(header))
         if description is not None:
             memcpy(loan.data + header.nbytes, PyBytes_AS_STRING(description), header.described)
-        loan.forks = self.forks
+        loan.forks = self.attached_forks
         loan.writable = True
         loan.state = HAND_OPEN
         self.users += 1
         return loan
 
-    cdef int publish_cell(self, uint32_t cell, object timeout) except -1:
+    cdef int publish_cell(self, uint32_t cell, double seconds) except -1:
         """Give a loaned cell's slot to the ring. On an exception the loan is as it was. Closing the handle does not end it."""
         cdef shmq_patience patience
         cdef shmq_status status
-        cdef uint64_t deadline = deadline_of(timeout)
+        cdef uint64_t deadline = deadline_of(seconds), forks = shmq_owner_forks
         cdef uint32_t slot = shmq_word_slot(shmq_cell_load(&self.port, cell)) # read once, checked, used: it is in shared memory
         self.check_slot(slot)
         memset(&patience, 0, sizeof(patience))
@@ -442,7 +454,9 @@ cdef class Port(Consumer):
                 shmq_wake_after(&self.port, SHMQ_ITEMS)
                 return 0
             if self.wait(status, SHMQ_SPACE, deadline, &patience) == SHMQ_TIMED_OUT:
-                self.raise_full(status, timeout)
+                self.raise_full(status, seconds)
+            if forks != shmq_owner_forks:
+                raise LeaseLost(f"this process was forked while a loan of queue {self.name!r} was published: the loan is its parent's")
 
     @cython.critical_section
     def purge(self) -> int:
@@ -457,6 +471,7 @@ cdef class Port(Consumer):
         if shmq_unlikely(self.forks != shmq_owner_forks):
             self.enter()
         while True:
+            self.look_again()
             status = self.take(&cell, False, 0)
             if status == SHMQ_WOULD_BLOCK and self.is_behind() and self.refill():
                 continue
@@ -532,6 +547,7 @@ cdef class Port(Consumer):
         cdef bytes copy
         while <Py_ssize_t>len(result) < n:
             copy = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>limit)
+            self.look_again()
             if not shmq_ring_peek(&self.port, nth, &header, PyBytes_AS_STRING(copy), limit, &moved):
                 if moved and again < PEEKS: # taken while we looked: the front is elsewhere by now
                     nth = 0
@@ -549,7 +565,8 @@ cdef class Port(Consumer):
                     raise
                 header_of_side(&header, len(copy))
             header_check(self, &header, <uint64_t>len(copy))
-            result.append(build(self, &header, PyBytes_AS_STRING(copy)))
+            result.append(build(self, &header, PyBytes_AS_STRING(copy), copy))
+        self.look_again()
         if self.is_behind() and <Py_ssize_t>len(result) < n:
             result += [self._decode_image(image) for image in self._in_backlog(n - len(result))]
         return result

@@ -10,8 +10,74 @@ cdef int header_check(Handle port, shmq_slot *header, uint64_t available) except
     return 0
 
 
-cdef object build(Handle port, shmq_slot *header, const char *data):
-    """Decode a copy of the payload. Pre: header_check passed for the memory at `data`."""
+@cython.final
+cdef class Glance:
+    """What user code sees of memory that is not a Python object's: it keeps the owner, and counts the views of it.
+
+    A bare memoryview would outlive its memory in a traceback's frames, or where a codec keeps it.
+    """
+
+    cdef object owner
+    cdef Py_buffer memory       # of an exporter, where the memory is one's
+    cdef const char *data
+    cdef Py_ssize_t nbytes
+    cdef Py_ssize_t exports
+
+    def __cinit__(self):
+        self.memory.buf = NULL
+        self.exports = 0
+
+    def __getbuffer__(self, Py_buffer *buffer, int flags):
+        PyBuffer_FillInfo(buffer, self, <char *>self.data, self.nbytes, True, flags)
+        self.exports += 1
+
+    def __releasebuffer__(self, Py_buffer *buffer):
+        self.exports -= 1
+
+    def __dealloc__(self):
+        if self.memory.buf != NULL:
+            PyBuffer_Release(&self.memory)
+
+
+cdef Glance glance_of(object owner, const char *data, Py_ssize_t nbytes):
+    cdef Glance glance = Glance.__new__(Glance)
+    glance.owner = owner
+    glance.data = data
+    glance.nbytes = nbytes
+    return glance
+
+
+cdef object glance_at(object owner, const char *data, Py_ssize_t nbytes):
+    """A read-only memoryview of the `nbytes` bytes at `data`, which live as long as the owner."""
+    return PyMemoryView_FromObject(glance_of(owner, data, nbytes))
+
+
+cdef object glance_at_object(object exporter):
+    """… of all the bytes that the exporter exports."""
+    cdef Glance glance = Glance.__new__(Glance)
+    PyObject_GetBuffer(exporter, &glance.memory, PyBUF_SIMPLE)
+    glance.data = <const char *>glance.memory.buf
+    glance.nbytes = glance.memory.len
+    return PyMemoryView_FromObject(glance)
+
+
+cdef object decode_by_codec(Handle port, const char *data, Py_ssize_t nbytes, object owner):
+    """The queue's own codec sees the slot itself, during the call."""
+    cdef Glance glance = glance_of(owner, data, nbytes)
+    view = PyMemoryView_FromObject(glance)
+    result = _codec.decode(view, port.codec)
+    try:
+        view.release()
+    except BufferError:
+        pass
+    if glance.exports:
+        raise TypeError(f"the codec of queue {port.name!r} kept a view of a message that it decoded: what it is given lies in the slot, "
+                        "which is used again. Copy it: bytes(data)")
+    return result
+
+
+cdef object build(Handle port, shmq_slot *header, const char *data, object owner):
+    """Decode a copy of the payload. Pre: header_check passed for the memory at `data`, which lives as long as its owner."""
     cdef uint64_t nbytes = header.nbytes
     if header.kind == SHMQ_BYTES:
         return build_bytes(data, nbytes)
@@ -35,11 +101,10 @@ cdef object build(Handle port, shmq_slot *header, const char *data):
         if not header.described and nbytes <= KEPT_PICKLE_BYTES: # a copy is cheaper than a memoryview
             return pickle_loads(PyBytes_FromStringAndSize(data, <Py_ssize_t>nbytes))
         if not header.described:
-            return pickle_loads(PyMemoryView_FromMemory(<char *>data, <Py_ssize_t>nbytes, PyBUF_READ))
+            return pickle_loads(glance_at(owner, data, <Py_ssize_t>nbytes))
         description = PyBytes_FromStringAndSize(data + nbytes, header.described)
-        return _codec.load_pickle(PyMemoryView_FromMemory(<char *>data, <Py_ssize_t>nbytes, PyBUF_READ), description)
-    view = PyMemoryView_FromMemory(<char *>data, <Py_ssize_t>nbytes, PyBUF_READ)
-    return _codec.decode(view, port.codec)
+        return _codec.load_pickle(glance_at(owner, data, <Py_ssize_t>nbytes), description)
+    return decode_by_codec(port, data, <Py_ssize_t>nbytes, owner)
 
 
 cdef object build_bytes(const char *data, uint64_t nbytes):

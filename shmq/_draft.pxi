@@ -1,7 +1,8 @@
 # A draft: what a message will look like in its slot, before any slot is taken.
 #
 # All Python code that an object can trigger (pickling, __buffer__, __dlpack__, a codec) runs while the draft is made, so
-# that nothing between taking a cell and publishing it can raise, be interrupted, or call back into the queue.
+# that nothing between taking a cell and publishing it can raise, be interrupted, or call back into the queue. A draft owns what it
+# points into, whatever the user's code does with its own references meanwhile; but for the bytes of a put, which its caller holds.
 
 cdef struct draft_t:
     const char *data            # of the only part
@@ -18,6 +19,7 @@ cdef struct draft_t:
     uint32_t itemsize
     uint32_t shape[4]
     uint64_t published_ns       # of a message that was put before, and comes from the backlog; else 0
+    uint64_t forks              # of the process that wrote its side segment
 
 
 cdef inline void draft_plain(draft_t *draft, const char *data, uint64_t nbytes, uint8_t kind) noexcept:
@@ -78,7 +80,8 @@ cdef int draft_describe(draft_t *draft, bytes description) except -1:
 
 
 cdef bint draft_array(draft_t *draft, cnp.ndarray array) except -1:
-    """Raw memory, in C or Fortran order as it lies; anything else is laid out in C order first.
+    """Raw memory, in C or Fortran order as it lies; anything else is laid out in C order first. Owns the array: whoever
+    else has it cannot resize it, as long as NumPy looks at its reference count.
 
     False: only pickle can tell others of its dtype, and nothing was done.
     """
@@ -105,7 +108,7 @@ cdef bint draft_array(draft_t *draft, cnp.ndarray array) except -1:
             fortran = True
         else:
             array = np_ascontiguousarray(array)
-            draft_keep(draft, array)
+    draft_keep(draft, array)
     draft.data = <const char *>cnp.PyArray_DATA(array)
     draft.nbytes = <uint64_t>cnp.PyArray_NBYTES(array)
     draft.kind = SHMQ_ARRAY
@@ -132,7 +135,6 @@ cdef int draft_object(draft_t *draft, Handle port, object obj) except -1:
     if encoded is None:
         draft_pickle(draft, port, obj)
     elif isinstance(encoded, cnp.ndarray):
-        draft_keep(draft, encoded)
         if not draft_array(draft, encoded):
             draft_pickle(draft, port, obj)
     else:
@@ -170,9 +172,11 @@ cdef int draft_make(draft_t *draft, Handle port, object obj) except -1:
     draft_plain(draft, NULL, 0, SHMQ_BYTES)
     try:
         if type(obj) is bytes:
+            draft_keep(draft, obj)
             draft.data = PyBytes_AS_STRING(obj)
             draft.nbytes = <uint64_t>PyBytes_GET_SIZE(obj)
         elif type(obj) is str and is_utf8(<str>obj, &text, &length):
+            draft_keep(draft, obj)
             draft.data = text
             draft.nbytes = <uint64_t>length
             draft.kind = SHMQ_TEXT
@@ -194,20 +198,21 @@ cdef int draft_spill(draft_t *draft, Handle port, object obj) except -1:
     """
     cdef list parts = []
     cdef int i
+    port.look_again() # the object's code may have closed the queue
     if not port.spills and draft.nbytes > port.port.geometry.slot_size:
         raise MessageTooLarge(
             f"a {type(obj).__name__} of {draft.nbytes:,} bytes does not fit into a slot of queue {port.name!r} "
             f"({port.port.geometry.slot_size:,} bytes): create the queue with a larger slot_size, or with oversize=\"spill\""
         )
     if draft.buffers == NULL:
-        parts.append(PyMemoryView_FromMemory(<char *>draft.data, <Py_ssize_t>draft.nbytes, PyBUF_READ))
+        parts.append(glance_at(<object>draft.keep, draft.data, <Py_ssize_t>draft.nbytes))
     else:
         for i in range(draft.buffer_count):
-            parts.append(PyMemoryView_FromMemory(<char *>draft.buffers[i].buf, draft.buffers[i].len, PyBUF_READ))
+            parts.append(glance_at_object(<object>draft.buffers[i].obj))
             if i + 1 < draft.buffer_count: # each part begins on a 64-byte boundary
                 parts.append(memoryview(bytes((64 - draft.buffers[i].len % 64) % 64)))
     if draft.described:
-        parts.append(PyMemoryView_FromMemory(<char *>draft.description, draft.described, PyBUF_READ))
+        parts.append(glance_at(<object>draft.keep, draft.description, draft.described))
     key = b"%016x" % shmq_next_id(&port.port) # whoever finds the file knows which port wrote it, and whether that one lives
     port.segment.write_side(key, parts)
     draft_clear(draft)
@@ -215,12 +220,13 @@ cdef int draft_spill(draft_t *draft, Handle port, object obj) except -1:
     draft.data = PyBytes_AS_STRING(key)
     draft.nbytes = <uint64_t>PyBytes_GET_SIZE(key)
     draft.flags |= SHMQ_SPILLED
+    draft.forks = shmq_owner_forks
     return 0
 
 
 cdef void draft_withdraw(draft_t *draft, Handle port):
     """The draft will not be published: leave no side segment behind."""
-    if draft.flags & SHMQ_SPILLED:
+    if draft.flags & SHMQ_SPILLED and draft.forks == shmq_owner_forks: # otherwise it is the parent's
         port.segment.unlink_side(<object>PyBytes_FromStringAndSize(draft.data, <Py_ssize_t>draft.nbytes))
 
 
@@ -273,6 +279,7 @@ cdef bytes draft_image(const draft_t *draft):
 cdef void draft_of_image(draft_t *draft, const shmq_slot *header, const char *payload) noexcept:
     """A draft of the message whose header, already checked, and payload are these."""
     draft_plain(draft, payload, header.nbytes, header.kind)
+    draft.forks = shmq_owner_forks
     draft.flags = header.flags
     draft.ndim = header.ndim
     draft.dtype = header.dtype

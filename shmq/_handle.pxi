@@ -13,9 +13,12 @@ cdef class Handle(Observer):
     cdef uint64_t patience_puts     # … when it had put so many messages
     cdef readonly bint closed
     cdef bint attached
+    cdef uint64_t attached_forks    # … by the process of so many forks: `forks`, but for a closed handle
     cdef bint abandoned             # closed by the interpreter's exit, not by the user
+    cdef bint left                  # the interpreter's exit has given back the leases that nobody looked at
+    cdef uint32_t *looks            # by cell: who of this process is in its slot, each view one, and more (INSIDE) who may write or settle
     cdef readonly bint spin
-    cdef Py_ssize_t users           # leases, loans, and calls that have given up the interpreter lock
+    cdef Py_ssize_t users           # leases, loans, and calls that run Python code or have given up the interpreter lock
     cdef public object _awakened    # called whenever a call that waits here has slept for a while; what it raises ends the call
     cdef bytes place                # where the bells are: see bell.h
     cdef int bell                   # the descriptor of this port's own bell, or -1
@@ -25,11 +28,15 @@ cdef class Handle(Observer):
     _keeps_types = False
 
     def __cinit__(self, *args, **kwargs):
+        self.looks = NULL
         self.closed = True
         self.bell = -1
 
     def _open(self, segment, codec, bint spin=True):
-        """Attach to a mapped segment. Raises TooManyPorts, SegmentCorrupt, SegmentForeign."""
+        """Attach to a mapped segment. Raises TooManyPorts, SegmentCorrupt, SegmentForeign; TypeError where it is open already."""
+        if not self.closed or (self.attached and self.users):
+            raise TypeError(f"this handle of queue {self.name!r} is open already: make another one")
+        self.forget()
         self.segment = segment
         self.codec = codec
         self.dumper = Dumper(self._reducers)
@@ -67,6 +74,11 @@ cdef class Handle(Observer):
             usleep(1000) # another one is taking back what the dead had
         for side in range(2):
             self.port.semaphores[side] = semaphores[side]
+        PyMem_Free(self.looks)
+        self.looks = <uint32_t *>PyMem_Calloc(geometry.cells, sizeof(uint32_t))
+        if self.looks == NULL and status == SHMQ_OK:
+            shmq_port_detach(&self.port)
+            raise MemoryError
         if status == SHMQ_NO_PORTS:
             raise TooManyPorts(f"all {geometry.ports} ports of {self.segment.name!r} are attached by living processes: "
                                f"{self._holders()}. Close handles, or create the queue with a larger ports=")
@@ -87,7 +99,8 @@ cdef class Handle(Observer):
         if not self.spin:
             self.port.spins = False
         self.attached = True
-        self.forks = shmq_owner_forks
+        self.left = False
+        self.forks = self.attached_forks = shmq_owner_forks
         self.users = 0
         self.patience_ns = BACKLOG_PATIENCE_NS
         self.patience_puts = 0
@@ -105,6 +118,32 @@ cdef class Handle(Observer):
                 self._interpreter_exits()
             raise Closed(f"this handle of queue {self.name!r} is closed" if self.segment is not None else "this handle was never opened")
         self.attach()
+        return 0
+
+    cdef inline int look_again(self) except -1:
+        """After Python code has run, or the interpreter lock was given up: the port may have been given back meanwhile, or be the
+        parent's. Raises Closed; attaches in a forked child."""
+        if shmq_unlikely(self.forks != shmq_owner_forks):
+            self.enter()
+        return 0
+
+    cdef inline uint64_t stay(self, uint32_t cell) noexcept:
+        """A call works on the slot of this cell of ours while Python code runs: until `leave_cell` neither `close` nor the interpreter's
+        exit gives it back, nor the port."""
+        self.users += 1
+        self.looks[cell] += INSIDE
+        return shmq_owner_forks
+
+    cdef inline void leave_cell(self, uint32_t cell, uint64_t forks) noexcept:
+        """`forks`: what `stay` returned. A child that was forked in between has counted nothing."""
+        if shmq_likely(forks == shmq_owner_forks):
+            self.looks[cell] -= INSIDE
+            self.leave()
+
+    cdef int refuse_forked(self, uint64_t forks) except -1:
+        """Whoever was forked in the middle of a call leaves what that call holds to its parent."""
+        if shmq_unlikely(forks != shmq_owner_forks):
+            raise LeaseLost(f"this process was forked while a message of queue {self.name!r} was decoded: the message is its parent's")
         return 0
 
     cdef void leave(self) noexcept:
@@ -146,12 +185,41 @@ cdef class Handle(Observer):
         elif self.users == 0:
             self.let_go()
 
-    def _abandon(self) -> None:
-        """At interpreter exit: detach although leases are held; they go back at once, uncounted."""
-        self.abandoned = not self.closed
+    def _abandon(self, bint crashed=False) -> bool:
+        """At interpreter exit: close, and give back what is leased. True where the port stays this process's until it has ended.
+
+        Daemon threads go on: with a loan that they write, a view that they read, a copy without the interpreter lock. So loans, slots
+        that somebody is in, and then the port as well, are left to the kernel, which tells the reaper when nobody can write any
+        more. `crashed`: the deliveries failed, as if the process had been killed; otherwise they do not count.
+        """
+        cdef bint ours = self.is_own()
+        self.abandoned = self.abandoned or not self.closed
         self.closed = True
         self.forks = <uint64_t>-1
-        self.let_go()
+        if not ours:
+            self.attached = False # it is the parent's
+            return False
+        if not self.left:
+            self.left = True
+            self.give_back_leases(crashed)
+        if self.users == 0:
+            self.let_go()
+        return self.attached
+
+    cdef void give_back_leases(self, bint crashed) noexcept:
+        cdef uint32_t i
+        cdef uint64_t word
+        cdef bint failed
+        for i in range(self.port.geometry.cells):
+            word = shmq_load_acquire(&self.port.cells[i].word)
+            if shmq_cell_owner(word) != self.port.index or not shmq_state_leased(shmq_cell_state(word)):
+                continue
+            failed = crashed and shmq_lease_begun(&self.port, i, word)
+            if self.looks[i] >= INSIDE or (self.looks[i] and shmq_view_begin(&self.port, i, word) != SHMQ_OK):
+                if not failed:
+                    shmq_lease_mark(&self.port, i, word, False) # the reaper will find that it was not begun with
+            elif shmq_lease_give_back(&self.port, i, word, SHMQ_DIED if failed else SHMQ_RELEASED, SHMQ_BY_POLICY) == SHMQ_OK:
+                self.users -= not self.looks[i] # its Lease finds out: see Slot.is_mine. Views keep the port, which keeps the slot
 
     def _interpreter_exits(self) -> None:
         """Called where a handle is used that the interpreter's exit has closed."""
@@ -162,12 +230,22 @@ cdef class Handle(Observer):
             self.bell = -1
 
     def __dealloc__(self):
+        self.forget()
+
+    cdef void forget(self) noexcept:
+        """Give back whatever this handle has of a segment."""
         cdef int side
         self.detach()
         self.close_bell() # not before: an event loop may have it registered as long as somebody holds the handle
         for side in range(2):
             if self.port.semaphores[side] != NULL:
                 sem_close(self.port.semaphores[side])
+                self.port.semaphores[side] = NULL
+        if self.memory.buf != NULL:
+            PyBuffer_Release(&self.memory)
+            self.memory.buf = NULL
+        PyMem_Free(self.looks)
+        self.looks = NULL
 
     # -- waiting ------------------------------------------------------------------------------------------------------
 
@@ -179,6 +257,7 @@ cdef class Handle(Observer):
     cdef shmq_status wait(self, shmq_status status, shmq_side side, uint64_t deadline, shmq_patience *patience) except *:
         """The waiting half of a blocking call: OK: look again; TIMED_OUT. Raises what a signal handler raises, Closed, SegmentCorrupt."""
         cdef bint cells = status == SHMQ_NO_CELLS
+        self.look_again()
         if status == SHMQ_SHUT or (status == SHMQ_WOULD_BLOCK and (
                 shmq_wait_over(&self.port, patience.stays) if side == SHMQ_ITEMS else shmq_load_half(&self.port.header.shut))):
             self.raise_shut(side)
@@ -217,6 +296,7 @@ cdef class Handle(Observer):
         if (cells or side == SHMQ_SPACE) and not patience.told and shmq_now_ns() - patience.begun_ns > STALL_NS:
             patience.told = True
             self._stalled((shmq_now_ns() - patience.begun_ns) * 1e-9, cells)
+            self.look_again()
         return SHMQ_TIMED_OUT if status == SHMQ_TIMED_OUT else SHMQ_OK
 
     # -- waiting for several things at once: shmq/_bell.py ----------------------------------------------------------------

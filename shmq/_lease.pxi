@@ -4,6 +4,7 @@ cdef enum hand_state:
     HAND_OPEN       # loaned, or leased
     HAND_HELD       # acked, but views of the slot are still alive
     HAND_LOST       # given back, or lost, but views of the slot are still alive
+    HAND_PUBLISHING # a call is about to publish it, and may wait for room
     HAND_SETTLED    # published, abandoned, acked, given back, or lost
 
 
@@ -21,6 +22,7 @@ cdef class Slot:
     cdef bint writable
     cdef bint timed             # somebody else may end the lease
     cdef bint prefetched        # taken ahead, and not begun with
+    cdef bint inside            # its slot may be written, though it is leased
     cdef bint watching          # the cell says that we look at it: the slot stays ours to look at when the lease ends
     cdef Py_ssize_t views       # alive, over `data`
     cdef object side            # the mapped side segment of a spilled message
@@ -41,7 +43,7 @@ cdef class Slot:
         if not self.writable and flags & PyBUF_WRITABLE == PyBUF_WRITABLE:
             raise BufferError("a leased message is read-only")
         PyBuffer_FillInfo(buffer, self, self.data, <Py_ssize_t>self.header.nbytes, not self.writable, flags)
-        self.views += 1
+        self.look()
 
     def __releasebuffer__(self, Py_buffer *buffer):
         self.view_gone()
@@ -57,8 +59,19 @@ cdef class Slot:
         return self.header.nbytes
 
     cdef inline bint is_mine(self) noexcept:
-        """This process took it, and has not given everything back at its exit."""
+        """This process took it, and has not given it back at its exit."""
+        return self.is_here() and (not self.port.left or self.state != HAND_OPEN
+                                   or shmq_load_acquire(&self.port.port.cells[self.cell].word) == self.word)
+
+    cdef inline bint is_here(self) noexcept:
+        """This process took it, and its port is still attached."""
         return self.forks == shmq_owner_forks and self.port.attached
+
+    cdef inline void look(self) noexcept:
+        """One view more of the slot. Until the last one is gone, the slot is not given back, and keeps the message."""
+        self.views += 1
+        if self.views == 1 and self.is_here():
+            self.port.looks[self.cell] += 1
 
     cdef void begin(self) noexcept:
         """The user looks at the message: from now on it fails with us."""
@@ -78,6 +91,8 @@ cdef class Slot:
         return self.watching
 
     cdef int check_open(self, str what) except -1:
+        if self.state == HAND_PUBLISHING:
+            raise LeaseLost(f"this loan of queue {self.port.name!r} is being published: it cannot be {what} any more")
         if self.state >= HAND_LOST or not self.is_mine():
             raise LeaseLost(f"this {type(self).__name__.lower()} of queue {self.port.name!r} is settled or lost: it cannot be {what} any more")
         return 0
@@ -87,12 +102,12 @@ cdef class Slot:
         cdef cnp.ndarray array
         cdef View view
         if not self.watch_timed():
-            array = <cnp.ndarray>build(self.port, header, self.data)
+            array = <cnp.ndarray>self.copied(header)
             PyArray_CLEARFLAGS(array, cnp.NPY_ARRAY_WRITEABLE)
             return array
         view = View.__new__(View)
         view.slot = self
-        self.views += 1
+        self.look()
         if header.kind == SHMQ_ARRAY and header.flags & SHMQ_DESCRIBED:
             # Not over a memoryview: NumPy would keep what is behind that, and let the memoryview itself go.
             return described_array(self.port, header, self.data, view)
@@ -102,20 +117,47 @@ cdef class Slot:
         cnp.set_array_base(array, view)
         return array
 
+    cdef object copied(self, shmq_slot *header):
+        """The object in the slot, which keeps the message meanwhile. Raises LeaseLost where it was another's before the copy was whole."""
+        self.look()
+        try:
+            try:
+                result = build(self.port, header, self.data, self.port if self.side is None else self.side)
+            except Exception:
+                self.check_ours() # a torn copy is no news
+                raise
+            self.check_ours()
+        finally:
+            self.view_gone()
+        return result
+
+    cdef int check_ours(self) except -1:
+        """After a copy: the slot was ours all the time."""
+        cdef bint lost = self.state == HAND_SETTLED and self.side is None
+        if self.state == HAND_OPEN and self.timed and self.is_here():
+            lost = shmq_load_acquire(&self.port.port.cells[self.cell].word) != self.word
+        if lost:
+            raise LeaseLost(f"the time of the lease of message {self.header.id} in queue {self.port.name!r} was over while it was read: "
+                            "it is somebody else's. Use a longer lease_timeout=, extend(), or receive(extend=True)")
+        return 0
+
     cdef void view_gone(self) noexcept:
         self.views -= 1
         if self.views:
             return
+        if self.is_here():
+            self.port.looks[self.cell] -= 1 + (INSIDE if self.inside else 0)
+        self.inside = False
         if self.watching:
             self.watching = False
-            if self.is_mine():
+            if self.is_here():
                 shmq_view_end(&self.port.port, self.cell)
         if self.state == HAND_HELD:
             self.state = HAND_SETTLED
             self.give_up_cell(True)
         elif self.state == HAND_LOST:
             self.state = HAND_SETTLED
-            if self.is_mine():
+            if self.is_here():
                 self.port.leave()
 
     cdef void give_up_cell(self, bint warm) noexcept:
@@ -124,7 +166,7 @@ cdef class Slot:
             PyBuffer_Release(&self.side_memory)
             self.side_memory.buf = NULL
             self.side = None
-        if self.is_mine():
+        if self.is_here():
             shmq_cell_return(&self.port.port, self.cell, warm)
             self.port.leave()
 
@@ -191,12 +233,17 @@ cdef class Loan(Slot):
         read-only; slices and memoryviews of it do not, and must not be written afterwards. **Waits** for room in the ring, up to
         `timeout` seconds (None: for ever). **Raises** Full (the loan stays open), ValueError, LeaseLost, Closed.
         """
+        cdef double seconds = patience_of(timeout)
+        cdef uint64_t size = self.header.nbytes
         self.check_open("published")
         if nbytes is not None:
-            if self.header.kind != SHMQ_BYTES or not 0 <= operator_index(nbytes) <= self.header.nbytes:
+            nbytes = operator_index(nbytes) # once: it may be code of the user's
+            if self.header.kind != SHMQ_BYTES or not 0 <= nbytes <= self.header.nbytes:
                 raise ValueError(f"publish(nbytes={nbytes}) of a loan of {self.header.nbytes:,} bytes: only a loan taken by size shrinks")
+            size = nbytes
+            self.check_open("published")
         cdef shmq_slot *header = shmq_slot_at(&self.port.port, shmq_word_slot(self.word))
-        header.nbytes = self.header.nbytes if nbytes is None else <uint64_t>nbytes
+        header.nbytes = size
         header.kind = self.header.kind
         header.flags = self.header.flags
         header.ndim = self.header.ndim
@@ -204,11 +251,18 @@ cdef class Loan(Slot):
         header.itemsize = self.header.itemsize
         header.described = self.header.described # what it says stands behind the payload since the loan
         memcpy(header.shape, self.header.shape, sizeof(header.shape))
-        self.port.publish_cell(self.cell, timeout)
+        self.state = HAND_PUBLISHING # no other thread, signal handler or finalizer settles it while this one waits for room
+        try:
+            self.port.publish_cell(self.cell, seconds)
+        except:
+            self.state = HAND_OPEN
+            raise
         self.settle(False)
 
     def abandon(self) -> None:
-        """Give the slot back unpublished. A second call does nothing."""
+        """Give the slot back unpublished. A second call does nothing. **Raises** LeaseLost while another thread publishes it."""
+        if self.state == HAND_PUBLISHING:
+            self.check_open("abandoned")
         if self.state == HAND_OPEN:
             self.settle(True)
 
@@ -291,21 +345,10 @@ cdef class Lease(Slot):
             self.check_open("read")
             self.begin()
             header = self.header # build may run Python code
-            try:
-                decoded = build(self.port, &header, self.data)
-            except Exception:
-                self.check_ours() # a torn copy is no news
-                raise
-            self.check_ours()
-            self.decoded = (decoded,)
+            decoded = (self.copied(&header),)
+            if self.decoded is None: # otherwise another thread, or the object's own code, has read it meanwhile
+                self.decoded = decoded
         return self.decoded[0]
-
-    cdef int check_ours(self) except -1:
-        """After a copy: the slot was ours all the time."""
-        if self.timed and self.state == HAND_OPEN and shmq_load_acquire(&self.port.port.cells[self.cell].word) != self.word:
-            raise LeaseLost(f"the time of the lease of message {self.header.id} in queue {self.port.name!r} was over while it was read: "
-                            "it is somebody else's. Use a longer lease_timeout=, extend(), or receive(extend=True)")
-        return 0
 
     @property
     def array(self) -> cnp.ndarray:
@@ -325,6 +368,9 @@ cdef class Lease(Slot):
         Of a message that was spilled, a private copy of each page that is written.
         """
         array = self.array
+        if not self.inside and self.is_here():
+            self.inside = True
+            self.port.looks[self.cell] += INSIDE
         PyArray_ENABLEFLAGS(<cnp.ndarray>array, cnp.NPY_ARRAY_WRITEABLE)
         return array
 
@@ -371,14 +417,14 @@ cdef class Lease(Slot):
         status = shmq_lease_ack(&self.port.port, self.cell, self.word, self.views > 0)
         if shmq_unlikely(status != SHMQ_OK):
             self.gone(status)
-        if spilled:
-            self.port.segment.unlink_side(key)
         if self.views > 0:
             self.state = HAND_HELD
         else:
             self.state = HAND_SETTLED
             self.give_up_cell(True)
         shmq_wake_if_done(&port.port)
+        if spilled: # last, since it runs Python code
+            port.segment.unlink_side(key)
 
     def nack(self, delay=None) -> None:
         """Failed: give the message back; the attempt counts. At the queue's max_deliveries it becomes a dead letter.
@@ -404,10 +450,8 @@ cdef class Lease(Slot):
         **Raises** LeaseLost where it has ended: the message is somebody else's by then. **If the process dies here** it ends when
         it would have ended, or at the new time.
         """
-        cdef uint64_t extension = self.lease_ns
+        cdef uint64_t extension = self.lease_ns if seconds is None else self.port.lease_ns_of(seconds)
         self.check_unsettled()
-        if seconds is not None:
-            extension = self.port.lease_ns_of(seconds)
         if extension == 0:
             raise ValueError("this lease has no time-out that extend() could begin anew: say for how many seconds")
         self.watch_on()
@@ -425,14 +469,17 @@ cdef class Lease(Slot):
         **If the process dies here** it is a dead letter, or the lease of a dead holder.
         """
         cdef uint64_t word
+        cdef bint last
         if not isinstance(reason, str):
             raise TypeError(f"a reason is a str, not {type(reason).__name__}")
         word = self.taken_over()
         shmq_delivery_ended(&self.port.port, self.cell, word, SHMQ_REJECTED, 0)
+        last = self.settled_otherwise()
         try:
             self.port.bury(self.cell, reason, None)
         finally:
-            self.gone(SHMQ_OK)
+            if last and self.is_here():
+                self.port.leave()
 
     cdef int check_unsettled(self) except -1:
         if shmq_unlikely(self.state != HAND_OPEN or not self.is_mine()):
@@ -457,15 +504,24 @@ cdef class Lease(Slot):
             self.watching = shmq_view_begin(&self.port.port, self.cell, self.word) == SHMQ_OK
 
     cdef int settle_failed(self, uint64_t delay_ns, error) except -1:
-        self.port.fail(self.cell, self.taken_over(), delay_ns, error)
-        return self.gone(SHMQ_OK)
+        cdef uint64_t word = self.taken_over()
+        cdef bint last = self.settled_otherwise()
+        try:
+            self.port.fail(self.cell, word, delay_ns, error)
+        finally:
+            if last and self.is_here():
+                self.port.leave()
+        return 0
+
+    cdef bint settled_otherwise(self) noexcept:
+        """Not by an ack: the cell goes another way from here on, before any Python code runs that could settle it a second time. True: the
+        port's user that this lease is leaves with it; otherwise with the last view."""
+        self.state = HAND_LOST if self.watching else HAND_SETTLED
+        return not self.watching
 
     cdef int gone(self, shmq_status status) except -1:
         """The cell is ours no longer; raise LeaseLost unless the status says that this was our doing."""
-        if self.watching:
-            self.state = HAND_LOST # the port stays ours as long as the views live
-        else:
-            self.state = HAND_SETTLED
+        if self.settled_otherwise():
             self.port.leave()
         if status != SHMQ_OK:
             self._lost = True
@@ -557,16 +613,17 @@ cdef class Leases:
         return self.take(0)
 
     cdef Lease take(self, object timeout):
+        cdef double seconds = patience_of(timeout)
         while True:
             if self.ahead:
                 if self.come_to(<Lease>self.ahead.pop()):
                     return self.current
                 continue
             if self.prefetch > 1:
-                self.ahead = self.port.receive_ahead(self.prefetch, timeout, self.lease_ns, True)
+                self.ahead = self.port.receive_ahead(self.prefetch, seconds, self.lease_ns, True)
                 self.ahead.reverse()
                 continue
-            self.current = self.port.receive_for(timeout, self.lease_ns, True, True)
+            self.current = self.port.receive_for(seconds, self.lease_ns, True, True)
             if self.extend:
                 self.port.extend_by_itself(self.current)
             return self.current

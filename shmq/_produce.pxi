@@ -16,21 +16,21 @@ cdef class Producer(Handle):
         **Cost** one copy and one exchange; sleepers are woken one per message.
         """
         cdef draft_t draft
-        cdef shmq_status status
-        check_timeout(timeout)
-        if shmq_unlikely(self.forks != shmq_owner_forks):
-            self.enter()
+        cdef double seconds = patience_of(timeout)
+        if not block:
+            seconds = 0
+        self.look_again()
         if type(obj) is bytes and <uint64_t>PyBytes_GET_SIZE(obj) <= self.port.geometry.slot_size:
             draft_plain(&draft, PyBytes_AS_STRING(obj), <uint64_t>PyBytes_GET_SIZE(obj), SHMQ_BYTES)
             if shmq_likely(self.offer(&draft) == SHMQ_OK):
                 return
-            self.offer_somehow(&draft, block, timeout)
+            self.offer_somehow(&draft, seconds)
             return
         draft_make(&draft, self, obj)
         try:
-            status = self.offer(&draft)
-            if status != SHMQ_OK:
-                self.offer_somehow(&draft, block, timeout)
+            self.look_again()
+            if self.offer(&draft) != SHMQ_OK:
+                self.offer_somehow(&draft, seconds)
         except:
             draft_withdraw(&draft, self)
             raise
@@ -42,7 +42,7 @@ cdef class Producer(Handle):
         self.put(obj, False)
 
     cdef shmq_status offer(self, const draft_t *draft) noexcept:
-        """One try to publish. Nothing is held afterwards, whatever happens."""
+        """One try to publish. Nothing is held afterwards, whatever happens; after a large one that failed, look again."""
         cdef uint32_t cell
         cdef shmq_status status
         cdef bint large = draft.nbytes >= RELEASE_BYTES
@@ -77,14 +77,14 @@ cdef class Producer(Handle):
             self.let_go() # closed by another thread during the copy
         return status
 
-    cdef int offer_somehow(self, const draft_t *draft, bint block, object timeout) except -1:
+    cdef int offer_somehow(self, const draft_t *draft, double seconds) except -1:
         """Publish what the first offer could not."""
         if self.grows:
-            return self.offer_growing(draft, block, timeout)
-        return self.offer_patiently(draft, block, timeout)
+            return self.offer_growing(draft, seconds)
+        return self.offer_patiently(draft, seconds)
 
-    cdef int offer_patiently(self, const draft_t *draft, bint block, object timeout) except -1:
-        cdef uint64_t deadline = deadline_of(timeout) if block else 1
+    cdef int offer_patiently(self, const draft_t *draft, double seconds) except -1:
+        cdef uint64_t deadline = deadline_of(seconds)
         cdef shmq_patience patience
         cdef shmq_status status
         memset(&patience, 0, sizeof(patience))
@@ -93,13 +93,15 @@ cdef class Producer(Handle):
             if status == SHMQ_OK:
                 return 0
             if self.wait(status, SHMQ_SPACE, deadline, &patience) == SHMQ_TIMED_OUT:
-                self.raise_full(status, timeout if block else 0)
+                self.raise_full(status, seconds)
+            if draft.flags & SHMQ_SPILLED and draft.forks != shmq_owner_forks:
+                raise ShmqError(f"this process was forked while a message for queue {self.name!r} waited for room: it is its parent's")
 
-    cdef int raise_full(self, shmq_status status, object timeout) except -1:
+    cdef int raise_full(self, shmq_status status, double seconds) except -1:
         if status == SHMQ_NO_CELLS:
             raise Full(self._in_flight_report())
         raise Full(f"queue {self.name!r} is full: {shmq_ring_length(&self.port):,} of {self.port.geometry.slots:,} slots "
-                   f"hold messages{f' after {timeout} s' if timeout else ''}")
+                   f"hold messages{f' after {seconds:g} s' if seconds > 0 else ''}")
 
     @cython.critical_section
     def put_many(self, objs, timeout=None) -> int:
@@ -109,13 +111,12 @@ cdef class Producer(Handle):
         **Raises** Full where not even the first went in; before anything is put what `put` raises.
         **If the process dies here** a prefix of them is in the queue.
         """
-        cdef list items = objs if type(objs) is list else list(objs)
+        cdef list items = list(objs) # ours: no code of the user's takes from it
+        cdef double seconds = patience_of(timeout)
         cdef Py_ssize_t count = len(items), made = 0, i
         cdef batch_t batch
-        cdef uint64_t deadline = deadline_of(timeout)
         cdef draft_t few[BATCH]
-        if shmq_unlikely(self.forks != shmq_owner_forks):
-            self.enter()
+        self.look_again()
         if count == 0:
             return 0
         batch.drafts = few
@@ -130,14 +131,13 @@ cdef class Producer(Handle):
                 obj = items[i]
                 if type(obj) is bytes and <uint64_t>PyBytes_GET_SIZE(obj) <= self.port.geometry.slot_size:
                     draft_plain(&batch.drafts[i], PyBytes_AS_STRING(obj), <uint64_t>PyBytes_GET_SIZE(obj), SHMQ_BYTES)
-                    if type(objs) is list: # which another thread may shorten while this one waits
-                        draft_keep(&batch.drafts[i], obj)
                 else:
                     draft_make(&batch.drafts[i], self, obj)
                 made += 1
-            self.offer_batch(&batch, deadline)
+            self.look_again()
+            self.offer_batch(&batch, deadline_of(seconds))
             if batch.next == 0:
-                self.raise_full(SHMQ_WOULD_BLOCK, timeout)
+                self.raise_full(SHMQ_WOULD_BLOCK, seconds)
         except:
             batch.count = batch.next
             raise
@@ -159,8 +159,9 @@ cdef class Producer(Handle):
         memset(&patience, 0, sizeof(patience))
         while self.grows and batch.next < batch.count:
             if self.offer(&batch.drafts[batch.next]) != SHMQ_OK:
-                self.offer_growing(&batch.drafts[batch.next], True, None)
+                self.offer_growing(&batch.drafts[batch.next], INFINITY)
             batch.next += 1
+            self.look_again()
         if self.grows:
             return 0
         while True:
@@ -188,9 +189,9 @@ cdef class Producer(Handle):
         """Do messages wait in the backlog?"""
         return self.grows and shmq_load_seq(&self.port.header.backlog) != 0
 
-    cdef int offer_growing(self, const draft_t *draft, bint block, object timeout) except -1:
+    cdef int offer_growing(self, const draft_t *draft, double seconds) except -1:
         """Publish, after a moment's wait for consumers that are at work, or append to the backlog."""
-        cdef uint64_t deadline = deadline_of(timeout) if block else 1, until, began = shmq_now_ns()
+        cdef uint64_t deadline = deadline_of(seconds), until, began = shmq_now_ns()
         cdef uint64_t puts = shmq_load_relaxed(&self.port.record.counters[SHMQ_PUTS])
         cdef shmq_patience patience
         cdef shmq_status status
@@ -199,6 +200,7 @@ cdef class Producer(Handle):
         self.patience_puts = puts
         until = 1 if self.patience_ns <= 0 else min(deadline, began + <uint64_t>self.patience_ns)
         while True:
+            self.look_again()
             status = self.offer(draft)
             if status == SHMQ_OK:
                 self.patience_ns -= <int64_t>(shmq_now_ns() - began)

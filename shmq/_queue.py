@@ -19,7 +19,7 @@ from shmq import _core, _segment
 from shmq._backoff import YEAR, Backoff
 from shmq._bell import ITEMS, SPACE, Ears, wait_done
 from shmq._codec import Codec, json_codec
-from shmq._errors import Empty, Full, SegmentCorrupt, SegmentMismatch, SegmentNotFound
+from shmq._errors import Closed, Empty, Full, SegmentCorrupt, SegmentMismatch, SegmentNotFound
 from shmq._reducers import reducers
 from shmq._segment import LIFETIMES, Config, Segment
 from shmq._stats import Holding, QueueStats, attached_report, holders_report, holdings_of, stats_of
@@ -298,6 +298,10 @@ class Queue(_core.Port[T]):
                 taken += self.get_many(max(self.qsize(), 1), timeout=0)
             except Empty:
                 return taken
+            except Closed:  # by an object's own code: what was taken is in nobody else's hands
+                if not taken:
+                    raise
+                return taken
 
     def stats(self) -> QueueStats:
         """Counts of this moment, over all processes. **Raises** Closed."""
@@ -457,10 +461,25 @@ _leaves_with_multiprocessing: set[int] = set()
 
 def _leave_all() -> None:
     """At interpreter exit: what is leased goes back at once, anonymous queues vanish with their creator."""
+    crashed = _ends_by_an_exception()
     for queue in list(_open_queues):
-        queue._abandon()
-        if queue._creator_pid == os.getpid():
-            _segment.leave(queue.segment)
+        stays = queue._abandon(crashed)
+        if queue._creator_pid == os.getpid() or (stays and queue.segment.config.lifetime == "handles"):
+            _segment.leave(queue.segment, ending=True)
+
+
+def _ends_by_an_exception() -> bool:
+    """Has an exception that nobody handled, KeyboardInterrupt among them, ended this program?
+
+    SystemExit is an orderly end, whatever its status: a program that raises it had the time to settle what it holds. A child of
+    multiprocessing leaves while the exception passes. Of the main program's exception nothing is left but what the interpreter
+    remembers for a debugger. Shells and GUI toolkits store theirs there too, but those have not passed the outermost frame.
+    """
+    passing = sys.exc_info()[1]
+    if passing is not None:
+        return not isinstance(passing, SystemExit)
+    trace = getattr(getattr(sys, "last_exc", None) or getattr(sys, "last_value", None), "__traceback__", None)
+    return trace is not None and trace.tb_frame.f_back is None and not hasattr(sys, "ps1")
 
 
 atexit.register(_leave_all)
@@ -470,12 +489,12 @@ def _leave_with_multiprocessing() -> None:
     """A child of multiprocessing ends by os._exit after its own finalizers: atexit never runs there.
 
     It forgets the finalizers that were there before its work began (a handle among its arguments is attached by then),
-    and runs the after-fork functions: so register as both.
+    and runs the after-fork functions: so register as both. A spawned one runs atexit's, too, but only when the exception that
+    ended its work is forgotten.
     """
-    util, process = sys.modules["multiprocessing.util"], sys.modules["multiprocessing.process"]
+    util = sys.modules["multiprocessing.util"]
     util.register_after_fork(_open_queues, lambda _: util.Finalize(None, _leave_all, exitpriority=-10))
-    if process.parent_process() is not None:
-        util.Finalize(None, _leave_all, exitpriority=-10)
+    util.Finalize(None, _leave_all, exitpriority=-10)
 
 
 def _attach_again(cls: type[Queue], name: str, nonce: int, codec: Codec | None, spin: bool) -> Queue:

@@ -677,12 +677,16 @@ def remove_folder(path: str) -> bool:
     return True
 
 
-def leave(segment: Segment) -> None:
-    """The creator, or a handle, is gone: remove a segment that goes with it. Nobody opens it meanwhile: under the name's lock."""
+def leave(segment: Segment, ending: bool = False) -> None:
+    """The creator, or a handle, is gone: remove a segment that goes with it. Nobody opens it meanwhile: under the name's lock.
+
+    `ending`: so does this process, and the ports that it still has count no longer.
+    """
     if not is_current(segment):
         return  # nor will it ever be again
+    apart_from = _core.identity() if ending else 0
     with NameLock(segment.name):
-        if is_current(segment) and (segment.config.lifetime == "creator" or not _core.attachments(segment.memory)[0]):
+        if is_current(segment) and (segment.config.lifetime == "creator" or not _core.attachments(segment.memory, apart_from)[0]):
             remove(segment.name)
 
 

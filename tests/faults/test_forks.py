@@ -347,7 +347,9 @@ view = held[0].view
     assert process.returncode == 0, words
     assert words == "", words
     stats = queue.stats()  # nobody has reaped in between: it was given back, not taken
-    assert (stats.leased, stats.loaned, stats.held, stats.ports, stats.deaths) == (0, 0, 0, 1, 0), stats
+    assert (stats.leased, stats.held, stats.deaths) == (0, 0, 0), stats
+    # What the frames of daemon threads could reach is never forgotten by the interpreter: they might write the loan to the end.
+    assert (stats.loaned, stats.ports) == ((1, 2) if how == "daemon threads that put and get" else (0, 1)), stats
     found = [(lease.data, lease.delivery_count) for lease in queue.receive_many(3, timeout=PROMPT)]
     assert sorted(data for data, _ in found) == ["for a time", "for life", "taken by the loop"]
     for handle in (queue, empty, full):
