@@ -35,8 +35,6 @@ from copyreg import dispatch_table as copyreg_table
 from operator import index as operator_index
 from pickle import Pickler, loads as pickle_loads
 from types import GenericAlias
-from types import GenericAlias
-from types import GenericAlias
 
 from numpy import ascontiguousarray as np_ascontiguousarray, void as np_void
 
@@ -200,14 +198,6 @@ include "_consume.pxi"
 @cython.no_gc_clear # as Handle
 cdef class Port(Consumer):
     """A handle that lends slots and leases messages, too; the base of Queue."""
-
-    @classmethod
-    def __class_getitem__(cls, item, /):
-        return GenericAlias(cls, item)
-
-    @classmethod
-    def __class_getitem__(cls, item, /):
-        return GenericAlias(cls, item)
 
     @classmethod
     def __class_getitem__(cls, item, /):

@@ -203,14 +203,6 @@ cdef class Loan(Slot):
     def __class_getitem__(cls, item, /):
         return GenericAlias(cls, item)
 
-    @classmethod
-    def __class_getitem__(cls, item, /):
-        return GenericAlias(cls, item)
-
-    @classmethod
-    def __class_getitem__(cls, item, /):
-        return GenericAlias(cls, item)
-
     cdef object handed          # weak reference to the array that was given out: the array keeps the loan, not both each other
 
     @property
@@ -319,14 +311,6 @@ cdef class Lease(Slot):
     views (`array`, `view`) show this message as long as they live, also after the ack, and also when the lease was lost: the slot
     is used again when the last of them is gone.
     """
-
-    @classmethod
-    def __class_getitem__(cls, item, /):
-        return GenericAlias(cls, item)
-
-    @classmethod
-    def __class_getitem__(cls, item, /):
-        return GenericAlias(cls, item)
 
     @classmethod
     def __class_getitem__(cls, item, /):
