@@ -133,14 +133,14 @@ class Port(Observer, Generic[T]):
     def loan(self, shape: int) -> Loan[memoryview]:
         """Lend an empty slot to write a message in place: `loan(nbytes)`, or `loan(shape, dtype)` for an array.
 
-        **Raises** MessageTooLarge, TypeError for a dtype with objects, InFlightLimit, Closed. Does not wait; publishing does.
+        **Raises** MessageTooLarge, TypeError for a dtype that only pickle carries, InFlightLimit, Closed. Does not wait; publishing does.
         **If the process dies** before that, nothing was sent.
         """
     @overload
     def loan(self, shape: int | tuple[int, ...] | list[int], dtype: DTypeLike) -> Loan[NDArray[Any]]:
         """Lend an empty slot to write a message in place: `loan(nbytes)`, or `loan(shape, dtype)` for an array.
 
-        **Raises** MessageTooLarge, TypeError for a dtype with objects, InFlightLimit, Closed. Does not wait; publishing does.
+        **Raises** MessageTooLarge, TypeError for a dtype that only pickle carries, InFlightLimit, Closed. Does not wait; publishing does.
         **If the process dies** before that, nothing was sent.
         """
     def peek(self, n: int = 1) -> list[T]:
@@ -226,7 +226,7 @@ class Loan(Slot, Generic[Handed]):
     def apublish(self, nbytes: int | None = None, timeout: float | None = None) -> Awaitable[None]:
         """publish, awaited: the event loop goes on while the ring is full. Cancelled, the loan stays open."""
     def abandon(self) -> None:
-        """Give the slot back unpublished. A second call does nothing."""
+        """Give the slot back unpublished. A second call does nothing. **Raises** LeaseLost while another thread publishes it."""
     async def __aenter__(self) -> Handed: ...
     async def __aexit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
