@@ -2,13 +2,19 @@
 
 cdef uint64_t own_identity() except 0:
     cdef uint64_t owner = shmq_owner_self()
+    cdef int failure = errno
     if owner == 0:
         path = f"/dev/shm/.shmq-{_os.geteuid()}.lock"
-        if errno in (EMFILE, ENFILE):
-            raise OSError(errno, _os.strerror(errno), path)
-        if errno == ENOSPC:
+        if failure in (EMFILE, ENFILE):
+            raise OSError(failure, _os.strerror(failure), path)
+        if failure == ENOSPC:
             raise OutOfMemory(f"/dev/shm has no room for another file, not even for {path}")
-        raise SegmentForeign(f"cannot lock {path}: it must be a regular file of this user in a writable /dev/shm")
+        if failure in (ENOENT, EROFS) or not _os.access("/dev/shm", _os.W_OK | _os.X_OK, effective_ids=True):
+            raise NoSharedMemory("queues are in /dev/shm, and " + (
+                "there is none: mount a tmpfs there" if not _os.path.isdir("/dev/shm") else
+                "it is read-only, or this user may not write to it: remount it (`mount -o remount,rw /dev/shm`), or give it mode 1777"))
+        raise SegmentForeign(f"cannot lock {path}: it must be a regular file of this user, of mode 0600, and with one name. "
+                             "Whose it is says `ls -l`; where it is not yours, its owner or root must remove it")
     return owner
 
 

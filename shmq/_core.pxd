@@ -8,8 +8,6 @@ cdef extern from "<stdbool.h>" nogil:
 cdef extern from "<semaphore.h>" nogil:
     ctypedef struct sem_t:
         pass
-    sem_t *SEM_FAILED
-    sem_t *sem_open(const char *name, int flags)
     int sem_close(sem_t *semaphore)
 
 cdef extern from "layout.h" nogil:
@@ -253,6 +251,9 @@ cdef extern from "bell.h" nogil:
 
 cdef extern from "reap.h" nogil:
     uint32_t shmq_reap(shmq_port *port)
+
+cdef extern from "files.h" nogil:
+    sem_t *shmq_semaphore_open(const char *name)
 
 cdef extern from "owner.h" nogil:
     uint64_t shmq_owner_self()

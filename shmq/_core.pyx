@@ -24,7 +24,7 @@ from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from cpython.weakref cimport PyWeakref_NewRef
-from libc.errno cimport EMFILE, ENFILE, ENOENT, ENOSPC, errno
+from libc.errno cimport EACCES, EMFILE, ENFILE, ENOENT, ENOSPC, EPERM, EROFS, errno
 from libc.math cimport INFINITY
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
@@ -40,8 +40,8 @@ from numpy import ascontiguousarray as np_ascontiguousarray, void as np_void
 
 from shmq import _codec
 from shmq._errors import (
-    Closed, Empty, Full, InFlightLimit, LeaseLost, MessageTooLarge, OutOfMemory, PayloadLost, PickleRefused, SegmentCorrupt, SegmentForeign, SegmentMismatch,
-    ShmqError, ShutDown, TooManyPorts,
+    Closed, Empty, Full, InFlightLimit, LeaseLost, MessageTooLarge, NoSharedMemory, OutOfMemory, PayloadLost, PickleRefused, SegmentCorrupt,
+    SegmentForeign, SegmentMismatch, ShmqError, ShutDown, TooManyPorts,
 )
 
 cdef extern from "Python.h":
@@ -81,6 +81,7 @@ cnp.import_array()
 cdef enum:
     RELEASE_BYTES = 65536
     SPILL_KEY_BYTES = 16
+    SPILL_ATTEMPTS = 64
     BATCH = 256
     KEPT_PICKLE_BYTES = 1024
     LOG_HEAD = 0 # words of a backlog's first page: shmq/_backlog.py

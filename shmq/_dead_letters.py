@@ -26,8 +26,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from shmq import _core
-from shmq._errors import SegmentCorrupt
-from shmq._segment import MODE, memory_error
+from shmq._errors import SegmentCorrupt, SegmentForeign, SegmentMismatch
+from shmq._files import SHM, Folder
 
 if TYPE_CHECKING:
     from shmq._core import Observer, Port
@@ -67,7 +67,7 @@ class DeadLetters:
 
     def __init__(self, port: Observer) -> None:
         self._port: Any = port  # an observer's letters are looked at; to put them back takes a port
-        self._path: str = port.segment.dead_letters_path
+        self._folder: str = port.segment.dead_letters_file
 
     # -- looking -------------------------------------------------------------------------------------------------------
 
@@ -122,10 +122,13 @@ class DeadLetters:
         self, image: bytes, *, id: int, cause: str, reason: str, error: BaseException | None, delivery_count: int,
         published: float, first_failed: float,
     ) -> None:  # fmt: skip
-        """Write a letter; `published` and `first_failed` are ages in seconds. **Raises** OutOfMemory, and leaves nothing then."""
+        """Write a letter; `published` and `first_failed` are ages in seconds.
+
+        **Raises** OutOfMemory, NoSharedMemory, SegmentForeign where what has the folder's name is not ours; leaves nothing then.
+        """
         now = time.time()
-        path = f"{self._path}/{id:016x}"
-        if not reason and os.path.exists(path):
+        name = f"{id:016x}"
+        if not reason and name in self._names():
             return  # whoever rejected it had written this letter, with his reason, and died before he freed the cell
         text = "" if error is None else "".join(traceback.format_exception(type(error), error, error.__traceback__))
         head = {
@@ -133,22 +136,15 @@ class DeadLetters:
             "published_at": now - published, "first_failed_at": now - first_failed, "died_at": now, "buried_by": os.getpid(),
         }  # fmt: skip
         content = json.dumps(head).encode() + b"\n" + image
-        scratch = f"{path}.new.{_core.identity():x}"
-        try:
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(self._path, 0o700)
-            fd = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, MODE)
+        scratch = f"{name}.new.{_core.identity():x}"
+        with Folder(self._folder, make=True) as folder:
+            folder.write(scratch, content)
             try:
-                rest = memoryview(content)
-                while rest:
-                    rest = rest[os.write(fd, rest) :]
-            finally:
-                os.close(fd)
-            os.rename(scratch, path)
-        except BaseException as failure:
-            with contextlib.suppress(OSError):
-                os.unlink(scratch)
-            raise memory_error(f"/dead letter {id} of {self._port.name}", len(content), failure) from None
+                folder.rename(scratch, name)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    folder.remove(scratch)
+                raise
 
     # -- repairing -----------------------------------------------------------------------------------------------------
 
@@ -163,11 +159,11 @@ class DeadLetters:
     def repair(self, name: str) -> None:
         """Remove a half-written letter, whose message is in its cell; make one that was being put back a dead letter again."""
         letter, _, suffix = name.partition(".")
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError), Folder(self._folder) as folder:
             if suffix.startswith("out."):
-                os.rename(f"{self._path}/{name}", f"{self._path}/{letter}")
+                folder.rename(name, letter)
             else:
-                os.unlink(f"{self._path}/{name}")
+                folder.remove(name)
 
     def side_keys(self) -> set[bytes]:
         """Keys of the side segments to which letters lead, those that are being put back included."""
@@ -180,25 +176,26 @@ class DeadLetters:
 
     def _listing(self) -> list[str]:
         try:
-            return os.listdir(self._path)
-        except FileNotFoundError:
-            return []
+            with Folder(self._folder) as folder:
+                return folder.names()
+        except (FileNotFoundError, SegmentForeign, SegmentMismatch):
+            return []  # what is not ours has no letters of ours
 
     def _names(self) -> list[str]:
         return [name for name in self._listing() if LETTER.fullmatch(name)]
 
     def _read(self, name: str) -> DeadLetter | None:
         try:
-            with open(f"{self._path}/{name}", "rb") as file:
-                head, _, image = file.read().partition(b"\n")
-        except FileNotFoundError:
-            return None  # put back or purged while we looked
+            with Folder(self._folder) as folder:
+                head, _, image = folder.read(name).partition(b"\n")
+        except (FileNotFoundError, SegmentForeign, SegmentMismatch):
+            return None  # put back or purged while we looked, or no letter that we have written
         try:
             return DeadLetter(
                 id=int(name[:16], 16), nbytes=self._port._image_bytes(image), image=image, port=self._port, **json.loads(head)
             )
         except (ValueError, TypeError) as error:
-            raise SegmentCorrupt(f"the dead letter {self._path}/{name} cannot be read: {error}") from None
+            raise SegmentCorrupt(f"the dead letter {SHM}/{self._folder}/{name} cannot be read: {error}") from None
 
     def _unsettled(self) -> set[int]:
         """Ids of the messages that are in an in-flight cell; the slot of a loan still bears the id of an earlier one."""
@@ -210,7 +207,8 @@ class DeadLetters:
 
     def _discard(self, letter: DeadLetter) -> bool:
         try:
-            os.unlink(f"{self._path}/{letter.id:016x}")
+            with Folder(self._folder) as folder:
+                folder.remove(f"{letter.id:016x}")
         except FileNotFoundError:
             return False  # put back meanwhile: its side segment is a message's again
         for key in self._side_key(letter):
@@ -218,16 +216,21 @@ class DeadLetters:
         return True
 
     def _put_back(self, letter: DeadLetter, timeout: float | None) -> int:
-        path = f"{self._path}/{letter.id:016x}"
-        claimed = f"{path}.out.{_core.identity():x}"
+        name = f"{letter.id:016x}"
+        claimed = f"{name}.out.{_core.identity():x}"
         try:
-            os.rename(path, claimed)
+            self._rename(name, claimed)
         except FileNotFoundError:
             return 0  # somebody else was quicker
         try:
             self._port._revive(letter.image, timeout)
         except BaseException:  # whatever it is: nothing was put then
-            os.rename(claimed, path)
+            self._rename(claimed, name)
             raise
-        os.unlink(claimed)
+        with Folder(self._folder) as folder:
+            folder.remove(claimed)
         return 1
+
+    def _rename(self, name: str, other: str) -> None:
+        with Folder(self._folder) as folder:
+            folder.rename(name, other)

@@ -17,13 +17,14 @@ from typing import Literal
 
 import psutil
 
-from shmq import _core, _segment
+from shmq import _core, _files, _segment
 from shmq._core import Observer
 from shmq._dead_letters import DeadLetters
 from shmq._errors import SegmentNotFound, ShmqError, TooManyPorts
+from shmq._files import SEPARATOR, SHM
 from shmq._look import look
 from shmq._queue import Queue
-from shmq._segment import SEPARATOR, SHM, Segment
+from shmq._segment import Segment
 from shmq._stats import verify
 
 __all__ = ["Finding", "examine"]
@@ -36,9 +37,7 @@ SMALL = 64 << 20  # bytes: what a Docker container has unless it is told otherwi
 NEARLY_FULL = 0.95
 REMAINS = ("half-made", "other boot", "left over")  # states of what nobody can use any more
 # NAME+NONCE and what comes behind it: a side segment, the dead letters, a semaphore.
-BESIDE = re.compile(
-    rf"(?:sem\.)?shmq-(?P<user>\d+)\.(?P<name>[^+]+){re.escape(SEPARATOR)}(?P<nonce>[0-9a-f]{{16}})\.(?P<what>.+)"
-)
+BESIDE = re.compile(rf"(?:sem\.)?shmq-\d+\.(?P<name>[^+]+){re.escape(SEPARATOR)}(?P<nonce>[0-9a-f]{{16}})\.(?P<what>.+)")
 REMOVED = re.compile(rf" {re.escape(SHM)}/shmq-(\d+)\.([^+]+) \(deleted\)$")
 SIDE_KEY = re.compile("[0-9a-f]{16}")
 
@@ -89,7 +88,7 @@ def examine_place() -> Iterator[Finding]:
         yield Finding(
             "warning", SHM, f"only {free:,} of {size:,} bytes are free; unlink queues that are no longer used, or {advice}"
         )
-    lock = f"{SHM}/.shmq-{os.geteuid()}.lock"
+    lock = _files.lock_file()
     try:
         ours = _core.lock_inode()  # made here, where there was none
     except ShmqError as error:
@@ -226,9 +225,8 @@ def examine_leftovers(queue: Queue) -> Iterator[Finding]:
 
 def examine_sides(queue: Queue) -> Iterator[Finding]:
     """Side segments that nothing leads to, and whose writer is dead: one killed in put, or between an ack and their removal."""
-    prefix = f"{_segment.prefix()}{queue.name}{SEPARATOR}{queue.segment.nonce:016x}."
-    beside = (entry.removeprefix(prefix) for entry in os.listdir(SHM) if entry.startswith(prefix))
-    keys = {key for key in beside if SIDE_KEY.fullmatch(key)}
+    beginning = f"{queue.segment.beside}."
+    keys = {key for file in _files.list_files(beginning) if SIDE_KEY.fullmatch(key := file.removeprefix(beginning))}
     writing = queue._serials()  # before the look: whoever comes later writes under another serial
     letters = queue.dead_letters
     # The letters before and after the cells: a message may become a letter while we look, or a letter a message.
@@ -248,12 +246,9 @@ def examine_sides(queue: Queue) -> Iterator[Finding]:
 def examine_strays(names: Collection[str] = ()) -> Iterator[Finding]:
     """Files beside a queue that is gone, or that was made anew since."""
     strays: dict[str, list[re.Match[str]]] = {}
-    for entry in os.scandir(SHM):
-        found = BESIDE.fullmatch(entry.name)
-        if found and found["user"] == str(os.geteuid()) and (not names or found["name"] in names):
-            with contextlib.suppress(FileNotFoundError):
-                if entry.stat(follow_symlinks=False).st_uid == os.geteuid():
-                    strays.setdefault(found["name"], []).append(found)
+    for found in filter(None, map(BESIDE.fullmatch, _files.list_files(_files.prefix(), f"{_files.SEMAPHORE}{_files.prefix()}"))):
+        if not names or found["name"] in names:
+            strays.setdefault(found["name"], []).append(found)
     still_used: set[str] | None = None  # which is not to be had for nothing
     for name, matches in strays.items():
         with _segment.NameLock(name):
@@ -275,7 +270,7 @@ def examine_strays(names: Collection[str] = ()) -> Iterator[Finding]:
                     f"{number(len(old), 'file')} of a queue that was unlinked, but is still open in some process: left alone",
                 )
                 continue
-            removed = sum(_segment.remove_beside(match.string) for match in old)
+            removed = sum(_files.remove(match.string) for match in old)
         if removed:
             yield Finding(
                 "repaired",

@@ -213,8 +213,14 @@ cdef int draft_spill(draft_t *draft, Handle port, object obj) except -1:
                 parts.append(memoryview(bytes((64 - draft.buffers[i].len % 64) % 64)))
     if draft.described:
         parts.append(glance_at(<object>draft.keep, draft.description, draft.described))
-    key = b"%016x" % shmq_next_id(&port.port) # whoever finds the file knows which port wrote it, and whether that one lives
-    port.segment.write_side(key, parts)
+    for attempt in range(SPILL_ATTEMPTS):
+        key = b"%016x" % shmq_next_id(&port.port) # whoever finds the file knows which port wrote it, and whether that one lives
+        try:
+            port.segment.write_side(key, parts)
+            break
+        except FileExistsError: # another user can read how these names go on, and make some of them first
+            if attempt == SPILL_ATTEMPTS - 1:
+                raise
     draft_clear(draft)
     draft_keep(draft, key)
     draft.data = PyBytes_AS_STRING(key)

@@ -18,7 +18,8 @@
     ├── SegmentForeign     (PermissionError)    another user's
     ├── SegmentCorrupt                          the words in the segment contradict the format
     │   └── PayloadLost                         the side segment of one spilled message is gone
-    └── OutOfMemory        (MemoryError)        /dev/shm is full
+    ├── OutOfMemory        (MemoryError)        /dev/shm is full
+    └── NoSharedMemory     (OSError)            /dev/shm is missing, or may not be written to
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ __all__ = [
     "InFlightLimit",
     "LeaseLost",
     "MessageTooLarge",
+    "NoSharedMemory",
     "OutOfMemory",
     "PayloadLost",
     "PickleRefused",
@@ -108,6 +110,10 @@ class SegmentCorrupt(ShmqError):
 
 class PayloadLost(SegmentCorrupt):
     """The side segment of a spilled message is gone. The message is given up: the next call goes on behind it."""
+
+
+class NoSharedMemory(ShmqError, OSError):
+    """There is no /dev/shm that this user may write to: it is missing, or read-only. Nothing was changed."""
 
 
 class OutOfMemory(ShmqError, MemoryError):

@@ -85,11 +85,13 @@ cdef class Handle(Observer):
         for side in range(2):
             if semaphores[side] == NULL:
                 name = self.segment.semaphore_name(side).encode()
-                self.port.semaphores[side] = sem_open(name, 0)
-                if self.port.semaphores[side] == SEM_FAILED:
-                    self.port.semaphores[side] = NULL
+                self.port.semaphores[side] = shmq_semaphore_open(name)
+                if self.port.semaphores[side] == NULL:
                     failure = errno
                     shmq_port_detach(&self.port)
+                    if failure == EPERM or failure == EACCES:
+                        raise SegmentForeign(f"sem.{name.decode()[1:]} in /dev/shm is not what was made with queue {self.segment.name!r}: "
+                                             "it is another user's, no semaphore, or open to others; refused")
                     if failure != ENOENT:
                         raise OSError(failure, _os.strerror(failure), f"/dev/shm/sem.{name.decode()[1:]}")
                     raise SegmentCorrupt(f"the semaphore {name.decode()} of queue {self.segment.name!r} is gone from /dev/shm "

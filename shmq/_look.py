@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from shmq import _core, _segment
+from shmq import _core, _files, _segment
 from shmq._core import Observer
 from shmq._errors import SegmentCorrupt, SegmentForeign, SegmentMismatch, SegmentNotFound, ShmqError
 from shmq._segment import Segment
@@ -33,7 +33,7 @@ def look(name: str) -> Sight:
     """The segment of this name. **Raises** SegmentNotFound where there is none, ValueError for what can be no name."""
     _segment.check_name(name)
     try:
-        memory, inode = _segment.map_memory(_segment.path_of(name), readonly=True)
+        memory, inode = _files.map_file(_segment.file_of(name), readonly=True)
         header = _core.read_header(memory)
     except SegmentNotFound:
         raise

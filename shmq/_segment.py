@@ -1,17 +1,6 @@
 """Segments: create, attach, list and unlink named shared memory, and nothing about what is in it.
 
-Files, all under /dev/shm (glibc's place for POSIX names), mode 0600::
-
-    shmq-UID.NAME                         the segment
-    sem.shmq-UID.NAME+NONCE.items|space   the semaphores on which consumers and producers sleep
-    shmq-UID.NAME+NONCE.KEY               a side segment with one message that was too large for a slot
-    shmq-UID.NAME+NONCE.dead/             the queue's dead letters (shmq/_dead_letters.py)
-    shmq-UID.NAME+NONCE.PORT.bell         the bell of a port (shmq/_native/bell.h)
-    shmq-UID.NAME+NONCE.backlog           messages that found the ring of a queue without a bound full (shmq/_backlog.py)
-    .shmq-UID.lock                        the user's lock file (shmq/_native/owner.h)
-
-The user's number stands in each name, since a queue is one user's: so two users may use one name, each for a queue of its own,
-and neither can take a name away from the other by accident.
+Their files, and who may have put something else under a name: shmq/_files.py.
 
 Creation is atomic for those who open at the same moment: whoever opens or creates holds a named lock, which the kernel
 gives back at death, so that under it a segment without its magic word is known to be abandoned half-made.
@@ -20,20 +9,14 @@ Nothing here uses ``multiprocessing``'s resource tracker, which unlinks segments
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import mmap
 import os
 import re
-import stat
-import sys
 import time
 import zlib
 from typing import Any
 
-import posix_ipc
-
-from shmq import _core
+from shmq import _core, _files
 from shmq._backoff import Backoff
 from shmq._errors import (
     OutOfMemory,
@@ -45,16 +28,13 @@ from shmq._errors import (
     SegmentNotFound,
     ShmqError,
 )
+from shmq._files import SEPARATOR, SHM, prefix
 
 __all__ = ["Config", "Segment", "attach", "create", "list_segments", "open_or_create", "unlink"]
 
-SHM = "/dev/shm"
-SEPARATOR = "+"  # not allowed in names: what stands behind it belongs to one incarnation of a segment
 SIDES = ("items", "space")
-MODE = 0o600
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 SIDE_KEY = re.compile(r"[0-9a-f]{16}")
-SMALL_SIDE = 256 << 10  # bytes that are read faster than they are mapped
 LOCK_PATIENCE = 30.0
 LOG_START = 4096  # where the records of a backlog begin
 # What a queue has unless it is told otherwise. All slots are reserved when it is made, so large ones are fewer: the ring, and
@@ -63,7 +43,6 @@ SLOTS = 1024
 SLOT_SIZE = 1024
 DEFAULT_BYTES = 16 << 20
 FEWEST = 4
-UNMAPPED_FD: dict[str, Any] = {"trackfd": False} if sys.version_info >= (3, 13) else {}
 
 
 # How long a segment's name lasts: "persistent" ones until somebody unlinks them.
@@ -173,80 +152,62 @@ class Segment:
         self.made = False  # … by this very handle
 
     @property
+    def beside(self) -> str:
+        """What the names of all files begin with that stand beside this very segment."""
+        return f"{file_of(self.name)}{SEPARATOR}{self.nonce:016x}"
+
+    @property
     def place(self) -> str:
-        """What the paths of all files begin with that stand beside this very segment."""
-        return f"{SHM}/{prefix()}{self.name}{SEPARATOR}{self.nonce:016x}"
+        """The same with the folder."""
+        return f"{SHM}/{self.beside}"
 
     @property
-    def dead_letters_path(self) -> str:
-        """The folder of the queue's dead letters; it is there once there was one."""
-        return f"{self.place}.dead"
+    def dead_letters_file(self) -> str:
+        """The folder of the queue's dead letters."""
+        return f"{self.beside}.dead"
 
     @property
-    def backlog_path(self) -> str:
-        """POSIX name of the log of a queue without a bound."""
-        return backlog_path(self.name, self.nonce)
+    def backlog_file(self) -> str:
+        """The log of a queue without a bound."""
+        return f"{self.beside}.backlog"
 
     def semaphore_name(self, side: int) -> str:
         """POSIX name of the semaphore of a side: 0 items, 1 space."""
-        return semaphore_name(self.name, self.nonce, SIDES[side])
+        return f"/{self.beside}.{SIDES[side]}"
 
     def repair_semaphores(self) -> list[str]:
-        """Make those anew that are gone; return which. Under the name's lock."""
-        gone = [side for side in SIDES if not os.path.exists(f"{SHM}/sem.{semaphore_name(self.name, self.nonce, side)[1:]}")]
-        for side in gone:
-            make_semaphore(semaphore_name(self.name, self.nonce, side))
-        return gone
+        """Make those anew that are gone; return which. Under the name's lock. Raises SegmentForeign, SegmentMismatch."""
+        gone = [index for index in range(len(SIDES)) if not _files.has_semaphore(self.semaphore_name(index))]
+        for index in gone:
+            _files.make_semaphore(self.semaphore_name(index))
+        return [SIDES[index] for index in gone]
 
-    def side_path(self, key: bytes) -> str:
+    def side_file(self, key: bytes) -> str:
         text = key.decode("ascii", "replace")
         if not SIDE_KEY.fullmatch(text):
             raise SegmentCorrupt(f"a message in queue {self.name!r} names an impossible side segment")
-        return f"/{prefix()}{self.name}{SEPARATOR}{self.nonce:016x}.{text}"
+        return f"{self.beside}.{text}"
 
     def write_side(self, key: bytes, parts: list[memoryview]) -> None:
-        """A new side segment with these bytes, which `open_side` finds by the key. Raises OutOfMemory.
-
-        By write(2): a mapping would have every page zeroed and faulted in before it is filled.
-        """
-        path = self.side_path(key)
-        try:
-            fd = os.open(f"{SHM}{path}", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, MODE)
-        except OSError as error:
-            raise memory_error(path, sum(len(part) for part in parts), error) from None
-        try:
-            os.fchmod(fd, MODE)
-            for part in parts:
-                while part:
-                    part = part[os.write(fd, part) :]
-        except BaseException as error:
-            unlink_memory(path)
-            os.ftruncate(fd, 0)  # so that what is told to be free is what a second try would find
-            raise memory_error(path, sum(len(part) for part in parts), error) from None
-        finally:
-            os.close(fd)
+        """A new side segment with these bytes, which `open_side` finds by the key. Raises OutOfMemory, FileExistsError."""
+        _files.write_file(self.side_file(key), parts)
 
     def open_side(self, key: bytes) -> mmap.mmap | bytearray:
         """Map a side segment, or read a small one: what is written to it stays in this process. Raises PayloadLost."""
         try:
-            small = read_small(self.side_path(key))
-            if small is not None:
-                return small
-            memory, _ = map_memory(self.side_path(key), private=True)
+            return _files.read_or_map(self.side_file(key))
         except SegmentNotFound:
             raise PayloadLost(f"the side segment of a message in queue {self.name!r} is gone: its payload is lost") from None
-        return memory
+        except (SegmentForeign, SegmentMismatch) as error:
+            raise PayloadLost(f"the side segment of a message in queue {self.name!r} is not what was written: {error}") from None
 
     def side_bytes(self, key: bytes) -> int:
         """The size of a side segment; 0 of one that is gone, as those of acked messages are."""
-        try:
-            return os.stat(f"{SHM}{self.side_path(key)}").st_size
-        except (FileNotFoundError, SegmentCorrupt):
-            return 0
+        return _files.size_of(self.side_file(key)) if SIDE_KEY.fullmatch(key.decode("ascii", "replace")) else 0
 
     def unlink_side(self, key: bytes) -> None:
         """Remove a side segment; one that is gone already is no error."""
-        unlink_memory(self.side_path(key))
+        _files.remove(self.side_file(key))
 
 
 class Log:
@@ -256,12 +217,12 @@ class Log:
     """
 
     def __init__(self, segment: Segment) -> None:
-        self.path = segment.backlog_path
+        self.file = segment.backlog_file
         self.fd = -1
         try:
-            memory, inode = map_memory(self.path)
-            self.fd = os.open(f"{SHM}{self.path}", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except (SegmentNotFound, FileNotFoundError):
+            memory, inode = _files.map_file(self.file)
+            self.fd = _files.open_file(self.file)
+        except SegmentNotFound:
             raise SegmentCorrupt(
                 f"the backlog of queue {segment.name!r} is gone from {SHM}: unlink the queue and create it anew"
             ) from None
@@ -277,7 +238,7 @@ class Log:
                 written = os.pwrite(self.fd, rest, offset)
                 offset, rest = offset + written, rest[written:]
         except OSError as error:
-            raise memory_error(self.path, len(data), error) from None
+            raise _files.failure(self.file, len(data), error) from None
 
     def read(self, offset: int, nbytes: int) -> bytes:
         """So many bytes, or what there is."""
@@ -314,151 +275,15 @@ def check_name(name: str) -> str:
     return name
 
 
-def prefix() -> str:
-    """What the names of all files of this user's queues begin with; those of semaphores after "sem."."""
-    return f"shmq-{os.geteuid()}."
-
-
-def path_of(name: str) -> str:
-    return f"/{prefix()}{name}"
-
-
-def semaphore_name(name: str, nonce: int, side: str) -> str:
-    return f"/{prefix()}{name}{SEPARATOR}{nonce:016x}.{side}"
-
-
-def backlog_path(name: str, nonce: int) -> str:
-    return f"/{prefix()}{name}{SEPARATOR}{nonce:016x}.backlog"
+def file_of(name: str) -> str:
+    """The name of a segment's file."""
+    return f"{prefix()}{name}"
 
 
 def boot_id() -> bytes:
     """The kernel's random id of this boot: a segment of another boot is stale."""
     with open("/proc/sys/kernel/random/boot_id") as file:
         return bytes.fromhex(file.read().strip().replace("-", ""))
-
-
-# -- memory ------------------------------------------------------------------------------------------------------------------
-
-
-def make_memory(path: str, nbytes: int) -> mmap.mmap:
-    """A new shared-memory file of `nbytes` zeroed, reserved bytes. Raises OutOfMemory, FileExistsError; leaves nothing behind."""
-    try:
-        shared = posix_ipc.SharedMemory(path, posix_ipc.O_CREX, mode=MODE)
-    except posix_ipc.ExistentialError:
-        raise FileExistsError(path) from None
-    except OSError as error:
-        raise memory_error(path, nbytes, error) from None
-    try:
-        os.fchmod(shared.fd, MODE)  # whatever the umask left of it
-        os.posix_fallocate(
-            shared.fd, 0, nbytes
-        )  # ftruncate would succeed on a full file system, and the first write end in SIGBUS
-        return mmap.mmap(shared.fd, nbytes, **UNMAPPED_FD)
-    except BaseException as error:  # also an interrupt: reserving gigabytes takes a while
-        unlink_memory(path)
-        raise memory_error(path, nbytes, error) from None
-    finally:
-        shared.close_fd()
-
-
-def memory_error(path: str, nbytes: int, error: BaseException) -> BaseException:
-    """What to raise for an error met while memory was reserved or mapped: OutOfMemory in words where that is what it was."""
-    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
-        return OutOfMemory(
-            f"{path[1:]} needs {nbytes:,} bytes of address space, and this process may not have so many more: "
-            "use fewer or smaller slots, or raise its limit (`ulimit -v`, RLIMIT_AS)"
-        )
-    if isinstance(error, OSError) and out_of_descriptors(error):
-        return OSError(out_of_descriptors(error), os.strerror(out_of_descriptors(error)), f"{SHM}{path}")
-    if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EFBIG):
-        return error
-    space = os.statvfs(SHM)
-    free, size = space.f_bavail * space.f_frsize, space.f_blocks * space.f_frsize
-    enough = max((size - free + nbytes - 1).bit_length() - 20, 6)  # MiB, as a power of two
-    return OutOfMemory(
-        f"{path[1:]} needs {nbytes:,} bytes, and {SHM} has {free:,} free of {size:,}: "
-        "use fewer or smaller slots, take what waits (messages larger than a slot lie there too), unlink what is no longer "
-        "used (`shmq ls`), or enlarge it "
-        f"(Docker: --shm-size={1 << enough}m; elsewhere `mount -o remount,size={1 << enough}m {SHM}`)"
-    )
-
-
-def out_of_descriptors(error: OSError) -> int:
-    """EMFILE or ENFILE where that is what it was, else 0: posix_ipc raises them without errno."""
-    if error.errno in (errno.EMFILE, errno.ENFILE):
-        return error.errno
-    words = str(error)
-    return (
-        errno.EMFILE
-        if "maximum number of files open" in words
-        else errno.ENFILE
-        if "limit on the total number of open files" in words
-        else 0
-    )
-
-
-def map_memory(path: str, private: bool = False, readonly: bool = False) -> tuple[mmap.mmap, int]:
-    """Map an existing file, once it is known to be a regular file of this user; and its inode.
-
-    Raises SegmentNotFound, SegmentForeign, SegmentMismatch; BlockingIOError where it has no size yet.
-    """
-    try:
-        shared = posix_ipc.SharedMemory(path, read_only=readonly)
-    except posix_ipc.ExistentialError:
-        raise SegmentNotFound(f"there is no segment {path[1:].removeprefix(prefix())!r}") from None
-    except posix_ipc.PermissionsError:
-        raise SegmentForeign(f"{path[1:]} in {SHM} may not be opened by this user") from None
-    except (OSError, ValueError) as error:  # posix_ipc: ValueError for a directory
-        if isinstance(error, OSError) and out_of_descriptors(error):
-            raise memory_error(path, 0, error) from None
-        raise SegmentMismatch(f"{path[1:]} in {SHM} is no segment: {error}") from None
-    try:
-        found = os.fstat(shared.fd)
-        if not stat.S_ISREG(found.st_mode):
-            raise SegmentMismatch(f"{path[1:]} in {SHM} is no regular file")
-        if found.st_uid != os.geteuid():
-            raise SegmentForeign(
-                f"{path[1:]} in {SHM} belongs to user {found.st_uid}, this process runs as {os.geteuid()}: refused"
-            )
-        if found.st_mode & 0o077:
-            raise SegmentForeign(
-                f"{path[1:]} in {SHM} has mode {stat.S_IMODE(found.st_mode):#o}: others may have written to it; refused"
-            )
-        if found.st_size == 0:
-            raise BlockingIOError
-        flags = mmap.MAP_PRIVATE if private else mmap.MAP_SHARED
-        access = mmap.PROT_READ if readonly else mmap.PROT_READ | mmap.PROT_WRITE
-        try:
-            return mmap.mmap(shared.fd, found.st_size, flags, access, **UNMAPPED_FD), found.st_ino
-        except OSError as error:
-            raise memory_error(path, found.st_size, error) from None
-    finally:
-        shared.close_fd()
-
-
-def read_small(path: str) -> bytearray | None:
-    """What is in a small file; None where it is large, or not what `map_memory` would take, who says why."""
-    try:
-        fd = os.open(f"{SHM}{path}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError:
-        return None
-    try:
-        found = os.fstat(fd)
-        ours = stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077
-        if not ours or not 0 < found.st_size <= SMALL_SIDE:
-            return None
-        data = bytearray(found.st_size)
-        return data if os.readv(fd, [data]) == len(data) else None
-    finally:
-        os.close(fd)
-
-
-def unlink_memory(path: str) -> bool:
-    try:
-        posix_ipc.unlink_shared_memory(path)
-    except posix_ipc.ExistentialError:
-        return False
-    return True
 
 
 # -- life of a segment --------------------------------------------------------------------------------------------------------
@@ -483,9 +308,9 @@ class NameLock:
 
 
 def find(name: str) -> Segment | None:
-    """The segment of this name, or None where it is not ready. Raises as `map_memory`, and SegmentCorrupt."""
+    """The segment of this name, or None where it is not ready. Raises as `map_file`, and SegmentCorrupt."""
     try:
-        memory, inode = map_memory(path_of(name))
+        memory, inode = _files.map_file(file_of(name))
     except BlockingIOError:
         return None
     try:
@@ -580,10 +405,11 @@ def make(name: str, config: Config, anonymous: bool) -> Segment:
     )
     nonce = int.from_bytes(os.urandom(8), "little") >> 2 | 1
     try:
-        memory = make_memory(path_of(name), nbytes)
+        memory = _files.make_file(file_of(name), nbytes)
     except OutOfMemory as error:
         shape = f"{full.slots:,} slots, and {cells:,} for what is in flight, of {full.slot_size:,} bytes each"
         raise OutOfMemory(f"a queue of {shape}: {error}") from None
+    beside = f"{file_of(name)}{SEPARATOR}{nonce:016x}"
     try:
         codec = (full.codec or "").encode("ascii")
         backoff = full.backoff or Backoff()
@@ -591,90 +417,51 @@ def make(name: str, config: Config, anonymous: bool) -> Segment:
         _core.format_segment(
             memory, full.slots, full.slot_size, cells, full.ports, nonce, flags, codec, boot_id(), os.getpid(), policy
         )
+        _files.make_folder(f"{beside}.dead")  # first: nobody knows the nonce before, and can have put a folder there
         for side in SIDES:
-            make_semaphore(semaphore_name(name, nonce, side))
+            _files.make_semaphore(f"/{beside}.{side}")
         if full.overflow == "grow":
-            make_memory(backlog_path(name, nonce), LOG_START)
+            _files.make_file(f"{beside}.backlog", LOG_START)
         _core.mark_ready(memory)
     except BaseException:
-        for side in SIDES:  # by their names: to list the folder takes a descriptor, and there may be none
-            remove_beside(f"sem.{semaphore_name(name, nonce, side)[1:]}")
-        unlink_memory(backlog_path(name, nonce))
-        unlink_memory(path_of(name))
+        # By their names: to list the folder takes a descriptor, and there may be none.
+        for file in (*always_beside(beside), file_of(name)):
+            _files.remove(file)
         raise
     header = _core.read_header(memory)
     assert header is not None
-    segment = Segment(name, memory, header, os.stat(f"{SHM}{path_of(name)}").st_ino)
+    segment = Segment(name, memory, header, os.stat(f"{SHM}/{file_of(name)}").st_ino)
     segment.made = True
     return segment
 
 
-def make_semaphore(semaphore: str) -> None:
-    try:
-        posix_ipc.Semaphore(semaphore, posix_ipc.O_CREX, mode=MODE, initial_value=0).close()
-    except OSError as error:
-        raise memory_error(f"/sem.{semaphore[1:]}", mmap.PAGESIZE, error) from None
-    os.chmod(f"{SHM}/sem.{semaphore[1:]}", MODE)  # whatever the umask left of it
+def always_beside(beside: str) -> list[str]:
+    """The names of what is made with a segment."""
+    return [*(f"{_files.SEMAPHORE}{beside}.{side}" for side in SIDES), f"{beside}.backlog", f"{beside}.dead"]
 
 
 def remove(name: str) -> bool:
-    """Unlink a segment's file, semaphores and side segments; mapped ones go on until they are unmapped."""
-    entries = os.listdir(SHM)  # first: where there is no descriptor left for it, nothing is removed, and a second try can be made
-    entries += [entry for entry in always_beside(name) if entry not in entries]
-    found = unlink_memory(path_of(name))
-    beside = f"{prefix()}{name}{SEPARATOR}"
-    for entry in entries:
-        if entry.removeprefix("sem.").startswith(beside):
-            found |= remove_beside(entry)
+    """Unlink a segment's file, and what stands beside it; mapped ones go on until they are unmapped.
+
+    Raises NoSharedMemory, OSError where there is no descriptor left to list the folder: then nothing was removed.
+    """
+    files = list_beside(name)
+    try:  # a listing may pass over a file while others make and remove theirs
+        header = _core.read_header(_files.map_file(file_of(name))[0])
+    except (ShmqError, OSError):
+        header = None
+    if header is not None:
+        files += always_beside(f"{file_of(name)}{SEPARATOR}{header['nonce']:016x}")
+    found = _files.remove(file_of(name))
+    for file in dict.fromkeys(files):
+        found |= _files.remove(file)
     return found
 
 
-def always_beside(name: str) -> list[str]:
-    """What was made with the segment. A listing may pass over a file while others make and remove theirs."""
-    try:
-        header = _core.read_header(map_memory(path_of(name))[0])
-    except (ShmqError, OSError):
-        return []
-    if header is None:
-        return []
-    semaphores = [f"sem.{semaphore_name(name, header['nonce'], side)[1:]}" for side in SIDES]
-    return [*semaphores, backlog_path(name, header["nonce"])[1:]]
-
-
-def remove_beside(entry: str) -> bool:
-    """Remove a file that stands beside a segment: a semaphore, a side segment, a bell, or the folder of its dead letters."""
-    if entry.endswith(".dead"):
-        return remove_folder(f"{SHM}/{entry}")
-    if entry.endswith(".bell") and is_listened_to(f"{SHM}/{entry}"):
-        return False  # of one who goes on: it is opened by its name, and goes with the handle
-    if not entry.startswith("sem."):
-        return unlink_memory(f"/{entry}")
-    try:
-        posix_ipc.unlink_semaphore(f"/{entry.removeprefix('sem.')}")
-    except posix_ipc.ExistentialError:
-        return False  # somebody else was quicker
-    return True
-
-
-def is_listened_to(path: str) -> bool:
-    """Has somebody opened this bell to hear it?"""
-    try:
-        os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW))
-    except OSError:
-        return False
-    return True
-
-
-def remove_folder(path: str) -> bool:
-    """Remove a folder of dead letters and what is in it."""
-    try:
-        for entry in os.listdir(path):
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(f"{path}/{entry}")
-        os.rmdir(path)
-    except OSError:  # somebody else was quicker, or is writing another letter this very moment
-        return False
-    return True
+def list_beside(name: str) -> list[str]:
+    """The names of this user's files beside the segments of this name, those of earlier incarnations too."""
+    beside = f"{file_of(name)}{SEPARATOR}"
+    return _files.list_files(beside, f"{_files.SEMAPHORE}{beside}")
 
 
 def leave(segment: Segment, ending: bool = False) -> None:
@@ -697,7 +484,7 @@ def unlink(name: str) -> None:
     """
     check_name(name)
     try:
-        owner = os.stat(f"{SHM}{path_of(name)}", follow_symlinks=False).st_uid
+        owner = os.lstat(f"{SHM}/{file_of(name)}").st_uid
     except FileNotFoundError:
         owner = os.geteuid()  # its remains may still be there
     if owner != os.geteuid():
@@ -710,7 +497,7 @@ def unlink(name: str) -> None:
 def is_current(segment: Segment) -> bool:
     """Does the segment's name still lead to it?"""
     try:
-        return os.stat(f"{SHM}{path_of(segment.name)}", follow_symlinks=False).st_ino == segment.inode
+        return os.lstat(f"{SHM}/{file_of(segment.name)}").st_ino == segment.inode
     except FileNotFoundError:
         return False
 
@@ -730,29 +517,16 @@ def has_stayed(segment: Segment) -> bool:
 def memory_of_all() -> dict[str, int]:
     """Bytes of /dev/shm that each name takes: its segment, and whatever lies beside it (dead letters included). One look."""
     total: dict[str, int] = {}
-    for entry in os.scandir(SHM):
-        name = entry.name.removeprefix("sem.")
-        if not name.startswith(prefix()):
-            continue
-        name = name.removeprefix(prefix()).partition(SEPARATOR)[0]
-        with contextlib.suppress(OSError):  # gone while we looked, or not ours to look into
-            files = [entry, *(os.scandir(entry.path) if entry.is_dir(follow_symlinks=False) else ())]
-            total[name] = total.get(name, 0) + sum(file.stat(follow_symlinks=False).st_blocks * 512 for file in files)
+    for file in _files.list_files(prefix(), f"{_files.SEMAPHORE}{prefix()}"):
+        name = file.removeprefix(_files.SEMAPHORE).removeprefix(prefix()).partition(SEPARATOR)[0]
+        total[name] = total.get(name, 0) + _files.memory_of(file)
     return total
 
 
 def list_segments() -> list[str]:
-    """Names of all segments in /dev/shm that this user owns, sorted."""
-    names, ours = [], prefix()
-    for entry in os.scandir(SHM):
-        name = entry.name.removeprefix(ours)
-        if entry.name.startswith(ours) and NAME.fullmatch(name):
-            try:
-                if entry.stat(follow_symlinks=False).st_uid == os.geteuid():
-                    names.append(name)
-            except FileNotFoundError:
-                pass  # unlinked while we looked
-    return sorted(names)
+    """Names of all segments in /dev/shm that this user owns, sorted. **Raises** NoSharedMemory."""
+    names = (file.removeprefix(prefix()) for file in _files.list_files(prefix()))
+    return sorted(filter(NAME.fullmatch, names))
 
 
 ANONYMOUS_PREFIX = "anon."
@@ -770,7 +544,7 @@ def sweep_anonymous() -> list[str]:
         if not name.startswith(ANONYMOUS_PREFIX):
             continue
         try:
-            memory, _ = map_memory(path_of(name))
+            memory, _ = _files.map_file(file_of(name))
             header = _core.read_header(memory)
             if header is None or not header["flags"] & _core.FLAG_ANONYMOUS or not outlived(header, memory):
                 continue

@@ -41,6 +41,12 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def side_files(queue: shmq.Queue) -> list[str]:
+    """The side segments that messages of a queue have in shared memory."""
+    side = re.compile(rf"{re.escape(PREFIX + queue.name)}\+[0-9a-f]{{16}}\.[0-9a-f]{{16}}")
+    return sorted(filter(side.fullmatch, os.listdir(SHM)))
+
+
 @pytest.fixture(autouse=True)
 def nothing_left_behind() -> Iterator[None]:
     """Fail a test that leaves a segment, a semaphore, a side segment or a child behind."""

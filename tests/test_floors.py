@@ -21,6 +21,7 @@ FLOORS = {
     "_worker_lost": 0,
     "_backoff": 1,
     "_segment": 1,
+    "_files": 1,
     "_codec": 1,
     "_liveness": 1,
     "_reducers": 1,
@@ -60,6 +61,7 @@ PUBLIC = [
     "LeaseLost",
     "Loan",
     "MessageTooLarge",
+    "NoSharedMemory",
     "OutOfMemory",
     "PayloadLost",
     "PickleRefused",
@@ -173,8 +175,9 @@ def test_only_the_codec_the_reducers_the_binding_and_the_tasks_of_executors_touc
     assert found == {"_codec", "_core", "_reducers", "_tasks"}
 
 
-def test_only_the_segment_module_maps_and_unlinks() -> None:
-    assert importers_of("mmap", "posix_ipc", "_posixshmem") == {"_segment"}
+def test_only_the_files_module_makes_maps_and_removes_what_lies_in_shared_memory() -> None:
+    assert importers_of("posix_ipc", "_posixshmem") == {"_files"}
+    assert importers_of("mmap") - {"_segment"} == {"_files"}  # the segment names the type of what was mapped
 
 
 def is_exception(name: str) -> bool:

@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "files.h"
 #include "wait.h"
 
 #define PATH_BYTES 320 /* of a name of 200 characters there are 260 */
@@ -19,25 +20,15 @@ static bool path_of(const struct shmq_port *port, uint32_t index, char path[PATH
 
 static uint64_t bit_of(enum shmq_side side) { return UINT64_C(1) << side; }
 
-/* It is a FIFO of this user, whatever the name says. */
-static bool is_bell(int fd) {
-    struct stat found;
-    return fstat(fd, &found) == 0 && S_ISFIFO(found.st_mode) && found.st_uid == geteuid();
-}
-
 int shmq_bell_make(struct shmq_port *port) {
     char path[PATH_BYTES];
     if (!path_of(port, port->index, path)) return errno = ENAMETOOLONG, -1;
     shmq_or_seq(&port->record->bell, SHMQ_BELL_MADE); /* before there is one: who is killed in between leaves it to the reaper */
-    unlink(path); /* of a port that was here before, and whose reaper was killed */
+    shmq_file_remove(path); /* of a port that was here before, and whose reaper was killed */
     SHMQ_CRASH_POINT(bell_marked);
     if (mkfifo(path, 0600) != 0 || chmod(path, 0600) != 0) return -1; /* whatever the umask left of it */
     SHMQ_CRASH_POINT(bell_made);
-    int fd = open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC | O_NOFOLLOW); /* for both: it must not end when a writer goes */
-    if (fd < 0) return -1;
-    if (is_bell(fd)) return fd;
-    close(fd);
-    return errno = EPERM, -1;
+    return shmq_file_open(path, O_RDWR, S_IFIFO); /* for both: it must not end when a writer goes */
 }
 
 bool shmq_bell_is_there(const struct shmq_port *port, int fd) {
@@ -53,7 +44,7 @@ void shmq_bell_remove(struct shmq_port *port, uint32_t index) {
         shmq_store_seq(&port->records[index].bell, 0); /* armed without a bell: only a scribbler does that */
         return;
     }
-    if (path_of(port, index, path)) unlink(path);
+    if (path_of(port, index, path)) shmq_file_remove(path);
     SHMQ_CRASH_POINT(bell_unlinked);
     shmq_store_seq(&port->records[index].bell, 0);
 }
@@ -77,10 +68,9 @@ struct rope { int write, read; };
 static bool grasp(const struct shmq_port *port, uint32_t index, struct rope *rope) {
     char path[PATH_BYTES];
     if (!path_of(port, index, path)) return errno = ENOENT, false;
-    rope->write = open(path, O_WRONLY | O_NONBLOCK | O_CLOEXEC | O_NOFOLLOW); /* ENXIO: nobody reads */
+    rope->write = shmq_file_open(path, O_WRONLY, S_IFIFO); /* ENXIO: nobody reads */
     if (rope->write < 0) return false;
-    errno = EPERM;
-    rope->read = is_bell(rope->write) ? open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC | O_NOFOLLOW) : -1;
+    rope->read = shmq_file_open(path, O_RDONLY, S_IFIFO);
     if (rope->read >= 0) return true;
     int failure = errno;
     close(rope->write);

@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "files.h"
 #include "lease.h"
 #include "owner.h"
 #include "reap.h"
@@ -35,21 +36,21 @@ static sem_t *open_semaphore(const char *name, uint64_t nonce, const char *side)
     char path[256];
     if ((size_t)snprintf(path, sizeof path, "/shmq-%lu.%s+%016llx.%s", (unsigned long)geteuid(), name,
                          (unsigned long long)nonce, side) >= sizeof path) return NULL;
-    sem_t *semaphore = sem_open(path, 0);
-    return semaphore == SEM_FAILED ? NULL : semaphore;
+    return shmq_semaphore_open(path);
 }
 
 static int map_segment(const char *name, void **base, struct shmq_geometry *geometry, uint64_t *mapped) {
     char path[256];
     if (strchr(name, '/') || (size_t)snprintf(path, sizeof path, "/shmq-%lu.%s", (unsigned long)geteuid(), name) >= sizeof path)
         return SHMQ_NOT_FOUND;
-    int fd = shm_open(path, O_RDWR | O_NOFOLLOW | O_CLOEXEC, 0);
+    int fd = shm_open(path, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0);
+    if (fd < 0 && (errno == ELOOP || errno == EISDIR)) return SHMQ_MISMATCH; /* a link, which is not followed; a folder */
     if (fd < 0) return errno == ENOENT ? SHMQ_NOT_FOUND : errno == EACCES ? SHMQ_FOREIGN : SHMQ_SYSTEM;
     struct stat found;
     int status = SHMQ_SYSTEM;
     if (fstat(fd, &found) == 0) {
         status = !S_ISREG(found.st_mode) ? SHMQ_MISMATCH : SHMQ_OK;
-        if (status == SHMQ_OK && (found.st_uid != geteuid() || (found.st_mode & 077))) status = SHMQ_FOREIGN; /* others may write */
+        if (status == SHMQ_OK && !shmq_file_is_ours(&found, S_IFREG)) status = SHMQ_FOREIGN; /* or others may write to it */
         if (status == SHMQ_OK && (uint64_t)found.st_size < sizeof(struct shmq_header)) status = SHMQ_NOT_FOUND;
     }
     if (status == SHMQ_OK) {

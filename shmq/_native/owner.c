@@ -10,6 +10,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "files.h"
+
 #define IDENTITY_BITS 62
 #define IDENTITY_MASK ((UINT64_C(1) << IDENTITY_BITS) - 1)
 #define HELD_LOCKS 16
@@ -47,10 +49,10 @@ static bool set_lock(short type, uint64_t offset) {
 static int open_lock_file(void) {
     char path[64];
     snprintf(path, sizeof path, "/dev/shm/.shmq-%lu.lock", (unsigned long)geteuid());
-    int fd = open(path, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
+    int fd = open(path, O_RDWR | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0600);
     if (fd < 0) return -1;
     struct stat found;
-    if (fstat(fd, &found) != 0 || !S_ISREG(found.st_mode) || found.st_uid != geteuid()) {
+    if (fstat(fd, &found) != 0 || !shmq_file_is_ours(&found, S_IFREG)) {
         close(fd); /* no lock of ours can be on it yet */
         errno = EPERM;
         return -1;

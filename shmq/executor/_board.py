@@ -22,7 +22,7 @@ import os
 import time
 from dataclasses import dataclass
 
-from shmq import _core, _segment
+from shmq import _core, _files, _segment
 from shmq._bell import ITEMS
 from shmq._errors import SegmentNotFound
 from shmq._queue import Queue
@@ -95,14 +95,14 @@ class Board:
 
     def __init__(self, queue: Queue) -> None:
         self._queue = queue
-        path = f"{_segment.path_of(queue.name)}{_segment.SEPARATOR}{queue.segment.nonce:016x}.workers"
-        self._lock = _segment.NameLock(path)
-        with self._lock:
+        file = f"{queue.segment.beside}.workers"
+        self._file = file
+        with _segment.NameLock(file):
             try:
-                memory, _ = _segment.map_memory(path)
+                memory, _ = _files.map_file(file)
             except (SegmentNotFound, BlockingIOError):  # never made, or its maker died before it had a size
-                _segment.unlink_memory(path)
-                memory = _segment.make_memory(path, ROWS * WORDS * 8)
+                _files.remove(file)
+                memory = _files.make_file(file, ROWS * WORDS * 8)
         self._words = memoryview(memory).cast("Q")
 
     def row(self, index: int) -> Row:
@@ -111,7 +111,7 @@ class Board:
     def claim(self) -> Row:
         """A free row, for a worker of this process. Raises OSError where there is none."""
         words = self._words
-        with self._lock:
+        with _segment.NameLock(self._file):
             for at in range(0, len(words), WORDS):
                 if words[at + STATE] == FREE or not _core.alive(words[at + CREW]):
                     words[at + OWNER] = words[at + PID] = words[at + TASK] = words[at + ASKED] = 0

@@ -12,7 +12,7 @@ import os
 import time
 from typing import Any
 
-from shmq import _core, _segment
+from shmq import _core, _files, _segment
 from shmq._errors import Full, OutOfMemory, SegmentNotFound
 from shmq.executor._channel import Channel
 from shmq.executor._tasks import Message
@@ -97,5 +97,5 @@ class Reply:
 
 def leaves_some(nbytes: int) -> bool:
     """Is a part of /dev/shm free when so many bytes more are taken?"""
-    space = os.statvfs(_segment.SHM)
+    space = os.statvfs(_files.SHM)
     return space.f_bavail * space.f_frsize - nbytes > space.f_blocks * space.f_frsize // LEFT_FREE

@@ -288,7 +288,7 @@ def test_one_who_has_the_pid_of_the_creator_is_not_the_creator(name: str) -> Non
                 os._exit(1)
         _, status = os.waitpid(child, 0)
         assert status == 0
-        assert len(files_of(name)) == 3, "removed by one who is not the creator"
+        assert len(files_of(name)) == 4, "removed by one who is not the creator"
         words[64] = 1
     assert files_of(name) == [], "not removed by the creator, whatever pid is written there"
 

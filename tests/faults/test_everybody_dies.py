@@ -110,7 +110,7 @@ def test_the_next_to_attach_finds_every_message(make: Make, children: Children, 
         stats = survivor.stats()
         assert (stats.ready, stats.leased, stats.loaned, stats.held, stats.returned, stats.ports) == (0, 0, 0, 0, 0, 1)
         shmq.verify(survivor)
-        assert len(files_of(name)) == 3, "side segments were left"
+        assert len(files_of(name)) == 4, "side segments were left"
 
 
 def test_those_who_died_count_as_failures_only_of_what_they_had_begun_with(make: Make, children: Children) -> None:

@@ -208,7 +208,7 @@ def test_a_queue_that_cannot_be_attached_for_want_of_descriptors_stays_as_it_was
     queue = make(slots=2, slot_size=64)
 
     def as_it_was() -> None:
-        assert queue.stats().ports == 1 and len(files_of(queue.name)) == 3
+        assert queue.stats().ports == 1 and len(files_of(queue.name)) == 4
 
     with with_ever_more_descriptors(lambda: form(queue.name), as_it_was) as handle:
         handle.put(b"x")
@@ -249,7 +249,7 @@ def test_spilling_for_want_of_descriptors_loses_nothing(make: Make) -> None:
     queue = make(slots=4, slot_size=64, oversize="spill", max_deliveries=0)
 
     def nothing_put() -> None:
-        assert queue.qsize() == 0 and len(files_of(queue.name)) == 3
+        assert queue.qsize() == 0 and len(files_of(queue.name)) == 4
 
     def still_there() -> None:
         assert queue.stats().returned == 1
@@ -260,7 +260,7 @@ def test_spilling_for_want_of_descriptors_loses_nothing(make: Make) -> None:
     assert lease.data == bytes(5000)
     lease.release()
     assert with_ever_more_descriptors(lambda: queue.get(timeout=0), still_there) == bytes(5000)
-    assert len(files_of(queue.name)) == 3
+    assert len(files_of(queue.name)) == 4
 
 
 def test_what_needs_no_descriptor_works_without(make: Make) -> None:
@@ -290,7 +290,7 @@ def test_a_queue_that_cannot_be_removed_for_want_of_descriptors_is_removed_later
                 queue.close()
         else:
             queue.close()  # its last act, of which nobody hears
-    assert len(files_of(name)) == 3, "half of it was removed"
+    assert len(files_of(name)) == 4, "half of it was removed"
     queue.close()
     if lifetime == "creator":
         assert files_of(name) == []
@@ -303,7 +303,7 @@ def test_an_unlink_without_descriptors_is_all_or_nothing(name: str) -> None:
     shmq.Queue.create(name, slots=2, slot_size=64).close()
     with free_descriptors(0), pytest.raises(OSError, match="Too many open files"):
         shmq.unlink(name)
-    assert len(files_of(name)) == 3
+    assert len(files_of(name)) == 4
     shmq.unlink(name)
     assert files_of(name) == []
 

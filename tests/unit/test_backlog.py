@@ -9,7 +9,6 @@ import asyncio
 import os
 import pickle
 import random
-import re
 import signal
 import sys
 import threading
@@ -20,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import PREFIX, Children, is_stopped, wait_until
+from conftest import Children, is_stopped, side_files, wait_until
 
 import shmq
 from shmq import _backlog, _core, _doctor, _queue
@@ -37,7 +36,7 @@ def q(request: pytest.FixtureRequest, make: Make) -> shmq.Queue:
 
 
 def log_of(queue: shmq.Queue) -> Path:
-    return Path(f"{SHM}{queue.segment.backlog_path}")
+    return Path(SHM, queue.segment.backlog_file)
 
 
 def fill(queue: shmq.Queue, count: int, first: int = 0) -> None:
@@ -146,8 +145,7 @@ def test_purge_throws_the_backlog_away_too(q: shmq.Queue) -> None:
     q.put(b"x" * 10_000)
     assert q.purge() == 101
     assert q.empty() and q.stats().backlog == 0
-    sides = re.compile(rf"{re.escape(PREFIX)}{re.escape(q.name)}\+[0-9a-f]{{16}}\.[0-9a-f]{{16}}")
-    assert not [entry for entry in os.listdir(SHM) if sides.fullmatch(entry)]
+    assert side_files(q) == []
 
 
 def test_join_waits_for_the_backlog(q: shmq.Queue) -> None:

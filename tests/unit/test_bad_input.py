@@ -22,7 +22,6 @@ import pytest
 from conftest import PREFIX, Children, left_behind_by
 
 import shmq
-from shmq._segment import semaphore_name
 
 SHM = Path("/dev/shm")
 Make = Callable[..., shmq.Queue]
@@ -755,13 +754,12 @@ def test_another_users_segment_is_not_listed(name: str, place: Path) -> None:
 
 def attach_to_each_flipped_header(name: str, data: bytes, nonce: int, flip: int, connection: Any) -> None:
     """Attach to 128 copies, each with one byte of its header changed; send what became of each."""
-    from shmq import _segment
+    from shmq import _files, _segment
 
     for offset in range(128):
         write_file(file_of(name), patched(data, offset, bytes([data[offset] ^ flip])))
         for side in ("items", "space"):
-            handle = _segment.posix_ipc.Semaphore(semaphore_name(name, nonce, side), _segment.posix_ipc.O_CREX, mode=0o600)
-            handle.close()
+            _files.make_semaphore(f"/{PREFIX}{name}+{nonce:016x}.{side}")
         try:
             with shmq.Queue.attach(name) as queue:
                 queue.put(b"x")

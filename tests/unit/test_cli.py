@@ -105,7 +105,7 @@ def invoke(*arguments: str, **options: str) -> tuple[int, str]:
 
 def test_segments_are_known_by_the_pid_of_their_creator() -> None:
     with shmq.Queue():
-        assert len(left_behind_by(os.getpid())) == 3  # the segment and two semaphores
+        assert len(left_behind_by(os.getpid())) == 4  # the segment, two semaphores, a folder for dead letters
 
 
 # ---- the command itself ----------------------------------------------------------------------------------------------

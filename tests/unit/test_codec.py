@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import PREFIX
+from conftest import side_files
 
 import shmq
 
@@ -362,10 +362,6 @@ def test_the_memory_that_a_codec_decodes_cannot_be_written(make: Make) -> None:
     with pytest.raises(TypeError, match="read-only"):
         queue.get()
     assert bytes(queue.receive(timeout=0).view) == b"clean"
-
-
-def side_files(queue: shmq.Queue) -> list[str]:
-    return [name for name in os.listdir("/dev/shm") if name.startswith(f"{PREFIX}{queue.name}+")]
 
 
 @pytest.fixture

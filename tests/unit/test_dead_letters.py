@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import PREFIX, Children, wait_until
+from conftest import PREFIX, Children, side_files, wait_until
 
 import shmq
 from shmq import _core, _dead_letters, _doctor
@@ -37,13 +37,13 @@ def files_of(queue: shmq.Queue, what: str = "") -> list[str]:
     return sorted(entry for entry in os.listdir(SHM) if entry.startswith(f"{PREFIX}{queue.name}+") and entry.endswith(what))
 
 
-def side_segments(queue: shmq.Queue) -> list[str]:
-    return [entry for entry in files_of(queue) if not entry.endswith(".dead")]
+def folder_of(queue: shmq.Queue) -> str:
+    return f"{SHM}/{queue.segment.dead_letters_file}"
 
 
 def letter_files(queue: shmq.Queue) -> list[str]:
     try:
-        return sorted(os.listdir(queue.segment.dead_letters_path))
+        return sorted(os.listdir(folder_of(queue)))
     except FileNotFoundError:
         return []
 
@@ -314,7 +314,7 @@ def test_a_letter_keeps_what_was_put_and_gives_it_back(make: Make, thing: Any, s
     assert same(lease.data, thing) and lease.delivery_count == 1 and lease.id != letter.id
     lease.ack()
     del lease
-    assert side_segments(queue) == []
+    assert side_files(queue) == []
     shmq.verify(queue)
 
 
@@ -422,7 +422,7 @@ def test_into_a_full_queue_nothing_is_lost(make: Make, slot_size: int) -> None:
     assert queue.redrive(timeout=0) == 2
     assert [data[0] for data in queue.drain()] == [2, 3]
     assert files_of(queue, ".dead") == [] or letter_files(queue) == []
-    assert side_segments(queue) == []
+    assert side_files(queue) == []
 
 
 def test_closing_the_handle_during_a_redrive_leaves_the_letter_dead(make: Make) -> None:
@@ -497,14 +497,14 @@ def redrive_and_die(q: shmq.Queue, moment: str) -> None:
 
 
 def dies_after(function: Callable[..., Any]) -> Callable[..., Any]:
-    def called(*arguments: Any) -> None:
-        function(*arguments)
+    def called(*arguments: Any, **named: Any) -> None:
+        function(*arguments, **named)
         os.kill(os.getpid(), signal.SIGKILL)
 
     return called
 
 
-def dies_before(*_: Any) -> None:
+def dies_before(*_: Any, **__: Any) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -523,16 +523,16 @@ def test_a_redrive_that_is_killed_loses_nothing(q: shmq.Queue, children: Childre
 # -- thrown away ---------------------------------------------------------------------------------------------------------------
 
 
-def test_letters_can_be_thrown_away_with_their_side_segments(make: Make) -> None:
+def test_letters_can_be_thrown_away_with_their_side_files(make: Make) -> None:
     queue = make(slots=8, slot_size=16, oversize="spill")
     for number in range(4):
         kill(queue, [number] * 50)
-    assert len(side_segments(queue)) == 4
+    assert len(side_files(queue)) == 4
     assert queue.dead_letters.purge(lambda letter: letter.data[0] % 2) == 2
     assert [letter.data[0] for letter in queue.dead_letters] == [0, 2]
-    assert len(side_segments(queue)) == 2
+    assert len(side_files(queue)) == 2
     assert queue.dead_letters.purge() == 2
-    assert len(queue.dead_letters) == 0 and side_segments(queue) == []
+    assert len(queue.dead_letters) == 0 and side_files(queue) == []
 
 
 def test_a_purge_does_not_take_the_payload_of_what_was_put_back_meanwhile(make: Make) -> None:
@@ -564,7 +564,7 @@ def test_letters_outlive_everybody(name: str, children: Children) -> None:
 def test_unlinking_a_queue_removes_its_letters(name: str) -> None:
     queue = shmq.Queue.create(name, slots=4, slot_size=16, oversize="spill")
     letter = kill(queue, "x" * 100)
-    assert len(files_of(queue)) == 2
+    assert len(side_files(queue)) == len(letter_files(queue)) == 1
     queue.unlink()
     assert files_of(queue) == [] and len(queue.dead_letters) == 0
     with pytest.raises(shmq.PayloadLost):
@@ -583,30 +583,37 @@ def test_letters_of_a_queue_that_is_made_anew_do_not_come_back(name: str) -> Non
 
 def test_letters_are_for_their_user_alone(q: shmq.Queue) -> None:
     kill(q, "x")
-    assert os.stat(q.segment.dead_letters_path).st_mode & 0o777 == 0o700
+    assert os.stat(folder_of(q)).st_mode & 0o777 == 0o700
     (file,) = letter_files(q)
-    assert os.stat(f"{q.segment.dead_letters_path}/{file}").st_mode & 0o777 == 0o600
+    assert os.stat(f"{folder_of(q)}/{file}").st_mode & 0o777 == 0o600
 
 
 def test_a_planted_link_is_not_followed(q: shmq.Queue, tmp_path: Any) -> None:
-    os.mkdir(q.segment.dead_letters_path, 0o700)
     victim = tmp_path / "victim"
     victim.write_text("precious")
     q.put("x")
     lease = q.receive(timeout=0)
-    scratch = f"{q.segment.dead_letters_path}/{lease.id:016x}.new.{_core.identity():x}"
+    scratch = f"{folder_of(q)}/{lease.id:016x}.new.{_core.identity():x}"
     os.symlink(victim, scratch)
-    with pytest.raises(OSError):
-        lease.reject()
-    assert victim.read_text() == "precious" and in_use(q) == (0, 0, 1)
-    q.drain()
+    lease.reject("it is a letter")
+    assert victim.read_text() == "precious"
+    assert [letter.reason for letter in q.dead_letters] == ["it is a letter"]
+    assert not os.path.islink(f"{folder_of(q)}/{lease.id:016x}")
 
 
 # -- that cannot be written ----------------------------------------------------------------------------------------------------
 
 
-def no_space(*_: Any, **__: Any) -> Any:
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+def no_space(function: Callable[..., Any]) -> Callable[..., Any]:
+    """What makes nothing new, as on a full file system."""
+    opens = function is os.open
+
+    def called(path: Any, *arguments: Any, **named: Any) -> Any:
+        if opens and not arguments[0] & os.O_CREAT:
+            return function(path, *arguments, **named)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    return called
 
 
 @pytest.mark.parametrize("function", ["open", "rename", "write", "mkdir"])
@@ -615,11 +622,11 @@ def test_a_burial_that_cannot_be_written_keeps_the_message_and_is_tried_again(
 ) -> None:
     q.put_many(["x", "next"])
     with monkeypatch.context() as patch, caplog.at_level(logging.ERROR, "shmq"):
-        patch.setattr(_dead_letters.os, function, no_space)
+        patch.setattr(os, function, no_space(getattr(os, function)))
         q.receive(timeout=0).nack()  # does not raise: whoever calls wanted something else
         assert len(caplog.records) == 1 and caplog.records[0].levelname == "ERROR" and q.name in caplog.text
         assert q.get(timeout=0) == "next"  # it holds up nobody
-        assert in_use(q) == (0, 0, 1) and len(q.dead_letters) == 0
+        assert in_use(q) == (0, 0, 1) and letter_files(q) == []
         with pytest.raises(shmq.Empty):
             q.get(timeout=0)
     if function == "rename":
@@ -641,7 +648,7 @@ def test_a_rejection_that_cannot_be_written_says_so_and_stays_a_rejection(
     q.put("x")
     lease = q.receive(timeout=0)
     with monkeypatch.context() as patch:
-        patch.setattr(_dead_letters.os, function, no_space)
+        patch.setattr(os, function, no_space(getattr(os, function)))
         with pytest.raises(shmq.OutOfMemory):
             lease.reject("hopeless")
     assert lease.settled and in_use(q) == (0, 0, 1)

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import PREFIX
+from conftest import side_files
 
 import shmq
 
@@ -105,11 +105,6 @@ def assert_travels(queue: shmq.Queue, way: Way, thing: Any, expected: Any) -> No
     for got in found:
         assert_same(got, expected)
     assert queue.empty()
-
-
-def side_files(queue: shmq.Queue) -> list[str]:
-    """The side segments that messages of this queue have in shared memory."""
-    return [file for file in os.listdir("/dev/shm") if file.startswith(f"{PREFIX}{queue.name}+")]
 
 
 # -- bytes and text --------------------------------------------------------------------------------------------------------

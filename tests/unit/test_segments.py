@@ -152,7 +152,9 @@ def test_all_files_have_mode_0600_whatever_the_umask(name: str, umask: int) -> N
         os.umask(before)
     modes = {path.name: oct(stat.S_IMODE(path.stat().st_mode)) for path in files_of(name)}
     queue.close()
-    assert len(modes) == 4  # the segment, two semaphores, a side segment
+    assert len(modes) == 5  # the segment, two semaphores, a side segment, and the folder of dead letters
+    folder = next(file for file in modes if file.endswith(".dead"))
+    assert modes.pop(folder) == "0o700"
     assert set(modes.values()) == {"0o600"}, modes
 
 
@@ -210,7 +212,7 @@ def test_unlink_of_one_queue_leaves_those_whose_names_begin_alike(make: Make, na
     longer = make(slots=1, slot_size=64)  # name.0
     with shmq.Queue.create(name, slots=1, slot_size=64) as queue:
         queue.unlink()
-    assert len(files_of(longer.name)) == 3
+    assert len(files_of(longer.name)) == 4
 
 
 def test_handles_go_on_after_unlink(queue: shmq.Queue) -> None:
@@ -327,7 +329,7 @@ def test_eight_processes_that_open_at_once_share_one_segment(name: str, children
     with shmq.Queue.attach(name) as queue:
         assert sorted(queue.drain()) == sorted(b"%d.%d" % (pid, number) for pid in pids for number in range(100))
         assert queue.stats().puts == 800
-    assert len(files_of(name)) == 3
+    assert len(files_of(name)) == 4
 
 
 def create_once(name: str, barrier: Any, wins: Any) -> None:
@@ -397,7 +399,7 @@ def test_open_replaces_a_segment_of_another_boot(queue: shmq.Queue) -> None:
     of_another_boot(queue)
     with shmq.Queue(queue.name, slots=3, slot_size=64) as fresh:
         assert (fresh.maxsize, fresh.qsize()) == (3, 0)
-    assert len(files_of(queue.name)) == 3  # the stale semaphores went too
+    assert len(files_of(queue.name)) == 4  # the stale semaphores went too
 
 
 def test_create_replaces_a_segment_of_another_boot(queue: shmq.Queue) -> None:
@@ -433,7 +435,7 @@ def test_an_anonymous_queue_has_a_name_of_its_own() -> None:
 
 def test_an_anonymous_queue_is_gone_when_its_creator_closes_it() -> None:
     queue = shmq.Queue(slots=2, slot_size=64)
-    assert len(files_of(queue.name)) == 3
+    assert len(files_of(queue.name)) == 4
     queue.close()
     assert files_of(queue.name) == []
 
@@ -450,7 +452,7 @@ def test_another_handle_does_not_remove_an_anonymous_queue_before_its_creator() 
     with shmq.Queue(slots=2, slot_size=64) as queue:
         script = f"import shmq; shmq.Queue.attach({queue.name!r}).close()"
         subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
-        assert len(files_of(queue.name)) == 3
+        assert len(files_of(queue.name)) == 4
 
 
 @pytest.mark.parametrize("ending", ["", "; sys.exit(3)", "; raise RuntimeError"], ids=["end", "exit", "raise"])
@@ -473,10 +475,10 @@ def test_an_anonymous_queue_whose_creator_was_killed_is_swept_by_the_next(childr
     child = children.start(make_anonymous_and_wait, theirs)
     name = ours.recv()
     with shmq.Queue(slots=2, slot_size=64):
-        assert len(files_of(name)) == 3  # its creator lives
+        assert len(files_of(name)) == 4  # its creator lives
     os.kill(child.pid, signal.SIGKILL)
     child.join(60)
-    assert len(files_of(name)) == 3
+    assert len(files_of(name)) == 4
     with shmq.Queue(slots=2, slot_size=64):
         assert files_of(name) == []
 
@@ -489,7 +491,7 @@ def test_a_child_that_closes_its_inherited_handle_removes_nothing(children: Chil
     with shmq.Queue(slots=2, slot_size=64) as queue:
         children.start(close_inherited, queue)
         children.join()
-        assert len(files_of(queue.name)) == 3
+        assert len(files_of(queue.name)) == 4
         queue.put(b"still ours")
         assert queue.get_nowait() == b"still ours"
 
@@ -498,7 +500,7 @@ def test_a_child_that_uses_and_closes_its_inherited_handle_removes_nothing(child
     with shmq.Queue(slots=2, slot_size=64) as queue:
         children.start(put_from_child, queue)
         children.join()
-        assert len(files_of(queue.name)) == 3
+        assert len(files_of(queue.name)) == 4
         assert isinstance(queue.get_nowait(), int)
 
 
