@@ -39,7 +39,7 @@ from shmq.executor._losses import Losses
 from shmq.executor._map import MapCall
 from shmq.executor._reply import ROOM_PATIENCE, client_name
 from shmq.executor._reserve import is_limit
-from shmq.executor._tasks import Message
+from shmq.executor._tasks import Message, frozen
 from shmq.executor._unserved import Unserved
 from shmq.executor._worker import Plan, run, tasks_name
 
@@ -178,7 +178,7 @@ class Client:
                         self.finish([(number, error, True)])
                         return
                     urgent = True
-            self.backlog.append((number, message))
+            self.backlog.append((number, frozen(message)))
             if urgent:
                 self.wake()
         except BaseException:  # Ctrl-C: nobody will have the future, nor may anybody wait for it
@@ -198,6 +198,12 @@ class Client:
             raise
         finally:
             self.feeding = False
+
+    def freeze_last(self) -> None:
+        """What waits last may have come this moment, and with arrays that are still the caller's. Under the lock."""
+        if self.backlog and type(self.backlog[-1][1]) is not bytes:
+            number, message = self.backlog[-1]
+            self.backlog[-1] = number, frozen(message)
 
     def recount(self) -> None:
         """Ctrl-C came, maybe between what was handed over and its being counted."""

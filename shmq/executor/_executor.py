@@ -20,6 +20,7 @@ from shmq.executor._client import Client, ExecutorStats
 from shmq.executor._crew import Crew
 from shmq.executor._future import Future, lock
 from shmq.executor._map import MapCall
+from shmq.executor._pickles import main_module
 
 __all__ = ["Executor"]
 
@@ -116,6 +117,7 @@ class Executor(futures.Executor):
         self._flags = _tasks.IN_PLACE if zero_copy else 0
         self._prefixes: dict[Callable[..., Any], bytes] = {}
         self._forks = mp_context.get_start_method(allow_none=False) == "fork"
+        self._main = main_module(self._forks)
         self._growing = True  # there may be fewer workers than could be; at first not even a thread
 
     # -- asking ------------------------------------------------------------------------------------------------------------
@@ -133,7 +135,7 @@ class Executor(futures.Executor):
                 prefix = self._prefixes[fn]
             except (KeyError, TypeError):  # TypeError: not every callable is hashable
                 prefix = self._prefix(fn, 0)
-            message = _tasks.make_task(number, prefix, [args, kwargs] if kwargs else args)
+            message = _tasks.make_task(number, prefix, [args, kwargs] if kwargs else args, self._main)
         except Exception as error:
             if client.refusal is not None:
                 self._refuse()
@@ -185,32 +187,39 @@ class Executor(futures.Executor):
         except Exception as failure:
             error = failure
         try:
-            if buffersize is None:
-                while self._ask(call, prefix, error, list(itertools.islice(bodies, MAP_BATCH))):
-                    pass
-                more = None
-            else:
-                self._ask(call, prefix, error, list(itertools.islice(bodies, buffersize)))
-                more = (None for body in bodies if self._ask(call, prefix, error, [body]))
+            left = buffersize
+            while (left is None or left > 0) and (asked := self._ask(call, prefix, error, bodies, left or MAP_BATCH)):
+                left = None if left is None else left - asked
+            more = None if buffersize is None else iter(lambda: self._ask(call, prefix, error, bodies, 1), 0)
         except BaseException:  # Ctrl-C, or what an iterable raises: nobody will have the iterator
             self._client.give_up(call)
             raise
         return call.results(deadline, chunksize > 1, more)
 
-    def _ask(self, call: MapCall, prefix: bytes, error: Exception | None, bodies: list[Any]) -> int:
-        """Submit these bodies for a map call; return how many."""
+    def _ask(self, call: MapCall, prefix: bytes, error: Exception | None, bodies: Iterator[Any], most: int) -> int:
+        """Submit up to `most` of these bodies for a map call; return how many: 0 where there are no more.
+
+        One with arrays ends the batch: they are in the queue, or copied, before the iterable is asked for the next one. That
+        may be the same memory, filled anew.
+        """
         client = self._client
         tasks: list[tuple[int, _tasks.Message]] = []
         failed: list[tuple[int, Exception]] = []
-        numbers = list(itertools.islice(client.numbers, len(bodies)))
-        make_task = _tasks.make_task
-        for number, body in zip(numbers, bodies, strict=False):
+        numbers: list[int] = []
+        make_task, next_number, main = _tasks.make_task, client.next_number, self._main
+        for body in itertools.islice(bodies, most):
+            number = next_number()
+            numbers.append(number)
             try:
                 if error is not None:
                     raise error
-                tasks.append((number, make_task(number, prefix, body)))
+                message = make_task(number, prefix, body, main)
             except Exception as failure:
                 failed.append((number, failure))
+                continue
+            tasks.append((number, message))
+            if type(message) is not bytes:
+                break
         with lock:
             if client.refusal is not None:
                 self._refuse()
@@ -220,15 +229,16 @@ class Executor(futures.Executor):
             client.backlog.extend(tasks)  # first: what waits and is not pending is passed over
             client.pending.update(dict.fromkeys([number for number, _ in tasks], call))
             client.feed()
+            client.freeze_last()
             if client.starved or client.later:
                 client.wake()
-        if self._growing:
+        if self._growing and numbers:
             self._grow()
-        return len(bodies)
+        return len(numbers)
 
     def _prefix(self, fn: Callable[..., Any], flags: int) -> bytes:
-        prefix = _tasks.make_prefix(self._client.id, fn, flags | self._flags)
-        if not flags and _tasks.kept_prefix(fn):
+        prefix, named = _tasks.make_prefix(self._client.id, fn, flags | self._flags, self._main)
+        if named and not flags:
             if len(self._prefixes) > 1000:
                 self._prefixes.clear()
             self._prefixes[fn] = prefix

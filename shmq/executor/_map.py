@@ -55,7 +55,7 @@ class MapCall:
                 if self in client.gated:
                     client.gated.remove(self)
 
-    def results(self, deadline: float | None, chunks: bool, more: Iterator[None] | None) -> Iterator[Any]:
+    def results(self, deadline: float | None, chunks: bool, more: Iterator[object] | None) -> Iterator[Any]:
         """The values, in order. `more`: submits another item each time it is asked."""
         order, outcomes, errors = self.order, self.outcomes, self.errors
         try:

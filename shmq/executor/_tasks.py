@@ -1,4 +1,4 @@
-"""Tasks and outcomes, to bytes and back: beside the codec the one place that touches pickle.
+"""Tasks and outcomes, to bytes and back.
 
 ::
 
@@ -14,24 +14,23 @@ What all calls of one callable have in common, its own pickle included, is their
 from __future__ import annotations
 
 import contextlib
-import pickle
 import struct
 import sys
 import traceback
 from collections.abc import Callable
 from concurrent.futures.process import _RemoteTraceback
+from pickle import PickleBuffer, UnpicklingError
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
 
-from shmq import _core
-from shmq._reducers import reducers
+from shmq.executor._pickles import MAIN, MOST_BUFFERS, WAY_OUT, by_value_instead, by_value_rather, dump, dump_in_band, loads
 
 __all__ = [
     "FAILED",
     "SMALL",
     "VALUE",
     "Message",
-    "kept_prefix",
+    "frozen",
     "load_outcome",
     "load_task",
     "make_failure",
@@ -49,7 +48,6 @@ OUTCOME = struct.Struct("<QfHH")
 BUFFERS_AT = 22  # bytes before the number of buffers in a task
 
 SMALL = 2048  # bytes: up to this size a message is one piece, and fits into a small slot
-MOST_BUFFERS = 0xFFFF
 ALIGNMENT = 64
 RECYCLED_LEAST = 64 << 10  # bytes: from there on malloc asks the kernel, sooner or later
 RECYCLED_MOST = 4 << 20
@@ -67,9 +65,6 @@ FAILED = 1
 
 Message = bytes | list[Any]  # one piece, or the pieces of a large one
 
-dumps = pickle.dumps
-dump = _core.Dumper(reducers).dump
-loads = pickle.loads
 task_of = TASK.unpack_from
 outcome_of = OUTCOME.unpack_from
 
@@ -77,35 +72,32 @@ outcome_of = OUTCOME.unpack_from
 # -- tasks -----------------------------------------------------------------------------------------------------------------
 
 
-def make_prefix(client: int, function: Callable[..., Any], flags: int) -> bytes:
-    """The prefix of tasks that call `function`. Raises what pickling raises, where cloudpickle is of no help."""
-    if of_a_shell(function):
-        try:
-            data = dumps_otherwise(function, ImportError())
-        except ImportError:
-            data = dumps(function, 5)
+def make_prefix(client: int, function: Callable[..., Any], flags: int, main: int) -> tuple[bytes, bool]:
+    """The prefix of tasks that call `function`, and whether it is good for all its calls.
+
+    It is where the function travels as a name; what has a state is pickled each time. Raises what pickling raises.
+    """
+    named = has_name(function)
+    try:
+        plain = dump_in_band(function)
+    except Exception as error:
+        data, _ = by_value_instead(function, error, True)
+        named = False
     else:
-        data = dumps_somehow(function)
-        if kept_prefix(function):
-            flags |= NAMED
-    return COMMON.pack(client, len(data), flags, 0) + data
+        data, _ = by_value_rather(function, plain, main, True) if main and MAIN in plain[0] else plain
+        named = named and data is plain[0]
+    return COMMON.pack(client, len(data), flags | NAMED if named else flags, 0) + data, named
 
 
-def kept_prefix(function: Callable[..., Any]) -> bool:
-    """Does `function` travel as a name? Then its prefix is good for all its calls; what has a state is pickled each time."""
+def has_name(function: Callable[..., Any]) -> bool:
+    """Is it of a kind of which pickle sends nothing but the name?"""
     kind = type(function)
     if kind is BuiltinFunctionType:
         return isinstance(function.__self__, ModuleType)  # type: ignore[attr-defined]
-    named = (kind is FunctionType and "<" not in function.__qualname__) or kind is type
-    return named and not of_a_shell(function)
+    return kind is FunctionType or kind is type
 
 
-def of_a_shell(function: Callable[..., Any]) -> bool:
-    """Was it defined in a main module that is no file? No other process finds it there, unless it was forked afterwards."""
-    return getattr(function, "__module__", "") == "__main__" and not hasattr(sys.modules["__main__"], "__file__")
-
-
-def make_task(number: int, prefix: bytes, body: Any) -> Message:
+def make_task(number: int, prefix: bytes, body: Any, main: int) -> Message:
     """A task. `body`: the tuple of arguments, or [arguments, keyword arguments], or for a chunk a list of tuples.
 
     Raises what pickling raises.
@@ -113,29 +105,47 @@ def make_task(number: int, prefix: bytes, body: Any) -> Message:
     try:
         data, buffers = dump(body)
     except Exception as error:
-        data, buffers = dumps_otherwise(body, error), None
+        data, buffers = by_value_instead(body, error)
+    else:
+        if main and MAIN in data:
+            data, buffers = by_value_rather(body, (data, buffers), main)
     if not buffers and len(prefix) + len(data) <= SMALL - 8:
         return b"".join((number.to_bytes(8, "little"), prefix, data))
     head = number.to_bytes(8, "little") + prefix
     if buffers:
-        head = head[:BUFFERS_AT] + counted(buffers).to_bytes(2, "little") + head[BUFFERS_AT + 2 :]
+        if len(buffers) > MOST_BUFFERS:
+            data, buffers = dump_in_band(body)
+            return laid(head, data, None)
+        head = head[:BUFFERS_AT] + len(buffers).to_bytes(2, "little") + head[BUFFERS_AT + 2 :]
     return laid(head, data, buffers)
+
+
+def frozen(message: Message) -> Message:
+    """A message that has to wait, with copies of the arrays in it: it stays what it was when the task was submitted."""
+    return message if type(message) is bytes else [bytes(piece) for piece in message]
 
 
 def load_task(data: Any, length: int, flags: int, count: int, callables: dict[bytes, Any]) -> tuple[Callable[..., Any], Any]:
     """The callable and the body of a task that was taken apart with `task_of`. Raises what unpickling raises."""
-    at = TASK.size + length
-    named = bytes(data[TASK.size : at])
-    function = callables.get(named)
-    if function is None:
-        function = loads(named)
-        if flags & NAMED:
-            if len(callables) > MOST_CALLABLES:
-                callables.clear()
-            callables[named] = function
-    if count:
-        return function, load_body(data, at, count, flags & IN_PLACE)
-    return function, loads(data[at:])
+    try:
+        at = TASK.size + length
+        named = bytes(data[TASK.size : at])
+        function = callables.get(named)
+        if function is None:
+            function = loads(named)
+            if flags & NAMED:
+                if len(callables) > MOST_CALLABLES:
+                    callables.clear()
+                callables[named] = function
+        if count:
+            return function, load_body(data, at, count, flags & IN_PLACE)
+        return function, loads(data[at:])
+    except AttributeError as error:
+        if "__main__" not in str(error):
+            raise
+        raise AttributeError(
+            f"{error}: this worker has another main module, or was forked before it was defined. {WAY_OUT}"
+        ) from None
 
 
 def name_of(data: bytes, length: int) -> str:
@@ -155,20 +165,28 @@ def name_of(data: bytes, length: int) -> str:
 
 def make_value(number: int, seconds: float, value: Any) -> Message:
     """The outcome of a task that returned. Raises what pickling raises."""
-    data, buffers = dump(value)
+    try:
+        data, buffers = dump(value)
+    except Exception as error:
+        data, buffers = by_value_instead(value, error)
     if not buffers and len(data) <= SMALL - OUTCOME.size:
         return OUTCOME.pack(number, seconds, VALUE, 0) + data
-    return laid(OUTCOME.pack(number, seconds, VALUE, counted(buffers) if buffers else 0), data, buffers)
+    if buffers and len(buffers) > MOST_BUFFERS:
+        data, buffers = dump_in_band(value)
+    return laid(OUTCOME.pack(number, seconds, VALUE, len(buffers) if buffers else 0), data, buffers)
 
 
 def make_failure(number: int, seconds: float, error: BaseException) -> Message:
     """The outcome of a task that raised; its traceback travels as text."""
     text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
     try:
-        pickled = dumps(error, 5)
+        try:
+            pickled, _ = dump_in_band(error)
+        except Exception as failure:
+            pickled, _ = by_value_instead(error, failure, True)
     except BaseException as failure:  # whatever it is: somebody waits for this outcome
-        pickled = dumps(RuntimeError(f"{type(error).__name__}, which cannot be pickled: {failure!r}"), 5)
-    data = dumps((pickled, text), 5)
+        pickled, _ = dump_in_band(RuntimeError(f"{type(error).__name__}, which cannot be pickled: {failure!r}"))
+    data, _ = dump_in_band((pickled, text))
     head = OUTCOME.pack(number, seconds, FAILED, 0)
     return head + data if len(data) <= SMALL - OUTCOME.size else [head, data]
 
@@ -187,38 +205,10 @@ def load_outcome(data: Any, kind: int, count: int, in_place: bool) -> Any:
     return error
 
 
-# -- pickles -----------------------------------------------------------------------------------------------------------------
+# -- buffers -----------------------------------------------------------------------------------------------------------------
 
 
-def dumps_somehow(obj: Any) -> bytes:
-    """By pickle, or else by cloudpickle where that is installed. Raises what pickle raised."""
-    try:
-        return dumps(obj, 5)
-    except Exception as error:
-        return dumps_otherwise(obj, error)
-
-
-def dumps_otherwise(obj: Any, error: Exception) -> bytes:
-    try:
-        import cloudpickle
-    except ImportError:
-        raise error from None
-    try:
-        data: bytes = cloudpickle.dumps(obj, 5)
-    except Exception:
-        raise error from None
-    return data
-
-
-def counted(buffers: list[pickle.PickleBuffer]) -> int:
-    if len(buffers) > MOST_BUFFERS:
-        raise ValueError(
-            f"{len(buffers):,} arrays in a task or a result: at most {MOST_BUFFERS:,} can travel at once; stack them"
-        )
-    return len(buffers)
-
-
-def laid(head: bytes, data: bytes, buffers: list[pickle.PickleBuffer] | None) -> list[Any]:
+def laid(head: bytes, data: bytes, buffers: list[PickleBuffer] | None) -> list[Any]:
     """The pieces of a message in their order, with what fills the gaps between them."""
     if not buffers:
         return [head, data]
@@ -248,7 +238,7 @@ def load_body(data: Any, at: int, count: int, in_place: bool | int) -> Any:
         buffers.append(piece if in_place else private_copy(piece))
         at += size
     if at > len(view):
-        raise pickle.UnpicklingError(f"buffers of {at} bytes in a message of {len(view)}")
+        raise UnpicklingError(f"buffers of {at} bytes in a message of {len(view)}")
     return loads(stream, buffers=buffers)
 
 

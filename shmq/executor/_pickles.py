@@ -1,0 +1,124 @@
+"""Pickles of tasks and outcomes; by cloudpickle what pickle cannot, and what the workers would not find by its name.
+
+A function or a class of the main module travels as its name. Where that module is a shell or a notebook, no worker finds it there
+that was not forked afterwards: so whatever mentions it is sent by value, where cloudpickle is installed.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import pickle
+import pickletools
+import sys
+from collections import ChainMap
+from typing import Any
+
+from shmq import _core
+from shmq._reducers import reducers
+
+__all__ = [
+    "MAIN",
+    "MOST_BUFFERS",
+    "WAY_OUT",
+    "by_value_instead",
+    "by_value_rather",
+    "dump",
+    "dump_in_band",
+    "loads",
+    "main_module",
+]
+
+Pickled = tuple[bytes, "list[pickle.PickleBuffer] | None"]  # the stream, and what is out of band
+
+# What the workers know of this process's main module
+FOUND = 0  # it is a file, which they have, too
+INHERITED = 1  # it is a shell or a notebook, and they are forked from it: what was defined before, they have
+HIDDEN = 2  # they have another one
+
+MAIN = b"__main__"
+MOST_BUFFERS = 0xFFFF  # that a message counts
+WAY_OUT = (
+    "Move it to a module that the workers can import, or install cloudpickle (pip install 'shmq[cloudpickle]'), "
+    "which sends by value what was defined in a shell or a notebook"
+)
+
+dump = _core.Dumper(reducers).dump
+loads = pickle.loads
+
+
+def main_module(forks: bool) -> int:
+    """How the main module of this process is seen by its workers, as it is now."""
+    if hasattr(sys.modules["__main__"], "__file__") and not hasattr(sys, "ps1"):  # as that of `python -i` has become
+        return FOUND
+    return INHERITED if forks else HIDDEN
+
+
+def dump_in_band(obj: Any) -> Pickled:
+    """All in one stream. **Raises** what pickling raises."""
+    stream = io.BytesIO()
+    pickler = pickle.Pickler(stream, 5)
+    pickler.dispatch_table = reducers  # type: ignore[assignment]
+    pickler.dump(obj)
+    return stream.getvalue(), None
+
+
+def by_value_instead(obj: Any, error: Exception, in_band: bool = False) -> Pickled:
+    """By cloudpickle what pickle has refused with that error. **Raises** it where cloudpickle is not installed, or of no help."""
+    try:
+        return dump_by_value(obj, in_band)
+    except ImportError:
+        pass
+    except Exception:
+        raise error from None
+    if isinstance(error, (pickle.PicklingError, AttributeError)):
+        raise type(error)(f"{error}. {WAY_OUT}") from None
+    raise error from None
+
+
+def by_value_rather(obj: Any, plain: Pickled, main: int, in_band: bool = False) -> Pickled:
+    """What mentions a main module that is a shell: by cloudpickle, or else as it is, where the workers may find what it names."""
+    try:
+        return dump_by_value(obj, in_band)
+    except ImportError:
+        if main == INHERITED or not names_main(plain[0]):
+            return plain
+    except Exception:
+        if main == INHERITED:
+            return plain
+        raise
+    raise pickle.PicklingError(
+        f"{obj!r:.200} is, or contains, what was defined in a shell or a notebook, where the workers do not find it. {WAY_OUT}"
+    )
+
+
+def dump_by_value(obj: Any, in_band: bool) -> Pickled:
+    """**Raises** ImportError where cloudpickle is not installed, and what it raises."""
+    stream = io.BytesIO()
+    buffers: list[pickle.PickleBuffer] = []
+    by_value_pickler()(stream, 5, buffer_callback=None if in_band else buffers.append).dump(obj)
+    if len(buffers) > MOST_BUFFERS:
+        return dump_by_value(obj, True)
+    return stream.getvalue(), buffers or None
+
+
+def by_value_pickler() -> Any:
+    import cloudpickle
+
+    return with_our_reducers(cloudpickle.Pickler)
+
+
+@functools.cache
+def with_our_reducers(kind: Any) -> Any:
+    return type("Pickler", (kind,), {"dispatch_table": ChainMap(kind.dispatch_table, reducers)})  # type: ignore[arg-type]
+
+
+def names_main(data: bytes) -> bool:
+    """Does a pickle take a function or a class from the main module, or is it a mere text that mentions it?"""
+    texts: list[str] = []
+    for operation, argument, _ in pickletools.genops(data):
+        if operation.name == "STACK_GLOBAL" and texts[-2:-1] == ["__main__"]:
+            return True
+        if isinstance(argument, str):
+            texts.append(argument)
+    return False
