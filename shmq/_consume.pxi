@@ -55,10 +55,10 @@ cdef class Consumer(Undertaker):
         shmq_wake_after(&self.port, SHMQ_SPACE)
         return SHMQ_OK
 
-    cdef shmq_status take_or_bury(self, uint32_t *cell, bint for_long, uint64_t lease_ns) except *:
-        """As take, and past the messages that are to be buried."""
+    cdef shmq_status take_or_bury(self, uint32_t *cell, bint for_long, uint64_t lease_ns, uint64_t deadline) except *:
+        """As take, past the messages that are to be buried, and with those of the backlog."""
         cdef shmq_status status = self.take(cell, for_long, lease_ns)
-        while status == SHMQ_EXHAUSTED or (status == SHMQ_WOULD_BLOCK and self.is_behind() and self.refill()):
+        while status == SHMQ_EXHAUSTED or (status == SHMQ_WOULD_BLOCK and self.is_behind() and self.refill(deadline)):
             if status == SHMQ_EXHAUSTED:
                 self.bury_exhausted(cell[0])
             self.look_again()
@@ -76,7 +76,7 @@ cdef class Consumer(Undertaker):
             self.bury_exhausted(cell[0])
             self.look_again()
         if status == SHMQ_EXHAUSTED or self.is_behind():
-            status = self.take_or_bury(cell, for_long, lease_ns)
+            status = self.take_or_bury(cell, for_long, lease_ns, deadline)
             if status == SHMQ_OK:
                 return 0
         while True:
@@ -88,13 +88,14 @@ cdef class Consumer(Undertaker):
             timed_out = self.wait(status, SHMQ_ITEMS, until, &patience) == SHMQ_TIMED_OUT
             self.look_again()
             if not timed_out or deadline != 1: # a last look: it may have come with the last tick
-                status = self.take_or_bury(cell, for_long, lease_ns)
+                status = self.take_or_bury(cell, for_long, lease_ns, deadline)
                 if status == SHMQ_OK:
                     return 0
             if timed_out:
                 if status == SHMQ_NO_CELLS:
                     raise InFlightLimit(self._in_flight_report())
-                raise Empty(f"queue {self.name!r} is empty")
+                raise Empty(f"{shmq_load_seq(&self.port.header.backlog):,} messages wait in the backlog of queue {self.name!r}, and another process "
+                            "is at it and moves none: is it stopped?" if status == SHMQ_WOULD_BLOCK and self.is_behind() else f"queue {self.name!r} is empty")
 
     cdef object finish(self, uint32_t cell):
         """Decode the LEASED cell's message, then ack: the order in which a death loses nothing."""

@@ -126,7 +126,7 @@ class Port(Observer, Generic[T]):
         `prefetch`: how many to take at once; those that the loop has not come to go back untouched when it ends, and have not
         failed if this process dies. `timeout`: end the loop when nothing has come for so many seconds. The rest as `receive`;
         the time of a prefetched message begins anew when the loop comes to it.
-        After a `shutdown` the loop ends when no message can come any more: none waits, none rests, and no other process holds one.
+        After a `shutdown` the loop ends when no message can come any more: none waits or rests, and no other process holds one.
         """
     def __iter__(self) -> Iterator[Lease[T]]: ...
     @overload
@@ -146,7 +146,7 @@ class Port(Observer, Generic[T]):
     def peek(self, n: int = 1) -> list[T]:
         """Copies of the first `n` messages of the ring, oldest first, without taking them. Leased ones are not among them."""
     def purge(self) -> int:
-        """Throw away every message that waits, those that came back, and rest, included; return how many. Leased ones stay leased.
+        """Throw away every message that waits, or came back, or rests; return how many. Leased ones stay leased.
 
         Nothing is decoded, and it needs no more than get does. **If the process dies here** the message in hand comes back.
         """
@@ -164,10 +164,11 @@ class Port(Observer, Generic[T]):
     def shutdown(self, immediate: bool = False) -> None:
         """Let no message in any more, for every process and for as long as the queue lives: put raises ShutDown from now on.
 
-        What is in it can still be taken. get and receive raise ShutDown once nothing is left that waits, or rests after a failure; a
-        loop over the queue ends once no other process holds a lease either, since that may come back. What the loop's own process
-        holds it does not wait for. `immediate`: throw away what waits and what rests, too. Those that wait are woken. A second call does nothing more. **If the process dies here** the queue is shut; some
-        that wait find out within 0.1 s. A put that overlaps with this call may still put.
+        What is in it can still be taken. get and receive raise ShutDown once nothing is left that waits, or rests after a
+        failure; a loop ends once no other process holds a message either, since that may come back. What the loop's own process
+        holds it does not wait for. `immediate`: throw away what waits and what rests, too. Those that wait are woken. A second
+        call does nothing more. **If the process dies here** the queue is shut; some that wait find out within 0.1 s. A put that
+        overlaps with this call may still put.
         """
     def _open(self, segment: Any, codec: Any, spin: bool = True) -> None: ...
     def _abandon(self, crashed: bool = False) -> bool: ...

@@ -101,8 +101,10 @@ cdef uint64_t BURIAL_REST_NS = 1000000000
 # 50,000 messages a second keep a producer at their pace, and no thousand puts take longer than 0.07 s, whoever takes them.
 cdef int64_t BACKLOG_PATIENCE_NS = 50000000
 cdef int64_t BACKLOG_PATIENCE_PER_PUT_NS = 20000
-# How long a consumer that finds the ring empty waits for whoever is at the backlog, before it looks at the ring again.
-cdef uint64_t REFILL_PATIENCE_NS = 10000000
+# How long a consumer that finds the ring empty waits for whoever is at the backlog and moves nothing: it may be stopped; and how long
+# while still nothing has moved since it last waited in vain, so that polls and event loops go on.
+cdef uint64_t REFILL_PATIENCE_NS = 1000000000
+cdef uint64_t REFILL_PATIENCE_AGAIN_NS = 10000000
 
 
 cdef inline uint64_t align(uint64_t offset) noexcept nogil:
@@ -277,7 +279,7 @@ cdef class Port(Consumer):
         cdef list result = [self.receive_for(seconds, lease_ns, False, stays)]
         while <Py_ssize_t>len(result) < max:
             lease = Lease.__new__(Lease)
-            if self.forks != shmq_owner_forks or self.take_or_bury(&cell, True, lease_ns) != SHMQ_OK:
+            if self.forks != shmq_owner_forks or self.take_or_bury(&cell, True, lease_ns, 1) != SHMQ_OK:
                 break
             if self.lend(lease, cell, lease_ns, False):
                 result.append(lease)
@@ -359,7 +361,7 @@ cdef class Port(Consumer):
         `prefetch`: how many to take at once; those that the loop has not come to go back untouched when it ends, and have not
         failed if this process dies. `timeout`: end the loop when nothing has come for so many seconds. The rest as `receive`;
         the time of a prefetched message begins anew when the loop comes to it.
-        After a `shutdown` the loop ends when no message can come any more: none waits, none rests, and no other process holds one.
+        After a `shutdown` the loop ends when no message can come any more: none waits or rests, and no other process holds one.
         """
         cdef Leases leases = Leases.__new__(Leases)
         patience_of(timeout)
@@ -451,7 +453,7 @@ cdef class Port(Consumer):
 
     @cython.critical_section
     def purge(self) -> int:
-        """Throw away every message that waits, those that came back, and rest, included; return how many. Leased ones stay leased.
+        """Throw away every message that waits, or came back, or rests; return how many. Leased ones stay leased.
 
         Nothing is decoded, and it needs no more than get does. **If the process dies here** the message in hand comes back.
         """
@@ -464,7 +466,7 @@ cdef class Port(Consumer):
         while True:
             self.look_again()
             status = self.take(&cell, False, 0)
-            if status == SHMQ_WOULD_BLOCK and self.is_behind() and self.refill():
+            if status == SHMQ_WOULD_BLOCK and self.is_behind() and self.refill(1):
                 continue
             if status != SHMQ_OK and status != SHMQ_EXHAUSTED and (status == SHMQ_CORRUPT or not shmq_orphan_claim(&self.port, SHMQ_TO_DISCARD, &cell)):
                 break
@@ -506,10 +508,11 @@ cdef class Port(Consumer):
     def shutdown(self, bint immediate=False) -> None:
         """Let no message in any more, for every process and for as long as the queue lives: put raises ShutDown from now on.
 
-        What is in it can still be taken. get and receive raise ShutDown once nothing is left that waits, or rests after a failure; a
-        loop over the queue ends once no other process holds a lease either, since that may come back. What the loop's own process
-        holds it does not wait for. `immediate`: throw away what waits and what rests, too. Those that wait are woken. A second call does nothing more. **If the process dies here** the queue is shut; some
-        that wait find out within 0.1 s. A put that overlaps with this call may still put.
+        What is in it can still be taken. get and receive raise ShutDown once nothing is left that waits, or rests after a
+        failure; a loop ends once no other process holds a message either, since that may come back. What the loop's own process
+        holds it does not wait for. `immediate`: throw away what waits and what rests, too. Those that wait are woken. A second
+        call does nothing more. **If the process dies here** the queue is shut; some that wait find out within 0.1 s. A put that
+        overlaps with this call may still put.
         """
         if shmq_unlikely(self.forks != shmq_owner_forks):
             self.enter()

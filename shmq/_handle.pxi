@@ -11,6 +11,7 @@ cdef class Handle(Observer):
     cdef readonly bint spills
     cdef int64_t patience_ns        # how long this handle's puts may still wait before they go to the backlog, …
     cdef uint64_t patience_puts     # … when it had put so many messages
+    cdef uint64_t stuck_at          # the count of the backlog at which this handle's gets last waited in vain for one who moves nothing
     cdef readonly bint closed
     cdef bint attached
     cdef uint64_t attached_forks    # … by the process of so many forks: `forks`, but for a closed handle

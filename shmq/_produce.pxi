@@ -297,25 +297,37 @@ cdef class Producer(Handle):
             self.enter()
         return 0
 
-    cdef bint refill(self) except -1:
-        """Move messages from the backlog into the ring, which was found empty. False: it is no use to look again at once."""
-        cdef uint64_t until = shmq_now_ns() + REFILL_PATIENCE_NS
+    cdef bint refill(self, uint64_t deadline) except -1:
+        """Move messages from the backlog into the ring, which was found empty. True: look at the ring again.
+
+        False: messages wait in the backlog, and whoever is at it has moved none for a second, or until the deadline. A call that does
+        not wait otherwise (1) waits for that second.
+        """
+        cdef uint64_t seen = shmq_load_seq(&self.port.header.backlog), count, latest = SHMQ_FOREVER if deadline == 1 else deadline
+        cdef uint64_t until = shmq_now_ns() + (REFILL_PATIENCE_AGAIN_NS if seen == self.stuck_at else REFILL_PATIENCE_NS)
         cdef unsigned int pause = 20
-        cdef bint moved
-        while not shmq_owner_lock(self.backlog_lock()):
-            if shmq_now_ns() > until:
+        cdef bint moved = False
+        while True:
+            if shmq_owner_lock(self.backlog_lock()):
+                self.users += 1
+                try:
+                    moved = self._refill_from_backlog()
+                finally:
+                    shmq_owner_unlock(self.backlog_lock())
+                    self.leave()
+            # What another one has moved, or will have taken by the time that we look, is as good.
+            count = shmq_load_seq(&self.port.header.backlog)
+            if moved or count == 0 or shmq_ring_has_item(&self.port):
+                return True
+            if count != seen:
+                seen = count
+                self.stuck_at = 0
+                until = shmq_now_ns() + REFILL_PATIENCE_NS
+            elif shmq_now_ns() > min(until, latest):
+                self.stuck_at = seen
                 return False
             self.pause(pause)
             pause = min(pause * 2, 1000)
-            if shmq_ring_has_item(&self.port) or not self.is_behind():
-                return True
-        self.users += 1
-        try:
-            moved = self._refill_from_backlog()
-        finally:
-            shmq_owner_unlock(self.backlog_lock())
-            self.leave()
-        return moved
 
     def _move_in(self, bytes image, words, uint64_t head) -> bool:
         """Put the oldest message of the backlog into the ring, and move the log's head behind it; False where the ring is full.

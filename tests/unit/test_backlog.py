@@ -437,6 +437,44 @@ def test_a_death_between_two_words_is_repaired_by_the_next(q: shmq.Queue) -> Non
     assert q.empty() and q.qsize() == 0
 
 
+def take_until_empty(queue: shmq.Queue, told: shmq.Queue, how: str) -> None:
+    taken, false = 0, 0
+    while True:
+        try:
+            if how == "get":
+                queue.get_nowait()
+                taken += 1
+            elif how == "get_many":
+                taken += len(queue.get_many(5, timeout=0))
+            elif how == "drain":
+                taken += len(queue.drain())
+                raise shmq.Empty
+            else:
+                taken += queue.purge()
+                raise shmq.Empty
+        except shmq.Empty:
+            if queue.qsize() == 0:  # nobody puts any more: when one is told Empty, all have been taken
+                break
+            false += 1
+    told.put((taken, false))
+
+
+@pytest.mark.parametrize("how", ["get", "get_many", "drain", "purge"])
+@pytest.mark.parametrize("slots", [1, 4, 64])
+def test_consumers_of_one_backlog_are_never_told_empty_while_messages_wait(
+    make: Make, children: Children, how: str, slots: int
+) -> None:
+    queue, told, count = make(slots=slots, overflow="grow"), make(), 6_000
+    for number in range(count):
+        queue.put(number)
+    for _ in range(4):
+        children.start(take_until_empty, queue, told, how)
+    children.join()
+    counts = told.drain()
+    assert sum(taken for taken, _ in counts) == count
+    assert [false for _, false in counts] == [0] * 4
+
+
 # -- a holder of the lock that is stopped ------------------------------------------------------------------------------------
 
 
@@ -454,8 +492,9 @@ def test_others_take_from_the_ring_while_somebody_is_stopped_at_the_backlog(q: s
     process = children.start(stop_at_work, q)
     wait_until(lambda: is_stopped(process.pid))
     assert [q.get_nowait() for _ in range(4)] == [0, 1, 2, 3]
-    with pytest.raises(shmq.Empty):
-        q.get(timeout=0.1)
+    for get in (lambda: q.get(timeout=0.1), q.get_nowait, q.get_nowait, lambda: q.get_many(3, timeout=0)):
+        with pytest.raises(shmq.Empty, match=r"2 messages wait in the backlog .* is it stopped"):
+            get()
     with pytest.raises(shmq.Full, match="is it stopped"):
         q.put_nowait("x")
     os.kill(process.pid, signal.SIGCONT)
