@@ -337,7 +337,7 @@ def test_the_workers_of_a_pool_find_modules_of_the_current_folder(
 def test_a_lease_is_extended_as_long_as_the_function_runs(start: Start, name: str, tmp_path: Path, prefetch: str) -> None:
     with shmq.Queue(name, lease_timeout=0.2, max_deliveries=3) as queue:
         queue.put_many([f"{tmp_path}/{number}" for number in range(3)])
-        start(name, "work:slowly", "-c", "1", "--prefetch", prefetch)  # 0.5 s each
+        start(name, "work:slowly", "-c", "2", "--prefetch", prefetch)  # 0.5 s each
         wait_until(lambda: queue.stats().acks == 3)
         stats = queue.stats()
         assert (stats.nacks, stats.dead_letters) == (0, 0)
