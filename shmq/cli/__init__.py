@@ -1,4 +1,4 @@
-"""The command line: ``shmq demo``, ``shmq bench``, ``shmq ls``, ``shmq unlink``, ``shmq worker``.
+"""The command line: ``shmq ls``, ``shmq doctor``, ``shmq worker``, and others.
 
 One file per command; each of them uses the public names of :mod:`shmq` only, as any other program would. click and rich
 are an extra of the package (``pip install 'shmq[cli]'``) and are imported in :func:`main`, not before, so that a
@@ -17,6 +17,8 @@ def main() -> None:
     """Run the command line, and leave through :class:`SystemExit` with its status."""
     try:
         from shmq.cli._group import group
+    except KeyboardInterrupt:
+        sys.exit(130)
     except ModuleNotFoundError as missing:
         package = (missing.name or "").partition(".")[0]
         if package not in {"click", "rich"}:

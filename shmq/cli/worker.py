@@ -38,6 +38,7 @@ class Range(click.ParamType[tuple[int, int]]):
 @click.option(
     "--prefetch", type=click.IntRange(1, 1000), default=1, help="Messages that a worker takes at once (with a function; 1)."
 )
+@click.option("--codec", metavar="MODULE:CODEC", help="The codec with which the queue was made (with a function).")
 @click.option("--max-tasks", type=click.IntRange(1), help="Replace a worker after so many.")
 @click.option(
     "--start-method", type=click.Choice(["fork", "spawn", "forkserver"]), default="fork", help="How workers start (fork)."
@@ -54,6 +55,7 @@ def worker(
     concurrency: int | None,
     autoscale: tuple[int, int] | None,
     prefetch: int,
+    codec: str | None,
     max_tasks: int | None,
     start_method: str,
     log_level: str,
@@ -83,8 +85,9 @@ def worker(
     try:
         if function is not None:
             find_function(function)
-        came_up = Service(Wish(name, function, least, most, prefetch, start_method, max_tasks, level)).serve()
-    except (shmq.ShmqError, ValueError) as error:
-        raise fail(error) from error
+        came_up = Service(Wish(name, function, least, most, prefetch, codec, start_method, max_tasks, level)).serve()
+    except (shmq.ShmqError, ValueError, TypeError) as error:
+        hint = "; here: --codec MODULE:CODEC" if "codec=" in str(error) else ""
+        raise fail(f"{error}{hint}") from error
     if not came_up:
         raise fail("no worker came up, three times in a row: see above")

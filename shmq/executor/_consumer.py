@@ -12,7 +12,7 @@ from shmq._core import Lease
 from shmq._errors import Empty, InFlightLimit, LeaseLost, ShutDown
 from shmq._queue import Queue
 from shmq.executor import _board
-from shmq.executor._function import Function
+from shmq.executor._function import Function, find
 from shmq.executor._worker import Plan, Worker, live
 
 __all__ = ["BACKOFF", "Consumption", "consume"]
@@ -29,6 +29,7 @@ class Consumption(NamedTuple):
 
     function: str
     prefetch: int
+    codec: str | None  # MODULE:CODEC
 
 
 class Source(Queue):
@@ -51,8 +52,8 @@ class Source(Queue):
 class Consumer(Worker):
     """Acks what the function returns from, nacks what it raises at."""
 
-    def __init__(self, plan: Plan, function: Function, prefetch: int) -> None:
-        source = Source.attach(plan.pool)
+    def __init__(self, plan: Plan, function: Function, prefetch: int, codec: Any) -> None:
+        source = Source.attach(plan.pool, codec=codec)
         assert isinstance(source, Source)
         self.queue = source
         super().__init__(plan, source)
@@ -157,4 +158,5 @@ def deliveries(count: int) -> str:
 def consume(plan: Plan) -> None:
     """The body of such a worker process."""
     asked = Consumption(*plan.channel["consume"])
-    live(plan, lambda: Consumer(plan, Function(asked.function), asked.prefetch))
+    codec = find(asked.codec, "CODEC") if asked.codec else None
+    live(plan, lambda: Consumer(plan, Function(asked.function), asked.prefetch, codec))

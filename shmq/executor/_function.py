@@ -19,14 +19,23 @@ from shmq._core import Lease
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
 
-__all__ = ["Function", "find_function"]
+__all__ = ["Function", "find", "find_function"]
 
 
 def find_function(name: str) -> Callable[..., Any]:
     """The function that MODULE:FUNCTION names. Raises ValueError that says what is wrong."""
+    found = find(name, "FUNCTION")
+    if problem := problem_of(found):
+        raise ValueError(f"{name} {problem}")
+    return found  # type: ignore[no-any-return]
+
+
+def find(name: str, what: str) -> Any:
+    """The thing that MODULE:WHAT names. Raises ValueError that says what is wrong."""
     module_name, colon, path = name.partition(":")
     if not (module_name and colon and path):
-        raise ValueError(f"{name!r} names no function: write MODULE:FUNCTION, as in package.module:function")
+        example = f"package.module:{what.lower()}"
+        raise ValueError(f"{name!r} names no {what.lower()}: write MODULE:{what}, as in {example}")
     try:
         found: Any = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
@@ -39,9 +48,7 @@ def find_function(name: str) -> Callable[..., Any]:
         if not hasattr(found, part):
             raise ValueError(f"module {module_name!r} has no {path!r}")
         found = getattr(found, part)
-    if problem := problem_of(found):
-        raise ValueError(f"{name} {problem}")
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def problem_of(found: Any) -> str:

@@ -23,6 +23,7 @@ from shmq.executor._board import Board
 from shmq.executor._channel import Channel, shape_of
 from shmq.executor._consumer import Consumption, consume
 from shmq.executor._crew import Crew, Death, describe_exit
+from shmq.executor._function import find
 from shmq.executor._worker import Plan, run, tasks_name
 
 __all__ = ["Service", "Wish", "log_to_stderr"]
@@ -42,6 +43,7 @@ class Wish(NamedTuple):
     least: int
     most: int
     prefetch: int = 1
+    codec: str | None = None  # MODULE:CODEC of a queue
     method: str = "fork"
     max_tasks: int | None = None
     log_level: int = logging.INFO
@@ -54,6 +56,7 @@ class Service:
         self.wish = wish
         self.scale = Autoscale(wish.least, wish.most)
         self.shape = shape_of(wish.most, private=False)
+        self.codec = find(wish.codec, "CODEC") if wish.codec else None
         self.asked = 0
         self.channel: Channel | None = None
         self.queue: Queue | None = None
@@ -109,7 +112,7 @@ class Service:
         while not self.asked:
             try:
                 if self.wish.function:
-                    self.queue = Queue.attach(name)
+                    self.queue = Queue.attach(name, codec=self.codec)
                 else:
                     self.channel = Channel(name, attach=True, **self.shape)
                     self.queue = self.channel.small
@@ -124,7 +127,9 @@ class Service:
 
     def hire(self, queue: Queue) -> Crew:
         wish = self.wish
-        channel: dict[str, Any] = {"consume": Consumption(wish.function, wish.prefetch)} if wish.function else self.shape
+        channel: dict[str, Any] = (
+            {"consume": Consumption(wish.function, wish.prefetch, wish.codec)} if wish.function else self.shape
+        )
         plan = Plan(pool=wish.name, channel=channel, row=0, turn=0, crew=_core.identity(), most_tasks=wish.max_tasks)
         body = functools.partial(logged, consume if wish.function else run, wish.log_level)
         crew = Crew(multiprocessing.get_context(wish.method), Board(queue), body, plan)

@@ -91,6 +91,17 @@ def two(one, other):
 def exits(data):
     raise SystemExit("enough")
 
+class Reversing:
+    name = "reversing"
+
+    def encode(self, obj):
+        return obj[::-1].encode()
+
+    def decode(self, data):
+        return bytes(data).decode()[::-1]
+
+codec = Reversing()
+
 def tells(data):
     logging.getLogger("app").info("at work on %s", data)
 """
@@ -111,6 +122,7 @@ def start(tmp_path: Path, name: str) -> Iterator[Start]:
         process = subprocess.Popen(
             [sys.executable, *program, "worker", *arguments],
             cwd=tmp_path,
+            start_new_session=True,  # as the first process of a terminal's foreground group
             stderr=subprocess.PIPE,
             text=True,
             env={**os.environ, "PYTHONPATH": str(Path(shmq.__file__).parents[1])},
@@ -373,6 +385,41 @@ def test_who_waits_for_a_queue_leaves_when_it_is_told_to(start: Start, name: str
     assert process.stderr is not None and "waiting" in process.stderr.readline()
     process.send_signal(number)
     assert finished(process) == (0, "")
+
+
+class Listing:
+    """A codec of lists of one text, of which JSON knows nothing."""
+
+    name = "reversing"
+
+    def encode(self, obj: list[str]) -> bytes:
+        return obj[0][::-1].encode()
+
+    def decode(self, data: memoryview) -> list[str]:
+        return [bytes(data).decode()[::-1]]
+
+
+def test_a_queue_with_a_codec_is_served_by_whoever_names_it(start: Start, name: str, tmp_path: Path) -> None:
+    with shmq.Queue(name, codec=Listing()) as queue:
+        queue.put([f"{tmp_path}/made"])
+        status, errors = finished(start(name, "work:note"))
+        assert status == 1 and "was made with the codec 'reversing'" in errors and "--codec MODULE:CODEC" in errors
+        start(name, "work:note", "--codec", "work:codec", "-c", "1", "--start-method", "spawn")
+        wait_until(lambda: queue.stats().acks == 1)
+    assert (tmp_path / "made").exists()
+
+
+def test_ctrl_c_in_a_terminal_reaches_the_workers_too_and_the_message_is_finished(
+    start: Start, name: str, tmp_path: Path
+) -> None:
+    with shmq.Queue(name) as queue:
+        queue.put(f"{tmp_path}/0")
+        process = start(name, "work:slowly", "-c", "2")
+        wait_until((tmp_path / "0.begun").exists)
+        os.killpg(process.pid, signal.SIGINT)
+        status, errors = finished(process)
+        assert status == 0 and "the end: 1 done, 0 failed" in errors and "Traceback" not in errors
+        assert queue.stats().acks == 1
 
 
 # -- what is said of failures ----------------------------------------------------------------------------------------------------
