@@ -81,12 +81,13 @@ static struct start start_of(const struct world *w) {
 static void make_comparable(const struct world *w, unsigned char *bytes) {
     struct shmq_port_record *records = (struct shmq_port_record *)(bytes + w->g.ports_offset);
     struct shmq_cell *cells = (struct shmq_cell *)(bytes + w->g.cells_offset);
-    ((struct shmq_header *)bytes)->space_woken_ns = 0;
+    struct shmq_header *header = (struct shmq_header *)bytes;
+    header->space_woken_ns = 0;
+    header->look_due = header->watch[0] = header->watch[1] = 0;
     for (uint32_t i = 0; i < w->g.ports; i++) {
         if (records[i].owner && records[i].owner != w->survivor.owner) records[i].owner = 1;
         if (i == w->survivor.index) continue;
         records[i].pid = 0;
-        records[i].run = records[i].run != 0;
     }
     for (uint32_t i = 0; i < w->g.cells; i++) {
         cells[i].leased_ns = 0;
