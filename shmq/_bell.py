@@ -10,9 +10,9 @@ again after a slice of time, as rarely as a sleeper does.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
-import threading
 import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, TypeVar
@@ -30,37 +30,43 @@ T = TypeVar("T")
 ITEMS, SPACE, DONE = range(3)  # enum shmq_side of port.h
 SLICE = 0.08  # seconds, SHMQ_SLICE_MS of wait.h
 
-_guard = threading.Lock()
-
 
 class Ears:
-    """The handles through which this process listens to one queue: the queue's own, and further ones where several listen."""
+    """The handles through which this process listens to one queue: the queue's own, and further ones where several listen.
+
+    Without a lock, so that a fork, a signal handler or a finalizer may come between any two lines: taking and giving back are one
+    step of a list each, which threads share.
+    """
 
     def __init__(self) -> None:
         self.pid = os.getpid()
-        self.own_is_free = True
+        self.own: list[None] = [None]  # an entry: the queue's own is free
         self.further: list[Queue] = []  # free ones
 
     def take(self, queue: Queue) -> Queue:
-        with _guard:
-            if self.own_is_free:
-                self.own_is_free = False
-                return queue
-            if self.further:
-                return self.further.pop()
+        with contextlib.suppress(IndexError):
+            self.own.pop()
+            return queue
+        with contextlib.suppress(IndexError):
+            return self.further.pop()
         return queue._inspect(queue.segment)
 
     def give(self, queue: Queue, ear: Queue) -> None:
-        with _guard:
-            if self.foreign:
-                return
-            if ear is queue:
-                self.own_is_free = True
-            elif not queue.closed and not self.further:  # one is kept for the next; more would be ports that others lack
-                self.further.append(ear)
-                return
-        if ear is not queue:
-            ear.close()
+        if self.foreign:
+            return
+        if ear is queue:
+            self.own.append(None)
+        elif queue.closed or self.further:
+            ear.close()  # one is kept for the next; more would be ports that others lack
+        else:
+            self.further.append(ear)
+            if queue.closed:  # meanwhile, and whoever closed it may have come too early for this one
+                self.close()
+
+    @property
+    def own_is_free(self) -> bool:
+        """Does nobody listen by the queue's own handle?"""
+        return bool(self.own)
 
     @property
     def foreign(self) -> bool:
@@ -69,10 +75,9 @@ class Ears:
 
     def close(self) -> None:
         """Once the queue's handle is closed. Those in use are closed by their listeners."""
-        with _guard:
-            free, self.further = self.further, []
-        for ear in free:
-            ear.close()
+        with contextlib.suppress(IndexError):
+            while True:
+                self.further.pop().close()
 
 
 class Listener:

@@ -6,12 +6,14 @@ passed, so that a lease is lost only to a process that was stopped, or kept the 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import queue
 import threading
 import time
 import weakref
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from shmq._errors import LeaseLost
 
@@ -20,31 +22,34 @@ if TYPE_CHECKING:
 
 __all__ = ["keep"]
 
+Entry: TypeAlias = "tuple[weakref.ref[Lease], float, float]"
+
 log = logging.getLogger("shmq")
 
 
 class Renewal:
-    """The leases that this process extends, each with the seconds of one extension and the time of the next one."""
+    """The leases that this process extends, each with the seconds of one extension and the time of the next one.
+
+    Without a lock: new ones come by a SimpleQueue, whose `put` a signal handler or a finalizer may call in the middle of another.
+    """
 
     def __init__(self) -> None:
-        self.leases: list[tuple[weakref.ref[Lease], float, float]] = []
-        self.changed = threading.Condition()
+        self.new: queue.SimpleQueue[Entry] = queue.SimpleQueue()
         self.pid = os.getpid()
         threading.Thread(target=self.run, name="shmq-renewal", daemon=True).start()
 
     def add(self, lease: Lease, seconds: float) -> None:
-        with self.changed:
-            self.leases.append((weakref.ref(lease), seconds, time.monotonic() + seconds / 3))
-            self.changed.notify()
+        self.new.put((weakref.ref(lease), seconds, time.monotonic() + seconds / 3))
 
     def run(self) -> None:
+        leases: list[Entry] = []
         while True:
-            with self.changed:
-                soonest = min((due for _, _, due in self.leases), default=None)
-                self.changed.wait(None if soonest is None else max(soonest - time.monotonic(), 0))
-                self.leases = [kept for kept in map(self.look, self.leases) if kept is not None]
+            soonest = min((due for _, _, due in leases), default=None)
+            with contextlib.suppress(queue.Empty):
+                leases.append(self.new.get(timeout=None if soonest is None else max(soonest - time.monotonic(), 0)))
+            leases = [kept for kept in map(self.look, leases) if kept is not None]
 
-    def look(self, entry: tuple[weakref.ref[Lease], float, float]) -> tuple[weakref.ref[Lease], float, float] | None:
+    def look(self, entry: Entry) -> Entry | None:
         """Extend the lease if it is time; None where it is settled, gone or lost."""
         reference, seconds, due = entry
         lease = reference()
@@ -57,6 +62,9 @@ class Renewal:
         except LeaseLost as error:
             if lease._lost:  # otherwise it was settled a moment ago, by another thread
                 log.warning("%s", error)
+            return None
+        except Exception:  # of this one lease; the others are still to be kept
+            log.exception("a lease could not be extended")
             return None
         return reference, seconds, time.monotonic() + seconds / 3
 
