@@ -94,6 +94,8 @@ cdef class Consumer(Undertaker):
             if timed_out:
                 if status == SHMQ_NO_CELLS:
                     raise InFlightLimit(self._in_flight_report())
+                if self._readable is not None:
+                    self._readable.found_nothing()
                 raise Empty(f"{shmq_load_seq(&self.port.header.backlog):,} messages wait in the backlog of queue {self.name!r}, and another process "
                             "is at it and moves none: is it stopped?" if status == SHMQ_WOULD_BLOCK and self.is_behind() else f"queue {self.name!r} is empty")
 

@@ -23,6 +23,7 @@ cdef class Handle(Observer):
     cdef public object _awakened    # called whenever a call that waits here has slept for a while; what it raises ends the call
     cdef bytes place                # where the bells are: see bell.h
     cdef int bell                   # the descriptor of this port's own bell, or -1
+    cdef public object _readable    # shmq._fileno.Readable, once somebody asked for fileno()
     cdef object __weakref__
 
     _reducers = None                # what a subclass's handles pickle with: a mapping from classes to reducers

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from shmq._awaiting import Place, Receiving
     from shmq._backlog import Backlog
     from shmq._dead_letters import DeadLetter, DeadLetters
+    from shmq._fileno import Readable
 
     T = TypeVar("T", default=Any)  # what it carries; for type checkers
 else:
@@ -327,6 +328,26 @@ class Queue(_core.Port[T]):
         """Put dead letters back into the queue: see shmq.DeadLetters.redrive."""
         return self.dead_letters.redrive(filter, rate, timeout)
 
+    def fileno(self) -> int:
+        """A descriptor that is readable while a message may be there, for select and the event loops of others.
+
+        ``select.select([queue], [], [])``, ``selectors``, ``QSocketNotifier(queue.fileno(), …)`` and ``GLib.io_add_watch`` tell
+        when there is something; then take with `get_nowait` or `receive(0)`, one message or all, and be ready for Empty. The
+        descriptor stays readable until a call finds the queue empty: it says so once too often for a burst, and another consumer
+        may be quicker. A queue that was shut down is readable for good. Take from this handle, and never read the descriptor. It
+        is the same one until the handle is closed: unregister it before. A forked child asks again, and gets one of its own.
+
+        The first call attaches a port and starts a thread, one for all queues of the process, that looks every 0.08 s for what
+        nobody tells of: a message of a process that died, or whose lease is over. **Raises** Closed, TooManyPorts, OSError.
+        """
+        self.qsize()
+        if self._readable is None or self._readable.foreign:
+            from shmq import _fileno
+
+            self._readable = _fileno.Readable(self)
+        readable: Readable = self._readable
+        return readable.descriptor
+
     def close(self) -> None:
         if not self.closed:
             here = not self._ears.foreign  # otherwise the loops are the parent's
@@ -335,6 +356,9 @@ class Queue(_core.Port[T]):
                 with contextlib.suppress(RuntimeError):  # it was closed under those who waited
                     loop.call_soon_threadsafe(place.watch)  # those who wait there are told
             self._ears.close()
+            if self._readable is not None:
+                self._readable.close()
+                self._readable = None
         if self._creator_pid == os.getpid():
             _segment.leave(self.segment)
             self._creator_pid = None  # after that: where it raises, for want of descriptors, a second close tries again

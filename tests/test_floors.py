@@ -30,6 +30,7 @@ FLOORS = {
     "_dead_letters": 2,
     "_renewal": 2,
     "_bell": 2,
+    "_fileno": 2,
     "_awaiting": 2,
     "_backlog": 2,
     "_queue": 2,

@@ -1,0 +1,114 @@
+"""A queue as a descriptor: what `Queue.fileno()` gives to select, selectors, and the event loops of others (Qt, GTK).
+
+The descriptor is a bell (shmq/_native/bell.h) of a handle that nobody else listens by. It is readable from a message's arrival
+until a get of the queue finds nothing: then it is hushed and armed anew, and rung at once where something has come meanwhile. So
+it says "readable" once too often for a burst of messages, and never once too rarely.
+
+Whoever sleeps in select has no clock for what nobody rings for: deaths, leases that are over, messages that rest, rings that were
+lost with who rang. One thread of the process looks for those, as often as a sleeper does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import weakref
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING
+
+from shmq import _bell
+from shmq._bell import ITEMS
+from shmq._errors import ShmqError
+
+if TYPE_CHECKING:
+    from shmq._queue import Queue
+
+__all__ = ["Readable"]
+
+
+class Readable:
+    """The descriptor of one queue in this process, until it is closed. **Raises** Closed, TooManyPorts, OSError."""
+
+    def __init__(self, queue: Queue) -> None:
+        self.pid = os.getpid()
+        self.ear = queue._inspect(queue.segment)
+        try:
+            self.descriptor = self.ear._bell()
+            self.found_nothing()
+        except BaseException:
+            self.ear.close()
+            raise
+        watch(self)
+
+    @property
+    def foreign(self) -> bool:
+        """In a forked child: it is the parent's, who would not hear what the child hushes."""
+        return self.pid != os.getpid()
+
+    def found_nothing(self) -> None:
+        """A get has found the queue empty: be silent until there is something. Never raises ShmqError."""
+        if not self.foreign:
+            with contextlib.suppress(ShmqError):  # closed by another thread
+                self.ear._hush()
+                self.ear._arm(ITEMS)
+                self.ring_if_worth()
+
+    def ring_if_worth(self) -> None:
+        if self.ear._worth(ITEMS) and not _bell.readable([self.descriptor], 0):
+            with contextlib.suppress(BlockingIOError):
+                os.write(self.descriptor, b"\0")
+
+    def look(self) -> float:
+        """What nobody rings for. Returns the seconds until something of that kind is due. **Raises** Closed."""
+        soon = self.ear._watch()
+        self.ring_if_worth()
+        return soon
+
+    def close(self) -> None:
+        """Whoever is closed with a ring that it has not heard, or has not answered, leaves it to another one."""
+        if not self.foreign and not self.ear.closed:
+            if not self.ear._disarm(ITEMS):
+                self.ear._pass_on(ITEMS)
+            self.ear.close()
+
+
+class Clock:
+    """The thread that looks in place of those who have no clock. It holds no lock, and none of them alive."""
+
+    def __init__(self) -> None:
+        self.new: SimpleQueue[weakref.ref[Readable]] = SimpleQueue()
+        self.pid = os.getpid()
+        threading.Thread(target=self.run, name="shmq-fileno", daemon=True).start()
+
+    def run(self) -> None:
+        watched: list[weakref.ref[Readable]] = []
+        pause: float | None = None
+        while True:
+            with contextlib.suppress(Empty):
+                watched.append(self.new.get(timeout=pause))
+            looks = [(reference, self.look_for(reference)) for reference in watched]
+            watched = [reference for reference, soon in looks if soon is not None]
+            pause = min([_bell.SLICE, *(soon for _, soon in looks if soon is not None)]) if watched else None
+
+    @staticmethod
+    def look_for(reference: weakref.ref[Readable]) -> float | None:
+        """Seconds until the next look; None where it is gone."""
+        readable = reference()
+        if readable is None:
+            return None
+        try:
+            return max(readable.look(), SOONEST)
+        except ShmqError:
+            return None
+
+
+SOONEST = 0.001  # seconds
+_clock: Clock | None = None
+
+
+def watch(readable: Readable) -> None:
+    global _clock
+    if _clock is None or _clock.pid != os.getpid():  # a forked child has no threads
+        _clock = Clock()
+    _clock.new.put(weakref.ref(readable))
