@@ -35,6 +35,7 @@ class Renewal:
 
     def __init__(self) -> None:
         self.new: queue.SimpleQueue[Entry] = queue.SimpleQueue()
+        self.leases: list[Entry] = []  # the thread's
         self.pid = os.getpid()
         threading.Thread(target=self.run, name="shmq-renewal", daemon=True).start()
 
@@ -42,12 +43,11 @@ class Renewal:
         self.new.put((weakref.ref(lease), seconds, time.monotonic() + seconds / 3))
 
     def run(self) -> None:
-        leases: list[Entry] = []
         while True:
-            soonest = min((due for _, _, due in leases), default=None)
+            soonest = min((due for _, _, due in self.leases), default=None)
             with contextlib.suppress(queue.Empty):
-                leases.append(self.new.get(timeout=None if soonest is None else max(soonest - time.monotonic(), 0)))
-            leases = [kept for kept in map(self.look, leases) if kept is not None]
+                self.leases.append(self.new.get(timeout=None if soonest is None else max(soonest - time.monotonic(), 0)))
+            self.leases = [kept for kept in map(self.look, self.leases) if kept is not None]
 
     def look(self, entry: Entry) -> Entry | None:
         """Extend the lease if it is time; None where it is settled, gone or lost."""

@@ -518,7 +518,7 @@ def test_extending_ends_when_the_lease_is_settled_or_dropped(q: shmq.Queue, capl
     gc.collect()
     assert sorted(q.drain()) == ["b", "c"]
     assert _renewal._renewal is not None
-    wait_until(lambda: not _renewal._renewal.leases)
+    wait_until(lambda: _renewal._renewal.new.empty() and not _renewal._renewal.leases)
     assert not caplog.records
     assert sum(thread.name == "shmq-renewal" for thread in threading.enumerate()) == 1
 
