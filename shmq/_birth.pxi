@@ -39,6 +39,111 @@ def unlock(uint64_t key) -> None:
     shmq_owner_unlock(key)
 
 
+# By thread: the keys of the name locks that it holds or waits for, and what is to be done once it has none.
+cdef dict name_locks = {}
+
+
+cdef tuple this_thread():
+    """A thread of this process: after a fork the entries of the parent's threads are nobody's."""
+    return shmq_owner_forks, PyThread_get_thread_ident()
+
+
+@cython.no_gc_clear # it gives the lock back when it is deallocated
+cdef class NameLock:
+    """One opener of a name at a time, over all processes of this user and all threads of this one: ``with NameLock(…):``, once.
+
+    No Python code runs between taking the lock and knowing of it, so that an exception of a signal handler finds it either known
+    or not taken; and where it strikes before the `with` statement has begun, the object is dropped, and the lock with it.
+
+    What runs inside (a signal handler, a finalizer) never waits for its own thread: it is refused the same name at once, and
+    what handles have to do when they are closed is done afterwards (`after_name_lock`).
+
+    **Waits** up to `patience` seconds, then **raises** ShmqError that says who has it; also SegmentForeign, NoSharedMemory.
+    """
+
+    cdef readonly str name
+    cdef uint64_t key, forks
+    cdef double patience
+    cdef bint taken
+    cdef tuple thread, under
+
+    def __init__(self, str name, uint64_t key, double patience):
+        self.name = name
+        self.key = key
+        self.patience = patience
+
+    def __enter__(self):
+        cdef uint64_t deadline = shmq_now_ns() + <uint64_t>(self.patience * 1e9)
+        lock_inode()
+        thread = this_thread()
+        under = name_locks.get(thread)
+        if under is None:
+            under = [], []
+            name_locks[thread] = under
+        elif self.key in under[0]:
+            raise ShmqError(f"{self.name!r} is being opened or removed by this very thread: what runs in the middle of that, such "
+                            "as a signal handler, must use another name, or wait until it is done")
+        under[0].append(self.key)
+        self.thread, self.under, self.forks = thread, under, shmq_owner_forks
+        try:
+            while not shmq_owner_lock(self.key):
+                if shmq_now_ns() > deadline:
+                    pid = shmq_owner_holder(self.key)
+                    raise ShmqError(f"{f'pid {pid}' if pid else 'another process'} has been opening or removing {self.name!r} for "
+                                    f"{self.patience:.0f} s: is it stopped?")
+                with nogil:
+                    usleep(500)
+                PyErr_CheckSignals()
+            self.taken = True # nothing between this and the lock
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *exc):
+        self.give_back()
+        self.forget()
+        return None
+
+    cdef void give_back(self) noexcept:
+        if self.taken and self.forks == shmq_owner_forks: # in a forked child the lock was the parent's
+            shmq_owner_unlock(self.key)
+        self.taken = False
+
+    cdef int forget(self) except -1:
+        """This thread has one lock less; with the last one comes the time for what was put off."""
+        if self.under is None:
+            return 0
+        keys, afterwards = self.under
+        self.under = None
+        keys.remove(self.key)
+        if keys:
+            return 0
+        name_locks.pop(self.thread, None)
+        while afterwards:
+            try:
+                afterwards.pop()()
+            except Exception: # nobody is there to hear it: whoever opens that name next finds what was left
+                pass
+        return 0
+
+    def __dealloc__(self):
+        self.give_back()
+        if self.under is not None:
+            self.under[0].remove(self.key)
+            if not self.under[0]:
+                name_locks.pop(self.thread, None)
+
+
+def after_name_lock(function) -> bool:
+    """Call the function once this thread has given back its name locks; False, and nothing, where it has none."""
+    under = name_locks.get(this_thread())
+    if under is None:
+        return False
+    under[1].append(function)
+    return True
+
+
 def lock_inode() -> int:
     """The inode of the lock file of the user that this process runs as. Raises SegmentForeign where it is known by another's."""
     if not shmq_owner_is_this_user():

@@ -264,4 +264,5 @@ cdef extern from "owner.h" nogil:
     bint shmq_owner_is_this_user()
     bint shmq_owner_lock(uint64_t key)
     void shmq_owner_unlock(uint64_t key)
+    int64_t shmq_owner_holder(uint64_t key)
     bint shmq_owner_random(void *out, unsigned nbytes)

@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from functools import cache
 from glob import escape as glob_escape
 from glob import glob
 from typing import Literal
@@ -35,6 +36,7 @@ LINGER = "/var/lib/systemd/linger"
 FIRST_USER = 1000  # systemd removes nothing of system users
 SMALL = 64 << 20  # bytes: what a Docker container has unless it is told otherwise
 NEARLY_FULL = 0.95
+PATIENCE = 2.0  # seconds for who has a name locked: it takes microseconds, unless it is stopped
 REMAINS = ("half-made", "other boot", "left over")  # states of what nobody can use any more
 # NAME+NONCE and what comes behind it: a side segment, the dead letters, a semaphore.
 BESIDE = re.compile(rf"(?:sem\.)?shmq-\d+\.(?P<name>[^+]+){re.escape(SEPARATOR)}(?P<nonce>[0-9a-f]{{16}})\.(?P<what>.+)")
@@ -56,18 +58,29 @@ def examine(names: Collection[str] = ()) -> list[Finding]:
 
     Nothing that it does loses a message.
     """
+    if wrong := _files.without_memory():
+        return [Finding("error", SHM, str(wrong))]
     findings = [] if names else [*examine_place(), *examine_logind()]
     there = [name for name in _segment.list_segments() if not names or name in names]
     for name in there:
-        try:
-            findings += examine_queue(name)
-        except SegmentNotFound:
-            continue  # unlinked while we looked
-        except ShmqError as error:
-            findings.append(Finding("error", name, f"{type(error).__name__}: {error}"))
-    findings += examine_strays(names)
+        findings += each_for_itself(name, examine_queue(name))
+    used = cache(used_although_removed)  # which takes a look at every process
+    untouched = {finding.subject for finding in findings if finding.level == "error"}
+    for name, files in strays(names).items():
+        if name not in untouched:  # its lock would be waited for once more
+            findings += each_for_itself(name, examine_strays(name, files, used))
     known = {*there, *(finding.subject for finding in findings)}
     return findings + [examine_nothing(name) for name in dict.fromkeys(names) if name not in known]
+
+
+def each_for_itself(name: str, findings: Iterator[Finding]) -> Iterator[Finding]:
+    """What was found about a name; what ends the looking is one finding more, and takes none of the others away."""
+    try:
+        yield from findings
+    except SegmentNotFound:
+        pass  # unlinked while we looked
+    except (ShmqError, OSError) as error:
+        yield Finding("error", name, f"{type(error).__name__}: {error}")
 
 
 def number(count: int, noun: str) -> str:
@@ -156,7 +169,7 @@ def examine_queue(name: str) -> Iterator[Finding]:
     if sight.state != "usable" or sight.observer is None:
         yield Finding("error", name, f"{sight.state}: {sight.problem}")
         return
-    with _segment.NameLock(name):
+    with _segment.NameLock(name, PATIENCE):
         segment = _segment.find(name)
         if segment is None:
             return  # it went while we looked
@@ -184,7 +197,7 @@ def examine_queue(name: str) -> Iterator[Finding]:
 
 
 def examine_remains(name: str, problem: str) -> Iterator[Finding]:
-    with _segment.NameLock(name):  # not in the middle of its creation
+    with _segment.NameLock(name, PATIENCE):  # not in the middle of its creation
         if _segment.find(name) is None:
             _segment.remove(name)
             yield Finding("repaired", name, f"the remains of a queue ({problem}): removed")
@@ -243,40 +256,40 @@ def examine_sides(queue: Queue) -> Iterator[Finding]:
 # -- what no queue leads to ---------------------------------------------------------------------------------------------------
 
 
-def examine_strays(names: Collection[str] = ()) -> Iterator[Finding]:
+def strays(names: Collection[str] = ()) -> dict[str, list[re.Match[str]]]:
+    """By name, all files that stand beside queues."""
+    found: dict[str, list[re.Match[str]]] = {}
+    for file in filter(None, map(BESIDE.fullmatch, _files.list_files(_files.prefix(), f"{_files.SEMAPHORE}{_files.prefix()}"))):
+        if not names or file["name"] in names:
+            found.setdefault(file["name"], []).append(file)
+    return found
+
+
+def examine_strays(name: str, files: list[re.Match[str]], used: Callable[[], set[str]]) -> Iterator[Finding]:
     """Files beside a queue that is gone, or that was made anew since."""
-    strays: dict[str, list[re.Match[str]]] = {}
-    for found in filter(None, map(BESIDE.fullmatch, _files.list_files(_files.prefix(), f"{_files.SEMAPHORE}{_files.prefix()}"))):
-        if not names or found["name"] in names:
-            strays.setdefault(found["name"], []).append(found)
-    still_used: set[str] | None = None  # which is not to be had for nothing
-    for name, matches in strays.items():
-        with _segment.NameLock(name):
-            try:
-                segment = _segment.find(name)
-            except SegmentNotFound:
-                segment = None
-            except ShmqError:
-                continue  # told above
-            nonce = "" if segment is None else f"{segment.nonce:016x}"
-            old = [match for match in matches if match["nonce"] != nonce]
-            if not old:
-                continue
-            still_used = used_although_removed() if still_used is None else still_used
-            if name in still_used:
-                yield Finding(
-                    "warning",
-                    name,
-                    f"{number(len(old), 'file')} of a queue that was unlinked, but is still open in some process: left alone",
-                )
-                continue
-            removed = sum(_files.remove(match.string) for match in old)
-        if removed:
+    with _segment.NameLock(name, PATIENCE):
+        try:
+            segment = _segment.find(name)
+        except SegmentNotFound:
+            segment = None
+        nonce = "" if segment is None else f"{segment.nonce:016x}"
+        old = [file for file in files if file["nonce"] != nonce]
+        if not old:
+            return
+        if name in used():
             yield Finding(
-                "repaired",
+                "warning",
                 name,
-                f"{number(removed, 'file')} (semaphore, side segment, dead letters) of a queue that is gone: removed",
+                f"{number(len(old), 'file')} of a queue that was unlinked, but is still open in some process: left alone",
             )
+            return
+        removed = sum(_files.remove(file.string) for file in old)
+    if removed:
+        yield Finding(
+            "repaired",
+            name,
+            f"{number(removed, 'file')} (semaphore, side segment, dead letters) of a queue that is gone: removed",
+        )
 
 
 def used_although_removed() -> set[str]:

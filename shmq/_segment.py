@@ -12,7 +12,6 @@ from __future__ import annotations
 import mmap
 import os
 import re
-import time
 import zlib
 from typing import Any
 
@@ -289,22 +288,14 @@ def boot_id() -> bytes:
 # -- life of a segment --------------------------------------------------------------------------------------------------------
 
 
-class NameLock:
-    """One opener of a name at a time, over all processes of the user."""
+class NameLock(_core.NameLock):
+    """One opener of a name at a time, over all processes of the user: see shmq._core.NameLock."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.key = zlib.crc32(name.encode())  # names that collide wait for each other, no more
-
-    def __enter__(self) -> None:
-        deadline = time.monotonic() + LOCK_PATIENCE
-        while not _core.try_lock(self.key):
-            if time.monotonic() > deadline:
-                raise ShmqError(f"another process has been opening {self.name!r} for {LOCK_PATIENCE:.0f} s: is it stopped?")
-            time.sleep(0.0005)
-
-    def __exit__(self, *exc: object) -> None:
-        _core.unlock(self.key)
+    def __init__(self, name: str, patience: float | None = None) -> None:
+        letters = name.encode()
+        # Two sums, since names with one sum would wait for each other, and one is made to collide in a moment.
+        key = zlib.crc32(letters) | zlib.crc32(letters[::-1]) << 32
+        super().__init__(name, key, LOCK_PATIENCE if patience is None else patience)
 
 
 def find(name: str) -> Segment | None:
@@ -467,10 +458,13 @@ def list_beside(name: str) -> list[str]:
 def leave(segment: Segment, ending: bool = False) -> None:
     """The creator, or a handle, is gone: remove a segment that goes with it. Nobody opens it meanwhile: under the name's lock.
 
-    `ending`: so does this process, and the ports that it still has count no longer.
+    `ending`: so does this process, and the ports that it still has count no longer. A finalizer may come here in the middle of
+    whatever this thread does under a name's lock: then it is done after that.
     """
     if not is_current(segment):
         return  # nor will it ever be again
+    if _core.after_name_lock(lambda: leave(segment, ending)):
+        return
     apart_from = _core.identity() if ending else 0
     with NameLock(segment.name):
         if is_current(segment) and (segment.config.lifetime == "creator" or not _core.attachments(segment.memory, apart_from)[0]):

@@ -14,7 +14,7 @@
 
 #define IDENTITY_BITS 62
 #define IDENTITY_MASK ((UINT64_C(1) << IDENTITY_BITS) - 1)
-#define HELD_LOCKS 16
+#define HELD_LOCKS 1024 /* one for each thread that opens a name, reaps or is at a backlog at this moment; more wait their turn */
 #define ANCHOR_BYTES 4096
 
 uint64_t shmq_owner_forks;
@@ -27,13 +27,15 @@ static dev_t lock_device;
 static uid_t lock_user;             /* whose lock file it is */
 static uint64_t pid_namespace;
 static uint64_t held[HELD_LOCKS];   /* named locks of this process: the kernel does not tell its threads apart */
+static unsigned held_end;           /* behind the last of them */
 static bool registered;
 
 static void before_fork(void) { pthread_mutex_lock(&guard); }
 static void after_fork_in_parent(void) { pthread_mutex_unlock(&guard); }
 static void after_fork_in_child(void) {
     self = 0; /* the descriptor is inherited, its locks are not */
-    for (int i = 0; i < HELD_LOCKS; i++) held[i] = 0;
+    for (unsigned i = 0; i < held_end; i++) held[i] = 0;
+    held_end = 0;
     shmq_owner_forks++;
     pthread_mutex_unlock(&guard);
 }
@@ -147,7 +149,7 @@ static bool at_hand(void) {
         return false;
     }
     lock_file = fd;
-    for (int i = 0; i < HELD_LOCKS; i++)
+    for (unsigned i = 0; i < held_end; i++)
         if (held[i] != 0) set_lock(F_WRLCK, held[i]);
     return true;
 }
@@ -159,17 +161,23 @@ bool shmq_owner_can_judge(void) {
     return can;
 }
 
+static uint64_t byte_of(uint64_t key) { return (key & IDENTITY_MASK) | UINT64_C(1) << IDENTITY_BITS; }
+
+/* Where the lock is in `held`, or held_end. Under the guard. */
+static unsigned held_at(uint64_t byte) {
+    unsigned i = 0;
+    while (i < held_end && held[i] != byte) i++;
+    return i;
+}
+
 bool shmq_owner_lock(uint64_t key) {
-    key = (key & IDENTITY_MASK) | UINT64_C(1) << IDENTITY_BITS;
+    uint64_t byte = byte_of(key);
     bool taken = false;
     pthread_mutex_lock(&guard);
-    int place = -1;
-    for (int i = 0; i < HELD_LOCKS; i++) {
-        if (held[i] == key) place = HELD_LOCKS;
-        if (held[i] == 0 && place < 0) place = i;
-    }
-    if (place >= 0 && place < HELD_LOCKS && at_hand() && set_lock(F_WRLCK, key)) {
-        held[place] = key;
+    unsigned place = held_at(0);
+    if (held_at(byte) == held_end && place < HELD_LOCKS && at_hand() && set_lock(F_WRLCK, byte)) {
+        held[place] = byte;
+        if (place == held_end) held_end++;
         taken = true;
     }
     pthread_mutex_unlock(&guard);
@@ -177,12 +185,21 @@ bool shmq_owner_lock(uint64_t key) {
 }
 
 void shmq_owner_unlock(uint64_t key) {
-    key = (key & IDENTITY_MASK) | UINT64_C(1) << IDENTITY_BITS;
     pthread_mutex_lock(&guard);
-    for (int i = 0; i < HELD_LOCKS; i++)
-        if (held[i] == key) {
-            held[i] = 0;
-            set_lock(F_UNLCK, key);
-        }
+    unsigned place = held_at(byte_of(key));
+    if (place < held_end) {
+        set_lock(F_UNLCK, held[place]);
+        held[place] = 0;
+        while (held_end > 0 && held[held_end - 1] == 0) held_end--;
+    }
     pthread_mutex_unlock(&guard);
+}
+
+int64_t shmq_owner_holder(uint64_t key) {
+    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = (off_t)byte_of(key), .l_len = 1};
+    pthread_mutex_lock(&guard);
+    int64_t pid = held_at(byte_of(key)) < held_end ? getpid() : 0; /* the kernel never reports a process's own locks to it */
+    if (pid == 0 && at_hand() && fcntl(lock_file, F_GETLK, &lock) == 0 && lock.l_type != F_UNLCK) pid = lock.l_pid;
+    pthread_mutex_unlock(&guard);
+    return pid;
 }

@@ -47,6 +47,10 @@ bool shmq_owner_is_this_user(void);
 bool shmq_owner_lock(uint64_t key);
 void shmq_owner_unlock(uint64_t key);
 
+/* The pid of the process that has the named lock, this one's own included; 0 where it is free, or its holder is not in this pid
+ * namespace. */
+int64_t shmq_owner_holder(uint64_t key);
+
 /* Fill `out` from the kernel's generator. */
 bool shmq_owner_random(void *out, unsigned nbytes);
 
