@@ -8,6 +8,10 @@
     _worker     what a worker process does
     _board      what each worker is at, in shared memory
     _channel    a line of messages of any size: two queues
+    _reply      a worker's way to one client
+    _reserve    what a worker keeps for an outcome when it has nothing else left
+    _losses     tasks that were given up, found among the dead letters
+    _unserved   says that nobody serves a pool
     _tasks      tasks and outcomes to bytes and back
     _future     a Future that is cheap while nobody looks at it
     _map        one call of map

@@ -138,6 +138,3 @@ class Board:
 
     def close(self) -> None:
         self._words = memoryview(b"").cast("Q")
-
-    def ready_count(self) -> int:
-        return sum(row.words[STATE] == READY for row in self.rows())

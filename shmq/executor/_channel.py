@@ -193,15 +193,17 @@ class Channel:
 
         Where others hold all cells it waits for one of them, as for a message.
         """
-        deadline = time.monotonic() + timeout
+        deadline = None
         while True:
             try:
                 return self._receive(timeout)
             except InFlightLimit:
-                timeout = deadline - time.monotonic()
-                if timeout <= 0:
+                now = time.monotonic()
+                deadline = now + timeout if deadline is None else deadline
+                if now >= deadline:
                     raise Empty(f"there are messages in {self.small.name!r}, and others hold all cells") from None
-                time.sleep(min(CELL_PAUSE, timeout))
+            time.sleep(CELL_PAUSE)
+            timeout = max(deadline - time.monotonic(), 0)
 
     def _receive(self, timeout: float) -> Lease:
         while True:

@@ -516,10 +516,13 @@ class Client:
         if now - self.looked_for_workers < LOOK_ROUND:
             return
         self.looked_for_workers = now
-        workers = self.board.ready_count() if self.pending else 0
-        self.least_window = min(max(self.most_workers, workers, 1) + 1, self.most_ahead)
+        if not self.pending:
+            self.unserved.look(0, 0)
+            return
+        rows = self.board.rows()
+        self.least_window = min(max(self.most_workers, len(rows), 1) + 1, self.most_ahead)
         self.window = max(self.window, self.least_window)
-        self.unserved.look(len(self.pending), workers)
+        self.unserved.look(len(self.pending), len(rows) + len(self.crew.processes))
 
     def give_up_starting(self) -> None:
         """No worker comes up."""

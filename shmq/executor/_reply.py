@@ -8,6 +8,7 @@ that goes on taking, and no longer than some seconds for one that does not: then
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from typing import Any
@@ -52,6 +53,10 @@ class Reply:
 
     def put(self, message: Message) -> None:
         """Put an outcome, unless nobody is there to take it. **Raises** OutOfMemory, Full, OSError."""
+        if type(message) is bytes:
+            with contextlib.suppress(Full):
+                self.channel.small.put(message, False)
+                return
         hopeful = time.monotonic()
         while True:
             try:

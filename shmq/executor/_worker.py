@@ -111,9 +111,9 @@ class Worker:
     def spend_reserve(self) -> None:
         """Something is lacking."""
 
-    def is_poor(self) -> bool:
-        """Does this process lack what the next task may need?"""
-        return False
+    def recover(self) -> bool:
+        """Is what was lacking there again? If not, this worker leaves: a new one is better off."""
+        return True
 
     def prepare(self) -> bool:
         """Run the initializer. False where it raised: the crew learns from the board that this worker never was ready."""
@@ -151,7 +151,10 @@ class Worker:
         try:
             while True:
                 self.idle = True
-                if self.asked() or self.orphaned() or self.is_poor():
+                if self.poor:
+                    self.poor = False
+                    self.leaving = not self.recover()
+                if self.asked() or self.orphaned():
                     return None
                 try:
                     lease = self.receive(LOOK_ROUND)
@@ -296,14 +299,11 @@ class TaskWorker(Worker):
             return None
 
     def spend_reserve(self) -> None:
-        """Something is lacking. If it still is after this task, a new worker is better off."""
         self.reserve.spend()
         self.poor = True
 
-    def is_poor(self) -> bool:
-        if self.poor:
-            self.poor = not self.reserve.restore()
-        return self.poor
+    def recover(self) -> bool:
+        return self.reserve.restore()
 
     def close(self) -> None:
         for client in list(self.replies):

@@ -34,6 +34,8 @@ KINDS = (
     "ExecutorDeadlock",
     "ProcessPoolExecutor",
 )
+# Tests that wait for ever where the pool does what it promises: they are not begun. test_executor.py says why they differ.
+ENDLESS = {"test_broken_process_pool_traceback"}
 METHODS = {"fork": "Fork", "spawn": "Spawn", "forkserver": "Forkserver"}
 
 
@@ -165,7 +167,9 @@ def run(method: str, kinds: list[str]) -> dict[str, dict[str, str]]:
     for kind in kinds:
         outcomes = Outcomes()
         for case in classes(method, kind):
-            unittest.defaultTestLoader.loadTestsFromTestCase(case).run(outcomes)
+            names = unittest.defaultTestLoader.getTestCaseNames(case)
+            outcomes.found |= {name: "not begun: it would wait for ever" for name in names if name in ENDLESS}
+            unittest.TestSuite(case(name) for name in names if name not in ENDLESS).run(outcomes)
         found[kind] = outcomes.found
     return found
 

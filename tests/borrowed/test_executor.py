@@ -24,6 +24,7 @@ AT_ONCE = 6
 # What differs on purpose, by test: why. shmq.WorkerLost stands where the suite names BrokenProcessPool.
 DIFFERENT = {
     "test_killed_child": "a worker that is asked to leave finishes its task, and is replaced: the pool is not broken",
+    "test_broken_process_pool_traceback": "the same: its tasks would wait for ever for an event that nobody sets",
     "test_error_at_task_unpickle": "what unpickling a task raises is that future's exception, and breaks no pool",
     "test_exit_at_task_unpickle": "the same, where it raises SystemExit",
     "test_error_during_result_unpickle_in_result_handler": "what unpickling a result raises is that future's exception",
