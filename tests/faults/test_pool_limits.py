@@ -326,9 +326,8 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def bury_tasks_of(pool: shmq.Executor, client: int, many: int) -> None:
-    prefix = _tasks.make_prefix(client, square, 0)
     for number in range(many):
-        pool._client.tasks.small.put(_tasks.make_task(10_000 + number, prefix, (number,)))
+        pool._client.tasks.small.put(_tasks.TASK.pack(10_000 + number, client, 0, 0, 0))
         pool._client.tasks.small.receive(WATCHDOG).reject("the test says so")
 
 
