@@ -266,10 +266,42 @@ def attachments(memory, uint64_t apart_from=0) -> tuple:
     return living, dead, ever
 
 
-def punch_hole(int descriptor, uint64_t offset, uint64_t nbytes) -> None:
-    """Give a file's memory back; its size stays, and zeros are read there."""
-    if nbytes and fallocate(descriptor, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, nbytes):
-        raise OSError(errno, _os.strerror(errno))
+cdef extern from "<sys/mman.h>" nogil:
+    enum: PROT_READ, PROT_WRITE, MAP_SHARED, MAP_PRIVATE
+    void *MAP_FAILED
+    void *map_pages "mmap"(void *address, size_t nbytes, int protection, int flags, int descriptor, int64_t offset)
+    int unmap_pages "munmap"(void *address, size_t nbytes)
+
+
+@cython.final
+cdef class Mapping:
+    """A mapped file, until nobody has a buffer of it any more. `private`: what is written stays in this process.
+
+    Keeps no descriptor, as mmap.mmap does before Python 3.13: where the program has closed that one, its number may be a file of the
+    program's by the time that the mapping goes, and would be closed with it.
+    """
+
+    cdef void *address
+    cdef size_t size
+    cdef bint readonly
+
+    def __cinit__(self, int descriptor, uint64_t nbytes, bint private=False, bint readonly=False):
+        self.size = nbytes
+        self.readonly = readonly
+        self.address = map_pages(NULL, nbytes, PROT_READ if readonly else PROT_READ | PROT_WRITE, MAP_PRIVATE if private else MAP_SHARED, descriptor, 0)
+        if self.address == MAP_FAILED:
+            self.address = NULL
+            raise OSError(errno, _os.strerror(errno))
+
+    def __len__(self):
+        return self.size
+
+    def __getbuffer__(self, Py_buffer *buffer, int flags):
+        PyBuffer_FillInfo(buffer, self, self.address, <Py_ssize_t>self.size, self.readonly, flags)
+
+    def __dealloc__(self):
+        if self.address != NULL:
+            unmap_pages(self.address, self.size)
 
 
 def monotonic_ns() -> int:

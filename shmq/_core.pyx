@@ -18,14 +18,14 @@ from cpython.bytearray cimport PyByteArray_FromStringAndSize
 from cpython.buffer cimport PyBUF_READ, PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
-from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc
+from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc, PyMem_RawFree, PyMem_RawRealloc
 from cpython.memoryview cimport PyMemoryView_FromMemory, PyMemoryView_FromObject
 from cpython.object cimport PyObject
 from cpython.pythread cimport PyThread_get_thread_ident
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from cpython.weakref cimport PyWeakref_NewRef
-from libc.errno cimport EACCES, EMFILE, ENFILE, ENOENT, ENOSPC, EPERM, EROFS, errno
+from libc.errno cimport EACCES, EIO, EMFILE, ENFILE, ENOENT, ENOMEM, ENOSPC, EPERM, EROFS, errno
 from libc.math cimport INFINITY
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
@@ -85,9 +85,6 @@ cdef enum:
     SPILL_ATTEMPTS = 64
     BATCH = 256
     KEPT_PICKLE_BYTES = 1024
-    LOG_HEAD = 0 # words of a backlog's first page: shmq/_backlog.py
-    LOG_TAIL = 1
-    LOG_AT_WORK = 2
     INSIDE = 65536 # in Handle.looks
     PEEKS = 1000  # how often peek begins anew while others take what it looks at
 # How long put and get wait for an in-flight cell before they say who holds them all.
@@ -193,6 +190,7 @@ include "_dumper.pxi"
 include "_draft.pxi"
 include "_decode.pxi"
 include "_observe.pxi"
+include "_backlog.pxi"
 include "_handle.pxi"
 include "_produce.pxi"
 include "_bury.pxi"

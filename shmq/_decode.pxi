@@ -221,15 +221,22 @@ cdef object shape_header(shmq_slot *header, object shape, cnp.dtype descr):
     return None
 
 
-cdef uint64_t image_header(Observer port, bytes image, shmq_slot *header) except? 0:
-    """Split the image of a buried message into its header and the payload behind it; return the latter's size."""
-    cdef uint64_t nbytes = <uint64_t>PyBytes_GET_SIZE(image), wanted
+cdef bint read_image(const shmq_port *port, const char *image, uint64_t nbytes, shmq_slot *header) noexcept:
+    """Split the image of a message into its header and the payload behind it. False: it contradicts itself, or the segment."""
+    cdef uint64_t wanted
+    memset(header, 0, sizeof(shmq_slot))
     if nbytes < sizeof(shmq_slot):
-        raise SegmentCorrupt(f"a dead letter of queue {port.name!r} has {nbytes} bytes: too few for a message")
-    memcpy(header, PyBytes_AS_STRING(image), sizeof(shmq_slot))
+        return False
+    memcpy(header, image, sizeof(shmq_slot))
     nbytes -= sizeof(shmq_slot)
     wanted = header.nbytes if header.flags & SHMQ_SPILLED else header.nbytes + header.described
-    if header.kind >= SHMQ_KINDS or wanted < header.nbytes or wanted > nbytes or nbytes > port.port.geometry.payload_room or (
-            header.flags & SHMQ_SPILLED and header.nbytes != SPILL_KEY_BYTES):
-        raise SegmentCorrupt(f"a dead letter of queue {port.name!r} claims {header.nbytes:,} bytes, and has {nbytes:,}")
-    return nbytes
+    return header.kind < SHMQ_KINDS and header.nbytes <= wanted <= nbytes <= port.geometry.payload_room and (
+        not header.flags & SHMQ_SPILLED or header.nbytes == SPILL_KEY_BYTES)
+
+
+cdef uint64_t image_header(Observer port, bytes image, shmq_slot *header) except? 0:
+    """The header of a buried message's image; returns the size of the payload behind it. Raises SegmentCorrupt."""
+    cdef uint64_t nbytes = <uint64_t>PyBytes_GET_SIZE(image)
+    if not read_image(&port.port, PyBytes_AS_STRING(image), nbytes, header):
+        raise SegmentCorrupt(f"a dead letter of queue {port.name!r} claims {header.nbytes:,} bytes of payload, and has {nbytes:,} in all")
+    return nbytes - sizeof(shmq_slot)

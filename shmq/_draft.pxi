@@ -269,17 +269,18 @@ cdef inline void draft_write(const draft_t *draft, shmq_port *port, uint32_t slo
     draft_write_to(draft, <char *>shmq_payload_at(port, slot))
 
 
-cdef bytes draft_image(const draft_t *draft):
+cdef inline uint64_t image_bytes(const draft_t *draft) noexcept:
+    return sizeof(shmq_slot) + draft.nbytes + (0 if draft.flags & SHMQ_SPILLED else draft.described)
+
+
+cdef void draft_image(const draft_t *draft, char *image) noexcept:
     """The message as it would lie in its slot, header and payload, stamped with this moment."""
-    cdef shmq_slot *header
-    cdef uint64_t described = 0 if draft.flags & SHMQ_SPILLED else draft.described
-    cdef bytes image = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>(sizeof(shmq_slot) + draft.nbytes + described))
-    header = <shmq_slot *>PyBytes_AS_STRING(image)
-    memset(header, 0, sizeof(shmq_slot))
+    cdef shmq_slot header
+    memset(&header, 0, sizeof(header))
     header.published_ns = shmq_now_coarse_ns()
-    draft_head(draft, header)
-    draft_write_to(draft, PyBytes_AS_STRING(image) + sizeof(shmq_slot))
-    return image
+    draft_head(draft, &header)
+    memcpy(image, &header, sizeof(header))
+    draft_write_to(draft, image + sizeof(header))
 
 
 cdef void draft_of_image(draft_t *draft, const shmq_slot *header, const char *payload) noexcept:

@@ -27,15 +27,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import mmap
 import os
 import stat
-import sys
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import posix_ipc
 
+from shmq import _core
 from shmq._errors import NoSharedMemory, OutOfMemory, SegmentForeign, SegmentMismatch, SegmentNotFound
 
 __all__ = ["SEPARATOR", "SHM", "Folder", "list_files", "make_file", "map_file", "open_file", "prefix", "remove"]
@@ -46,7 +44,6 @@ SEMAPHORE = "sem."
 MODE = 0o600
 SMALL = 256 << 10  # bytes that are read faster than they are mapped
 SAFELY = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
-UNMAPPED_FD: dict[str, Any] = {"trackfd": False} if sys.version_info >= (3, 13) else {}
 
 
 def prefix() -> str:
@@ -159,24 +156,22 @@ def open_file(file: str, flags: int = os.O_RDWR, folder: int | None = None) -> i
     return fd
 
 
-def map_file(file: str, private: bool = False, readonly: bool = False) -> tuple[mmap.mmap, int]:
+def map_file(file: str, private: bool = False, readonly: bool = False) -> tuple[_core.Mapping, int]:
     """Map an existing file; and its inode. **Raises** as `open_file`; BlockingIOError where it has no size yet."""
     fd = open_file(file, os.O_RDONLY if readonly else os.O_RDWR)
     try:
         found = os.fstat(fd)
         if found.st_size == 0:
             raise BlockingIOError
-        flags = mmap.MAP_PRIVATE if private else mmap.MAP_SHARED
-        access = mmap.PROT_READ if readonly else mmap.PROT_READ | mmap.PROT_WRITE
         try:
-            return mmap.mmap(fd, found.st_size, flags, access, **UNMAPPED_FD), found.st_ino
+            return _core.Mapping(fd, found.st_size, private, readonly), found.st_ino
         except OSError as error:
             raise failure(file, found.st_size, error) from None
     finally:
         os.close(fd)
 
 
-def read_or_map(file: str) -> mmap.mmap | bytearray:
+def read_or_map(file: str) -> _core.Mapping | bytearray:
     """What is in a file, read where it is small; what is written to it stays in this process. **Raises** as `map_file`."""
     fd = open_file(file, os.O_RDONLY)
     try:
@@ -190,7 +185,7 @@ def read_or_map(file: str) -> mmap.mmap | bytearray:
     return map_file(file, private=True)[0]
 
 
-def make_file(file: str, nbytes: int) -> mmap.mmap:
+def make_file(file: str, nbytes: int) -> _core.Mapping:
     """A new file of `nbytes` zeroed, reserved bytes, mapped. **Raises** OutOfMemory, FileExistsError; leaves nothing behind."""
     try:
         shared = posix_ipc.SharedMemory(f"/{file}", posix_ipc.O_CREX, mode=MODE)
@@ -203,7 +198,7 @@ def make_file(file: str, nbytes: int) -> mmap.mmap:
         os.posix_fallocate(
             shared.fd, 0, nbytes
         )  # ftruncate would succeed on a full file system, and the first write end in SIGBUS
-        return mmap.mmap(shared.fd, nbytes, **UNMAPPED_FD)
+        return _core.Mapping(shared.fd, nbytes)
     except BaseException as error:  # also an interrupt: reserving gigabytes takes a while
         remove(file)
         raise failure(file, nbytes, error) from None
@@ -318,7 +313,7 @@ def make_semaphore(name: str) -> None:
     except posix_ipc.ExistentialError:
         raise without_memory() or SegmentForeign(f"{file} is in {SHM} already, and not of this queue: refused") from None
     except (OSError, posix_ipc.Error) as error:
-        raise without_memory() or failure(file, mmap.PAGESIZE, error) from None
+        raise without_memory() or failure(file, _core.PAGE, error) from None
     os.chmod(f"{SHM}/{file}", MODE)  # whatever the umask left of it; nobody else can have replaced it
 
 
@@ -423,7 +418,7 @@ def make_folder(file: str) -> None:
     except FileExistsError:
         pass
     except OSError as error:
-        raise failure(file, mmap.PAGESIZE, error) from None
+        raise failure(file, _core.PAGE, error) from None
 
 
 def remove_folder(file: str) -> bool:

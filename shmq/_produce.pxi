@@ -4,6 +4,8 @@
 cdef class Producer(Handle):
     """A handle that puts messages."""
 
+    cdef public Log _backlog        # of a queue that grows
+
     # -- put ----------------------------------------------------------------------------------------------------------
 
     @cython.critical_section
@@ -181,9 +183,7 @@ cdef class Producer(Handle):
             if published == batch.count or (status == SHMQ_SHUT and published) or self.wait(status, SHMQ_SPACE, deadline, &patience) == SHMQ_TIMED_OUT:
                 return 0
 
-    # -- the backlog of a queue without a bound: shmq/_backlog.py has the log ---------------------------------------------
-    #
-    # Its lock is taken and given back here, so that no signal handler can run between the lock and the `try` that gives it back.
+    # -- the backlog of a queue without a bound: shmq/_backlog.pxi has the log, and why no Python code runs under its lock ---------
 
     cdef inline bint is_behind(self) noexcept:
         """Do messages wait in the backlog?"""
@@ -214,32 +214,31 @@ cdef class Producer(Handle):
 
     cdef int append(self, const draft_t *draft, uint64_t deadline) except -1:
         """To the end of the backlog, or into the ring where there is none by now and there is room."""
-        cdef bytes image = draft_image(draft)
-        cdef shmq_status status
-        self.lock_backlog(deadline)
-        try:
+        cdef bytes record = record_of(draft)
+        cdef Log log = self._backlog
+        cdef shmq_status status = SHMQ_LOST
+        while status == SHMQ_LOST:
+            log.be_at_hand()
+            self.lock_backlog(deadline)
             status = self.offer(draft)
-            if status == SHMQ_SHUT or (status != SHMQ_OK and shmq_load_half(&self.port.header.shut)):
-                self.raise_shut(SHMQ_SPACE)
-            if status != SHMQ_OK:
-                self.commit(self._write_to_backlog(image))
-                shmq_count(&self.port.record.counters[SHMQ_PUTS], 1)
-        finally:
-            shmq_owner_unlock(self.backlog_lock())
-            self.leave()
-        if status != SHMQ_OK:
-            shmq_wake(&self.port, SHMQ_ITEMS) # the ring may have become empty meanwhile, and its consumers gone to sleep [park]
-        return 0
+            if status != SHMQ_OK and shmq_load_half(&self.port.header.shut):
+                status = SHMQ_SHUT
+            elif status != SHMQ_OK:
+                status = log.append(&self.port, PyBytes_AS_STRING(record), <uint64_t>PyBytes_GET_SIZE(record))
+                if status == SHMQ_OK:
+                    shmq_count(&self.port.record.counters[SHMQ_PUTS], 1)
+                    shmq_wake(&self.port, SHMQ_ITEMS) # the ring may have become empty meanwhile, and its consumers gone to sleep [park]
+            self.unlock_backlog()
+        if status == SHMQ_SHUT:
+            self.raise_shut(SHMQ_SPACE)
+        return self.raise_failed(status, <uint64_t>PyBytes_GET_SIZE(record))
 
-    cdef int commit(self, tuple written) except -1:
-        """The record is in the log: count it and move the tail. Here, so that no signal handler runs once that has begun."""
-        cdef Py_buffer words
-        cdef uint64_t tail = written[1]
-        PyObject_GetBuffer(written[0], &words, PyBUF_WRITABLE)
-        shmq_store_seq(&self.port.header.backlog, shmq_load_seq(&self.port.header.backlog) + 1) # [park]
-        shmq_store_release(<shmq_word *>words.buf + LOG_TAIL, tail)
-        shmq_store_release(<shmq_word *>words.buf + LOG_AT_WORK, 0)
-        PyBuffer_Release(&words)
+    cdef int raise_failed(self, shmq_status status, uint64_t nbytes) except -1:
+        """What was not done at the log, and why; OK: nothing."""
+        if status == SHMQ_SYSTEM:
+            raise self._backlog._failure(self._backlog.failure, nbytes)
+        if status == SHMQ_CORRUPT:
+            raise SegmentCorrupt(f"the backlog of queue {self.name!r} has a message that is longer than itself, or none at all")
         return 0
 
     cdef int publish_growing(self, uint32_t cell, uint32_t slot) except -1:
@@ -276,14 +275,17 @@ cdef class Producer(Handle):
         self.users += 1
         return 0
 
+    cdef void unlock_backlog(self) noexcept:
+        shmq_owner_unlock(self.backlog_lock())
+        self.leave()
+
     cdef int let_appends_end(self) except -1:
         """Whoever has begun to append has appended when this returns, or is stopped."""
         try:
             self.lock_backlog(1)
         except Full:
             return 0
-        shmq_owner_unlock(self.backlog_lock())
-        self.leave()
+        self.unlock_backlog()
         return 0
 
     cdef int pause(self, unsigned int microseconds) except -1:
@@ -306,15 +308,17 @@ cdef class Producer(Handle):
         cdef uint64_t seen = shmq_load_seq(&self.port.header.backlog), count, latest = SHMQ_FOREVER if deadline == 1 else deadline
         cdef uint64_t until = shmq_now_ns() + (REFILL_PATIENCE_AGAIN_NS if seen == self.stuck_at else REFILL_PATIENCE_NS)
         cdef unsigned int pause = 20
+        cdef shmq_status status
         cdef bint moved = False
         while True:
             if shmq_owner_lock(self.backlog_lock()):
                 self.users += 1
-                try:
-                    moved = self._refill_from_backlog()
-                finally:
-                    shmq_owner_unlock(self.backlog_lock())
-                    self.leave()
+                moved = self.move_in(&status)
+                self.unlock_backlog()
+                if status == SHMQ_LOST:
+                    self._backlog.be_at_hand()
+                    continue
+                self.raise_failed(status, 0)
             # What another one has moved, or will have taken by the time that we look, is as good.
             count = shmq_load_seq(&self.port.header.backlog)
             if moved or count == 0 or shmq_ring_has_item(&self.port):
@@ -329,36 +333,63 @@ cdef class Producer(Handle):
             self.pause(pause)
             pause = min(pause * 2, 1000)
 
-    def _move_in(self, bytes image, words, uint64_t head) -> bool:
-        """Put the oldest message of the backlog into the ring, and move the log's head behind it; False where the ring is full.
+    cdef bint move_in(self, shmq_status *status) noexcept:
+        """Move messages from the backlog into the ring until it is full or none is left; False: not one. Under the backlog's lock.
 
-        Under the backlog's lock. **If the process dies here** the message may be in both.
+        **If the process dies here** one message may be in both.
         """
+        cdef Log log = self._backlog
         cdef shmq_slot header
         cdef draft_t draft
-        cdef Py_buffer memory
-        cdef bint moved
-        image_header(self, image, &header)
-        draft_of_image(&draft, &header, PyBytes_AS_STRING(image) + sizeof(header))
-        draft.published_ns = max(header.published_ns, <uint64_t>1)
-        PyObject_GetBuffer(words, &memory, PyBUF_WRITABLE)
-        moved = self.offer(&draft) == SHMQ_OK
-        if moved:
-            shmq_store_release(<shmq_word *>memory.buf + LOG_HEAD, head)
-            shmq_store_seq(&self.port.header.backlog, shmq_load_seq(&self.port.header.backlog) - 1)
+        cdef const char *image
+        cdef uint64_t nbytes
+        cdef bint moved = False
+        status[0] = log.begin(&self.port)
+        if status[0] != SHMQ_OK:
+            return False
+        log.rewind()
+        while True:
+            status[0] = log.next(&nbytes, True)
+            if status[0] != SHMQ_OK:
+                break
+            image = log.image(nbytes)
+            if not read_image(&self.port, image, nbytes, &header):
+                status[0] = SHMQ_CORRUPT
+                break
+            draft_of_image(&draft, &header, image + sizeof(header))
+            draft.published_ns = max(header.published_ns, <uint64_t>1)
+            if self.offer(&draft) != SHMQ_OK:
+                break
+            log.moved(&self.port)
             shmq_wake_if_done(&self.port) # for a moment it was in both, and whoever has taken it may be done
-        PyBuffer_Release(&memory)
+            moved = True
+        if status[0] == SHMQ_WOULD_BLOCK: # no more
+            status[0] = SHMQ_OK
+        if status[0] == SHMQ_OK:
+            log.give_back()
+        log.end()
         return moved
 
     def _in_backlog(self, n) -> list:
         """Images of the first `n` messages of the backlog."""
-        self.lock_backlog(SHMQ_FOREVER)
-        try:
-            return self._look_at_backlog(n)
-        finally:
-            shmq_owner_unlock(self.backlog_lock())
-            self.leave()
-
-    def _set_backlog_count(self, uint64_t count) -> None:
-        """Under the backlog's lock."""
-        shmq_store_seq(&self.port.header.backlog, count) # [park]
+        cdef list images = []
+        cdef Py_ssize_t most = n
+        cdef Log log = self._backlog
+        cdef uint64_t nbytes
+        cdef shmq_status status = SHMQ_LOST
+        while status == SHMQ_LOST:
+            log.be_at_hand()
+            self.lock_backlog(SHMQ_FOREVER)
+            try:
+                status = log.begin(&self.port)
+                if status == SHMQ_OK:
+                    log.rewind()
+                    while status == SHMQ_OK and len(images) < most:
+                        status = log.next(&nbytes, True)
+                        if status == SHMQ_OK:
+                            images.append(PyBytes_FromStringAndSize(log.image(nbytes), <Py_ssize_t>nbytes))
+                    log.end()
+            finally:
+                self.unlock_backlog()
+        self.raise_failed(status, 0)
+        return images

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from typing_extensions import Self, TypedDict, TypeVar, Unpack
 
     from shmq._awaiting import Place, Receiving
-    from shmq._backlog import Backlog
     from shmq._dead_letters import DeadLetter, DeadLetters
     from shmq._fileno import Readable
 
@@ -97,7 +96,6 @@ class Queue(_core.Port[T]):
     **Raises** SegmentMismatch, SegmentCorrupt, SegmentForeign, OutOfMemory, TooManyPorts, ValueError, TypeError.
     """
 
-    _backlog: Backlog | None = None  # of a queue that grows
     _reducers = reducers
 
     def __init__(
@@ -223,7 +221,7 @@ class Queue(_core.Port[T]):
         self._ears = Ears()  # of this process
         self._places: dict[AbstractEventLoop, Place] = {}
         _open_queues.add(self)
-        if self.grows and self._backlog is None:
+        if self.grows and (self._backlog is None or self._backlog.segment is not self.segment):
             from shmq._backlog import Backlog
 
             self._backlog = Backlog(self.segment)
@@ -395,22 +393,10 @@ class Queue(_core.Port[T]):
 
     # -- what the compiled half calls ------------------------------------------------------------------------------------
 
-    def _write_to_backlog(self, image: bytes) -> tuple[memoryview, int]:
-        assert self._backlog is not None
-        return self._backlog.write(self, image)
-
-    def _refill_from_backlog(self) -> int:
-        assert self._backlog is not None
-        return self._backlog.refill(self)
-
     def _backlog_side_keys(self) -> set[bytes]:
         """Keys of the side segments to which messages of the backlog lead."""
         images = self._in_backlog(self._backlog_count) if self.grows else []
         return {key for image in images if (key := self._image_side_key(image)) is not None}
-
-    def _look_at_backlog(self, most: int) -> list[bytes]:
-        assert self._backlog is not None
-        return self._backlog.look(self, most)
 
     def _anext(self, leases: _core.Leases, timeout: float | None) -> Any:
         from shmq._awaiting import next_lease

@@ -9,7 +9,6 @@ Nothing here uses ``multiprocessing``'s resource tracker, which unlinks segments
 
 from __future__ import annotations
 
-import mmap
 import os
 import re
 import zlib
@@ -138,7 +137,7 @@ def config_of(header: dict[str, Any]) -> Config:
 class Segment:
     """One mapped segment. The mapping lives as long as somebody holds its buffer."""
 
-    def __init__(self, name: str, memory: mmap.mmap, header: dict[str, Any], inode: int) -> None:
+    def __init__(self, name: str, memory: _core.Mapping, header: dict[str, Any], inode: int) -> None:
         self.name = name
         self.memory = memory
         self.nonce: int = header["nonce"]
@@ -191,7 +190,7 @@ class Segment:
         """A new side segment with these bytes, which `open_side` finds by the key. Raises OutOfMemory, FileExistsError."""
         _files.write_file(self.side_file(key), parts)
 
-    def open_side(self, key: bytes) -> mmap.mmap | bytearray:
+    def open_side(self, key: bytes) -> _core.Mapping | bytearray:
         """Map a side segment, or read a small one: what is written to it stays in this process. Raises PayloadLost."""
         try:
             return _files.read_or_map(self.side_file(key))
@@ -207,56 +206,6 @@ class Segment:
     def unlink_side(self, key: bytes) -> None:
         """Remove a side segment; one that is gone already is no error."""
         _files.remove(self.side_file(key))
-
-
-class Log:
-    """The file of a queue's backlog: three words in its first page that are mapped, and what is written behind it.
-
-    It is opened with the segment, and stays the same file when that is unlinked.
-    """
-
-    def __init__(self, segment: Segment) -> None:
-        self.file = segment.backlog_file
-        self.fd = -1
-        try:
-            memory, inode = _files.map_file(self.file)
-            self.fd = _files.open_file(self.file)
-        except SegmentNotFound:
-            raise SegmentCorrupt(
-                f"the backlog of queue {segment.name!r} is gone from {SHM}: unlink the queue and create it anew"
-            ) from None
-        if os.fstat(self.fd).st_ino != inode:
-            raise SegmentCorrupt(f"the backlog of queue {segment.name!r} was made anew while it was opened")
-        self.words = memoryview(memory).cast("Q")
-
-    def write(self, offset: int, data: bytes) -> None:
-        """Raises OutOfMemory."""
-        rest = memoryview(data)
-        try:
-            while rest:
-                written = os.pwrite(self.fd, rest, offset)
-                offset, rest = offset + written, rest[written:]
-        except OSError as error:
-            raise _files.failure(self.file, len(data), error) from None
-
-    def read(self, offset: int, nbytes: int) -> bytes:
-        """So many bytes, or what there is."""
-        data = os.pread(self.fd, nbytes, offset)
-        while len(data) < nbytes and (more := os.pread(self.fd, nbytes - len(data), offset + len(data))):
-            data += more
-        return data
-
-    def shrink(self, nbytes: int) -> None:
-        """Give back what is behind so many bytes."""
-        os.truncate(self.fd, nbytes)
-
-    def punch(self, offset: int) -> None:
-        """Give back what is between the first page and `offset`; that stays what it is."""
-        _core.punch_hole(self.fd, LOG_START, offset // LOG_START * LOG_START - LOG_START)
-
-    def __del__(self) -> None:
-        if self.fd >= 0:
-            os.close(self.fd)
 
 
 # -- names and places -----------------------------------------------------------------------------------------------------
@@ -322,7 +271,7 @@ def find(name: str) -> Segment | None:
     return Segment(name, memory, header, inode)
 
 
-def outlived(header: dict[str, Any], memory: mmap.mmap) -> bool:
+def outlived(header: dict[str, Any], memory: _core.Mapping) -> bool:
     """Was this segment to go with its creator or its last handle, and those are gone without having had the time to remove it?"""
     if header["flags"] & _core.FLAG_WITH_CREATOR:
         return not _core.alive(header["creator"])

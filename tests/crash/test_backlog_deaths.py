@@ -7,7 +7,6 @@ import faulthandler
 import os
 import random
 import signal
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -16,33 +15,20 @@ import pytest
 from conftest import WATCHDOG, Children, wait_until
 
 import shmq
-from shmq import _backlog
+from shmq import _core
 
 Make = Callable[..., shmq.Queue]
 LONG = 60.0
-STEPS = 10  # an append and a refill have more
+APPENDS, REFILLS = 4, 8  # windows between the steps of each
 
 
 def die_at(queue: shmq.Queue, work: str, step: int) -> None:
-    """Append or refill, and be killed at the step of that number in _backlog.py."""
-    count = 0
-
-    def trace(frame: Any, event: str, argument: Any) -> Any:
-        nonlocal count
-        if frame.f_code.co_filename != _backlog.__file__:
-            return None
-        frame.f_trace_opcodes = True
-        count += event in ("line", "opcode", "return")  # CPython 3.12.1 tells of lines only
-        if count == step:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return trace
-
-    sys.settrace(trace)
+    """Append or refill, and be killed in the window of that number."""
+    _core.die_in_window(step)
     if work == "append":
         queue.put("last", block=False)
     else:
         queue.get(timeout=LONG)
-    sys.settrace(None)
     os._exit(0)
 
 
@@ -73,7 +59,7 @@ def test_a_death_at_any_step_of_an_append_leaves_the_message_whole_or_not_at_all
         got = all_that_waits(q)
         assert got[:6] == list(range(6))
         assert got[6:] == ["last"] or (killed and got[6:] == [])
-    assert step > STEPS
+    assert step == APPENDS + 1
 
 
 def test_a_death_at_any_step_of_a_refill_loses_nothing_and_delivers_one_message_twice_at_most(
@@ -94,7 +80,7 @@ def test_a_death_at_any_step_of_a_refill_loses_nothing_and_delivers_one_message_
         assert set(got) == {2, 3, 4, 5}
         assert len(got) <= 5
         assert got == sorted(got)
-    assert step > STEPS
+    assert step == REFILLS + 1
 
 
 def produce(queue: shmq.Queue, ledger: Any, producer: int) -> None:
