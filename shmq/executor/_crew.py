@@ -113,17 +113,26 @@ class Crew:
 
         It begins with the handlers of its parent, to whom being asked to leave means something else: asked in its first moments
         it would run those, and then work on, while the crew waits for it to leave.
+
+        Nor does this thread handle one before the fork is over: what a handler raises in a callback that runs at a fork (logging
+        has some), Python prints and forgets, so that a program which was interrupted would go on. To block the signals does not
+        prevent it: another thread hears them, and this one handles what that has heard.
         """
-        forks = self.context.get_start_method() == "fork"
-        # Written out, and the mask read before it is changed: pthread_sigmask itself may raise KeyboardInterrupt when it has
-        # changed it, and a context manager's own lines can be interrupted before it restores it.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
-        try:
-            if forks:
-                signal.pthread_sigmask(signal.SIG_BLOCK, HEARD)
+        if self.context.get_start_method() != "fork":
             process.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            return
+        heard: list[Callable[[], object]] = []
+        with contextlib.ExitStack() as after:  # in reverse: nothing interrupts it before the last handler is back
+            after.callback(lambda: [handle() for handle in heard])
+            if threading.current_thread() is threading.main_thread():
+                for number in HEARD:
+                    handler = signal.getsignal(number)
+                    if callable(handler):
+                        after.callback(signal.signal, number, handler)
+                        signal.signal(number, lambda *event, handler=handler: heard.append(lambda: handler(*event)))
+            after.callback(signal.pthread_sigmask, signal.SIG_SETMASK, signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+            signal.pthread_sigmask(signal.SIG_BLOCK, HEARD)
+            process.start()
 
     def _enlist(self, process: BaseProcess, row: Row) -> None:
         assert process.pid is not None

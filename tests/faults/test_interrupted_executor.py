@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from conftest import WATCHDOG, wait_until
+from faults import run_program
 
 import shmq
 import shmq.executor
@@ -123,3 +124,37 @@ def test_who_is_interrupted_at_any_line_can_go_on_and_can_leave(
             break
         line += stride
     assert reached > 100 / stride
+
+
+INTERRUPTED_AT_A_FORK = """
+import os, signal, threading
+import shmq
+
+stay = threading.Event()
+listener = threading.Thread(target=stay.wait, daemon=True)  # no mask of the thread that forks keeps a signal from this one
+listener.start()
+arrived, there = os.pipe()
+os.set_blocking(there, False)
+signal.set_wakeup_fd(there)
+times = 0
+
+def interrupt():
+    global times
+    times += 1
+    if times == 1:
+        signal.pthread_kill(listener.ident, signal.SIGINT)
+        os.read(arrived, 1)  # the listener has heard it
+
+with shmq.Executor(1, "fork") as pool:
+    os.register_at_fork(after_in_parent=interrupt)
+    try:
+        pool.submit(abs, -1)
+        print("goes on")
+    except KeyboardInterrupt:
+        print("interrupted")
+    print(signal.getsignal(signal.SIGINT) is signal.default_int_handler, signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+"""
+
+
+def test_an_interrupt_in_the_middle_of_a_fork_is_not_forgotten() -> None:
+    assert run_program(INTERRUPTED_AT_A_FORK) == "interrupted\nTrue set()\n"
