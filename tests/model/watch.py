@@ -4,7 +4,8 @@
 
 bells.py says that nobody sleeps on beside a message; this model says that somebody looks in time for what nobody rings for, and
 that not all do (wait.c, "who looks for the dead"). Time is counted in steps of 20 ms: a look is due after LOOK, a deputy is LATE
-by one, other sleepers sleep MOST. A step of a process is one access to shared memory and takes no time; time goes on when all sleep.
+by one, other sleepers sleep MOST. A step of a process is one access to shared memory and takes no time; time goes on when all
+sleep.
 
 Sleepers may be killed, or stopped, at any moment, and may be woken for a message and go; others arrive. Checked: (1) while
 somebody sleeps, the last look is never longer ago than LOOK; after a fault, than LOOK and what a deputy is late by; after

@@ -12,12 +12,13 @@ import time
 from collections.abc import Callable
 
 import pytest
-from conftest import receive_and_stay, wait_until
+from conftest import PREFIX, receive_and_stay, wait_until
 
 import shmq
 
 Make = Callable[..., shmq.Queue]
 LONG = 30.0
+DONE_WAITERS = 400  # of the header: layout.h
 
 # -- join ----------------------------------------------------------------------------------------------------------------
 
@@ -96,6 +97,29 @@ def test_who_joins_is_woken_by_the_last_step(queue, how):
     step()
     joined.join(LONG)
     assert not joined.is_alive()
+
+
+@pytest.mark.parametrize("how", ["task_done", "ack"])
+def test_a_join_whose_time_is_over_costs_one_step_of_others_and_no_more(queue, how):
+    queue.put(1)
+    stays = queue.receive()
+    assert not queue.join(0.001)
+    assert someone_is_said_to_join(queue)
+    queue.put(2)
+    if how == "ack":
+        queue.receive().ack()
+    else:
+        queue.get()
+        queue.task_done()
+    assert not someone_is_said_to_join(queue)
+    stays.ack()
+    assert queue.join(0)
+
+
+def someone_is_said_to_join(queue: shmq.Queue) -> bool:
+    with open(f"/dev/shm/{PREFIX}{queue.name}", "rb") as file:
+        file.seek(DONE_WAITERS)
+        return int.from_bytes(file.read(4), "little") != 0
 
 
 def work(queue: shmq.Queue, leased: bool) -> None:
