@@ -18,6 +18,7 @@ import pytest
 from conftest import PREFIX, Children, wait_until
 
 import shmq
+from shmq import _files, _segment
 
 SHM = Path("/dev/shm")
 BOOT_ID_AT = 88  # layout.h
@@ -479,8 +480,66 @@ def test_an_anonymous_queue_whose_creator_was_killed_is_swept_by_the_next(childr
     os.kill(child.pid, signal.SIGKILL)
     child.join(60)
     assert len(files_of(name)) == 4
-    with shmq.Queue(slots=2, slot_size=64):
-        assert files_of(name) == []
+
+    def swept_by_the_next() -> bool:
+        shmq.Queue(slots=2, slot_size=64).close()
+        return files_of(name) == []
+
+    wait_until(swept_by_the_next)
+
+
+def test_what_making_an_anonymous_queue_looks_at_does_not_grow_with_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[str] = []
+    listed: list[int] = []
+    really_map, really_list = _files.map_file, _files.list_files
+
+    def map_file(file: str, **how: bool) -> Any:
+        looks.append(file)
+        return really_map(file, **how)
+
+    def list_files(*beginnings: str) -> list[str]:
+        listed.append(len(found := really_list(*beginnings)))
+        return found
+
+    monkeypatch.setattr(_files, "map_file", map_file)
+    monkeypatch.setattr(_files, "list_files", list_files)
+    queues: list[shmq.Queue] = []
+    steps: list[float] = []
+    for number in (100, 400):
+        looks.clear(), listed.clear()
+        made = [shmq.Queue(slots=1, slot_size=16, ports=1) for _ in range(number)]
+        queues += made
+        steps.append((len(looks) + sum(listed)) / number)
+    for queue in queues:
+        queue.close()
+    most = 2 + _segment.Sweeper.LOOKS  # each is looked for before it is made; 16 are looked at
+    assert steps[0] <= most + 5 * _segment.Sweeper.LOOKS and steps[1] <= most + 5 * _segment.Sweeper.LOOKS, steps
+    assert steps[1] < 2 * steps[0], steps
+
+
+def test_a_leftover_that_somebody_is_opening_is_not_swept(children: Children) -> None:
+    ours, theirs = children.context.Pipe()
+    child = children.start(make_anonymous_and_wait, theirs)
+    name = ours.recv()
+    os.kill(child.pid, signal.SIGKILL)
+    child.join(60)
+    with _segment.NameLock(name):
+        opening = children.start(_segment.remove_if_left_over, name)
+        opening.join(60)
+        assert len(files_of(name)) == 4, "removed under the hands of who has its name locked"
+    assert _segment.remove_if_left_over(name)
+    assert files_of(name) == []
+
+
+def test_a_leftover_that_came_back_to_life_before_the_lock_is_not_swept(
+    make: Callable[..., shmq.Queue], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = make(slots=1, slot_size=16)
+    answers = iter([True, False])  # left over at the first look; opened by somebody at the second
+    monkeypatch.setattr(_segment, "is_left_over", lambda name: next(answers))
+    assert not _segment.remove_if_left_over(queue.name)
+    assert next(answers, None) is None
+    assert len(files_of(queue.name)) == 4
 
 
 def close_inherited(queue: shmq.Queue) -> None:
