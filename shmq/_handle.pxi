@@ -109,7 +109,12 @@ cdef class Handle(Observer):
         self.patience_ns = BACKLOG_PATIENCE_NS
         self.patience_puts = 0
         shmq_reap(&self.port)
-        self._attached()
+        try:
+            self._attached()
+        except BaseException: # a backlog that cannot be opened, an interrupt: nobody will close what was never opened
+            self.detach()
+            self.forks = <uint64_t>-1 # and the next call of a forked child begins here again
+            raise
         return 0
 
     def _attached(self) -> None:
