@@ -23,7 +23,7 @@ from shmq._core import Observer
 from shmq._dead_letters import DeadLetters
 from shmq._errors import SegmentNotFound, ShmqError, TooManyPorts
 from shmq._files import SEPARATOR, SHM
-from shmq._look import look
+from shmq._look import look, older
 from shmq._queue import Queue
 from shmq._segment import Segment
 from shmq._stats import verify
@@ -58,10 +58,12 @@ def examine(names: Collection[str] = ()) -> list[Finding]:
 
     Nothing that it does loses a message.
     """
+    for name in names:
+        _segment.check_name(name)
     if wrong := _files.without_memory():
         return [Finding("error", SHM, str(wrong))]
-    findings = [] if names else [*examine_place(), *examine_logind()]
     there = [name for name in _segment.list_segments() if not names or name in names]
+    findings = [] if names else [*examine_place(), *examine_logind(), *examine_older()]
     for name in there:
         findings += each_for_itself(name, examine_queue(name))
     used = cache(used_although_removed)  # which takes a look at every process
@@ -120,6 +122,17 @@ def examine_place() -> Iterator[Finding]:
         )
 
 
+def examine_older() -> Iterator[Finding]:
+    """What an older shmq left. Other programs may still use it."""
+    for name, count in sorted(older().items()):
+        yield Finding(
+            "warning",
+            f"{SHM}/shmq.{name}",
+            f"{number(count, 'file')} of a queue that an older shmq made; this one does not use it. When no program has it open "
+            f"any more, remove it: rm -rf {SHM}/shmq.{name} {SHM}/*shmq.{name}+*",
+        )
+
+
 def examine_logind() -> Iterator[Finding]:
     """systemd removes a user's files from /dev/shm at his last logout, unless it is told not to."""
     uid = os.geteuid()
@@ -153,7 +166,6 @@ REMOVE_IPC = re.compile(r"\s*RemoveIPC\s*=\s*(\w+)")
 
 def examine_nothing(name: str) -> Finding:
     """A name that was asked for, and is nobody's."""
-    _segment.check_name(name)
     others = [path.partition("-")[2].partition(".")[0] for path in glob(f"{SHM}/shmq-*.{glob_escape(name)}")]
     if others:
         return Finding("error", name, f"this user has no queue of this name; others have: user {', '.join(sorted(others))}")

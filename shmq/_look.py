@@ -6,15 +6,19 @@ know does none of that: it maps the file for reading, checks it, and reads.
 
 from __future__ import annotations
 
+import contextlib
+import os
+import re
 from typing import NamedTuple
 
 from shmq import _core, _files, _segment
 from shmq._core import Observer
-from shmq._errors import SegmentCorrupt, SegmentForeign, SegmentMismatch, SegmentNotFound, ShmqError
+from shmq._errors import NoSharedMemory, SegmentCorrupt, SegmentForeign, SegmentMismatch, SegmentNotFound, ShmqError
 from shmq._segment import Segment
 
-__all__ = ["Sight", "look"]
+__all__ = ["Sight", "look", "older"]
 
+OLDER = re.compile(r"(?:sem\.)?shmq\.([A-Za-z0-9][A-Za-z0-9._-]*)(?:\+.*)?")
 UNUSABLE = {SegmentMismatch: "mismatch", SegmentForeign: "foreign", SegmentCorrupt: "damaged"}
 
 
@@ -30,12 +34,12 @@ class Sight(NamedTuple):
 
 
 def look(name: str) -> Sight:
-    """The segment of this name. **Raises** SegmentNotFound where there is none, ValueError for what can be no name."""
+    """The segment of this name. **Raises** SegmentNotFound, NoSharedMemory, ValueError for what can be no name."""
     _segment.check_name(name)
     try:
         memory, inode = _files.map_file(_segment.file_of(name), readonly=True)
         header = _core.read_header(memory)
-    except SegmentNotFound:
+    except (SegmentNotFound, NoSharedMemory):
         raise
     except BlockingIOError:
         header = None
@@ -56,6 +60,17 @@ def look(name: str) -> Sight:
     except SegmentCorrupt as error:  # it is being written over
         return Sight(name, "damaged", str(error))
     return Sight(name, state, problem, observer)
+
+
+def older() -> dict[str, int]:
+    """Names of this user's queues that an older shmq made, whose files bore no user's number, and how many files each has."""
+    found: dict[str, int] = {}
+    for entry in os.scandir(_files.SHM):
+        if name := OLDER.fullmatch(entry.name):
+            with contextlib.suppress(FileNotFoundError):
+                if entry.stat(follow_symlinks=False).st_uid == os.geteuid():
+                    found[name[1]] = found.get(name[1], 0) + 1
+    return found
 
 
 def lock_inode() -> int:

@@ -10,7 +10,7 @@ import click
 import shmq
 from shmq import _segment
 from shmq._liveness import holders_of
-from shmq._look import Sight, look
+from shmq._look import Sight, look, older
 from shmq._stats import stats_of
 from shmq.cli._screen import Row, age, listing, printable, size
 
@@ -30,6 +30,8 @@ def ls() -> None:
     /dev/shm with all that is its.
     """
     names = shmq.list_segments()
+    if others := older():
+        click.echo(f"not listed: {', '.join(sorted(others))}, of an older shmq; see shmq doctor", err=True)
     if not names:
         click.echo("there are no segments", err=True)
         return
@@ -38,9 +40,11 @@ def ls() -> None:
     for name in names:
         try:
             sight = look(name)
+            rows.append(row_of(sight, size(memory.get(name, 0))))
         except shmq.SegmentNotFound:
             continue  # unlinked while we looked
-        rows.append(row_of(sight, size(memory.get(name, 0))))
+        except (shmq.ShmqError, OSError) as error:  # it, or what lies beside it, was changed while we looked
+            rows.append(row_of(Sight(name, "unreadable", str(error)), size(memory.get(name, 0))))
     listing(HEADINGS, rows, notes="held by", expendable=EXPENDABLE)
 
 

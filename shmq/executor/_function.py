@@ -64,11 +64,13 @@ def problem_of(found: Any) -> str:
         if inspect.isgeneratorfunction(body) or inspect.isasyncgenfunction(body):
             return "is a generator function: to call it runs nothing of it. Let it do its work and return, without yield"
     try:
-        inspect.signature(found).bind(None)
+        signature = inspect.signature(found, follow_wrapped=False)  # a decorator may take another number than what it decorates
+    except (TypeError, ValueError):
+        return ""  # of some that are built in, nobody can tell
+    try:
+        signature.bind(None)
     except TypeError as error:
         return f"cannot be called with one argument, the message: {error}"
-    except ValueError:
-        pass  # of some that are built in, nobody can tell
     return ""
 
 
@@ -107,13 +109,18 @@ class Function:
             return
         import asyncio
 
-        left = asyncio.all_tasks(self.loop)
-        for task in left:
-            task.cancel()
-        self.loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
-        self.loop.run_until_complete(self.loop.shutdown_asyncgens())
-        self.loop.run_until_complete(self.loop.shutdown_default_executor())
-        self.loop.close()
+        loop = self.loop
+        left = asyncio.all_tasks(loop)
+
+        async def end() -> None:
+            for task in left:
+                task.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
+            await loop.shutdown_asyncgens()
+            await loop.shutdown_default_executor()
+
+        loop.run_until_complete(end())
+        loop.close()
         asyncio.set_event_loop(None)
 
 

@@ -552,6 +552,11 @@ def test_a_shared_memory_that_is_none_costs_no_traceback(prepare: str, command: 
         assert "Traceback" not in process.communicate(timeout=WATCHDOG)[0]
 
 
+def complaints(errors: str) -> list[str]:
+    """What a command says on the standard error; not of another test's remains of an older shmq."""
+    return [line for line in errors.splitlines() if not line.startswith("not listed: ")]
+
+
 def test_a_reader_that_has_had_enough_costs_no_traceback(queue: shmq.Queue) -> None:
     ends, write = os.pipe()
     os.close(ends)
@@ -559,7 +564,7 @@ def test_a_reader_that_has_had_enough_costs_no_traceback(queue: shmq.Queue) -> N
         environment = {**os.environ, "PYTHONPATH": str(Path(shmq.__file__).parents[1])}
         command = [sys.executable, "-m", "shmq", "ls"]
         process = subprocess.run(command, stdout=nobody, stderr=subprocess.PIPE, text=True, timeout=WATCHDOG, env=environment)
-    assert process.stderr == "" and process.returncode in (0, 1)
+    assert complaints(process.stderr) == [] and process.returncode in (0, 1)
 
 
 @pytest.mark.parametrize(
@@ -585,7 +590,7 @@ def test_no_terminal_costs_a_traceback(queue: shmq.Queue, environment: dict[str,
             output += more
     _, errors = process.communicate(timeout=WATCHDOG)
     os.close(main)
-    assert (process.returncode, errors) == (0, "") and output
+    assert (process.returncode, complaints(errors)) == (0, []) and output
     assert command != "ls" or queue.name.encode() in output.replace(b"\r\n", b"")
 
 

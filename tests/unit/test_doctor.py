@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import struct
+import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -464,6 +466,23 @@ def test_a_name_that_is_nobodys_is_an_error_and_the_others_are_examined(make: Ma
     assert re.search(r"no-such-queue +error +there is no queue of this name, and nothing left of one", result.output)
     assert re.search(rf"{queue.name} +repaired +1 lease over", result.output)
     del late
+
+
+def test_what_an_older_shmq_left_is_told_and_left_alone(name: str) -> None:
+    left = [f"{SHM}/{entry}" for entry in (f"shmq.{name}", f"sem.shmq.{name}+{1:016x}.items", f"shmq.{name}+{1:016x}.dead")]
+    for path in left[:2]:
+        with open(path, "wb"):
+            pass
+    os.mkdir(left[2])
+    try:
+        (found,) = [finding for finding in _doctor.examine_older() if finding.subject == left[0]]
+        assert found.level == "warning" and "3 files of a queue that an older shmq made" in found.text
+        assert all(map(os.path.exists, left))
+        subprocess.run(found.text.partition("remove it: ")[2], shell=True, check=True)
+        assert not any(map(os.path.exists, left))
+    finally:
+        for path in filter(os.path.exists, left):
+            shutil.rmtree(path) if os.path.isdir(path) else os.unlink(path)
 
 
 @pytest.mark.parametrize("name", ["../etc/passwd", "", "a/b", "."])

@@ -88,6 +88,29 @@ partial, partial_generator = functools.partial(later), functools.partial(generat
 def two(one, other):
     pass
 
+def injecting(function):
+    @functools.wraps(function)
+    def wrapper(data):
+        return function("a session", data)
+    return wrapper
+
+@injecting
+def injected(session, data):
+    Path(data).touch()
+
+@functools.lru_cache
+def cached(data):
+    Path(data).touch()
+
+async def leaves_something_behind(data):
+    async def linger():
+        try:
+            await asyncio.sleep(1000)
+        finally:
+            Path(f"{data}.cancelled").touch()
+    asyncio.ensure_future(linger())
+    await asyncio.sleep(0)
+
 def exits(data):
     raise SystemExit("enough")
 
@@ -278,7 +301,7 @@ def module(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.mark.parametrize(
     "function",
-    ["later", "returns_a_coroutine", "partial", "thing", "thing.method", "thing.plain", "Thing.static"],
+    ["later", "returns_a_coroutine", "partial", "thing", "thing.method", "thing.plain", "Thing.static", "injected", "cached"],
 )
 def test_whatever_can_be_called_with_a_message_has_run_when_the_call_is_over(module: str, tmp_path: Path, function: str) -> None:
     call = Function(f"{module}:{function}")
@@ -286,6 +309,14 @@ def test_whatever_can_be_called_with_a_message_has_run_when_the_call_is_over(mod
         call(SimpleNamespace(data=f"{tmp_path}/{made}"))  # type: ignore[arg-type]  # all that it looks at
         assert (tmp_path / made).exists()
     call.close()
+
+
+def test_what_a_coroutine_leaves_behind_is_cancelled_at_the_end(module: str, tmp_path: Path) -> None:
+    call = Function(f"{module}:leaves_something_behind")
+    call(SimpleNamespace(data=f"{tmp_path}/it"))  # type: ignore[arg-type]  # all that it looks at
+    assert not (tmp_path / "it.cancelled").exists()
+    call.close()
+    assert (tmp_path / "it.cancelled").exists()
 
 
 @pytest.mark.parametrize(
