@@ -81,10 +81,13 @@ cdef class Consumer(Undertaker):
                 return 0
         while True:
             until = deadline
-            if status == SHMQ_NO_CELLS and deadline != 1:
+            if status == SHMQ_NO_CELLS:
                 if cells_deadline == 0:
                     cells_deadline = shmq_now_ns() + CELL_PATIENCE_NS
-                until = min(deadline, cells_deadline)
+                if self.port.due_ns == SHMQ_FOREVER: # otherwise one that rests will come, in its own cell
+                    until = min(deadline, cells_deadline)
+                if until < cells_deadline and shmq_cells_move(&self.port, for_long): # however short the time-out: others' calls will be through
+                    until = cells_deadline
             timed_out = self.wait(status, SHMQ_ITEMS, until, &patience) == SHMQ_TIMED_OUT
             self.look_again()
             if not timed_out or deadline != 1: # a last look: it may have come with the last tick
@@ -92,10 +95,13 @@ cdef class Consumer(Undertaker):
                 if status == SHMQ_OK:
                     return 0
             if timed_out:
-                if status == SHMQ_NO_CELLS:
+                if status == SHMQ_NO_CELLS and self.port.due_ns == SHMQ_FOREVER:
                     raise InFlightLimit(self._in_flight_report())
                 if self._readable is not None:
                     self._readable.found_nothing()
+                if status == SHMQ_NO_CELLS:
+                    raise Empty(f"no message of queue {self.name!r} can be taken now: those that rest after a failure occupy the in-flight cells "
+                                f"that are left, and the first is due in {max(<int64_t>(self.port.due_ns - shmq_now_ns()), 0) * 1e-9:.3g} s")
                 raise Empty(f"{shmq_load_seq(&self.port.header.backlog):,} messages wait in the backlog of queue {self.name!r}, and another process "
                             "is at it and moves none: is it stopped?" if status == SHMQ_WOULD_BLOCK and self.is_behind() else f"queue {self.name!r} is empty")
 
@@ -185,7 +191,8 @@ cdef class Consumer(Undertaker):
         """Take up to `max` messages in their order: as many as are there, at least one.
 
         **Waits**, **raises** and survives death as `get` does. The messages are gone only when the whole batch has been
-        decoded, so that no more are returned than in-flight cells are free. One that came back earlier is returned alone.
+        decoded, so that no more are returned than in-flight cells are free, and than half of `in_flight`, which leaves some to
+        others. One that came back earlier is returned alone.
         """
         cdef uint32_t few[BATCH]
         cdef uint32_t cell
@@ -224,8 +231,7 @@ cdef class Consumer(Undertaker):
         cdef uint32_t length = shmq_ring_estimate(&self.port)
         if max < 1:
             raise ValueError(f"max must be at least 1, not {max}")
-        if length > self.port.geometry.cells:
-            length = self.port.geometry.cells
+        length = min(length, shmq_batch_limit(&self.port))
         if max < length:
             length = <uint32_t>max
         return length if length else 1

@@ -197,6 +197,8 @@ cdef extern from "lease.h" nogil:
     bint shmq_orphan_due(shmq_port *port)
     enum shmq_wish:
         SHMQ_TO_BURY, SHMQ_TO_DISCARD
+    bint shmq_cells_move(const shmq_port *port, bint for_long)
+    uint32_t shmq_batch_limit(const shmq_port *port)
     bint shmq_orphan_claim(shmq_port *port, shmq_wish wish, uint32_t *cell)
     void shmq_delivery_ended(shmq_port *port, uint32_t cell, uint64_t leased, shmq_cause cause, uint64_t delay_ns)
     bint shmq_lease_begun(const shmq_port *port, uint32_t cell, uint64_t leased)

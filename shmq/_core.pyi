@@ -99,15 +99,17 @@ class Port(Observer, Generic[T]):
         """Take up to `max` messages in their order: as many as are there, at least one.
 
         **Waits**, **raises** and survives death as `get` does. The messages are gone only when the whole batch has been
-        decoded, so that no more are returned than in-flight cells are free. One that came back earlier is returned alone.
+        decoded, so that no more are returned than in-flight cells are free, and than half of `in_flight`, which leaves some to
+        others. One that came back earlier is returned alone.
         """
     def receive(self, timeout: float | None = None, lease_timeout: float | None = ..., extend: bool = False) -> Lease[T]:
         """Take the oldest message with responsibility: see Lease.
 
         `lease_timeout`: seconds after which the message goes to somebody else; None: not while this process lives; if it is not
         given: what the queue was created with. `extend`: begin the time anew, from a thread, until the lease is settled.
-        **Waits** for a message, up to `timeout` seconds (None: for ever; 0: tries once). **Raises** Empty, Closed, InFlightLimit
-        where every in-flight cell is held by somebody. **If the process dies** before the ack, the message is redelivered.
+        **Waits** for a message, up to `timeout` seconds (None: for ever; 0: tries once). **Raises** Empty, Closed; InFlightLimit
+        where leases and loans occupy every in-flight cell for a second (where messages that rest do, too, it waits for the first of
+        them). **If the process dies** before the ack, the message is redelivered.
         """
     def receive_many(
         self, max: int, timeout: float | None = None, lease_timeout: float | None = ..., extend: bool = False
@@ -133,15 +135,17 @@ class Port(Observer, Generic[T]):
     def loan(self, shape: int) -> Loan[memoryview]:
         """Lend an empty slot to write a message in place: `loan(nbytes)`, or `loan(shape, dtype)` for an array.
 
-        **Raises** MessageTooLarge, TypeError for a dtype that only pickle carries, InFlightLimit, Closed. Does not wait; publishing does.
-        **If the process dies** before that, nothing was sent.
+        **Raises** MessageTooLarge, TypeError for a dtype that only pickle carries, Closed; InFlightLimit where leases, loans and
+        messages that came back occupy every in-flight cell. **Waits** only for a cell that a call of another process is about to
+        free, for a second at most; publishing waits for room. **If the process dies** before that, nothing was sent.
         """
     @overload
     def loan(self, shape: int | tuple[int, ...] | list[int], dtype: DTypeLike) -> Loan[NDArray[Any]]:
         """Lend an empty slot to write a message in place: `loan(nbytes)`, or `loan(shape, dtype)` for an array.
 
-        **Raises** MessageTooLarge, TypeError for a dtype that only pickle carries, InFlightLimit, Closed. Does not wait; publishing does.
-        **If the process dies** before that, nothing was sent.
+        **Raises** MessageTooLarge, TypeError for a dtype that only pickle carries, Closed; InFlightLimit where leases, loans and
+        messages that came back occupy every in-flight cell. **Waits** only for a cell that a call of another process is about to
+        free, for a second at most; publishing waits for room. **If the process dies** before that, nothing was sent.
         """
     def peek(self, n: int = 1) -> list[T]:
         """Copies of the first `n` messages of the ring, oldest first, without taking them. Leased ones are not among them."""

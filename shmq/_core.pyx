@@ -213,8 +213,9 @@ cdef class Port(Consumer):
 
         `lease_timeout`: seconds after which the message goes to somebody else; None: not while this process lives; if it is not
         given: what the queue was created with. `extend`: begin the time anew, from a thread, until the lease is settled.
-        **Waits** for a message, up to `timeout` seconds (None: for ever; 0: tries once). **Raises** Empty, Closed, InFlightLimit
-        where every in-flight cell is held by somebody. **If the process dies** before the ack, the message is redelivered.
+        **Waits** for a message, up to `timeout` seconds (None: for ever; 0: tries once). **Raises** Empty, Closed; InFlightLimit
+        where leases and loans occupy every in-flight cell for a second (where messages that rest do, too, it waits for the first of
+        them). **If the process dies** before the ack, the message is redelivered.
         """
         cdef uint64_t lease_ns = self.lease_ns_of(lease_timeout)
         cdef Lease lease = self.receive_for(patience_of(timeout), lease_ns, True, False)
@@ -378,8 +379,9 @@ cdef class Port(Consumer):
     def loan(self, shape, dtype=None) -> Loan:
         """Lend an empty slot to write a message in place: `loan(nbytes)`, or `loan(shape, dtype)` for an array.
 
-        **Raises** MessageTooLarge, TypeError for a dtype that only pickle carries, InFlightLimit, Closed. Does not wait; publishing does.
-        **If the process dies** before that, nothing was sent.
+        **Raises** MessageTooLarge, TypeError for a dtype that only pickle carries, Closed; InFlightLimit where leases, loans and
+        messages that came back occupy every in-flight cell. **Waits** only for a cell that a call of another process is about to
+        free, for a second at most; publishing waits for room. **If the process dies** before that, nothing was sent.
         """
         cdef Loan loan = Loan.__new__(Loan) # before a cell is taken: making it may run the collector
         cdef shmq_slot header
@@ -411,8 +413,8 @@ cdef class Port(Consumer):
         if shmq_unlikely(status != SHMQ_OK):
             shmq_reap(&self.port)
             status = shmq_cell_take_for_long(&self.port, SHMQ_TO_WRITE, &cell)
-        if status != SHMQ_OK:
-            raise InFlightLimit(self._in_flight_report())
+        if shmq_unlikely(status != SHMQ_OK):
+            self.take_patiently_for_loan(&cell, status)
         shmq_cell_become(&self.port, cell, SHMQ_LOANED)
         loan.word = shmq_cell_load(&self.port, cell)
         self.check_slot(shmq_word_slot(loan.word))
@@ -427,6 +429,20 @@ cdef class Port(Consumer):
         loan.state = HAND_OPEN
         self.users += 1
         return loan
+
+    cdef int take_patiently_for_loan(self, uint32_t *cell, shmq_status status) except -1:
+        """Wait for the calls of others that hold cells. Pre: there was none to take, `status` says why."""
+        cdef shmq_patience patience
+        cdef uint64_t deadline = shmq_now_ns() + CELL_PATIENCE_NS
+        memset(&patience, 0, sizeof(patience))
+        while status != SHMQ_OK:
+            if status == SHMQ_NO_CELLS and not shmq_cells_move(&self.port, True):
+                raise InFlightLimit(self._in_flight_report())
+            if self.wait(status, SHMQ_SPACE, deadline, &patience) == SHMQ_TIMED_OUT:
+                raise InFlightLimit(self._in_flight_report())
+            self.look_again()
+            status = shmq_cell_take_for_long(&self.port, SHMQ_TO_WRITE, cell)
+        return 0
 
     cdef int publish_cell(self, uint32_t cell, double seconds) except -1:
         """Give a loaned cell's slot to the ring. On an exception the loan is as it was. Closing the handle does not end it."""

@@ -120,8 +120,11 @@ static int wait_on(shmq_queue *queue, int status, enum shmq_side side, uint64_t 
     if (status == SHMQ_WOULD_BLOCK && side == SHMQ_ITEMS && shmq_wait_over(&queue->port, false)) return SHMQ_SHUT;
     if (status == SHMQ_WOULD_BLOCK) status = (int)shmq_wait(&queue->port, side, deadline, patience);
     else if (status == SHMQ_NO_CELLS) {
-        status = (int)shmq_wait_for_cell(&queue->port, deadline, patience);
-        if (status == SHMQ_TIMED_OUT) return SHMQ_NO_CELLS;
+        if (!patience->begun_ns) patience->begun_ns = shmq_now_ns();
+        uint64_t moment = patience->begun_ns + SHMQ_CELL_PATIENCE_NS;
+        status = (int)shmq_wait_for_cell(&queue->port, deadline < moment && shmq_cells_move(&queue->port, true) ? moment : deadline, patience);
+        /* Of messages that rest one will come, and not yet. */
+        if (status == SHMQ_TIMED_OUT) return side == SHMQ_ITEMS && queue->port.due_ns != SHMQ_FOREVER ? SHMQ_TIMED_OUT : SHMQ_NO_CELLS;
     } else return status;
     return status == SHMQ_INTERRUPTED ? SHMQ_OK : status;
 }
@@ -154,9 +157,11 @@ static bool slot_of(const shmq_queue *queue, uint32_t cell, uint32_t *slot) {
 
 int shmq_loan(shmq_queue *queue, uint64_t nbytes, const shmq_shape *shape, shmq_message *message) {
     if (nbytes > queue->port.geometry.slot_size) return SHMQ_TOO_LARGE;
+    struct shmq_patience patience = {0};
     uint32_t cell;
-    int status = (int)shmq_cell_take_for_long(&queue->port, SHMQ_TO_WRITE, &cell);
-    if (status != SHMQ_OK) return status;
+    int status;
+    while ((status = (int)shmq_cell_take_for_long(&queue->port, SHMQ_TO_WRITE, &cell)) != SHMQ_OK)
+        if ((status = wait_on(queue, status, SHMQ_SPACE, 0, &patience)) != SHMQ_OK) return status;
     uint32_t slot;
     status = slot_of(queue, cell, &slot) ? describe(shmq_slot_at(&queue->port, slot), nbytes, shape) : SHMQ_CORRUPT;
     if (status != SHMQ_OK) {

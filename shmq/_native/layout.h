@@ -164,7 +164,8 @@ static inline uint64_t shmq_expires_ahead(uint64_t expires, uint64_t word) {
 /* One in-flight cell, alone on its cache line: its owner writes it with every message. */
 struct shmq_cell {
     shmq_word word;        /*  0  written by: owner, claimant, reaper            read by: all */
-    shmq_word leased_ns;   /*  8  CLOCK_MONOTONIC, when the lease began; owner   read by: leases(), stalls */
+    shmq_word leased_ns;   /*  8  CLOCK_MONOTONIC, when the lease began; 0 from the claim until the user has it; owner
+                            *     read by: leases(), stalls, who waits for a cell */
     shmq_word expires;     /* 16  of a TIMED cell; owner, or who takes notice of a stopped one   read by: who waits */
     shmq_word due_ns;      /* 24  of an ORPHAN cell: not delivered before; who gave it back      read by: adopters */
     shmq_word prefetched;  /* 32  the word under which the owner took it without beginning with it, or 0; owner */

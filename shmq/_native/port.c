@@ -57,7 +57,17 @@ shmq_status shmq_segment_check(const void *base, uint64_t file_bytes, struct shm
 static bool claim(struct shmq_port *port, uint32_t cell, unsigned wanted) {
     uint64_t word = shmq_load_acquire(&port->cells[cell].word); /* [hand] */
     if (shmq_cell_state(word) != wanted || shmq_word_slot(word) >= port->geometry.total_slots) return false;
-    return shmq_swap_seq(&port->cells[cell].word, &word, shmq_cell_next(word, SHMQ_IDLE, port->index, shmq_word_slot(word)));
+    if (!shmq_swap_seq(&port->cells[cell].word, &word, shmq_cell_next(word, SHMQ_IDLE, port->index, shmq_word_slot(word)))) return false;
+    shmq_store_relaxed(&port->cells[cell].leased_ns, 0); /* seen by whoever sees it leased: see shmq_cells_move */
+    return true;
+}
+
+bool shmq_cells_move(const struct shmq_port *port, bool for_long) {
+    for (uint32_t i = for_long || !port->geometry.paged ? port->geometry.reserved : 0; i < port->geometry.cells; i++) {
+        unsigned state = shmq_cell_state(shmq_load_acquire(&port->cells[i].word)); /* [hand] */
+        if (state <= SHMQ_IDLE || (shmq_state_leased(state) && shmq_load_relaxed(&port->cells[i].leased_ns) == 0)) return true;
+    }
+    return false;
 }
 
 /* Any free cell from `first` on. */

@@ -126,6 +126,17 @@ void shmq_cell_let_go(struct shmq_port *port, uint32_t cell, uint64_t word, enum
 /* A cell that the caller will hold for long: none of the reserved ones. */
 shmq_status shmq_cell_take_for_long(struct shmq_port *port, enum shmq_purpose purpose, uint32_t *cell);
 
+/* Of the cells that leases and loans may take (`for_long`; else: that any call may take), is one free by now, or in the hands of a call that
+ * is running, so that it will be free in a moment? Otherwise users hold them all: it takes an ack, a publication, or a message that
+ * rests to be due. */
+bool shmq_cells_move(const struct shmq_port *port, bool for_long);
+
+/* Of how many messages a batch may consist: of half of these cells, so that others find one. */
+static inline uint32_t shmq_batch_limit(const struct shmq_port *port) {
+    uint32_t half = (port->geometry.cells - port->geometry.reserved) / 2;
+    return half ? half : 1;
+}
+
 /* Change the state of my own cell; the slot stays. */
 static inline uint64_t shmq_cell_load(const struct shmq_port *port, uint32_t cell) {
     return shmq_load_relaxed(&port->cells[cell].word); /* mine: no other process stores to it */

@@ -665,3 +665,16 @@ def test_what_was_put_before_a_shutdown_is_found_by_one_who_had_just_looked(tmp_
     assert built.returncode == 0, built.stderr
     done = subprocess.run([program, make(slots=4).name], capture_output=True, text=True, timeout=WATCHDOG)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_where_messages_that_rest_occupy_every_cell_a_receive_in_c_waits_for_the_first_of_them(start, make):
+    queue = make(slots=8, in_flight=2)
+    queue.put_many([b"first", b"second", b"third"])
+    for lease in queue.receive_many(2, timeout=0):
+        lease.nack(delay=0.5)
+    client = start()
+    assert client.ask("attach", queue.name)[0] == 0
+    assert client.ask("receive", 1, 0)[0] == TIMED_OUT
+    assert client.ask("receive", 1, WATCHDOG / 4 * 1000) == (0, f"0 2 - {b'first'.hex()}")
+    assert client.ask("ack", 1)[0] == 0
+    queue.purge()

@@ -66,7 +66,8 @@ class Model:
         if self.returned:
             return 1, 1
         there = min(most, len(self.next() and self.ring))
-        return min(there, max(self.in_flight - self.in_use(), 1)), there
+        most = max(self.in_flight // 2, 1)  # it leaves cells to others
+        return min(there, max(min(self.in_flight - self.in_use(), most), 1)), min(there, most)
 
     def take(self, message: Message) -> None:
         self.redeliveries += message in self.returned

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import wait_until
+from conftest import Children, wait_until
 
 import shmq
 
@@ -749,6 +749,79 @@ def test_a_receive_at_the_limit_goes_on_when_a_lease_ends(tight: shmq.Queue) -> 
     waiting = aside(patiently)
     leases[0].ack()
     assert waiting.result(30) == 2
+
+
+class Gate:
+    """Is unpickled when the file is gone."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return pass_gate, (self.path,)
+
+
+def pass_gate(path: str) -> str:
+    with open(path + ".entered", "w"):
+        pass
+    wait_until(lambda: not os.path.exists(path))
+    return "through"
+
+
+def get_two(name: str) -> None:
+    with shmq.Queue.attach(name) as queue:
+        assert queue.get_many(2, timeout=30) == ["through", "second"]
+
+
+TAKE_A_CELL: dict[str, Callable[[shmq.Queue], Any]] = {
+    "loan": lambda queue: queue.loan(8),
+    "receive": lambda queue: queue.receive(timeout=0),
+    "receive_many": lambda queue: queue.receive_many(3, timeout=0)[0],
+}
+
+
+@pytest.mark.parametrize("take", TAKE_A_CELL.values(), ids=TAKE_A_CELL)
+@pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
+def test_who_needs_a_cell_that_a_running_get_holds_waits_for_it(
+    make: Make, children: Children, tmp_path: Any, size: int, take: Callable[[shmq.Queue], Any]
+) -> None:
+    queue, gate = make(slots=8, slot_size=size, in_flight=4), tmp_path / "gate"
+    gate.touch()
+    queue.put_many(["for the lease"] * 3 + [Gate(str(gate)), "second", "third"])
+    held = queue.receive_many(3, timeout=0)
+    held.pop().ack() if size >= 4096 else None  # there the batch holds two of them, and otherwise one and its port's own
+    children.start(get_two, queue.name)
+    wait_until(lambda: os.path.exists(f"{gate}.entered"))
+    threading.Timer(0.1, gate.unlink).start()
+    with take(queue) as taken:
+        assert len(held) + 1 == queue.stats().leased + queue.stats().loaned
+        del taken
+    children.join()
+
+
+@pytest.mark.parametrize("in_flight", [1, 2, 3, 8, 64])
+def test_a_batch_leaves_half_of_the_cells_to_others(make: Make, in_flight: int) -> None:
+    queue = make(slots=100, in_flight=in_flight)
+    queue.put_many(list(range(100)))
+    taken = []
+    while not queue.empty():
+        batch = queue.get_many(100, timeout=0)
+        assert len(batch) == min(max(in_flight // 2, 1), 100 - len(taken))
+        taken += batch
+    assert taken == list(range(100))
+
+
+def test_where_messages_that_rest_occupy_every_cell_a_receive_waits_for_the_first_of_them(tight: shmq.Queue) -> None:
+    for delay, lease in zip((30, 0.3), tight.receive_many(2, timeout=0), strict=True):
+        lease.nack(delay=delay)
+    for take in (lambda: tight.receive(timeout=0), lambda: tight.receive_many(2, timeout=0.01)):
+        with pytest.raises(shmq.Empty, match=r"rest after a failure .* due in \d"):
+            take()
+    with tight.receive() as lease:
+        assert (lease.data, lease.delivery_count) == (1, 2)
+    with tight.receive(timeout=0) as lease:  # in the cell that is free by now
+        assert lease.data == 2
+    tight.purge()
 
 
 # -- after the handle was closed -------------------------------------------------------------------------------------------------
