@@ -266,7 +266,8 @@ cdef class Handle(Observer):
     cdef shmq_status wait(self, shmq_status status, shmq_side side, uint64_t deadline, shmq_patience *patience) except *:
         """The waiting half of a blocking call: OK: look again; TIMED_OUT. Raises what a signal handler raises, Closed, SegmentCorrupt."""
         cdef bint cells = status == SHMQ_NO_CELLS
-        self.look_again()
+        if deadline != 1 or not self.is_own(): # a loan outlives its closed handle: its publication may try once, and find no room
+            self.look_again()
         if status == SHMQ_SHUT or (status == SHMQ_WOULD_BLOCK and (
                 shmq_wait_over(&self.port, patience.stays) if side == SHMQ_ITEMS else shmq_load_half(&self.port.header.shut))):
             self.raise_shut(side)
