@@ -20,7 +20,7 @@ from shmq._backoff import YEAR, Backoff
 from shmq._bell import ITEMS, SPACE, Ears, wait_done
 from shmq._codec import Codec, json_codec
 from shmq._errors import Closed, Empty, Full, SegmentCorrupt, SegmentMismatch, SegmentNotFound
-from shmq._reducers import reducers
+from shmq._reducers import reducers, state_beside
 from shmq._segment import LIFETIMES, Config, Segment
 from shmq._stats import Holding, QueueStats, attached_report, holders_report, holdings_of, stats_of
 
@@ -45,6 +45,7 @@ __all__ = ["Queue"]
 Oversize = Literal["error", "spill"]
 Overflow = Literal["block", "grow"]
 Lifetime = Literal["persistent", "creator", "handles"]
+OF_A_HANDLE = {"_ears", "_places", "_backlog", "_creator_pid"}  # attributes that each process has of its own
 MOST_DELIVERIES = 0xFFFE  # what the format counts to
 
 if TYPE_CHECKING:
@@ -230,7 +231,17 @@ class Queue(_core.Port[T]):
             _leave_with_multiprocessing()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _attach_again, (type(self), self.name, self.segment.nonce, self.codec, self.spin)
+        return _attach_again, (type(self), self.name, self.segment.nonce, self.codec, self.spin), self.__getstate__()
+
+    def __getstate__(self) -> Any:
+        """What a subclass has given this handle beside the queue itself, which travels with it; None where that is nothing."""
+        return state_beside(self, OF_A_HANDLE)
+
+    def __setstate__(self, state: Any) -> None:
+        attributes, slots = state if isinstance(state, tuple) else (state, {})
+        vars(self).update(attributes or {})
+        for name, value in slots.items():
+            setattr(self, name, value)
 
     # -- asyncio: the same, awaited. Nothing waits but the event loop; cancelling loses nothing -----------------------------
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from shmq._core import Reducers
 
-__all__ = ["reducers", "reducers_of_exporters"]
+__all__ = ["reducers", "reducers_of_exporters", "state_beside"]
 
 Reducer = Callable[[Any], Any]
 
@@ -117,6 +117,13 @@ def reduce_ctype(value: Any) -> Any:
     if hasattr(value, "_wrapper"):  # it lies in shared memory, which is only inherited
         return sys.modules["multiprocessing.sharedctypes"].reduce_ctype(value)
     return value.__reduce_ex__(PROTOCOL)
+
+
+def state_beside(obj: Any, names: set[str]) -> Any:
+    """An object's attributes but for these, as pickle takes them: a dictionary, with `__slots__` a pair, None for none."""
+    attributes = {name: value for name, value in vars(obj).items() if name not in names}
+    slots = {name: getattr(obj, name) for name in copyreg._slotnames(type(obj)) if hasattr(obj, name)}  # type: ignore[attr-defined]
+    return (attributes, slots) if slots else attributes or None
 
 
 reducers = Reducers(reduce_array, of_tensor, of_registered)

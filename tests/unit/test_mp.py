@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import array
 import collections
+import contextlib
+import copy
 import ctypes
 import datetime
 import decimal
@@ -304,6 +306,92 @@ def test_nothing_of_an_object_is_kept_after_put(q: shmq.mp.Queue) -> None:
         gc.collect()
         after = sys.getrefcount(held[0])  # not in the assertion, which holds what it looks at
         assert after == before
+
+
+# -- subclasses ----------------------------------------------------------------------------------------------------------------
+
+
+class Labelled(shmq.mp.Queue):
+    """Has something beside the queue."""
+
+    def __init__(self, label: str, maxsize: int = 0) -> None:
+        super().__init__(maxsize)
+        self.label = label
+        self._counts = {"hidden": 1}
+
+
+class Joinable(shmq.mp.JoinableQueue):
+    __slots__ = ("label",)
+
+    def __init__(self, label: str) -> None:
+        super().__init__()
+        self.label = label
+
+
+class Simple(shmq.mp.SimpleQueue):
+    def __init__(self, label: str) -> None:
+        super().__init__()
+        self.label = label
+
+
+class Counting(shmq.mp.Queue):
+    """As people do it with multiprocessing.Queue, whose own state it is that they carry on."""
+
+    def __init__(self, label: str) -> None:
+        super().__init__()
+        self.label = label
+        self.opened = 0
+
+    def __getstate__(self) -> Any:
+        return {"parent_state": super().__getstate__(), "label": self.label}
+
+    def __setstate__(self, state: Any) -> None:
+        super().__setstate__(state["parent_state"])
+        self.label = state["label"]
+        self.opened = 1
+
+
+class Plain(shmq.Queue):
+    label = "of the class"
+
+
+def put_what_it_has(queue: Any) -> None:
+    queue.put((type(queue).__name__, queue.label, getattr(queue, "_counts", None), getattr(queue, "opened", None)))
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+@pytest.mark.parametrize("kind", [Labelled, Joinable, Simple, Counting, Plain], ids=lambda kind: kind.__name__)
+def test_a_subclass_takes_its_state_along(kind: Any, method: str) -> None:
+    queue = Plain(slots=4) if kind is Plain else kind("a label")
+    if kind is Plain:
+        queue.label = "a label"
+    context = multiprocessing.get_context(method)
+    child = context.Process(target=put_what_it_has, args=(queue,))
+    child.start()
+    opened = int(method != "fork") if kind is Counting else None
+    assert queue.get(timeout=LONG) == (kind.__name__, "a label", {"hidden": 1} if kind is Labelled else None, opened)
+    child.join(LONG)
+    assert child.exitcode == 0
+    queue.close()
+
+
+def test_a_copy_of_a_handle_has_the_state_and_ports_of_its_own() -> None:
+    queue = Labelled("a label")
+    for other in (copy.copy(queue), copy.deepcopy(queue), pickle.loads(pickle.dumps(queue))):
+        assert (type(other), other.label, other._counts) == (Labelled, "a label", {"hidden": 1})
+        other.put(1)
+        assert queue.get() == 1
+        other.close()
+    queue.close()
+
+
+def test_a_handle_without_a_subclass_has_no_state_to_take_along() -> None:
+    for handle in (shmq.mp.Queue(), shmq.mp.JoinableQueue(3), shmq.mp.SimpleQueue(), shmq.Queue(slots=2)):
+        handle.put(1)
+        with contextlib.suppress(shmq.Empty):
+            shmq.wait_any([handle], 0)
+        assert handle.__getstate__() is None
+        handle.close()
 
 
 # -- tensors -------------------------------------------------------------------------------------------------------------------
