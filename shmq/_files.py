@@ -388,7 +388,7 @@ class Folder:
     def write(self, name: str, content: bytes) -> None:
         """A new file, in place of one of this name. **Raises** OutOfMemory, NoSharedMemory."""
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(name, dir_fd=self.fd)
+            self.remove(name)
         write_file(name, [memoryview(content)], self.fd)
 
     def rename(self, name: str, other: str) -> None:
