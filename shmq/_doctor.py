@@ -37,7 +37,11 @@ FIRST_USER = 1000  # systemd removes nothing of system users
 SMALL = 64 << 20  # bytes: what a Docker container has unless it is told otherwise
 NEARLY_FULL = 0.95
 PATIENCE = 2.0  # seconds for who has a name locked: it takes microseconds, unless it is stopped
-REMAINS = ("half-made", "other boot", "left over")  # states of what nobody can use any more
+REMAINS = {  # what nobody can use any more, by its state
+    "half-made": "that was never finished",
+    "other boot": "of another boot",
+    "left over": "that has outlived its users",
+}
 # NAME+NONCE and what comes behind it: a side segment, the dead letters, a semaphore.
 BESIDE = re.compile(rf"(?:sem\.)?shmq-\d+\.(?P<name>[^+]+){re.escape(SEPARATOR)}(?P<nonce>[0-9a-f]{{16}})\.(?P<what>.+)")
 REMOVED = re.compile(rf" {re.escape(SHM)}/shmq-(\d+)\.([^+]+) \(deleted\)$")
@@ -176,7 +180,7 @@ def examine_queue(name: str) -> Iterator[Finding]:
     """One segment, and what belongs to it: what it is, by looking; then what can be repaired."""
     sight = look(name)
     if sight.state in REMAINS:
-        yield from examine_remains(name, sight.problem)
+        yield from examine_remains(name, REMAINS[sight.state])
         return
     if sight.state != "usable" or sight.observer is None:
         yield Finding("error", name, f"{sight.state}: {sight.problem}")
@@ -208,11 +212,11 @@ def examine_queue(name: str) -> Iterator[Finding]:
         yield from examine_numbers(queue)
 
 
-def examine_remains(name: str, problem: str) -> Iterator[Finding]:
+def examine_remains(name: str, which: str) -> Iterator[Finding]:
     with _segment.NameLock(name, PATIENCE):  # not in the middle of its creation
         if _segment.find(name) is None:
             _segment.remove(name)
-            yield Finding("repaired", name, f"the remains of a queue ({problem}): removed")
+            yield Finding("repaired", name, f"the remains of a queue {which}: removed")
 
 
 def examine_numbers(queue: Observer) -> Iterator[Finding]:

@@ -19,7 +19,7 @@ from shmq.cli._screen import console, duration, fail, ratio, show, size, table
 __all__ = ["bench"]
 
 
-@click.command()
+@click.command(short_help="Measure this machine, beside multiprocessing.Queue.")
 def bench() -> None:
     """Measure this machine: shmq beside multiprocessing.Queue, in a few seconds.
 

@@ -18,7 +18,7 @@ __all__ = ["dead", "redrive"]
 LONGEST = 500  # characters of a message's data
 
 
-@click.command()
+@click.command(short_help="List the messages of a queue that were given up, and why.")
 @click.argument("name")
 @click.option("--errors", is_flag=True, help="The whole traceback of each, where there is one.")
 @click.option("--data", is_flag=True, help="What each message is. This decodes them: unpickling runs code of who wrote them.")
@@ -61,7 +61,7 @@ def words_of(letter: DeadLetter, errors: bool, data: bool) -> Iterator[str]:
         yield printable(text if len(text) <= LONGEST else f"{text[:LONGEST]}…")
 
 
-@click.command()
+@click.command(short_help="Put such messages back into their queue.")
 @click.argument("name")
 @click.argument("messages", metavar="[MESSAGE]...", nargs=-1, type=int)
 @click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="At most so many a second.")

@@ -61,7 +61,7 @@ class Outcome:
         return sum(report.size for report in self.reports.values())
 
 
-@click.command()
+@click.command(short_help="Hash and compress a folder in worker processes.")
 @click.argument("folder", type=click.Path(exists=True, file_okay=False), required=False)
 @click.option("--workers", type=click.IntRange(1, 64), help="Worker processes (default: one per available CPU).")
 @click.option("--compare/--no-compare", default=True, help="Also do the job over multiprocessing.Queue (default).")

@@ -14,7 +14,7 @@ __all__ = ["doctor"]
 COLOURS = {"repaired": "green", "warning": "yellow", "error": "red"}
 
 
-@click.command()
+@click.command(short_help="Find what is wrong with queues, and repair it.")
 @click.argument("names", metavar="[NAME]...", nargs=-1)
 def doctor(names: tuple[str, ...]) -> None:
     """Find what is not as it should be with this user's queues, or with those named, and repair it.

@@ -20,7 +20,7 @@ HEADINGS = ("segment", "slots", "ready", "leased", "returned", "dead", "ports", 
 EXPENDABLE = ("age", "slots", "size", "ports", "dead", "returned")
 
 
-@click.command()
+@click.command(short_help="List the queues, what is in them, and who has them open.")
 def ls() -> None:
     """List the segments of this user: what is in each of them, and which processes have it open.
 

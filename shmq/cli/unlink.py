@@ -11,7 +11,7 @@ import shmq
 __all__ = ["unlink"]
 
 
-@click.command()
+@click.command(short_help="Remove queues, with the messages in them.")
 @click.argument("names", metavar="NAME...", nargs=-1, required=True)
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 def unlink(names: tuple[str, ...], yes: bool) -> None:

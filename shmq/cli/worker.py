@@ -30,7 +30,7 @@ class Range(click.ParamType[tuple[int, int]]):
         return int(least), int(most)
 
 
-@click.command()
+@click.command(short_help="Run worker processes for a pool or a queue.")
 @click.argument("name")
 @click.argument("function", metavar="[MODULE:FUNCTION]", required=False)
 @click.option("-c", "--concurrency", type=click.IntRange(1, 1000), help="Workers (default: as many as CPUs).")

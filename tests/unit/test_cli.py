@@ -120,6 +120,7 @@ def test_help_names_every_command() -> None:
     assert status == 0
     commands = re.findall(r"^  (\w+) ", output[output.index("Commands:") :], re.M)
     assert commands == ["bench", "dead", "demo", "doctor", "ls", "redrive", "unlink", "worker"]
+    assert "..." not in output[output.index("Commands:") :]
 
 
 @pytest.mark.parametrize("missing", ["click", "rich"])

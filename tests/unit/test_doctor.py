@@ -485,6 +485,16 @@ def test_what_an_older_shmq_left_is_told_and_left_alone(name: str) -> None:
             shutil.rmtree(path) if os.path.isdir(path) else os.unlink(path)
 
 
+def test_a_name_that_only_another_user_has_is_told_as_such(name: str) -> None:
+    theirs = f"{SHM}/shmq-{os.geteuid() + 4711}.{name}"
+    with open(theirs, "wb"):
+        pass
+    try:
+        assert texts(name) == f"error: this user has no queue of this name; others have: user {os.geteuid() + 4711}"
+    finally:
+        os.unlink(theirs)
+
+
 @pytest.mark.parametrize("name", ["../etc/passwd", "", "a/b", "."])
 def test_what_can_be_no_name_is_said_so(name: str) -> None:
     result = run(name)
