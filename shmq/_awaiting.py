@@ -149,12 +149,13 @@ class Place:
         if self.listener.is_deaf():
             self.forget_bell()
             with contextlib.suppress(OSError):  # then the clock must do, and tries again
-                self.listener.descriptor = self.listener.ear._bell()
+                self.listener.listen_on()
                 self.loop.add_reader(self.listener.descriptor, self.rung)
 
     def forget_bell(self) -> None:
-        if self.listener.descriptor >= 0:
-            self.loop.remove_reader(self.listener.descriptor)
+        descriptor = self.listener.descriptor
+        if descriptor >= 0 and (self.listener.ear._hears() or not is_watched_by_others(self.loop, descriptor, self.rung)):
+            self.loop.remove_reader(descriptor)
         self.listener.descriptor = -1
 
     def look_again_in(self, pause: float) -> None:
@@ -193,6 +194,15 @@ class Place:
             self.forget_bell()
             self.timer.cancel()
         self.listener.close()
+
+
+def is_watched_by_others(loop: asyncio.AbstractEventLoop, descriptor: int, callback: Callable[[], None]) -> bool:
+    """Has the program given the loop a reader of its own for a number that was our bell's? Only asyncio's own loops tell."""
+    try:
+        reader = loop._selector.get_key(descriptor).data[0]  # type: ignore[attr-defined]
+    except (AttributeError, KeyError, LookupError, TypeError):
+        return False
+    return reader is None or reader._callback != callback
 
 
 def place_of(queue: Queue) -> Place:

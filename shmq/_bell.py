@@ -95,6 +95,10 @@ class Listener:
             self.ears.give(queue, self.ear)
             raise
 
+    def listen_on(self) -> None:
+        """Where somebody has removed the bell, or the program closed its descriptor, make another. **Raises** OSError, Closed."""
+        self.descriptor = self.ear._bell()
+
     def arm(self, side: int) -> None:
         """Be told once when it is worth a look. The caller looks again before it waits."""
         if not self.ear._arm(side) and side in self.armed:
@@ -155,6 +159,7 @@ def wait_many(
             listeners.append(Listener(queue))
         while True:
             for listener in listeners:
+                listener.listen_on()
                 listener.hush()
                 listener.arm(ITEMS)
             pause = min([SLICE, *(queue._watch() for queue in queues)])  # before the look: what falls due between them is seen
@@ -208,6 +213,7 @@ def wait_done(queue: Queue, timeout: float | None = None) -> bool:
     listener = Listener(queue)
     try:
         while True:
+            listener.listen_on()
             listener.hush()
             listener.arm(DONE)
             if queue._unfinished() == 0:

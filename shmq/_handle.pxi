@@ -23,6 +23,7 @@ cdef class Handle(Observer):
     cdef public object _awakened    # called whenever a call that waits here has slept for a while; what it raises ends the call
     cdef bytes place                # where the bells are: see bell.h
     cdef int bell                   # the descriptor of this port's own bell, or -1
+    cdef identity_t bell_identity   # … which is the bell's only as long as it leads to this file
     cdef public object _readable    # shmq._fileno.Readable, once somebody asked for fileno()
     cdef object __weakref__
 
@@ -234,9 +235,9 @@ cdef class Handle(Observer):
         """Called where a handle is used that the interpreter's exit has closed."""
 
     cdef void close_bell(self) noexcept:
-        if self.bell >= 0:
+        if is_descriptor_of(self.bell, &self.bell_identity):
             close_descriptor(self.bell)
-            self.bell = -1
+        self.bell = -1
 
     def __dealloc__(self):
         self.forget()
@@ -321,7 +322,12 @@ cdef class Handle(Observer):
             self.bell = shmq_bell_make(&self.port)
             if self.bell < 0:
                 raise OSError(errno, _os.strerror(errno), f"{self.segment.place}.{self.port.index}.bell")
+            identify(self.bell, &self.bell_identity)
         return self.bell
+
+    def _hears(self) -> bool:
+        """Is the bell's descriptor still its own? The program may have closed it, and opened a file that has its number."""
+        return is_descriptor_of(self.bell, &self.bell_identity)
 
     def _has_bell(self) -> bool:
         return self.bell >= 0 and shmq_bell_is_there(&self.port, self.bell)
@@ -343,7 +349,7 @@ cdef class Handle(Observer):
     def _hush(self) -> None:
         """Read what was rung."""
         cdef char rings[4096]
-        if self.bell >= 0:
+        if self._hears():
             read_descriptor(self.bell, rings, sizeof(rings))
 
     def _pass_on(self, int side) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import queue
 import unittest
 from typing import Any
@@ -35,3 +36,23 @@ class QueueTest(suite.BaseQueueTestMixin, unittest.TestCase):  # type: ignore[mi
 
 
 with_differences(QueueTest, DIFFERENCES)
+
+
+class SimpleQueueTest(suite.BaseSimpleQueueTest, unittest.TestCase):  # type: ignore[misc, name-defined]
+    """SimpleQueue, re-entry included: a finalizer may put at any moment of a put."""
+
+    queue = queue
+    test_reentrancy = suite.CSimpleQueueTest.test_reentrancy
+
+    def tearDown(self) -> None:
+        gc.collect()  # what is left of the test of re-entry puts, too: before the queue is closed
+
+    def type2test(self) -> Any:
+        made = shmq.mp.SimpleQueue()
+        self.addCleanup(made.close)
+        return made
+
+
+with_differences(
+    SimpleQueueTest, DIFFERENCES | {"test_references": "a message is a copy, which pickle makes: a local class has none"}
+)
