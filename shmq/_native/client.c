@@ -44,7 +44,7 @@ static int map_segment(const char *name, void **base, struct shmq_geometry *geom
     if (strchr(name, '/') || (size_t)snprintf(path, sizeof path, "/shmq-%lu.%s", (unsigned long)geteuid(), name) >= sizeof path)
         return SHMQ_NOT_FOUND;
     int fd = shm_open(path, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0);
-    if (fd < 0 && (errno == ELOOP || errno == EISDIR)) return SHMQ_MISMATCH; /* a link, which is not followed; a folder */
+    if (fd < 0 && (errno == ELOOP || errno == EINVAL)) return SHMQ_MISMATCH; /* a link, which is not followed; a folder */
     if (fd < 0) return errno == ENOENT ? SHMQ_NOT_FOUND : errno == EACCES ? SHMQ_FOREIGN : SHMQ_SYSTEM;
     struct stat found;
     int status = SHMQ_SYSTEM;
@@ -86,15 +86,18 @@ int shmq_attach(const char *name, shmq_queue **out) {
         if ((size_t)snprintf(queue->place, sizeof queue->place, "/dev/shm/shmq-%lu.%s+%016llx",
                              (unsigned long)geteuid(), name, (unsigned long long)queue->port.nonce) < sizeof queue->place)
             queue->port.place = queue->place;
-        queue->port.semaphores[SHMQ_ITEMS] = open_semaphore(name, queue->port.nonce, "items");
-        queue->port.semaphores[SHMQ_SPACE] = open_semaphore(name, queue->port.nonce, "space");
+        int failure = 0;
+        for (int side = 0; side < 2; side++) {
+            queue->port.semaphores[side] = open_semaphore(name, queue->port.nonce, side == SHMQ_ITEMS ? "items" : "space");
+            if (queue->port.semaphores[side] == NULL) failure = errno ? errno : ENAMETOOLONG;
+        }
         shmq_reap(&queue->port);
-        if (queue->port.semaphores[SHMQ_ITEMS] && queue->port.semaphores[SHMQ_SPACE]) {
+        if (failure == 0) {
             *out = queue;
             return SHMQ_OK;
         }
         shmq_detach(queue);
-        return SHMQ_CORRUPT;
+        return failure == EPERM ? SHMQ_FOREIGN : SHMQ_CORRUPT;
     }
     munmap(base, mapped);
     free(queue);

@@ -18,7 +18,7 @@ import shmq
 
 INCLUDE = Path(shmq.get_include())
 SOURCE = Path(__file__).with_name("client_test.c")
-NO_CELLS, TIMED_OUT, LOST, CORRUPT, NO_PORTS, TOO_LARGE, NOT_FOUND, MISMATCH = 2, 3, 5, 6, 7, 8, 9, 10
+NO_CELLS, TIMED_OUT, LOST, CORRUPT, NO_PORTS, TOO_LARGE, NOT_FOUND, MISMATCH, FOREIGN = 2, 3, 5, 6, 7, 8, 9, 10, 11
 WARNINGS = ["-Wall", "-Wextra", "-Werror", "-pedantic"]
 HEADER, PORT, CELL = 1024, 128, 64  # bytes of the segment's parts, for those who scribble over them
 
@@ -575,8 +575,38 @@ def test_a_segment_that_others_may_write_to_is_refused_as_python_refuses_it(star
     os.chmod(path, 0o666)
     with pytest.raises(shmq.SegmentForeign):
         shmq.Queue.attach(queue.name)
-    foreign = 11
-    assert start().error("attach", queue.name) == foreign
+    assert start().error("attach", queue.name) == FOREIGN
+
+
+def lay(trap, path, aside):
+    """Something that is not what it was made as, in the place of a file of a queue."""
+    os.rename(path, aside)
+    if trap == "link":
+        os.symlink(aside, path)
+    elif trap == "fifo":
+        os.mkfifo(path, 0o600)
+    elif trap == "folder":
+        os.mkdir(path, 0o700)
+    else:
+        os.link(aside, path)
+
+
+@pytest.mark.parametrize("trap", ["link", "fifo", "folder", "second name"])
+@pytest.mark.parametrize("kind", ["segment", "semaphore"])
+def test_what_lies_in_the_place_of_a_file_is_neither_followed_nor_waited_for(start, queue, kind, trap):
+    beside = queue.segment.beside
+    path = f"/dev/shm/{PREFIX}{queue.name}" if kind == "segment" else f"/dev/shm/sem.{beside}.items"
+    aside = f"/dev/shm/aside.{queue.name}"
+    lay(trap, path, aside)
+    try:
+        assert start().error("attach", queue.name) in (MISMATCH, FOREIGN)
+        assert queue.stats().ports == 1
+    finally:
+        (os.rmdir if trap == "folder" else os.unlink)(path)
+        os.rename(aside, path)
+    client = start(queue.name)
+    queue.put(b"x")
+    assert queue.get(timeout=0) == b"x" and client
 
 
 def scribble(queue, offset, word):
