@@ -8,6 +8,7 @@
     _worker     what a worker process does
     _board      what each worker is at, in shared memory
     _channel    a line of messages of any size: two queues
+    _outcomes   what a client takes from it
     _reply      a worker's way to one client
     _reserve    what a worker keeps for an outcome when it has nothing else left
     _losses     tasks that were given up, found among the dead letters

@@ -27,9 +27,8 @@ from typing import Any
 
 from shmq import _core
 from shmq._bell import wait_many
-from shmq._errors import Empty, Full, InFlightLimit, OutOfMemory, ShmqError
+from shmq._errors import Full, OutOfMemory, ShmqError
 from shmq._worker_lost import WorkerLost
-from shmq.executor import _tasks
 from shmq.executor._autoscale import Autoscale
 from shmq.executor._board import Board, WorkerStats
 from shmq.executor._channel import SLOTS, Channel
@@ -37,6 +36,7 @@ from shmq.executor._crew import Crew, Death, describe_exit
 from shmq.executor._future import CANCELLED, DONE, FINISHED, PENDING, RUNNING, Future, finishing, lock
 from shmq.executor._losses import Losses
 from shmq.executor._map import MapCall
+from shmq.executor._outcomes import Outcomes
 from shmq.executor._reply import ROOM_PATIENCE, client_name
 from shmq.executor._reserve import is_limit
 from shmq.executor._tasks import Message, frozen
@@ -47,7 +47,6 @@ __all__ = ["Client", "ExecutorStats"]
 
 AHEAD = 0.02  # seconds of work that are handed over to each worker
 DUPLICATES = 124  # outcomes that come twice, since a worker died between one and the ack, have room, too
-BATCH = 256
 LINGER = 0.0002  # seconds to hold back while outcomes come one by one and many are out
 LINGER_BATCH = 32
 LOOK_ROUND = 0.5  # seconds between two looks at what nobody announces: dead letters of workers that others have started
@@ -92,6 +91,7 @@ class Client:
         ports = self.tasks.small.segment.config.ports
         answers = channel | {"private": True, "max_deliveries": 0, "ports": ports}
         self.results = Channel(client_name(self.id), slots=slots, **answers)
+        self.outcomes = Outcomes(self.results)
         self.most_ahead = slots - DUPLICATES
         self.board = Board(self.tasks.small)
         self.scale = scale
@@ -117,10 +117,8 @@ class Client:
         self.starved = False  # there was no room for a task
         self.looked_for_workers = -LOOK_ROUND
         self.hopeful = -ROOM_PATIENCE  # when something was out that may have had memory: it is freed after its outcome
-        self.in_place = False
         self.feeding = False
         self.pause: float | None = None
-        self.start_error: BaseException | None = None
         self.refusal: str | None = None  # why no task is taken any more
         self.later: deque[Future] = deque()  # done, and to be called back
         self.numbers = itertools.count(1)
@@ -366,74 +364,23 @@ class Client:
 
     def take(self) -> int:
         """Take the outcomes that are there, and finish what they are of; return how many."""
-        try:
-            batch = self.results.small.get_many(BATCH, 0)
-        except Empty:
-            return 0
-        outcomes: list[tuple[int, Any, int]] = []
-        seconds = 0.0
-        outcome_of, load_outcome = _tasks.outcome_of, _tasks.load_outcome
-        for message in batch:
-            if not message:
-                self.take_large(outcomes)
-                continue
-            if len(message) > _tasks.SMALL:  # it was spilled: let there be room for the next one
-                self.results.make_large()
-            number, took, kind, count = outcome_of(message)
-            if not number:
-                self.start_error = _tasks.load_outcome(message, kind, count, False)
-                continue
-            seconds += took
-            try:
-                outcomes.append((number, load_outcome(message, kind, count, self.in_place), kind))
-            except BaseException as error:
-                outcomes.append((number, error, True))
-        if outcomes:
-            pace = seconds / len(outcomes)
+        count = self.outcomes.take()
+        found = self.outcomes.found
+        if found:
+            pace = self.outcomes.seconds / len(found)
             # A few that were interrupted say little, unless they took long.
-            self.pace += (pace - self.pace) * (min(len(outcomes), 64) / 128 if self.done else 1.0)
+            self.pace += (pace - self.pace) * (min(len(found), 64) / 128 if self.done else 1.0)
             ahead = int(self.least_window * AHEAD / max(self.pace, 1e-6))
-            self.unserved.outcome()
             self.window = max(self.least_window, min(ahead, self.most_ahead))
+            self.unserved.outcome()
             with lock:
                 self.hopeful = time.monotonic()
-                self.finish(outcomes)
+                self.finish(found)
+                self.outcomes.tell()
                 if self.backlog:
                     self.feed()
             self.tell()
-            outcomes.clear()  # an exception among them refers to this frame
-        return len(batch)
-
-    def take_large(self, outcomes: list[tuple[int, Any, int]]) -> None:
-        """There was a ticket: take what is in the large slots."""
-        large = self.results.attached_large()
-        while large is not None:
-            # Half of the cells at most for views that are kept: the workers need the others.
-            in_place = self.in_place and 2 * sum(cell[0] in ("leased", "held") for cell in large._cells()) < len(large._cells())
-            try:
-                lease = large.receive(0)
-            except Empty:
-                return
-            except InFlightLimit:  # loans of those who put, and views that are kept, hold all cells but those that are for this
-                self.take_copy(outcomes)
-                continue
-            view = lease.view
-            number, _, kind, count = _tasks.outcome_of(view)
-            try:
-                outcomes.append((number, _tasks.load_outcome(view, kind, count, in_place), kind))
-            except BaseException as error:
-                outcomes.append((number, error, 1))
-            del view
-            lease.ack()
-
-    def take_copy(self, outcomes: list[tuple[int, Any, int]]) -> None:
-        with contextlib.suppress(Empty):
-            message = self.results.get_large()
-            number, _, kind, count = _tasks.outcome_of(message)
-            try:
-                outcomes.append((number, _tasks.load_outcome(message, kind, count, self.in_place), kind))
-            except BaseException as error:
-                outcomes.append((number, error, 1))
+        return count
 
     def finish(self, outcomes: list[tuple[int, Any, int]]) -> None:
         """Tell those who asked, and note who is to be called back. Under the lock."""
@@ -526,9 +473,9 @@ class Client:
 
     def give_up_starting(self) -> None:
         """No worker comes up."""
-        death, cause = self.crew.last_death, self.start_error or self.crew.start_error
-        if self.start_error:
-            why = f"its initializer raised {self.start_error!r}"
+        death, cause = self.crew.last_death, self.outcomes.start_error or self.crew.start_error
+        if self.outcomes.start_error:
+            why = f"its initializer raised {self.outcomes.start_error!r}"
         elif cause or death is None:
             why = f"the last one could not be started: {cause}"
         else:

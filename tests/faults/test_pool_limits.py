@@ -285,6 +285,24 @@ def test_a_client_that_is_lacking_descriptors_for_a_moment_goes_on(
             assert len(caplog.records) == 1
 
 
+@pytest.mark.parametrize("meets", ["attached_large", "make_large"])
+def test_a_client_that_meets_a_limit_after_it_took_outcomes_loses_none(meets: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with shmq.Executor(1, "fork") as pool:
+        assert pool.submit(square, 2).result(WATCHDOG) == 4
+        original, times = getattr(pool._client.results, meets), iter(range(3))
+
+        def meet_a_limit() -> Any:
+            if next(times, None) is not None:
+                raise OSError(errno.EMFILE, "none left")
+            return original()
+
+        monkeypatch.setattr(pool._client.results, meets, meet_a_limit)
+        for _ in range(3):
+            asked = [pool.submit(ones, LARGE) for _ in range(4)] + [pool.submit(square, number) for number in range(4)]
+            for future in asked:
+                assert future.result(WATCHDOG / 4) is not None
+
+
 def test_a_pool_that_nobody_serves_says_so_and_what_to_do(
     shared: Pool, name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

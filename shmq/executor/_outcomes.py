@@ -1,0 +1,102 @@
+"""Outcomes: what a client takes from the channel on which the workers put its outcomes.
+
+What was taken is kept here until the client has told those who wait: a limit that is met in the middle (no descriptor for the
+large slots, say) loses nothing of it, and the next try goes on where this one has stopped.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from shmq._errors import Empty, InFlightLimit
+from shmq.executor import _tasks
+from shmq.executor._channel import Channel
+from shmq.executor._reserve import is_limit
+
+__all__ = ["Outcomes"]
+
+BATCH = 256
+
+
+class Outcomes:
+    """`in_place`: arrays may be views of the large slots."""
+
+    def __init__(self, channel: Channel) -> None:
+        self.channel = channel
+        self.in_place = False
+        self.found: list[tuple[int, Any, int]] = []  # number of the task, its value or exception, and whether it failed
+        self.seconds = 0.0  # that the tasks of those have taken
+        self.start_error: BaseException | None = None  # what an initializer has raised
+        self._ticket = False  # there may be large ones
+
+    def take(self) -> int:
+        """Take those that are there; return how many, tickets and what an initializer raised included. Does not wait."""
+        batch: list[bytes] = []
+        try:
+            batch = self.channel.small.get_many(BATCH, 0)
+        except Empty:
+            if not (self._ticket or self.found):
+                return 0
+        self._ticket = self._ticket or b"" in batch
+        outcome_of = _tasks.outcome_of
+        for message in batch:
+            if not message:
+                continue
+            number, took, kind, count = outcome_of(message)
+            if number:
+                self.seconds += took
+                self._load(message, number, kind, count, self.in_place)
+            else:
+                self.start_error = _tasks.load_outcome(message, kind, count, False)
+        if self._ticket:
+            self._take_large()
+            self._ticket = False
+        elif max(map(len, batch), default=0) > _tasks.SMALL:  # it was spilled: let there be room for the next one
+            self._make_large()
+        return len(batch) or len(self.found)
+
+    def tell(self) -> None:
+        """Those who wait have been told. An exception among them refers to a frame that refers to this list."""
+        self.found.clear()
+        self.seconds = 0.0
+
+    def _load(self, data: Any, number: int, kind: int, count: int, in_place: bool) -> None:
+        try:
+            self.found.append((number, _tasks.load_outcome(data, kind, count, in_place), kind))
+        except BaseException as error:
+            self.found.append((number, error, 1))
+
+    def _make_large(self) -> None:
+        try:
+            self.channel.make_large()
+        except Exception as error:
+            if not is_limit(error):
+                raise
+
+    def _take_large(self) -> None:
+        """There was a ticket: take what is in the large slots."""
+        large = self.channel.attached_large()
+        while large is not None:
+            # Half of the cells at most for views that are kept: the workers need the others.
+            data: Any
+            in_place = self.in_place and 2 * sum(cell[0] in ("leased", "held") for cell in large._cells()) < len(large._cells())
+            try:
+                lease = large.receive(0)
+                data = lease.view
+            except Empty:
+                return
+            except InFlightLimit:  # loans of those who put, and views that are kept, hold all cells but those that are for this
+                lease, data = None, self._copy()
+                if data is None:
+                    return
+            number, _, kind, count = _tasks.outcome_of(data)
+            self._load(data, number, kind, count, in_place)
+            del data
+            if lease is not None:
+                lease.ack()
+
+    def _copy(self) -> bytes | None:
+        try:
+            return self.channel.get_large()
+        except Empty:
+            return None
