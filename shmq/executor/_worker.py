@@ -157,7 +157,7 @@ class Worker:
                 if self.asked() or self.orphaned():
                     return None
                 try:
-                    lease = self.receive(LOOK_ROUND)
+                    lease = self.receive_somehow()
                 except Empty:
                     continue
                 self.idle = False
@@ -166,6 +166,16 @@ class Worker:
             return None
         finally:
             self.idle = False
+
+    def receive_somehow(self) -> Lease:
+        """Where something is lacking for a task, take it with the help of what was kept."""
+        try:
+            return self.receive(LOOK_ROUND)
+        except (OSError, ShmqError, MemoryError) as error:
+            if not is_limit(error):
+                raise
+            self.spend_reserve()
+        return self.receive(LOOK_ROUND)
 
     def orphaned(self) -> bool:
         now = time.monotonic()

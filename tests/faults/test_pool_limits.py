@@ -379,6 +379,14 @@ def test_a_task_that_leaves_its_worker_no_descriptors_has_its_outcome(nbytes: in
         assert len(pool.submit(ones, LARGE).result(WATCHDOG)) == LARGE
 
 
+def test_a_worker_without_descriptors_takes_a_spilled_task_then_leaves() -> None:
+    with shmq.Executor(1, "fork") as pool:
+        for _ in range(3):
+            assert len(pool.submit(take_all_descriptors, 10).result(WATCHDOG)) == 10
+            assert pool.submit(len, bytes(3 << 20)).result(WATCHDOG) == 3 << 20
+        assert pool.stats().deaths == 0
+
+
 def test_a_worker_without_descriptors_answers_other_clients_then_leaves(shared: Pool) -> None:
     host, guest = shared(1), shared(0)
     host.submit(take_all_descriptors, 10).result(WATCHDOG)
