@@ -316,6 +316,7 @@ class TaskWorker(Worker):
         return self.reserve.restore()
 
     def close(self) -> None:
+        self.reserve.spend()  # whoever is the last one at a client's outcomes removes them, which takes a descriptor
         for client in list(self.replies):
             self.forget(client)
         self.tasks.close()
