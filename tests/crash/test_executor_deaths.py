@@ -6,6 +6,7 @@ import ctypes
 import multiprocessing.util
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -194,8 +195,10 @@ def test_a_program_that_is_interrupted_at_any_moment_ends(method: str, seed: int
         time.sleep(chance.choice([0.02, 0.1, 1.0]) * chance.random())
         os.killpg(program.pid, signal.SIGINT)
         _, errors = program.communicate(timeout=WATCHDOG / 2)  # until the last worker has ended, who has the pipe, too
-        assert program.returncode == -signal.SIGINT, errors
-        if method == "fork":  # the servers of multiprocessing are as interrupted, and say so
+        # What strikes in a finalizer of its own import system Python prints and forgets, and so the program goes on.
+        forgotten = re.search("Exception ignored .*_get_module_lock", errors) is not None
+        assert program.returncode == (0 if forgotten else -signal.SIGINT), errors
+        if method == "fork" and not forgotten:  # the servers of multiprocessing are as interrupted, and say so
             assert errors.count("Traceback") == errors.count("\nKeyboardInterrupt") == 1, errors
         assert left_behind_by(program.pid) == []
 
