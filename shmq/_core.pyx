@@ -54,6 +54,10 @@ cdef extern from "Python.h":
     bint PyObject_CheckBuffer(object obj)
     PyObject *_PyType_Lookup(PyTypeObject *kind, object name)
     PyObject *PyErr_Occurred()
+    void PyErr_Fetch(PyObject **kind, PyObject **error, PyObject **trace)
+    void PyErr_NormalizeException(PyObject **kind, PyObject **error, PyObject **trace)
+    void PyErr_Restore(PyObject *kind, PyObject *error, PyObject *trace)
+    int PyException_SetTraceback(PyObject *error, PyObject *trace)
     const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *length) except NULL
 
 cdef extern from "fcntl.h":

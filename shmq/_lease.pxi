@@ -551,14 +551,15 @@ cdef class Lease(Slot):
 cdef class Leases:
     """Iterates over a queue for ever: receives, acks when the loop's body has ended, nacks when it raised.
 
-    A `break` counts as an end of the body. Loop over the queue itself: an iterator that is kept under a name outlives the
-    loop, and acks when it dies or goes on. The difference is seen in the moment when the abandoned iterator dies: the
-    interpreter unwinds a raising loop with the exception set, and leases_dealloc looks before anything hides it.
+    What the body raised is in the dead letter that may become of the message. A `break` counts as an end of the body. Loop over
+    the queue itself: an iterator that is kept under a name outlives the loop, and acks when it dies or goes on. The difference is
+    seen in the moment when the abandoned iterator dies: the interpreter unwinds a raising loop with the exception set, and
+    leases_dealloc looks before anything hides it.
     """
 
     cdef Port port
     cdef Lease current
-    cdef bint raised
+    cdef object raised          # what the loop's body raised, when the iterator dies of it
     cdef Py_ssize_t prefetch
     cdef object timeout
     cdef uint64_t lease_ns
@@ -588,7 +589,7 @@ cdef class Leases:
     def _finish(self) -> None:
         """The loop's body has ended."""
         try:
-            self.finish(True)
+            self.finish(None)
         except LeaseLost as error: # it is done, and cannot be told otherwise
             self.port._late(error)
 
@@ -625,20 +626,21 @@ cdef class Leases:
             self.port.extend_by_itself(lease)
         return True
 
-    cdef int finish(self, bint done) except -1:
+    cdef int finish(self, object error) except -1:
+        """The body of the loop has ended, or has raised this."""
         cdef Lease lease = self.current
         self.current = None
         if lease is not None and lease.state == HAND_OPEN:
-            if done:
+            if error is None:
                 lease.ack()
             else:
-                lease.settle_failed(SHMQ_BY_POLICY, None)
+                lease.settle_failed(SHMQ_BY_POLICY, error)
         return 0
 
     def __dealloc__(self):
         cdef Lease lease
         try:
-            self.finish(not self.raised)
+            self.finish(self.raised)
         except ShmqError:
             pass # lost in the meantime: it is being redelivered, which is all that a nack could do
         for lease in reversed(self.ahead or ()): # the oldest first: they come back in their order
@@ -654,7 +656,16 @@ cdef destructor leases_dealloc_by_cython = (<PyTypeObject *>Leases).tp_dealloc
 
 
 cdef void leases_dealloc(PyObject *leases) noexcept:
-    (<Leases>leases).raised = PyErr_Occurred() != NULL
+    cdef PyObject *kind = NULL
+    cdef PyObject *error = NULL
+    cdef PyObject *trace = NULL
+    if PyErr_Occurred() != NULL:
+        PyErr_Fetch(&kind, &error, &trace)
+        PyErr_NormalizeException(&kind, &error, &trace)
+        if trace != NULL and error != NULL:
+            PyException_SetTraceback(error, trace) # as the interpreter does where somebody catches it
+        (<Leases>leases).raised = <object>(error if error != NULL else kind)
+        PyErr_Restore(kind, error, trace)
     leases_dealloc_by_cython(leases)
 
 

@@ -101,8 +101,8 @@ class Holding:
     nbytes: int
 
     @property
-    def age(self) -> float:
-        """Seconds since it was leased."""
+    def held_for(self) -> float:
+        """Seconds since it was leased; 0.0 of a loan. How old the message is says the `age` of its Lease."""
         return _core.monotonic_ns() * 1e-9 - self.since if self.since else 0.0
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import errno
 import gc
 import itertools
@@ -12,6 +14,7 @@ import resource
 import signal
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -115,6 +118,74 @@ def test_an_exception_in_the_block_is_kept_in_words(q: shmq.Queue) -> None:
     (letter,) = q.dead_letters
     assert "KeyError" in letter.error and "user's own" in letter.error and "test_an_exception_in_the_block" in letter.error
     assert letter.cause == "nacked" and letter.data == "x"
+
+
+class Particular(Exception):
+    """Takes what a normalised exception must have been given."""
+
+    def __init__(self, what: str, *, where: str) -> None:
+        super().__init__(f"{what} in {where}")
+
+
+def look_closely(what: object) -> None:
+    raise Particular(str(what), where="the lens")
+
+
+def loop(q: shmq.Queue, **how: Any) -> None:
+    for lease in q.consume(**how):
+        look_closely(lease.data)
+
+
+def divide(q: shmq.Queue, **how: Any) -> None:
+    for lease in q.consume(**how):
+        print(len(lease.data) / 0)
+
+
+def loop_awaiting(q: shmq.Queue, **how: Any) -> None:
+    async def main() -> None:
+        async for lease in q.consume(**how):
+            await asyncio.sleep(0)
+            look_closely(lease.data)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("prefetch", [1, 3])
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (loop, ["Particular: dust in the lens", "in look_closely", "in loop"]),
+        (loop_awaiting, ["Particular: dust in the lens", "in look_closely", "in main"]),
+        (divide, ["ZeroDivisionError: division by zero", "in divide"]),  # raised by the interpreter itself
+    ],
+    ids=["for", "async for", "of the interpreter"],
+)
+def test_an_exception_in_the_body_of_a_loop_is_kept_in_words(
+    q: shmq.Queue, body: Callable[..., None], words: list[str], prefetch: int
+) -> None:
+    q.put_many(["dust", "next"])
+    with pytest.raises((Particular, ZeroDivisionError)) as caught:
+        body(q, prefetch=prefetch, timeout=0)
+    assert caught.traceback[-1].name in ("look_closely", "divide")  # nothing was taken from it
+    (letter,) = q.dead_letters
+    assert letter.data == "dust" and letter.cause == "nacked"
+    assert [word for word in words if word not in letter.error] == []
+    assert q.get_nowait() == "next"
+
+
+def test_an_exception_in_the_body_of_a_loop_is_let_go_of(q: shmq.Queue) -> None:
+    class Fails(Exception):
+        pass
+
+    q.put("x")
+    error: Fails | None = Fails()
+    seen = weakref.ref(error)
+    with contextlib.suppress(Fails):
+        for _ in q:
+            raise error
+    error = None
+    gc.collect()
+    assert seen() is None and len(q.dead_letters) == 1
 
 
 def test_of_a_long_exception_the_end_is_kept(q: shmq.Queue) -> None:

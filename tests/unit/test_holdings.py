@@ -50,7 +50,7 @@ def test_a_holding_tells_who_what_since_when_and_until_when(q: shmq.Queue) -> No
     assert held.process.startswith(f"pid {os.getpid()} (") and held.begun
     assert before - TICK <= held.since <= after
     assert held.expires_at == lease.expires_at
-    assert 0 <= held.age <= time.monotonic() - before + 2 * TICK
+    assert 0 <= held.held_for <= time.monotonic() - before + 2 * TICK
     lease.ack()
     assert q.leases() == []
 
@@ -58,9 +58,9 @@ def test_a_holding_tells_who_what_since_when_and_until_when(q: shmq.Queue) -> No
 def test_the_age_grows(q: shmq.Queue) -> None:
     q.put("x")
     lease = q.receive(timeout=0)
-    first = q.leases()[0].age
+    first = q.leases()[0].held_for
     time.sleep(0.05)
-    assert q.leases()[0].age >= first + 0.04
+    assert q.leases()[0].held_for >= first + 0.04
     lease.ack()
 
 
@@ -86,7 +86,7 @@ def test_each_state_is_told(q: shmq.Queue) -> None:
     assert sorted(held) == ["held", "leased", "loaned"]
     assert (held["held"].nbytes, held["leased"].nbytes, held["loaned"].nbytes) == (4, 6, 0)
     assert held["held"].message_id == acked.id
-    assert (held["loaned"].message_id, held["loaned"].since, held["loaned"].age) == (0, 0.0, 0.0)
+    assert (held["loaned"].message_id, held["loaned"].since, held["loaned"].held_for) == (0, 0.0, 0.0)
     lease.ack()
     loan.abandon()
     del view, acked
