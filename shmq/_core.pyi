@@ -83,7 +83,7 @@ class Port(Observer, Generic[T]):
         """Put the objects in their order; return how many.
 
         **Waits** until all are in, or up to `timeout` seconds, then returns how many were (0: tries once).
-        **Raises** Full where not even the first went in; before anything is put what `put` raises.
+        **Raises** Full where not even the first went in; TypeError for one str, bytes or dict; before anything is put what `put` raises.
         **If the process dies here** a prefix of them is in the queue.
         """
     def get(self, block: bool = True, timeout: float | None = None) -> T:

@@ -150,7 +150,11 @@ def seconds_of(timeout) -> float | None:
 cdef double number_of_seconds(object timeout) except? -1:
     if isinstance(timeout, (str, bytes)):
         raise TypeError(f"a timeout is a number of seconds or None, not {timeout!r}")
-    cdef double seconds = timeout
+    cdef double seconds
+    try:
+        seconds = timeout
+    except OverflowError: # a whole number beyond all floats
+        seconds = 1e300 if timeout > 0 else -1e300
     if seconds != seconds:
         raise ValueError("a timeout cannot be NaN")
     return seconds

@@ -110,9 +110,12 @@ cdef class Producer(Handle):
         """Put the objects in their order; return how many.
 
         **Waits** until all are in, or up to `timeout` seconds, then returns how many were (0: tries once).
-        **Raises** Full where not even the first went in; before anything is put what `put` raises.
+        **Raises** Full where not even the first went in; TypeError for one str, bytes or dict; before anything is put what `put` raises.
         **If the process dies here** a prefix of them is in the queue.
         """
+        if isinstance(objs, (str, bytes, bytearray, memoryview, dict)):
+            raise TypeError(f"put_many() puts each object of an iterable, which of a {type(objs).__name__} would be its parts: "
+                            "put() it, or put_many([it])")
         cdef list items = list(objs) # ours: no code of the user's takes from it
         cdef double seconds = patience_of(timeout)
         cdef Py_ssize_t count = len(items), made = 0, i

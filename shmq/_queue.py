@@ -578,7 +578,7 @@ def _config(
 def _seconds(name: str, value: Any) -> float | None:
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool | str | bytes) or not hasattr(value, "__float__"):
         raise TypeError(f"{name} must be a number of seconds, not {value!r}")
     if not 1e-6 <= value <= YEAR:
         raise ValueError(f"{name} must lie between a microsecond and a year, but is {value!r}")

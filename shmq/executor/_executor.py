@@ -30,6 +30,14 @@ MAP_BATCH = 256
 new = object.__new__  # a Future has no state of its own before it is done
 
 
+def whole(what: str, value: Any) -> int | None:
+    """A whole number, NumPy's included, or None. **Raises** TypeError that names the parameter."""
+    try:
+        return None if value is None else operator.index(value)
+    except TypeError:
+        raise TypeError(f"{what} must be a whole number, not {value!r}") from None
+
+
 class Executor(futures.Executor):
     """Runs calls in worker processes, and survives their deaths.
 
@@ -68,9 +76,8 @@ class Executor(futures.Executor):
     ) -> None:
         if autoscale is not None and max_workers is not None:
             raise ValueError("max_workers and autoscale exclude each other: autoscale=(least, most) says how many there may be")
-        for what, value in (("max_workers", max_workers), ("slot_size", slot_size)):
-            if value is not None and not isinstance(value, int):
-                raise TypeError(f"{what} must be a whole number, not {value!r}")
+        max_workers = whole("max_workers", max_workers)
+        slot_size = whole("slot_size", slot_size)
         if slot_size is not None and slot_size < 1:
             raise ValueError(f"slot_size must be at least 1, not {slot_size}")
         if name is not None and not (isinstance(name, str) and name):
@@ -98,8 +105,7 @@ class Executor(futures.Executor):
         if mp_context is None:
             mp_context = multiprocessing.get_context("spawn" if max_tasks_per_child is not None else None)
         if max_tasks_per_child is not None:
-            if not isinstance(max_tasks_per_child, int):
-                raise TypeError(f"max_tasks_per_child must be a whole number, not {max_tasks_per_child!r}")
+            max_tasks_per_child = whole("max_tasks_per_child", max_tasks_per_child) or 0
             if max_tasks_per_child < 1:
                 raise ValueError(f"max_tasks_per_child must be at least 1, not {max_tasks_per_child}")
             if mp_context.get_start_method(allow_none=False) == "fork":
@@ -168,12 +174,12 @@ class Executor(futures.Executor):
         if their worker dies. `buffersize`: so many tasks are out at most that were not yet asked for (None: all at once). What a
         call raises is raised when its turn comes, and ends the iteration. Closing the iterator gives up what waits for its turn.
         """
-        if not isinstance(chunksize, int):
-            raise TypeError(f"chunksize must be a whole number, not {chunksize!r}")
+        if chunksize is None:
+            raise TypeError("chunksize must be a whole number, not None")
+        chunksize = whole("chunksize", chunksize) or 0
         if chunksize < 1:
             raise ValueError(f"chunksize must be at least 1, not {chunksize}")
-        if buffersize is not None and not isinstance(buffersize, int):
-            raise TypeError(f"buffersize must be a whole number or None, not {buffersize!r}")
+        buffersize = whole("buffersize", buffersize)
         if buffersize is not None and buffersize < 1:
             raise ValueError(f"buffersize must be at least 1, not {buffersize}")
         deadline = None if timeout is None else time.monotonic() + timeout

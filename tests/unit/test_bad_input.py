@@ -13,6 +13,8 @@ import signal
 import struct
 import time
 from collections.abc import Callable, Iterator
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -401,6 +403,66 @@ def test_put_many_of_what_cannot_be_iterated_is_refused(queue: shmq.Queue, objs:
     assert queue.empty()
 
 
+@pytest.mark.parametrize(
+    "objs", ["text", b"bytes", bytearray(b"b"), memoryview(b"b"), {"a": 1}, type("Text", (str,), {})("t")], ids=type
+)
+def test_put_many_of_one_message_is_refused_and_says_what_to_do(queue: shmq.Queue, objs: Any) -> None:
+    with pytest.raises(TypeError, match=rf"{type(objs).__name__} would be its parts.*put_many\(\[it\]\)"):
+        queue.put_many(objs)
+    assert queue.empty()
+
+
+@pytest.mark.parametrize(
+    "objs", [(1, 2), {1: "x", 2: "y"}.keys(), iter([1, 2]), (n for n in (1, 2)), range(1, 3), map(int, "12"), {1, 2}], ids=type
+)
+def test_put_many_takes_whatever_gives_objects(queue: shmq.Queue, objs: Any) -> None:
+    assert queue.put_many(objs) == 2
+    assert queue.drain() == [1, 2]
+
+
+def test_a_generator_that_raises_puts_nothing(queue: shmq.Queue) -> None:
+    def two() -> Iterator[int]:
+        yield 1
+        raise LookupError("no more")
+
+    with pytest.raises(LookupError, match="no more"):
+        queue.put_many(two())
+    assert queue.empty()
+
+
+@pytest.mark.parametrize("value", [np.float32(2), np.int64(2), Fraction(2), Decimal(2)], ids=type)
+def test_numbers_of_seconds_of_any_kind_are_taken(make: Make, value: Any) -> None:
+    queue = make(slots=4, slot_size=64, lease_timeout=value)
+    assert queue.segment.config.lease_timeout == 2
+    queue.put(b"x", timeout=value)
+    with queue.receive(value, lease_timeout=value) as lease:
+        lease.extend(value)
+    queue.put(b"y")
+    queue.receive(0).nack(delay=value)
+    assert queue.join(0) is False
+
+
+@pytest.mark.parametrize("value", ["2", b"2", [2], 2.5, 1j], ids=repr)
+@pytest.mark.parametrize("parameter", ["max_workers", "slot_size", "max_tasks_per_child"])
+def test_an_executor_refuses_what_is_no_whole_number(parameter: str, value: Any) -> None:
+    with pytest.raises(TypeError, match=rf"{parameter} must be a whole number"):
+        shmq.Executor(**{parameter: value})
+
+
+def test_an_executor_takes_whole_numbers_of_numpy() -> None:
+    with shmq.Executor(np.int64(1), slot_size=np.uint32(1 << 16)) as pool:
+        assert list(pool.map(abs, [-1, -2, -3], chunksize=np.int8(2), buffersize=np.int16(1))) == [1, 2, 3]
+        for wrong in ({"chunksize": "2"}, {"chunksize": None}, {"buffersize": 1.5}):
+            with pytest.raises(TypeError, match="whole number"):
+                pool.map(abs, [1], **wrong)
+
+
+@pytest.mark.parametrize("bad", ["a/b", "x" * 301, "\udcff", "-x"], ids=ascii)
+def test_a_pool_of_an_impossible_name_is_refused(bad: str) -> None:
+    with pytest.raises(ValueError, match="cannot name"):
+        shmq.Executor(1, name=bad)
+
+
 # -- waiting -------------------------------------------------------------------------------------------------------------------
 
 TIMEOUTS = pytest.mark.parametrize(
@@ -454,7 +516,7 @@ def test_a_timeout_of_nothing_or_less_tries_once(make: Make, timeout: Any) -> No
     assert queue.get(timeout=timeout) == b"x"
 
 
-@pytest.mark.parametrize("timeout", [float("inf"), 1e300, 2**62, 10**30], ids=repr)
+@pytest.mark.parametrize("timeout", [float("inf"), 1e300, 2**62, 10**30, 10**400])
 def test_a_timeout_beyond_all_clocks_takes_what_is_there(queue: shmq.Queue, timeout: Any) -> None:
     queue.put(b"x", timeout=timeout)
     assert queue.get(timeout=timeout) == b"x"
