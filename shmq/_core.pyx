@@ -6,6 +6,22 @@ leave for Python only to wait, to pickle, or to spill. They are serialised per h
 critical section where there is none. The lock is released only while waiting and during large copies, and at both times
 the in-flight cell in use is not the port's kept one, so that another thread works with another cell.
 
+What guards what. With the interpreter lock, that; without it, a critical section of the object named, which a thread gives up where it
+would give up the interpreter lock: while it waits, copies much, or runs Python code that blocks. So both need the same care there: `users`
+and `looks` keep port and cell, and `look_again` finds out what has happened meanwhile.
+
+    Handle and its bases: every field         the handle; port, codec, segment and the like are set once, by _open
+    Lease, Loan, View: every field            their handle, whoever has them: methods, buffers, views and deallocators
+    Handle.users, Handle.looks                the handle; `leave` may detach the port, in whichever thread is the last
+    Loan while it is published                HAND_PUBLISHING besides: the handle is given up while it waits for room
+    Lease while it is buried                  its state, which changes before any Python code runs
+    Dumper.idle                               the dumper: a thread takes the pickler away, and uses it alone
+    Pickling                                  whoever took it from Dumper.idle
+    Log                                       the backlog's lock (_backlog.pxi)
+    Leases                                    nothing: an iterator is one thread's, as a generator is
+    shmq_owner_* (identity, named locks)      a mutex of theirs, which a fork takes, too
+    words in the segment                      as layout.h says, by atomic operations
+
 Everything with Python code in it (an object's pickling, a codec, a buffer's exporter) runs before a cell is taken or
 after the message is leased: see _draft.pxi and _decode.pxi. A Port is a Handle (_handle.pxi, which
 attaches what an Observer of _observe.pxi only looks at) that produces (_produce.pxi),
@@ -506,6 +522,7 @@ cdef class Port(Consumer):
 
     # -- the end of the work ------------------------------------------------------------------------------------------
 
+    @cython.critical_section
     def task_done(self) -> None:
         """The work on a message that `get` took is done: see join. A lease says the same by its ack, and needs no task_done.
 
@@ -528,6 +545,7 @@ cdef class Port(Consumer):
                 break
         shmq_wake_if_done(&self.port)
 
+    @cython.critical_section
     def shutdown(self, bint immediate=False) -> None:
         """Let no message in any more, for every process and for as long as the queue lives: put raises ShutDown from now on.
 

@@ -91,10 +91,12 @@ cdef class Dumper:
     cpdef tuple dump(self, object obj):
         """-> the stream, and a list of PickleBuffers or None. **Raises** what pickling raises."""
         # The pickling is this call's until it is given back: an object's reduction may dump, too.
-        cdef Pickling pickling = self.idle
+        cdef Pickling pickling
         cdef bytes stream
         cdef list buffers
-        self.idle = None
+        with cython.critical_section(self): # one of two threads gets it
+            pickling = self.idle
+            self.idle = None
         if pickling is None:
             pickling = Pickling.__new__(Pickling)
             pickling.pickler = Pickler(pickling, 5, buffer_callback=pickling)

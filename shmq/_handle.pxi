@@ -180,6 +180,7 @@ cdef class Handle(Observer):
             shmq_port_detach(&self.port)
         self.attached = False
 
+    @cython.critical_section
     def close(self) -> None:
         """Let go of the queue in this process; messages stay. Leases and loans already taken can still be settled.
 
@@ -195,6 +196,7 @@ cdef class Handle(Observer):
         elif self.users == 0:
             self.let_go()
 
+    @cython.critical_section
     def _abandon(self, bint crashed=False) -> bool:
         """At interpreter exit: close, and give back what is leased. True where the port stays this process's until it has ended.
 
@@ -312,6 +314,7 @@ cdef class Handle(Observer):
 
     # -- waiting for several things at once: shmq/_bell.py ----------------------------------------------------------------
 
+    @cython.critical_section
     def _bell(self) -> int:
         """The descriptor of this handle's bell, which is readable when it was rung; made where there is none, or where somebody
         has removed it: the last descriptor is closed then."""
@@ -332,12 +335,14 @@ cdef class Handle(Observer):
     def _has_bell(self) -> bool:
         return self.bell >= 0 and shmq_bell_is_there(&self.port, self.bell)
 
+    @cython.critical_section
     def _arm(self, int side) -> bool:
         """The bell is to be rung for this side, once. Look again before you wait: `_worth`. False: it was not armed."""
         if shmq_unlikely(self.forks != shmq_owner_forks):
             self.enter()
         return shmq_bell_arm(&self.port, <shmq_side>side)
 
+    @cython.critical_section
     def _disarm(self, int side) -> bool:
         """… is not to be rung any more. False: it has been; who has no use for that says so by `_pass_on`."""
         return not self.is_own() or shmq_bell_disarm(&self.port, <shmq_side>side)
@@ -346,12 +351,14 @@ cdef class Handle(Observer):
         """Is the port still this process's? Also for a moment after `close`, while leases are out."""
         return self.attached and self.port.owner == shmq_owner_self()
 
+    @cython.critical_section
     def _hush(self) -> None:
         """Read what was rung."""
         cdef char rings[4096]
         if self._hears():
             read_descriptor(self.bell, rings, sizeof(rings))
 
+    @cython.critical_section
     def _pass_on(self, int side) -> None:
         """Wake another one who waits at this side, if there is something for him. Never raises."""
         if self.is_own():
@@ -383,6 +390,7 @@ cdef class Handle(Observer):
         """Would get return, or raise ShutDown, at once? More than `not empty()` by the latter."""
         return not self.empty() or shmq_wait_over(&self.port, False)
 
+    @cython.critical_section
     def _spin(self, int side) -> bool:
         """Wait as short as a wait can be, awake: True where it helped."""
         cdef bint helped
@@ -392,6 +400,7 @@ cdef class Handle(Observer):
         self.leave()
         return helped
 
+    @cython.critical_section
     def _watch(self) -> float:
         """Take back what the dead held and what was held too long; return the seconds until something of that kind is due."""
         cdef uint64_t due, now
@@ -407,12 +416,14 @@ cdef class Handle(Observer):
 
     # -- operating ----------------------------------------------------------------------------------------------------
 
+    @cython.critical_section
     def _reap(self) -> int:
         """Take back what dead processes held; return how many handles of the dead were freed."""
         if shmq_unlikely(self.forks != shmq_owner_forks):
             self.enter()
         return shmq_reap(&self.port)
 
+    @cython.critical_section
     def _expire(self) -> int:
         """Give back what was held too long, whoever holds it; return how many messages."""
         if shmq_unlikely(self.forks != shmq_owner_forks):

@@ -36,6 +36,10 @@ cdef class Slot:
         raise TypeError("loans and leases come from a queue: use loan() or receive()")
 
     def __getbuffer__(self, Py_buffer *buffer, int flags):
+        with cython.critical_section(self.port):
+            self.lend_buffer(buffer, flags)
+
+    cdef int lend_buffer(self, Py_buffer *buffer, int flags) except -1:
         self.check_open("viewed")
         self.begin()
         if not self.watch_timed():
@@ -44,9 +48,11 @@ cdef class Slot:
             raise BufferError("a leased message is read-only")
         PyBuffer_FillInfo(buffer, self, self.data, <Py_ssize_t>self.header.nbytes, not self.writable, flags)
         self.look()
+        return 0
 
     def __releasebuffer__(self, Py_buffer *buffer):
-        self.view_gone()
+        with cython.critical_section(self.port):
+            self.view_gone()
 
     @property
     def view(self) -> memoryview:
@@ -187,7 +193,8 @@ cdef class View:
 
     def __dealloc__(self):
         if self.slot is not None:
-            self.slot.view_gone()
+            with cython.critical_section(self.slot.port):
+                self.slot.view_gone()
 
 
 @cython.final
@@ -208,6 +215,10 @@ cdef class Loan(Slot):
     @property
     def array(self) -> cnp.ndarray:
         """The slot as a writable array of the shape and dtype that was asked for; read-only once published."""
+        with cython.critical_section(self.port):
+            return self.array_of_it()
+
+    cdef object array_of_it(self):
         cdef shmq_slot header = self.header
         array = None if self.handed is None else self.handed()
         if array is None:
@@ -225,6 +236,10 @@ cdef class Loan(Slot):
         read-only; slices and memoryviews of it do not, and must not be written afterwards. **Waits** for room in the ring, up to
         `timeout` seconds (None: for ever). **Raises** Full (the loan stays open), ValueError, LeaseLost, Closed.
         """
+        with cython.critical_section(self.port):
+            self.publish_it(nbytes, timeout)
+
+    cdef int publish_it(self, nbytes, timeout) except -1:
         cdef double seconds = patience_of(timeout)
         cdef uint64_t size = self.header.nbytes
         self.check_open("published")
@@ -253,6 +268,10 @@ cdef class Loan(Slot):
 
     def abandon(self) -> None:
         """Give the slot back unpublished. A second call does nothing. **Raises** LeaseLost while another thread publishes it."""
+        with cython.critical_section(self.port):
+            self.abandon_it()
+
+    cdef int abandon_it(self) except -1:
         if self.state == HAND_PUBLISHING:
             self.check_open("abandoned")
         if self.state == HAND_OPEN:
@@ -294,8 +313,9 @@ cdef class Loan(Slot):
 
     def __dealloc__(self):
         if self.state == HAND_OPEN:
-            self.state = HAND_SETTLED
-            self.give_up_cell(True)
+            with cython.critical_section(self.port):
+                self.state = HAND_SETTLED
+                self.give_up_cell(True)
 
     def __repr__(self):
         return f"<shmq.Loan of {self.header.nbytes:,} bytes in {self.port.name!r}{'' if self.state == HAND_OPEN else ', settled'}>"
@@ -324,6 +344,10 @@ cdef class Lease(Slot):
     @property
     def data(self):
         """The object that was put: a copy, made on first use and kept."""
+        with cython.critical_section(self.port):
+            return self.read()
+
+    cdef object read(self):
         cdef shmq_slot header
         if self.decoded is None:
             self.check_open("read")
@@ -337,6 +361,10 @@ cdef class Lease(Slot):
     @property
     def array(self) -> cnp.ndarray:
         """The message as a read-only array over the slot, without a copy; of anything but an array: its bytes."""
+        with cython.critical_section(self.port):
+            return self.array_of_it()
+
+    cdef object array_of_it(self):
         cdef shmq_slot header
         self.check_open("viewed")
         self.begin()
@@ -352,9 +380,10 @@ cdef class Lease(Slot):
         Of a message that was spilled, a private copy of each page that is written.
         """
         array = self.array
-        if not self.inside and self.is_here():
-            self.inside = True
-            self.port.looks[self.cell] += INSIDE
+        with cython.critical_section(self.port):
+            if not self.inside and self.is_here():
+                self.inside = True
+                self.port.looks[self.cell] += INSIDE
         PyArray_ENABLEFLAGS(<cnp.ndarray>array, cnp.NPY_ARRAY_WRITEABLE)
         return array
 
@@ -393,6 +422,10 @@ cdef class Lease(Slot):
 
     def ack(self) -> None:
         """Done: the message is gone. **Raises** LeaseLost where the lease had ended before. **Cost** one exchange."""
+        with cython.critical_section(self.port):
+            self.ack_it()
+
+    cdef int ack_it(self) except -1:
         cdef shmq_status status
         cdef Port port = self.port
         cdef bint spilled = self.header.flags & SHMQ_SPILLED != 0
@@ -415,7 +448,9 @@ cdef class Lease(Slot):
 
         `delay`: seconds until it is delivered again (0: at once); None: what the queue's back-off says. **Raises** LeaseLost.
         """
-        self.settle_failed(delay_ns_of(delay), None)
+        cdef uint64_t delay_ns = delay_ns_of(delay)
+        with cython.critical_section(self.port):
+            self.settle_failed(delay_ns, None)
 
     def _fail(self, error, delay) -> None:
         """nack after this exception, which the dead letter tells if it comes to that."""
@@ -423,6 +458,10 @@ cdef class Lease(Slot):
 
     def release(self, delay=0) -> None:
         """Not mine after all: give the message back, after `delay` seconds; the attempt does not count. **Raises** LeaseLost."""
+        with cython.critical_section(self.port):
+            self.release_it(delay)
+
+    cdef int release_it(self, delay) except -1:
         cdef uint64_t delay_ns = delay_ns_of(delay)
         self.check_unsettled()
         self.watch_on()
@@ -434,6 +473,10 @@ cdef class Lease(Slot):
         **Raises** LeaseLost where it has ended: the message is somebody else's by then. **If the process dies here** it ends when
         it would have ended, or at the new time.
         """
+        with cython.critical_section(self.port):
+            self.extend_it(seconds)
+
+    cdef int extend_it(self, seconds) except -1:
         cdef uint64_t extension = self.lease_ns if seconds is None else self.port.lease_ns_of(seconds)
         self.check_unsettled()
         if extension == 0:
@@ -452,6 +495,10 @@ cdef class Lease(Slot):
         **Raises** LeaseLost; OutOfMemory where the letter cannot be written: then it is written later, by whoever comes by.
         **If the process dies here** it is a dead letter, or the lease of a dead holder.
         """
+        with cython.critical_section(self.port):
+            self.reject_it(reason)
+
+    cdef int reject_it(self, reason) except -1:
         cdef uint64_t word
         cdef bint last
         if not isinstance(reason, str):
@@ -514,8 +561,9 @@ cdef class Lease(Slot):
         return 0
 
     def __enter__(self):
-        self.check_open("entered")
-        self.begin()
+        with cython.critical_section(self.port):
+            self.check_open("entered")
+            self.begin()
         return self
 
     def __exit__(self, kind, value, traceback):
@@ -524,7 +572,8 @@ cdef class Lease(Slot):
                 self.ack()
             else:
                 try:
-                    self.settle_failed(SHMQ_BY_POLICY, value)
+                    with cython.critical_section(self.port):
+                        self.settle_failed(SHMQ_BY_POLICY, value)
                 except LeaseLost:
                     pass # it is being redelivered, which is all that a nack could do; the exception says more
 
@@ -536,8 +585,9 @@ cdef class Lease(Slot):
 
     def __dealloc__(self):
         if self.state == HAND_OPEN and self.is_mine():
-            shmq_lease_give_back(&self.port.port, self.cell, self.word, SHMQ_RELEASED if self.prefetched else SHMQ_NACKED, SHMQ_BY_POLICY)
-            self.port.leave()
+            with cython.critical_section(self.port):
+                shmq_lease_give_back(&self.port.port, self.cell, self.word, SHMQ_RELEASED if self.prefetched else SHMQ_NACKED, SHMQ_BY_POLICY)
+                self.port.leave()
         if self.side_memory.buf != NULL:
             PyBuffer_Release(&self.side_memory)
 

@@ -373,6 +373,7 @@ cdef class Producer(Handle):
         log.end()
         return moved
 
+    @cython.critical_section
     def _in_backlog(self, n) -> list:
         """Images of the first `n` messages of the backlog."""
         cdef list images = []
