@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from shmq import _core
 from shmq._bell import DONE, ITEMS, SLICE, SPACE, Listener
-from shmq._errors import Closed, Empty, Full, InFlightLimit, ShmqError, ShutDown
+from shmq._errors import Closed, Empty, Full, InFlightLimit, SegmentNotFound, ShmqError, ShutDown
 
 if TYPE_CHECKING:
     from shmq._core import Lease, Leases, Loan
@@ -136,6 +136,10 @@ class Place:
         try:
             soon = self.queue._watch()
             self.listen_again()
+        except SegmentNotFound as error:  # nobody is left who would wake them
+            for turn in [turn for side in self.waiting for turn in side if not turn.done()]:
+                turn.set_exception(error)
+            soon = SLICE
         except ShmqError:  # closed: the tasks find out
             soon = SLICE
         for side in (ITEMS, SPACE, DONE):
@@ -284,6 +288,8 @@ async def any_of(queues: Sequence[Queue], timeout: float | None) -> Queue | None
             ready = next((queue for queue in queues if queue._ready()), None)
             if ready is not None or not woken:
                 return ready
+            for turn in woken:
+                turn.result()  # raises SegmentNotFound: see Place.watch
             for number, (place, turn) in enumerate(entered):
                 if turn in woken:
                     entered[number] = place, place.again(ITEMS)

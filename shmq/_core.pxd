@@ -239,6 +239,8 @@ cdef extern from "wait.h" nogil:
     void shmq_wake_if_done_after_store(shmq_port *port)
     bint shmq_wait_promising(shmq_port *port, shmq_side side)
     bint shmq_wait_over(shmq_port *port, bint stays)
+    bint shmq_nothing_comes(shmq_port *port, bint stays)
+    bint shmq_all_wait(const shmq_port *port)
     bint shmq_wait_spin(shmq_port *port, shmq_side side, uint64_t deadline_ns)
     uint64_t shmq_unfinished(const shmq_port *port)
     bint shmq_all_done(shmq_port *port)

@@ -11,6 +11,7 @@ cdef class Handle(Observer):
     cdef readonly bint spills
     cdef int64_t patience_ns        # how long this handle's puts may still wait before they go to the backlog, …
     cdef uint64_t patience_puts     # … when it had put so many messages
+    cdef uint64_t name_looked_ns    # when the name was last looked at: see watch_name
     cdef uint64_t stuck_at          # the count of the backlog at which this handle's gets last waited in vain for one who moves nothing
     cdef readonly bint closed
     cdef bint attached
@@ -300,6 +301,7 @@ cdef class Handle(Observer):
             PyErr_CheckSignals() # also at the end of a slice: the signal may have met another thread
             if self._awakened is not None:
                 self._awakened()
+            self.watch_name()
         except:
             if status == SHMQ_OK and not cells:
                 self._pass_on(side)
@@ -311,6 +313,21 @@ cdef class Handle(Observer):
             self._stalled((shmq_now_ns() - patience.begun_ns) * 1e-9, cells)
             self.look_again()
         return SHMQ_TIMED_OUT if status == SHMQ_TIMED_OUT else SHMQ_OK
+
+    cdef int watch_name(self) except -1:
+        """For whoever waits: is the name another queue's by now, so that nobody new comes to this one? Raises SegmentNotFound."""
+        cdef uint64_t now = shmq_now_coarse_ns()
+        if now - self.name_looked_ns >= NAME_NS:
+            if self.name_looked_ns and (shmq_nothing_comes(&self.port, True) or not shmq_ring_has_space(&self.port)): # soon after, it has just come
+                self._look_at_name()
+            self.name_looked_ns = now
+        return 0
+
+    def _look_at_name(self) -> None:
+        """Called about once a second while somebody waits."""
+
+    def _all_wait(self) -> bool:
+        return shmq_all_wait(&self.port)
 
     # -- waiting for several things at once: shmq/_bell.py ----------------------------------------------------------------
 
@@ -406,6 +423,7 @@ cdef class Handle(Observer):
         cdef uint64_t due, now
         if shmq_unlikely(self.forks != shmq_owner_forks):
             self.enter()
+        self.watch_name()
         shmq_reap_now_and_then(&self.port)
         shmq_lease_expire(&self.port)
         due = self.port.expiry_ns

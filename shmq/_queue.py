@@ -99,6 +99,8 @@ class Queue(_core.Port[T]):
 
     _reducers = reducers
 
+    _replaced = False  # it was said that the name is another queue's by now
+
     def __init__(
         self,
         name: str | None = None,
@@ -458,6 +460,27 @@ class Queue(_core.Port[T]):
             else f"queue {self.name!r} is full, and nobody takes from it; attached are {self._holders()}"
         )
         _log().warning("waiting for %.0f s: %s", seconds, what)
+
+    def _look_at_name(self) -> None:
+        """Whoever waits at a queue whose name was made anew is told: nobody new can come to the old one.
+
+        Handles of the old one may go on among themselves, so this only warns, once; unless all who are attached wait, for ever.
+        Threads that share this handle cannot be told from one that waits alone.
+        """
+        if not _segment.is_replaced(self.segment):
+            return
+        if self._all_wait():
+            raise SegmentNotFound(
+                f"queue {self.name!r} was unlinked and made anew. This handle is of the old one, and so are those of "
+                f"{self._holders()}, which all wait: nobody else can find it. Attach again"
+            )
+        if not self._replaced:
+            self._replaced = True
+            _log().warning(
+                "queue %r was unlinked and made anew: this handle, which waits, is of the old one, and so are those of %s",
+                self.name,
+                self._holders(),
+            )
 
     def _in_flight_report(self) -> str:
         return holders_report(self)

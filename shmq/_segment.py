@@ -445,6 +445,14 @@ def is_current(segment: Segment) -> bool:
         return False
 
 
+def is_replaced(segment: Segment) -> bool:
+    """Does the segment's name lead to another one by now? Not where it leads nowhere: that may be wanted."""
+    try:
+        return os.lstat(f"{SHM}/{file_of(segment.name)}").st_ino != segment.inode
+    except OSError:
+        return False
+
+
 def has_stayed(segment: Segment) -> bool:
     """Now that a port of it is attached: does the name still lead to the segment, and so for as long as the port is?
 

@@ -34,8 +34,7 @@ unsigned shmq_wait_cpus(void) {
     return online > 1 ? (unsigned)online : 1;
 }
 
-bool shmq_wait_over(struct shmq_port *port, bool stays) {
-    if (shmq_likely(!shmq_load_seq(&port->header->shut))) return false; /* [park] */
+bool shmq_nothing_comes(struct shmq_port *port, bool stays) {
     /* In the order in which a message goes its way: backlog, ring, an exchange that is open, cells. */
     if (shmq_load_seq(&port->header->backlog) || shmq_ring_has_item(port)) return false;
     for (uint32_t i = 0; stays && i < shmq_ports_used(port); i++)
@@ -50,6 +49,20 @@ bool shmq_wait_over(struct shmq_port *port, bool stays) {
                    shmq_load_relaxed(&port->records[owner].owner) != port->owner) return false;
     }
     return true;
+}
+
+bool shmq_all_wait(const struct shmq_port *port) {
+    for (uint32_t i = 0; i < port->geometry.ports; i++) {
+        const struct shmq_port_record *record = &port->records[i];
+        bool waits = shmq_load_seq(&record->asleep[SHMQ_ITEMS]) || shmq_load_seq(&record->asleep[SHMQ_SPACE]) ||
+                     (shmq_load_seq(&record->bell) & (SHMQ_BELL_MADE - 1));
+        if (i != port->index && shmq_load_seq(&record->owner) && !waits) return false;
+    }
+    return true;
+}
+
+bool shmq_wait_over(struct shmq_port *port, bool stays) {
+    return shmq_unlikely(shmq_load_seq(&port->header->shut)) && shmq_nothing_comes(port, stays); /* [park] */
 }
 
 static bool promising(struct shmq_port *port, enum shmq_side side, bool stays) {

@@ -73,6 +73,12 @@ bool shmq_wait_promising(struct shmq_port *port, enum shmq_side side);
  * wait for one another. What this process holds it can give back itself. */
 bool shmq_wait_over(struct shmq_port *port, bool stays);
 
+/* The look at everything else: can nothing come, unless somebody puts it? */
+bool shmq_nothing_comes(struct shmq_port *port, bool stays);
+
+/* Does every other attached handle wait, asleep or for its bell to be rung? Then nobody is left who would wake them. */
+bool shmq_all_wait(const struct shmq_port *port);
+
 /* Messages that are not done: those in the ring, the backlog, in flight, and those taken by get without a task_done so far. */
 uint64_t shmq_unfinished(const struct shmq_port *port);
 
