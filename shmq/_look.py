@@ -6,8 +6,6 @@ know does none of that: it maps the file for reading, checks it, and reads.
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
 from typing import NamedTuple
 
@@ -65,11 +63,8 @@ def look(name: str) -> Sight:
 def older() -> dict[str, int]:
     """Names of this user's queues that an older shmq made, whose files bore no user's number, and how many files each has."""
     found: dict[str, int] = {}
-    for entry in os.scandir(_files.SHM):
-        if name := OLDER.fullmatch(entry.name):
-            with contextlib.suppress(FileNotFoundError):
-                if entry.stat(follow_symlinks=False).st_uid == os.geteuid():
-                    found[name[1]] = found.get(name[1], 0) + 1
+    for name in filter(None, map(OLDER.fullmatch, _files.list_files("shmq.", "sem.shmq."))):
+        found[name[1]] = found.get(name[1], 0) + 1
     return found
 
 

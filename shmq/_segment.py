@@ -9,8 +9,10 @@ Nothing here uses ``multiprocessing``'s resource tracker, which unlinks segments
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import stat
 import zlib
 from typing import Any
 
@@ -370,7 +372,7 @@ def make(name: str, config: Config, anonymous: bool) -> Segment:
         raise
     header = _core.read_header(memory)
     assert header is not None
-    segment = Segment(name, memory, header, os.stat(f"{SHM}/{file_of(name)}").st_ino)
+    segment = Segment(name, memory, header, os.lstat(f"{SHM}/{file_of(name)}").st_ino)
     segment.made = True
     return segment
 
@@ -423,15 +425,15 @@ def leave(segment: Segment, ending: bool = False) -> None:
 def unlink(name: str) -> None:
     """Remove a queue by name. Handles that are attached go on among themselves; new ones do not find it.
 
-    Raises SegmentNotFound, and SegmentForeign where it is another user's.
+    Raises SegmentNotFound, NoSharedMemory, SegmentForeign where it is another user's, SegmentMismatch where it is a folder.
     """
     check_name(name)
-    try:
-        owner = os.lstat(f"{SHM}/{file_of(name)}").st_uid
-    except FileNotFoundError:
-        owner = os.geteuid()  # its remains may still be there
-    if owner != os.geteuid():
-        raise SegmentForeign(f"segment {name!r} belongs to user {owner}, this process runs as {os.geteuid()}: refused")
+    with contextlib.suppress(FileNotFoundError):  # its remains may still be there
+        there = os.lstat(f"{SHM}/{file_of(name)}")
+        if there.st_uid != os.geteuid():
+            raise SegmentForeign(f"segment {name!r} belongs to user {there.st_uid}, this process runs as {os.geteuid()}: refused")
+        if stat.S_ISDIR(there.st_mode):
+            raise SegmentMismatch(f"{file_of(name)} in {SHM} is a folder, which shmq did not make: remove it by hand")
     with NameLock(name):  # not between two steps of somebody who opens it
         if not remove(name):
             raise SegmentNotFound(f"there is no segment {name!r}")

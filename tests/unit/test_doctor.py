@@ -201,6 +201,8 @@ def test_a_damaged_queue_is_an_error_and_the_exit_status_says_so(make: Make) -> 
 
 def test_something_else_of_that_name_is_an_error_and_left_alone(name: str) -> None:
     os.mkdir(f"{SHM}/{PREFIX}{name}", 0o700)
+    with pytest.raises(shmq.SegmentMismatch, match="is a folder"):
+        shmq.unlink(name)
     try:
         assert texts(name).startswith("error: mismatch: ")
     finally:
