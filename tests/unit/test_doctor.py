@@ -117,7 +117,7 @@ def test_a_stopped_process_is_not_dead(make: Make, children: Children) -> None:
 
 def test_leases_whose_time_is_over_are_given_back(make: Make) -> None:
     queue = make(slots=8, slot_size=64)
-    queue.put_many("abc")
+    queue.put_many(list("abc"))
     late = [queue.receive(timeout=0, lease_timeout=0.001) for _ in range(2)]
     kept = queue.receive(timeout=0, lease_timeout=50)
     time.sleep(0.01)
@@ -506,7 +506,7 @@ def test_what_can_be_no_name_is_said_so(name: str) -> None:
 def test_a_queue_whose_every_port_is_taken_is_looked_at_and_who_has_them_is_told(make: Make) -> None:
     queue = make(slots=4, slot_size=64, ports=3)
     others = [shmq.Queue.attach(queue.name) for _ in range(2)]
-    queue.put_many("ab")
+    queue.put_many(list("ab"))
     queue.receive(timeout=0).reject()
     memory = bytes(queue.segment.memory)
     said = texts(queue.name)
