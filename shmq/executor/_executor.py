@@ -131,6 +131,7 @@ class Executor(futures.Executor):
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> futures.Future[T]:
         """Run `fn(*args, **kwargs)` in a worker; return a Future of what it returns.
 
+        The arguments are sent as they are now: what is done to them afterwards does not reach the task, however long that waits.
         **Raises** RuntimeError after `shutdown`, WorkerLost where no worker comes up. What pickling raises, the future raises.
         """
         client = self._client
@@ -173,6 +174,8 @@ class Executor(futures.Executor):
         `timeout`: seconds from this call; then TimeoutError. `chunksize`: so many items are one task, and are run again together
         if their worker dies. `buffersize`: so many tasks are out at most that were not yet asked for (None: all at once). What a
         call raises is raised when its turn comes, and ends the iteration. Closing the iterator gives up what waits for its turn.
+
+        An iterable may yield the same memory again, filled anew, where `chunksize` is 1; the items of a chunk are sent together.
         """
         if chunksize is None:
             raise TypeError("chunksize must be a whole number, not None")
