@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import select
 import sys
 import threading
 import time
@@ -20,10 +21,10 @@ import pytest
 from faults import LONG
 
 import shmq
-from shmq import _awaiting, _bell, _renewal, aio
+from shmq import _awaiting, _bell, _fileno, _renewal, aio
 
 Make = Callable[..., shmq.Queue]
-FILES = {module.__file__ for module in (_awaiting, _bell, _renewal, aio)}
+FILES = {module.__file__ for module in (_awaiting, _bell, _fileno, _renewal, aio)}
 
 
 def wait_for_several(queue: shmq.Queue, other: shmq.Queue) -> None:
@@ -51,7 +52,14 @@ def keep_a_lease(queue: shmq.Queue, other: shmq.Queue) -> None:
     other.receive(timeout=0, lease_timeout=LONG, extend=True).ack()
 
 
-OPERATIONS = [wait_for_several, wait_for_the_end, wait_in_a_loop, keep_a_lease]
+def wait_in_select(queue: shmq.Queue, other: shmq.Queue) -> None:
+    with shmq.Queue.attach(queue.name) as handle:
+        assert select.select([handle], [], [], 0.001) in (([], [], []), ([handle], [], []))
+        with contextlib.suppress(shmq.Empty):
+            handle.get_nowait()
+
+
+OPERATIONS = [wait_for_several, wait_for_the_end, wait_in_a_loop, wait_in_select, keep_a_lease]
 
 
 def at_line(nth: int, act: Callable[[], None], operation: Callable[[], None]) -> bool:
