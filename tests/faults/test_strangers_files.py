@@ -52,14 +52,13 @@ def set_trap(trap: str, path: str, precious: str) -> None:
     elif trap == "fifo":
         os.mkfifo(path, 0o666)
     elif trap == "folder":
-        os.mkdir(path, 0o777)
-        os.chmod(path, 0o777)
+        os.mkdir(path, 0o700)
         Path(path, "0000000000000001").write_bytes(pickle.dumps(Poison()))
     elif trap == "second name":
         os.link(precious, path)
     else:
         Path(path).write_bytes(bytes(1 << 16))
-        os.chmod(path, 0o666)
+        os.chmod(path, 0o666 if trap == "open to others" else 0o600)  # which does not keep root from opening it
 
 
 def lies_at(path: str) -> tuple[int, int, int, int]:
@@ -80,7 +79,10 @@ def precious(tmp_path: Path, name: str) -> Iterator[Path]:
 
 def trapped(trap: str, path: str, precious: Path, stranger: Stranger) -> tuple[int, int, int, int]:
     """Set it, and say what is there: a second name of a file of ours, or an open mode, are ours; all else is the stranger's."""
-    if trap in ("second name", "open to others"):
+    if trap == "open to others" and path.endswith(".dead"):
+        set_trap("folder", path, str(precious))
+        os.chmod(path, 0o777)
+    elif trap in ("second name", "open to others"):
         set_trap(trap, path, str(precious))
     else:
         stranger(set_trap, trap, path, str(precious))
@@ -154,7 +156,7 @@ def test_letters_that_others_may_have_written_are_not_read_and_burying_says_so(
     with shmq.Queue.create(name, slots=4, slot_size=64, max_deliveries=1) as queue:
         path = path_of(queue, "dead")
         clear(path)
-        there = trapped(trap if trap != "open to others" else "folder", path, precious, stranger)
+        there = trapped(trap, path, precious, stranger)
         try:
             assert list(queue.dead_letters) == [] and len(queue.dead_letters) == 0 and queue.stats().dead_letters == 0
             assert queue.redrive() == 0 and queue.dead_letters.purge() == 0
