@@ -64,8 +64,13 @@ static bool claim(struct shmq_port *port, uint32_t cell, unsigned wanted) {
 
 bool shmq_cells_move(const struct shmq_port *port, bool for_long) {
     for (uint32_t i = for_long || !port->geometry.paged ? port->geometry.reserved : 0; i < port->geometry.cells; i++) {
-        unsigned state = shmq_cell_state(shmq_load_acquire(&port->cells[i].word)); /* [hand] */
-        if (state <= SHMQ_IDLE || (shmq_state_leased(state) && shmq_load_relaxed(&port->cells[i].leased_ns) == 0)) return true;
+        uint64_t word = shmq_load_acquire(&port->cells[i].word); /* [hand] */
+        uint32_t owner = shmq_cell_owner(word);
+        unsigned state = shmq_cell_state(word);
+        if (shmq_word_slot(word) >= port->geometry.total_slots) continue; /* nobody takes a cell that was scribbled over */
+        if (state == SHMQ_SPARE || (state == SHMQ_WARM && port->geometry.paged)) return true;
+        if (state == SHMQ_WARM || owner >= port->geometry.ports || !shmq_load_acquire(&port->records[owner].owner)) continue;
+        if (state == SHMQ_IDLE || (shmq_state_leased(state) && shmq_load_relaxed(&port->cells[i].leased_ns) == 0)) return true;
     }
     return false;
 }

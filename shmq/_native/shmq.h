@@ -62,7 +62,7 @@ uint64_t shmq_slot_size(const shmq_queue *queue);
 int shmq_put(shmq_queue *queue, const void *data, uint64_t nbytes, const shmq_shape *shape, int64_t timeout_ns);
 
 /* Write in place: lend an empty slot, fill message->data, then publish or abandon it. Where every in-flight cell is loaned, leased or holds a
- * message that came back: SHMQ_ERROR_NO_CELLS; for those that other calls are about to free it waits, up to a second. */
+ * message that came back: SHMQ_ERROR_NO_CELLS; for those that other calls are about to free it waits, up to 50 ms. */
 int shmq_loan(shmq_queue *queue, uint64_t nbytes, const shmq_shape *shape, shmq_message *message);
 int shmq_publish(shmq_queue *queue, shmq_message *message, int64_t timeout_ns);
 int shmq_abandon(shmq_queue *queue, shmq_message *message);

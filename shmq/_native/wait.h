@@ -43,8 +43,8 @@ shmq_status shmq_wait(struct shmq_port *port, enum shmq_side side, uint64_t dead
  * that only polls notices them too. True: something came back. */
 bool shmq_reap_now_and_then(struct shmq_port *port);
 
-/* How long a call waits for a cell that another call holds, whatever its time-out: that one may have been stopped. */
-#define SHMQ_CELL_PATIENCE_NS UINT64_C(1000000000)
+/* How long a call of a C program waits for a cell that another call holds, whatever its time-out: that one may have been stopped. */
+#define SHMQ_CELL_PATIENCE_NS UINT64_C(50000000)
 
 /* Wait a little for an in-flight cell: nobody announces those, so this looks again after 50 us, 100 us, … 10 ms. */
 shmq_status shmq_wait_for_cell(struct shmq_port *port, uint64_t deadline_ns, struct shmq_patience *patience);
