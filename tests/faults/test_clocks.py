@@ -131,7 +131,7 @@ def test_a_step_of_the_wall_clock_neither_ends_a_lease_nor_a_wait_nor_a_life(mak
         taken = [(lease.data, lease.delivery_count) for lease in (other.receive(timeout=5), other.receive(timeout=5))]
         assert 0.6 <= time.monotonic() - before_all < 10
         assert sorted(taken) == [("expires", 2), ("rests", 2)], taken
-        assert 0 <= leased.held_for < 30
+        assert 0 <= leased.age < 30
         leased.ack()
         assert queue._reap() == 0 and other._reap() == 0
         """,

@@ -382,7 +382,7 @@ def test_ls_goes_on_after_a_segment_that_it_cannot_read(queue: shmq.Queue) -> No
 def test_ls_works_where_every_port_is_taken_and_changes_nothing(ports: int) -> None:
     with shmq.Queue.create(f"test-cli-{os.getpid()}", slots=10, ports=ports) as queue:
         handles = [shmq.Queue.attach(queue.name) for _ in range(ports - 1)]
-        queue.put_many("abc")
+        queue.put_many(list("abc"))
         late = queue.receive(lease_timeout=0.001)
         queue.receive().nack()
         time.sleep(0.01)

@@ -510,7 +510,7 @@ def test_receive_many_and_consume_extend_too(make: Make) -> None:
 def test_extending_ends_when_the_lease_is_settled_or_dropped(q: shmq.Queue, caplog: pytest.LogCaptureFixture) -> None:
     from shmq import _renewal
 
-    q.put_many("abc")
+    q.put_many(list("abc"))
     acked, dropped, released = (q.receive(timeout=0, lease_timeout=0.1, extend=True) for _ in range(3))
     acked.ack()
     released.release()
@@ -698,7 +698,7 @@ def test_what_a_loop_has_not_come_to_goes_back_in_order_and_unfailed(sized: shmq
     for number in range(before):  # so that the cells in use are not those from the first on
         sized.put(number)
         sized.receive(timeout=0).ack()
-    sized.put_many("abcdef")
+    sized.put_many(list("abcdef"))
     with pytest.raises(LookupError) if end == "raise" else _nothing():
         for lease in sized.consume(prefetch=5, timeout=0):
             assert lease.data == "a"

