@@ -969,7 +969,7 @@ def test_an_empty_batch_puts_nothing_also_where_the_queue_is_full(q: shmq.Queue)
     assert q.put_many((), timeout=0) == 0
 
 
-@pytest.mark.parametrize("batch", [tuple, iter, lambda items: (item for item in items), lambda items: dict.fromkeys(items).keys()])
+@pytest.mark.parametrize("batch", [tuple, iter, lambda items: (x for x in items), lambda items: dict.fromkeys(items).keys()])
 def test_a_batch_may_be_any_iterable(q: shmq.Queue, batch: Callable[[list[Any]], Any]) -> None:
     assert q.put_many(batch([b"1", "2", 3])) == 3
     assert q.drain() == [b"1", "2", 3]
