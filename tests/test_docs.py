@@ -35,3 +35,25 @@ def test_the_readme_has_exactly_the_two_commands_that_set_everything_up():
     assert len(commands) == 2
     assert "shmq demo" in commands[0]
     assert commands[1].strip().endswith("pytest")
+
+
+LOCKS = (ROOT / "ARCHITECTURE.md").read_text().partition("## Locks")[2].partition("\n## ")[0]
+TAKES_A_LOCK = re.compile(r"\b(?:R?Lock|Condition|NameLock)\(|pthread_mutex_lock\(|\bshmq_owner_lock\(|critical_section\(self\)")
+
+
+def test_every_test_in_the_list_of_locks_exists():
+    tests = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("*.py"))
+    named = set(re.findall(r"`(test_\w+)`", LOCKS))
+    assert len(named) >= 20
+    assert named <= set(re.findall(r"^def (test_\w+)", tests, re.MULTILINE))
+
+
+def test_every_file_that_takes_a_lock_is_in_the_list_of_locks():
+    sources = [path for kind in (".py", ".pxi", ".pyx", ".c") for path in (ROOT / "shmq").rglob("*" + kind)]
+    taking = set()
+    for path in sources:
+        lines = path.read_text().splitlines()
+        if path.name != "_core.c" and any(TAKES_A_LOCK.search(line) for line in lines if "class " not in line):
+            taking.add(path.name)
+    assert {"owner.c", "_crew.py"} <= taking
+    assert {name for name in taking if f"`{name}`" not in LOCKS} == {"_birth.pxi"}  # where NameLock itself is
