@@ -14,6 +14,7 @@ cdef class Undertaker(Producer):
         return PyBytes_FromStringAndSize(<const char *>shmq_payload_at(&self.port, shmq_word_slot(word)), SPILL_KEY_BYTES)
 
     cdef object open_side(self, uint64_t word):
+        """Raises PayloadLost, SegmentCorrupt; OSError or MemoryError where this process lacks something: the message has not failed then."""
         return self.segment.open_side(self.side_key(word))
 
     # -- what fails ---------------------------------------------------------------------------------------------------

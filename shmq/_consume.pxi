@@ -139,7 +139,7 @@ cdef class Consumer(Undertaker):
         if spilled:
             key = self.side_key(word)
             shmq_cell_return(&self.port, cell, True)
-            self.segment.unlink_side(key) # after the ack: a death between the two leaves a file, not a message without its payload
+            self.remove_side(PyBytes_AS_STRING(key)) # after the ack: a death between the two leaves a file, not a message without its payload
         else:
             shmq_cell_return(&self.port, cell, True)
         return 0
@@ -151,6 +151,7 @@ cdef class Consumer(Undertaker):
         cdef object result
         cdef shmq_slot header
         cdef Py_buffer memory
+        cdef bint opening = False
         self.check_slot(slot)
         memcpy(&header, shmq_slot_at(&self.port, slot), sizeof(header))
         spilled[0] = header.flags & SHMQ_SPILLED != 0
@@ -159,7 +160,9 @@ cdef class Consumer(Undertaker):
                 header_check(self, &header, self.port.geometry.payload_room)
                 result = build(self, &header, <const char *>shmq_payload_at(&self.port, slot), self)
             else:
+                opening = True
                 side = self.open_side(word)
+                opening = False
                 header_of_side(&header, len(side))
                 header_check(self, &header, <uint64_t>len(side))
                 PyObject_GetBuffer(side, &memory, PyBUF_SIMPLE)
@@ -177,7 +180,9 @@ cdef class Consumer(Undertaker):
         except BaseException as error:
             if forks != shmq_owner_forks:
                 raise
-            if self.keeps_types and isinstance(error, Exception) and not isinstance(error, MemoryError):
+            if opening and isinstance(error, (OSError, MemoryError)):
+                shmq_lease_give_back(&self.port, cell, word, SHMQ_RELEASED, 0)
+            elif self.keeps_types and isinstance(error, Exception) and not isinstance(error, MemoryError):
                 shmq_delivery_ended(&self.port, cell, word, SHMQ_REJECTED, SHMQ_BY_POLICY)
                 self.bury_somehow(cell, "what was put could not be unpickled", error)
             else:

@@ -258,6 +258,7 @@ cdef extern from "reap.h" nogil:
 
 cdef extern from "files.h" nogil:
     sem_t *shmq_semaphore_open(const char *name)
+    c_bool shmq_file_remove(const char *path)
 
 cdef extern from "owner.h" nogil:
     uint64_t shmq_owner_self()

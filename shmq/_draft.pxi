@@ -230,10 +230,17 @@ cdef int draft_spill(draft_t *draft, Handle port, object obj) except -1:
     return 0
 
 
-cdef void draft_withdraw(draft_t *draft, Handle port):
+cdef void draft_withdraw(draft_t *draft, Handle port) noexcept:
     """The draft will not be published: leave no side segment behind."""
     if draft.flags & SHMQ_SPILLED and draft.forks == shmq_owner_forks: # otherwise it is the parent's
-        port.segment.unlink_side(<object>PyBytes_FromStringAndSize(draft.data, <Py_ssize_t>draft.nbytes))
+        port.remove_side(draft.data)
+
+
+cdef int draft_refuse_forked(const draft_t *draft, Handle port) except -1:
+    """After a wait: a child that was forked meanwhile leaves the draft, and its side segment, to its parent."""
+    if draft.flags & SHMQ_SPILLED and draft.forks != shmq_owner_forks:
+        raise ShmqError(f"this process was forked while a message for queue {port.name!r} waited for room: it is its parent's")
+    return 0
 
 
 cdef void draft_write_to(const draft_t *draft, char *target) noexcept nogil:
@@ -299,6 +306,13 @@ cdef void draft_of_image(draft_t *draft, const shmq_slot *header, const char *pa
 cdef struct batch_t:
     draft_t *drafts
     Py_ssize_t next, count
+
+
+cdef int batch_refuse_forked(const batch_t *batch, Handle port) except -1:
+    cdef Py_ssize_t i
+    for i in range(batch.next, batch.count):
+        draft_refuse_forked(&batch.drafts[i], port)
+    return 0
 
 
 cdef c_bool batch_fill(void *context, shmq_port *port, uint32_t slot) noexcept nogil:

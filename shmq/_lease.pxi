@@ -440,8 +440,8 @@ cdef class Lease(Slot):
             self.state = HAND_SETTLED
             self.give_up_cell(True)
         shmq_wake_if_done(&port.port)
-        if spilled: # last, since it runs Python code
-            port.segment.unlink_side(key)
+        if spilled: # after the ack, as get does
+            port.remove_side(PyBytes_AS_STRING(key))
 
     def nack(self, delay=None) -> None:
         """Failed: give the message back; the attempt counts. At the queue's max_deliveries it becomes a dead letter.

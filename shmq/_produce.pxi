@@ -82,7 +82,7 @@ cdef class Producer(Handle):
     cdef int offer_somehow(self, const draft_t *draft, double seconds) except -1:
         """Publish what the first offer could not."""
         if self.grows:
-            return self.offer_growing(draft, seconds)
+            return self.offer_growing(draft, deadline_of(seconds))
         return self.offer_patiently(draft, seconds)
 
     cdef int offer_patiently(self, const draft_t *draft, double seconds) except -1:
@@ -96,8 +96,7 @@ cdef class Producer(Handle):
                 return 0
             if self.wait(status, SHMQ_SPACE, deadline, &patience) == SHMQ_TIMED_OUT:
                 self.raise_full(status, seconds)
-            if draft.flags & SHMQ_SPILLED and draft.forks != shmq_owner_forks:
-                raise ShmqError(f"this process was forked while a message for queue {self.name!r} waited for room: it is its parent's")
+            draft_refuse_forked(draft, self)
 
     cdef int raise_full(self, shmq_status status, double seconds) except -1:
         if status == SHMQ_NO_CELLS:
@@ -161,10 +160,16 @@ cdef class Producer(Handle):
         cdef shmq_status status
         cdef uint32_t cell, put, i
         cdef Py_ssize_t published = 0
+        cdef uint64_t forks = shmq_owner_forks
         memset(&patience, 0, sizeof(patience))
         while self.grows and batch.next < batch.count:
             if self.offer(&batch.drafts[batch.next]) != SHMQ_OK:
-                self.offer_growing(&batch.drafts[batch.next], INFINITY)
+                try:
+                    self.offer_growing(&batch.drafts[batch.next], deadline)
+                except (Full, ShutDown): # whoever is at the backlog is stopped
+                    if batch.next == 0:
+                        raise
+                    return 0
             batch.next += 1
             self.look_again()
         if self.grows:
@@ -185,6 +190,8 @@ cdef class Producer(Handle):
                     memset(&patience, 0, sizeof(patience))
             if published == batch.count or (status == SHMQ_SHUT and published) or self.wait(status, SHMQ_SPACE, deadline, &patience) == SHMQ_TIMED_OUT:
                 return 0
+            if shmq_unlikely(forks != shmq_owner_forks):
+                batch_refuse_forked(batch, self)
 
     # -- the backlog of a queue without a bound: shmq/_backlog.pxi has the log, and why no Python code runs under its lock ---------
 
@@ -192,9 +199,9 @@ cdef class Producer(Handle):
         """Do messages wait in the backlog?"""
         return self.grows and shmq_load_seq(&self.port.header.backlog) != 0
 
-    cdef int offer_growing(self, const draft_t *draft, double seconds) except -1:
+    cdef int offer_growing(self, const draft_t *draft, uint64_t deadline) except -1:
         """Publish, after a moment's wait for consumers that are at work, or append to the backlog."""
-        cdef uint64_t deadline = deadline_of(seconds), until, began = shmq_now_ns()
+        cdef uint64_t until, began = shmq_now_ns()
         cdef uint64_t puts = shmq_load_relaxed(&self.port.record.counters[SHMQ_PUTS])
         cdef shmq_patience patience
         cdef shmq_status status
@@ -204,6 +211,7 @@ cdef class Producer(Handle):
         until = 1 if self.patience_ns <= 0 else min(deadline, began + <uint64_t>self.patience_ns)
         while True:
             self.look_again()
+            draft_refuse_forked(draft, self)
             status = self.offer(draft)
             if status == SHMQ_OK:
                 self.patience_ns -= <int64_t>(shmq_now_ns() - began)
@@ -223,6 +231,9 @@ cdef class Producer(Handle):
         while status == SHMQ_LOST:
             log.be_at_hand()
             self.lock_backlog(deadline)
+            if draft.flags & SHMQ_SPILLED and draft.forks != shmq_owner_forks:
+                self.unlock_backlog()
+                draft_refuse_forked(draft, self)
             status = self.offer(draft)
             if status != SHMQ_OK and shmq_load_half(&self.port.header.shut):
                 status = SHMQ_SHUT

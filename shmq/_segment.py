@@ -193,9 +193,14 @@ class Segment:
         _files.write_file(self.side_file(key), parts)
 
     def open_side(self, key: bytes) -> _core.Mapping | bytearray:
-        """Map a side segment, or read a small one: what is written to it stays in this process. Raises PayloadLost."""
+        """Map a side segment, or read a small one: what is written to it stays in this process.
+
+        **Raises** PayloadLost; OSError or MemoryError where this process has no descriptor or no memory for it.
+        """
         try:
             return _files.read_or_map(self.side_file(key))
+        except BlockingIOError:
+            raise PayloadLost(f"the side segment of a message in queue {self.name!r} is empty: its payload is lost") from None
         except SegmentNotFound:
             raise PayloadLost(f"the side segment of a message in queue {self.name!r} is gone: its payload is lost") from None
         except (SegmentForeign, SegmentMismatch) as error:
@@ -545,4 +550,6 @@ def is_left_over(name: str) -> bool:
     """Has an anonymous segment outlived its users? **Raises** as `map_file`, and SegmentMismatch, SegmentCorrupt."""
     memory, _ = _files.map_file(file_of(name))
     header = _core.read_header(memory)
-    return header is not None and bool(header["flags"] & _core.FLAG_ANONYMOUS) and outlived(header, memory)
+    if header is None or not header["flags"] & _core.FLAG_ANONYMOUS or header["lock_inode"] != _core.lock_inode():
+        return False  # beside another lock file, the living look dead
+    return outlived(header, memory)

@@ -55,6 +55,47 @@ class Waiting:
         return self.got[0]
 
 
+@pytest.mark.parametrize("overflow", ["block", "grow"])
+@pytest.mark.parametrize("many", [False, True], ids=["put", "put_many"])
+def test_a_child_forked_by_a_handler_while_large_messages_wait_leaves_them_to_its_parent(
+    make: Make, overflow: str, many: bool
+) -> None:
+    queue = make(slots=3, slot_size=64, overflow=overflow)
+    consumer = shmq.Queue.attach(queue.name)
+    queue.put_many([b"0", b"1", b"2"])
+    large = [bytes([number]) * 1000 for number in range(3)]
+    statuses: list[int] = []
+    parent = os.getpid()
+
+    def fork(*_: object) -> None:
+        child = os.fork()
+        if child:
+            statuses.append(os.waitpid(child, 0)[1])
+
+    if overflow == "grow":  # where it would not wait: somebody is at the backlog
+        assert _core.try_lock(queue.segment.nonce ^ 0x6C6F67)
+    threading.Timer(0.3, lambda: (_core.unlock(queue.segment.nonce ^ 0x6C6F67), [consumer.get() for _ in range(3)])).start()
+    before = signal.signal(signal.SIGALRM, fork)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        try:
+            queue.put_many(large) if many else queue.put(large[0])
+        except shmq.ShmqError as error:
+            if os.getpid() == parent:
+                raise
+            os._exit(0 if "parent's" in str(error) else 1)
+        if os.getpid() != parent:
+            os._exit(1)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert statuses == [0]
+    got = []
+    while len(got) < (3 if many else 1):
+        got.append(consumer.get(timeout=LONG))
+    assert got == large[: 3 if many else 1] and consumer.empty()
+    consumer.close()
+
+
 # -- fork ----------------------------------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gc
 import os
@@ -17,6 +18,7 @@ import pytest
 from faults import files_of, require, run_program
 
 import shmq
+import shmq.mp
 
 Make = Callable[..., shmq.Queue]
 ENOUGH = 16  # descriptors with which everything works
@@ -243,6 +245,29 @@ def test_a_first_use_without_descriptors_can_be_repeated(name: str) -> None:
         """,
         name,
     )
+
+
+@pytest.mark.parametrize("slot_size", [64, 4096])
+@pytest.mark.parametrize("kind", [shmq.Queue, shmq.mp.Queue], ids=["Queue", "drop-in"])
+def test_who_lacks_a_descriptor_for_a_large_message_does_not_fail_it(kind: Any, slot_size: int) -> None:
+    with kind(slots=4, slot_size=slot_size, max_deliveries=2) if kind is shmq.Queue else contextlib.closing(kind()) as queue:
+        queue.put({"a": bytes(5000)})
+        for take in (lambda: queue.get(timeout=1), lambda: queue.get(timeout=1), lambda: queue.get(timeout=1)):
+            with free_descriptors(0), pytest.raises(OSError, match="Too many open files"):
+                take()
+        if kind is shmq.Queue:
+            for take in (
+                lambda: queue.receive(timeout=1),
+                lambda: queue.receive_many(2, timeout=1),
+                lambda: queue.get_many(2, timeout=1),
+            ):
+                with free_descriptors(0), pytest.raises(OSError, match="Too many open files"):
+                    take()
+            with queue.receive(timeout=1) as lease:
+                assert (lease.delivery_count, lease.data) == (1, {"a": bytes(5000)})
+            assert len(queue.dead_letters) == 0
+        else:
+            assert queue.get(timeout=1) == {"a": bytes(5000)}
 
 
 def test_spilling_for_want_of_descriptors_loses_nothing(make: Make) -> None:

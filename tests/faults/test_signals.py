@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from conftest import PREFIX, Children, wait_until
+from conftest import PREFIX, Children, side_files, wait_until
 from faults import LONG, PROMPT
 
 import shmq
@@ -369,6 +369,50 @@ def test_an_interrupt_at_any_instruction_of_spilling_and_burying_keeps_no_cell_a
                 if os.path.exists(f"/dev/shm/{side}"):
                     os.unlink(f"/dev/shm/{side}")
         assert event > 20
+
+
+TAKING: dict[str, Callable[[shmq.Queue], int]] = {
+    "get": lambda queue: len([queue.get(timeout=0)]),
+    "get_many": lambda queue: len(queue.get_many(3, timeout=0)),
+    "receive and ack": lambda queue: queue.receive(timeout=0).ack() or 1,
+}
+
+
+@pytest.mark.parametrize("call", TAKING)
+def test_an_interrupt_within_a_call_that_takes_large_messages_loses_none(make: Make, call: str) -> None:
+    queue = make(slots=4, slot_size=64, max_deliveries=0)
+    event, struck = 0, True
+    while struck:
+        event += 1
+        for number in range(4):
+            queue.put(bytes([number]) * 1000)
+        seen = taken = 0
+
+        def trace(frame: Any, what: str, _: Any, event: int = event) -> Any:
+            nonlocal seen
+            if frame.f_globals.get("__name__", "").partition(".")[0] != "shmq":
+                return None  # a line of the library's own, since what a call has returned is its caller's to lose
+            if what == "line":
+                seen += 1
+                if seen == event:
+                    sys.settrace(None)
+                    raise Struck
+            return trace
+
+        struck = False
+        try:
+            sys.settrace(trace)
+            taken = TAKING[call](queue)
+        except Struck:
+            struck = True
+        finally:
+            sys.settrace(None)
+        stats = queue.stats()
+        assert (stats.leased, stats.ready + stats.returned) == (0, 4 - taken), (event, struck)
+        queue.purge()
+        for side in side_files(queue):  # of who was struck between writing it and knowing of it
+            os.unlink(f"/dev/shm/{side}")
+    assert event > 10
 
 
 class Striker:

@@ -596,6 +596,19 @@ def test_others_take_from_the_ring_while_somebody_is_stopped_at_the_backlog(q: s
     children.join()
 
 
+def test_a_batch_keeps_to_its_timeout_while_somebody_is_stopped_at_the_backlog(q: shmq.Queue, children: Children) -> None:
+    fill(q, 4)
+    process = children.start(stop_at_work, q)
+    wait_until(lambda: is_stopped(process.pid))
+    with pytest.raises(shmq.Full, match="is it stopped"):
+        q.put_many(["x", "y"], timeout=0.1)
+    assert q.drain() == [0, 1, 2, 3]
+    assert q.put_many(range(9), timeout=0.1) == 4  # what there was room for
+    os.kill(process.pid, signal.SIGCONT)
+    assert [q.get(timeout=LONG) for _ in range(5)] == [0, 1, 2, 3, "from the stopped one"]
+    children.join()
+
+
 def test_the_lock_of_a_killed_one_is_free(q: shmq.Queue, children: Children) -> None:
     fill(q, 6)
     process = children.start(stop_at_work, q)

@@ -18,7 +18,7 @@ import pytest
 from conftest import PREFIX, Children, wait_until
 
 import shmq
-from shmq import _files, _segment
+from shmq import _core, _files, _segment
 
 SHM = Path("/dev/shm")
 BOOT_ID_AT = 88  # layout.h
@@ -529,6 +529,18 @@ def test_a_leftover_that_somebody_is_opening_is_not_swept(children: Children) ->
         assert len(files_of(name)) == 4, "removed under the hands of who has its name locked"
     assert _segment.remove_if_left_over(name)
     assert files_of(name) == []
+
+
+def test_an_anonymous_queue_made_beside_another_lock_file_is_not_swept(
+    make: Callable[..., shmq.Queue], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with shmq.Queue(slots=1, slot_size=16) as queue:
+        monkeypatch.setattr(_segment, "outlived", lambda header, memory: True)  # its creator's lock is on a file that was removed
+        inode = _core.lock_inode()
+        monkeypatch.setattr(_core, "lock_inode", lambda: inode + 1)
+        assert not _segment.remove_if_left_over(queue.name)
+        assert len(files_of(queue.name)) == 4
+        monkeypatch.undo()
 
 
 def test_a_leftover_that_came_back_to_life_before_the_lock_is_not_swept(
