@@ -1,15 +1,16 @@
 /* Kill a process at any instruction of the engine as it is released, and look at what the survivors find.
  *
  *     every_instruction roles               the names of the roles, one a line
- *     every_instruction sweep ROLE EVERY    every state of shared memory; real deaths at every EVERYth instruction besides
+ *     every_instruction sweep ROLE EVERY    every state that outlives it; real deaths at every EVERYth instruction besides
  *     every_instruction pairs ROLE SHAPE    somebody reaps what ROLE left in each state, and dies in each of his own; one shape
  *
- * What a kill after n instructions leaves is what is in shared memory after n instructions: nothing else survives but what the
- * kernel does at death, which is to drop the locks. So a child is single-stepped once through the whole operation, and a copy is
- * taken whenever the segment or its semaphores have changed. When the child is dead, each copy is put back in turn, and the
- * survivor recovers from it. That this is the same as a kill is proved and not assumed: children are really killed before and
- * after each change, before and after each system call, and at every EVERYth instruction. Each of them must leave what the
- * stepped one had left there (but for identities and times), unchanged by the death, and the survivor must find the same.
+ * What a kill after n instructions leaves is what is in shared memory after n instructions, and the bells that there are then
+ * in the file system: nothing else survives but what the kernel does at death, which is to drop the locks. So a child is
+ * single-stepped once through the whole operation, and a copy is taken whenever the segment, its semaphores or the bells have
+ * changed. When the child is dead, each copy is put back in turn, and the survivor recovers from it. That this is the same as a
+ * kill is proved and not assumed: children are really killed before and after each change, before and after each system call,
+ * and at every EVERYth instruction. Each of them must leave what the stepped one had left there (but for identities and times),
+ * unchanged by the death, and the survivor must find the same.
  *
  * Prints "N instructions N addresses N states N kills N system_calls N astray", over all shapes of queue: how many were
  * executed, how many different ones those were; `astray` are kills that did not come at the instruction they were meant for.
@@ -39,27 +40,39 @@ static unsigned instructions, addresses, kills, system_calls, astray, states;
  * not be where the first one was after n instructions. */
 int clock_gettime(clockid_t clock, struct timespec *now) { return (int)syscall(SYS_clock_gettime, clock, now); }
 
-/* -- memory that outlives a process ------------------------------------------------------------------------------------ */
+/* -- what outlives a process: memory, and bells ---------------------------------------------------------------------------- */
 
-static uint64_t memory_bytes(const struct world *w) { return w->g.segment_bytes + 2 * sizeof(sem_t); }
+static uint64_t state_bytes(const struct world *w) { return w->g.segment_bytes + 2 * sizeof(sem_t) + PORTS; }
 
 static void copy_out(const struct world *w, unsigned char *bytes) {
     memcpy(bytes, w->base, w->g.segment_bytes);
-    memcpy(bytes + w->g.segment_bytes, w->semaphores, 2 * sizeof(sem_t));
+    memcpy(bytes += w->g.segment_bytes, w->semaphores, 2 * sizeof(sem_t));
+    bytes += 2 * sizeof(sem_t);
+    for (uint32_t i = 0; i < PORTS; i++) bytes[i] = bell_is_there(w, i);
 }
 static void copy_in(struct world *w, const unsigned char *bytes) {
     memcpy(w->base, bytes, w->g.segment_bytes);
-    memcpy(w->semaphores, bytes + w->g.segment_bytes, 2 * sizeof(sem_t));
-    if (w->bell < 0) return;
-    /* The survivor's bell is outside: an earlier trial may have ended with its removal. */
-    char path[96];
-    bell_path(w, w->survivor.index, path);
-    unlink(path), close(w->bell);
-    CHECK(mkfifo(path, 0600) == 0 && (w->bell = open(path, O_RDWR | O_NONBLOCK)) >= 0, "no bell");
+    memcpy(w->semaphores, bytes += w->g.segment_bytes, 2 * sizeof(sem_t));
+    bytes += 2 * sizeof(sem_t);
+    for (uint32_t i = 0; i < PORTS; i++) { /* an earlier trial may have ended with the removal of any, and have rung the survivor's */
+        char path[96];
+        bell_path(w, i, path);
+        unlink(path);
+        CHECK(!bytes[i] || mkfifo(path, 0600) == 0, "no bell");
+        if (i != w->survivor.index || w->bell < 0) continue;
+        close(w->bell);
+        CHECK((w->bell = open(path, O_RDWR | O_NONBLOCK)) >= 0, "no bell");
+    }
 }
 static bool is_as(const struct world *w, const unsigned char *bytes) {
     return memcmp(w->base, bytes, w->g.segment_bytes) == 0 &&
            memcmp(w->semaphores, bytes + w->g.segment_bytes, 2 * sizeof(sem_t)) == 0;
+}
+static bool has_bells_as(const struct world *w, const unsigned char *bytes) {
+    bytes += state_bytes(w) - PORTS;
+    for (uint32_t i = 0; i < PORTS; i++)
+        if (bell_is_there(w, i) != bytes[i]) return false;
+    return true;
 }
 
 static void *allocated(uint64_t nbytes) {
@@ -68,11 +81,11 @@ static void *allocated(uint64_t nbytes) {
     return memory;
 }
 
-/* Before the child: what is shared, and what the survivor knows. Each trial begins from here. */
+/* Before the child: what outlives it, and what the survivor knows. Each trial begins from here. */
 struct start { unsigned char *bytes; struct world w; };
 
 static struct start start_of(const struct world *w) {
-    struct start start = {allocated(memory_bytes(w)), *w};
+    struct start start = {allocated(state_bytes(w)), *w};
     copy_out(w, start.bytes);
     return start;
 }
@@ -194,10 +207,10 @@ static void add_state(struct walk *walk, const struct world *w) {
     struct state *state = &walk->states[walk->count++];
     memset(state, 0, sizeof *state);
     state->after = walk->steps;
-    state->bytes = allocated(memory_bytes(w));
-    state->comparable = allocated(memory_bytes(w));
+    state->bytes = allocated(state_bytes(w));
+    state->comparable = allocated(state_bytes(w));
     copy_out(w, state->bytes);
-    memcpy(state->comparable, state->bytes, memory_bytes(w));
+    memcpy(state->comparable, state->bytes, state_bytes(w));
     make_comparable(w, state->comparable);
 }
 
@@ -233,9 +246,11 @@ static struct walk walk_through(struct world *w, const struct role *role) {
     add_state(&walk, w);
     bool lives = true;
     while (lives) {
-        add_step(&walk, place_of(pid));
+        uint64_t place = place_of(pid);
+        add_step(&walk, place);
         lives = go_on(pid, PTRACE_SINGLESTEP);
-        if (!is_as(w, walk.states[walk.count - 1].bytes)) add_state(&walk, w);
+        const unsigned char *last = walk.states[walk.count - 1].bytes;
+        if (!is_as(w, last) || (is_system_call(place) && !has_bells_as(w, last))) add_state(&walk, w);
     }
     find_newest(&walk);
     return walk;
@@ -304,9 +319,9 @@ static void judge(struct world *w, const struct start *start, const unsigned cha
 static void kill_after(struct world *w, const struct start *start, const struct role *role, const struct walk *walk, uint32_t n) {
     static unsigned char *left, *comparable; /* as large as needed so far */
     static uint64_t room;
-    if (room < memory_bytes(w)) {
+    if (room < state_bytes(w)) {
         free(left), free(comparable);
-        room = memory_bytes(w);
+        room = state_bytes(w);
         left = allocated(room), comparable = allocated(room);
     }
     bool others_first = n % 2;
@@ -327,8 +342,8 @@ static void kill_after(struct world *w, const struct start *start, const struct 
     really_kill(pid);
     kills++;
     astray += off;
-    CHECK(is_as(w, left), "memory changed at the death");
-    memcpy(comparable, left, memory_bytes(w));
+    CHECK(is_as(w, left) && has_bells_as(w, left), "memory or bells changed at the death");
+    memcpy(comparable, left, state_bytes(w));
     make_comparable(w, comparable);
     uint32_t low = 0, high = walk->count; /* the last state that began at or before n */
     while (high - low > 1) {
@@ -338,8 +353,8 @@ static void kill_after(struct world *w, const struct start *start, const struct 
     }
     uint32_t same = low;
     if (off) /* look for the state that it is in */
-        for (same = 0; same < walk->count - 1 && memcmp(comparable, walk->states[same].comparable, memory_bytes(w)) != 0;) same++;
-    CHECK(memcmp(comparable, walk->states[same].comparable, memory_bytes(w)) == 0, "not the state in which the stepped one was");
+        for (same = 0; same < walk->count - 1 && memcmp(comparable, walk->states[same].comparable, state_bytes(w)) != 0;) same++;
+    CHECK(memcmp(comparable, walk->states[same].comparable, state_bytes(w)) == 0, "not the state in which the stepped one was");
     judge(w, start, left, others_first);
     const uint32_t *in_copy = walk->states[same].found[others_first];
     for (uint32_t i = 0; i < start->w.next; i++)

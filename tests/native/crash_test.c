@@ -77,15 +77,6 @@ static bool die_as(struct world *w, const struct role *role, const char *point, 
     return WIFSIGNALED(status);
 }
 
-static void survive_without_bells(struct world *w, bool others_first) {
-    char path[96];
-    survive(w, others_first);
-    for (uint32_t i = 0; i < PORTS; i++) {
-        bell_path(w, i, path);
-        CHECK(access(path, F_OK) != 0, "%s is left behind", path);
-    }
-}
-
 /* -- trials --------------------------------------------------------------------------------------------------------------- */
 
 static struct world *begin(const struct role *role, const struct shape *shape) {
@@ -107,7 +98,7 @@ static void passes(const struct role *role) {
             if (most[k].name == NULL) most[k].name = strdup(told->passed[i].name);
             if (told->passed[i].hits > most[k].hits) most[k].hits = told->passed[i].hits;
         }
-        survive_without_bells(w, false);
+        survive(w, false);
         world_unmake(w);
     }
     for (int k = 0; most[k].name; k++) printf("%s %u\n", most[k].name, most[k].hits);
@@ -120,7 +111,7 @@ static void kill_at(const struct role *role, const char *point, unsigned nth) {
                      (unsigned long)shapes[s].slot_size, others_first ? "others first" : "reaped first");
             struct world *w = begin(role, &shapes[s]);
             bool died = die_as(w, role, point, nth);
-            survive_without_bells(w, others_first);
+            survive(w, others_first);
             if (died) { /* in a small queue it may not have come so far */
                 printf("%u", shapes[s].slots);
                 for (uint32_t i = 0; i < w->of_role_count; i++) printf(" %u", w->found[w->of_role + i]);
@@ -142,7 +133,7 @@ static void sweep(const struct role *role) {
                 struct world *w = begin(role, &shapes[s]);
                 died = die_as(w, role, NULL, nth);
                 deaths += died;
-                survive_without_bells(w, others_first);
+                survive(w, others_first);
                 remember(&history, w);
                 world_unmake(w);
             }
@@ -182,7 +173,7 @@ static bool crowd_of(unsigned putters, const struct shape *shape, bool others_be
         if (others_between) receive_one(w);
     }
     w->of_role_count = 0;
-    survive_without_bells(w, false);
+    survive(w, false);
     world_unmake(w);
     return died[0] && died[1] && died[2];
 }

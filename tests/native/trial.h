@@ -72,6 +72,11 @@ static void attach(struct world *w, struct shmq_port *port) {
 }
 
 static void bell_path(const struct world *w, uint32_t index, char path[96]) { snprintf(path, 96, "%s.%u.bell", w->place, index); }
+static bool bell_is_there(const struct world *w, uint32_t index) {
+    char path[96];
+    bell_path(w, index, path);
+    return access(path, F_OK) == 0;
+}
 
 static uint64_t length_of(const struct world *w, uint32_t number) {
     uint64_t nbytes = 9 + (number * 37) % 48;
@@ -596,6 +601,7 @@ static void survive(struct world *w, bool others_first) {
     check_ledger(w);
     check_cells(w);
     check_whole(w);
+    for (uint32_t i = 0; i < PORTS; i++) CHECK(!bell_is_there(w, i), "the bell of port %u is left behind", i);
 }
 
 /* What becomes of a message may change while a call goes on, but never back. */
