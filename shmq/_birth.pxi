@@ -7,6 +7,9 @@ cdef uint64_t own_identity() except 0:
         path = f"/dev/shm/.shmq-{_os.geteuid()}.lock"
         if failure in (EMFILE, ENFILE):
             raise OSError(failure, _os.strerror(failure), path)
+        if failure == ENOMEM:
+            raise OutOfMemory(f"{path} needs 4,096 bytes of address space, and this process may not have so many more: "
+                              "raise its limit (`ulimit -v`, RLIMIT_AS)")
         if failure == ENOSPC:
             raise OutOfMemory(f"/dev/shm has no room for another file, not even for {path}")
         if failure in (ENOENT, EROFS) or not _os.access("/dev/shm", _os.W_OK | _os.X_OK, effective_ids=True):

@@ -44,7 +44,6 @@ REMAINS = {  # what nobody can use any more, by its state
 }
 # NAME+NONCE and what comes behind it: a side segment, the dead letters, a semaphore.
 BESIDE = re.compile(rf"(?:sem\.)?shmq-\d+\.(?P<name>[^+]+){re.escape(SEPARATOR)}(?P<nonce>[0-9a-f]{{16}})\.(?P<what>.+)")
-REMOVED = re.compile(rf" {re.escape(SHM)}/shmq-(\d+)\.([^+]+) \(deleted\)$")
 SIDE_KEY = re.compile("[0-9a-f]{16}")
 
 
@@ -70,7 +69,7 @@ def examine(names: Collection[str] = ()) -> list[Finding]:
     findings = [] if names else [*examine_place(), *examine_logind(), *examine_older()]
     for name in there:
         findings += each_for_itself(name, examine_queue(name))
-    used = cache(used_although_removed)  # which takes a look at every process
+    used = cache(_segment.used_although_removed)  # which takes a look at every process
     untouched = {finding.subject for finding in findings if finding.level == "error"}
     for name, files in strays(names).items():
         if name not in untouched:  # its lock would be waited for once more
@@ -306,12 +305,3 @@ def examine_strays(name: str, files: list[re.Match[str]], used: Callable[[], set
             name,
             f"{number(removed, 'file')} (semaphore, side segment, dead letters) of a queue that is gone: removed",
         )
-
-
-def used_although_removed() -> set[str]:
-    """Names of queues that some process of ours has mapped although they were unlinked."""
-    names: set[str] = set()
-    for maps in glob("/proc/[0-9]*/maps"):  # psutil hides whether a mapped file was removed
-        with contextlib.suppress(OSError), open(maps, errors="replace") as file:
-            names.update(found[2] for found in map(REMOVED.search, file) if found and found[1] == str(os.geteuid()))
-    return names

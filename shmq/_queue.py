@@ -422,7 +422,7 @@ class Queue(_core.Port[T]):
         return publish(self, loan, nbytes, timeout)
 
     def _left(self) -> None:
-        if self.segment.config.lifetime == "handles":
+        if self.segment.config.lifetime != "creator" or not _segment.is_current(self.segment):
             _segment.leave(self.segment)
 
     def _interpreter_exits(self) -> None:
@@ -508,7 +508,7 @@ def _leave_all() -> None:
     crashed = _ends_by_an_exception()
     for queue in list(_open_queues):
         stays = queue._abandon(crashed)
-        if queue._creator_pid == os.getpid() or (stays and queue.segment.config.lifetime == "handles"):
+        if queue._creator_pid == os.getpid() or (stays and queue.segment.config.lifetime != "creator"):
             _segment.leave(queue.segment, ending=True)
 
 

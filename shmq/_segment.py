@@ -14,6 +14,7 @@ import os
 import re
 import stat
 import zlib
+from glob import glob
 from typing import Any
 
 from shmq import _core, _files
@@ -35,6 +36,8 @@ __all__ = ["Config", "Segment", "attach", "create", "list_segments", "open_or_cr
 SIDES = ("items", "space")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 SIDE_KEY = re.compile(r"[0-9a-f]{16}")
+SIDE_FILE = re.compile(rf"{re.escape(SEPARATOR)}([0-9a-f]{{16}})\.[0-9a-f]{{16}}$")
+REMOVED = re.compile(rf" {re.escape(SHM)}/shmq-(\d+)\.([^+]+) \(deleted\)$")
 LOCK_PATIENCE = 30.0
 LOG_START = 4096  # where the records of a backlog begin
 # What a queue has unless it is told otherwise. All slots are reserved when it is made, so large ones are fewer: the ring, and
@@ -387,22 +390,48 @@ def always_beside(beside: str) -> list[str]:
     return [*(f"{_files.SEMAPHORE}{beside}.{side}" for side in SIDES), f"{beside}.backlog", f"{beside}.dead"]
 
 
-def remove(name: str) -> bool:
+def remove(name: str, apart_from: int = 0) -> bool:
     """Unlink a segment's file, and what stands beside it; mapped ones go on until they are unmapped.
 
-    Raises NoSharedMemory, OSError where there is no descriptor left to list the folder: then nothing was removed.
+    Those who have it open go on among themselves, and find the large messages that wait: side segments stay until `tidy`, unless
+    only the process of the identity `apart_from` is left. Raises NoSharedMemory, OSError where there is no descriptor left to
+    list the folder: then nothing was removed.
     """
     files = list_beside(name)
+    nonce, in_use = "", False
     try:  # a listing may pass over a file while others make and remove theirs
-        header = _core.read_header(_files.map_file(file_of(name))[0])
+        memory = _files.map_file(file_of(name))[0]
+        header = _core.read_header(memory)
     except (ShmqError, OSError):
         header = None
     if header is not None:
-        files += always_beside(f"{file_of(name)}{SEPARATOR}{header['nonce']:016x}")
+        nonce = f"{header['nonce']:016x}"
+        files += always_beside(f"{file_of(name)}{SEPARATOR}{nonce}")
+        in_use = header["lock_inode"] == _core.lock_inode() and _core.attachments(memory, apart_from)[0] > 0
+    sides = {file: side[1] for file in files if (side := SIDE_FILE.search(file))}
+    earlier = any(of != nonce for of in sides.values()) and name in used_although_removed()
     found = _files.remove(file_of(name))
     for file in dict.fromkeys(files):
-        found |= _files.remove(file)
+        if file not in sides or not (in_use if sides[file] == nonce else earlier):
+            found |= _files.remove(file)
     return found
+
+
+def tidy(segment: Segment, ending: bool = False) -> None:
+    """A handle of a segment that was removed is gone: unless others go on, remove what stayed beside it, or was made since."""
+    if not _core.attachments(segment.memory, _core.identity() if ending else 0)[0]:
+        beside = f"{segment.beside}."
+        for file in dict.fromkeys(_files.list_files(beside, f"{_files.SEMAPHORE}{beside}") + always_beside(segment.beside)):
+            _files.remove(file)
+
+
+def used_although_removed() -> set[str]:
+    """Names of queues that some process of ours has mapped although they were unlinked. Looks at every process."""
+    names: set[str] = set()
+    for maps in glob("/proc/[0-9]*/maps"):
+        with contextlib.suppress(OSError), open(maps, errors="replace") as file:
+            names.update(found[2] for found in map(REMOVED.search, file) if found and found[1] == str(os.geteuid()))
+    return names
 
 
 def list_beside(name: str) -> list[str]:
@@ -412,23 +441,30 @@ def list_beside(name: str) -> list[str]:
 
 
 def leave(segment: Segment, ending: bool = False) -> None:
-    """The creator, or a handle, is gone: remove a segment that goes with it. Nobody opens it meanwhile: under the name's lock.
+    """The creator, or a handle, is gone: remove a segment that goes with it, or what is beside one that was removed.
+
+    Nobody opens it meanwhile: under the name's lock.
 
     `ending`: so does this process, and the ports that it still has count no longer. A finalizer may come here in the middle of
     whatever this thread does under a name's lock: then it is done after that.
     """
     if not is_current(segment):
-        return  # nor will it ever be again
+        tidy(segment, ending)  # nor will it ever be again
+        return
+    if segment.config.lifetime == "persistent":
+        return
     if _core.after_name_lock(lambda: leave(segment, ending)):
         return
     apart_from = _core.identity() if ending else 0
     with NameLock(segment.name):
         if is_current(segment) and (segment.config.lifetime == "creator" or not _core.attachments(segment.memory, apart_from)[0]):
-            remove(segment.name)
+            remove(segment.name, apart_from)
 
 
 def unlink(name: str) -> None:
     """Remove a queue by name. Handles that are attached go on among themselves; new ones do not find it.
+
+    The last of them takes the large messages along that are left.
 
     Raises SegmentNotFound, NoSharedMemory, SegmentForeign where it is another user's, SegmentMismatch where it is a folder.
     """

@@ -270,6 +270,29 @@ def test_who_lacks_a_descriptor_for_a_large_message_does_not_fail_it(kind: Any, 
             assert queue.get(timeout=1) == {"a": bytes(5000)}
 
 
+def test_a_first_use_without_address_space_says_so() -> None:
+    """The lock by which the living are told from the dead hangs on a mapping."""
+    run_program(
+        """
+        import resource
+        import shmq
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+        with open("/proc/self/statm") as file:
+            resource.setrlimit(resource.RLIMIT_AS, (int(file.read().split()[0]) * resource.getpagesize(), hard))
+        try:
+            shmq.Queue()
+            raise AssertionError("worked")
+        except MemoryError as error:
+            assert "address space" in str(error), repr(error)
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+        with shmq.Queue() as queue:
+            queue.put("x")
+            assert queue.get(timeout=0) == "x"
+        """
+    )
+
+
 def test_spilling_for_want_of_descriptors_loses_nothing(make: Make) -> None:
     queue = make(slots=4, slot_size=64, oversize="spill", max_deliveries=0)
 

@@ -637,10 +637,11 @@ def test_unlinking_a_queue_removes_its_letters(name: str) -> None:
     letter = kill(queue, "x" * 100)
     assert len(side_files(queue)) == len(letter_files(queue)) == 1
     queue.unlink()
-    assert files_of(queue) == [] and len(queue.dead_letters) == 0
+    assert letter_files(queue) == [] and len(queue.dead_letters) == 0
+    queue.close()
+    assert files_of(queue) == []
     with pytest.raises(shmq.PayloadLost):
         _ = letter.data
-    queue.close()
 
 
 def test_letters_of_a_queue_that_is_made_anew_do_not_come_back(name: str) -> None:

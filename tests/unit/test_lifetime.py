@@ -470,3 +470,71 @@ def test_exit_waits_for_nobody_who_is_stopped(name: str, children: Children) -> 
     time.sleep(0)
     opened(name, "handles").close()
     assert files_of(name) == []
+
+
+# -- large messages, which are files beside the segment -----------------------------------------------------------------------
+
+
+def files_beside(nonce: int) -> list[str]:
+    return [file for file in os.listdir("/dev/shm") if f"+{nonce:016x}" in file]
+
+
+def test_large_messages_of_an_unlinked_queue_stay_for_those_who_have_it_open(name: str) -> None:
+    ours = shmq.Queue(name)
+    theirs = shmq.Queue.attach(name)
+    ours.put(b"before" * 1000)
+    ours.unlink()
+    ours.put(b"after" * 1000)
+    with shmq.Queue(name) as new:  # and who makes, uses and removes another one of this name leaves them alone
+        new.put(b"new" * 1000)
+        new.unlink()
+    ours.close()
+    assert theirs.get(timeout=1) == b"before" * 1000
+    with theirs.receive(timeout=1) as lease:
+        assert lease.data == b"after" * 1000
+    theirs.put(b"left" * 1000)
+    theirs.close()
+    assert files_beside(ours.segment.nonce) == files_beside(new.segment.nonce) == []
+
+
+def test_a_view_that_outlives_its_unlinked_queue_takes_what_is_left_along(name: str) -> None:
+    queue = shmq.Queue(name)
+    queue.put(b"x" * 5000)
+    queue.put(b"y" * 5000)
+    view = queue.receive(timeout=1).view
+    queue.unlink()
+    queue.close()
+    assert bytes(view) == b"x" * 5000
+    del view
+    assert files_beside(queue.segment.nonce) == []
+
+
+CREATOR = """
+import os, sys, time
+import shmq
+
+queue = shmq.Queue()
+read, write = os.pipe()
+parent = os.getpid()
+if os.fork() == 0:
+    queue.qsize()  # attached
+    os.write(write, b".")
+    while os.getppid() == parent:
+        time.sleep(0.01)
+    assert queue.get(timeout=30) == b"large" * 1000
+    assert queue.get(timeout=30) == {"a": "b" * 3000}
+    queue.put(b"left" * 1000)
+    queue.close()
+    print([file for file in os.listdir("/dev/shm") if f"+{queue.segment.nonce:016x}" in file])
+    sys.stdout.flush()
+    os._exit(0)
+os.read(read, 1)
+queue.put(b"large" * 1000)
+queue.put({"a": "b" * 3000})
+"""
+
+
+@pytest.mark.parametrize("end", ["queue.close(); os._exit(0)", "sys.exit()", "assert not queue.full()"])
+def test_the_creators_end_leaves_large_messages_to_those_who_go_on(end: str) -> None:
+    done = subprocess.run([sys.executable, "-c", CREATOR + end], capture_output=True, text=True, timeout=LONG)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
