@@ -501,6 +501,7 @@ def _log() -> logging.Logger:
 
 _open_queues: weakref.WeakSet[Queue] = weakref.WeakSet()
 _leaves_with_multiprocessing: set[int] = set()
+_failed: set[int] = set()  # this process, if it is a child of multiprocessing whose work has raised
 
 
 def _leave_all() -> None:
@@ -516,12 +517,15 @@ def _ends_by_an_exception() -> bool:
     """Has an exception that nobody handled, KeyboardInterrupt among them, ended this program?
 
     SystemExit is an orderly end, whatever its status: a program that raises it had the time to settle what it holds. A child of
-    multiprocessing leaves while the exception passes. Of the main program's exception nothing is left but what the interpreter
-    remembers for a debugger. Shells and GUI toolkits store theirs there too, but those have not passed the outermost frame.
+    multiprocessing leaves while the exception passes, or notes that there was one (_note_failure). Of a main program's exception
+    nothing is left but what the interpreter remembers for a debugger. Shells and GUI toolkits store theirs there too, but those
+    have not passed the outermost frame.
     """
     passing = sys.exc_info()[1]
     if passing is not None:
         return not isinstance(passing, SystemExit)
+    if os.getpid() in _failed:
+        return True
     trace = getattr(getattr(sys, "last_exc", None) or getattr(sys, "last_value", None), "__traceback__", None)
     return trace is not None and trace.tb_frame.f_back is None and not hasattr(sys, "ps1")
 
@@ -537,8 +541,44 @@ def _leave_with_multiprocessing() -> None:
     ended its work is forgotten.
     """
     util = sys.modules["multiprocessing.util"]
-    util.register_after_fork(_open_queues, lambda _: util.Finalize(None, _leave_all, exitpriority=-10))
+    util.register_after_fork(_open_queues, _begin_child)
     util.Finalize(None, _leave_all, exitpriority=-10)
+    process = sys.modules["multiprocessing.process"]
+    if sys.version_info >= (3, 14) and getattr(process.current_process(), "_inheriting", False):
+        bootstrap = process.BaseProcess._bootstrap  # of a spawned child, whose process object is yet to be unpickled
+
+        def begin(child: Any, *arguments: Any, **named: Any) -> Any:
+            _note_failure(child)
+            return bootstrap(child, *arguments, **named)
+
+        process.BaseProcess._bootstrap = begin
+
+
+def _begin_child(queues: object) -> None:
+    """Before the work of a forked child of multiprocessing begins."""
+    sys.modules["multiprocessing.util"].Finalize(None, _leave_all, exitpriority=-10)
+    if sys.version_info >= (3, 14):
+        _note_failure(sys.modules["multiprocessing.process"].current_process())
+
+
+def _note_failure(process: Any) -> None:
+    """Note where the work of this child of multiprocessing raises.
+
+    From CPython 3.14 on its finalizers run when the exception is forgotten. A child that attaches its first queue in the middle
+    of its work is not noticed there.
+    """
+    work = process.run
+
+    def run() -> None:
+        try:
+            work()
+        except SystemExit:
+            raise
+        except BaseException:
+            _failed.add(os.getpid())
+            raise
+
+    process.run = run
 
 
 def _attach_again(cls: type[Queue], name: str, nonce: int, codec: Codec | None, spin: bool) -> Queue:

@@ -115,7 +115,7 @@ def in_a_container(script: str) -> str:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     except FileNotFoundError:
         pytest.skip("there is no unshare")
-    if "unshare failed" in done.stderr or "mount: " in done.stderr:
+    if done.stderr.startswith("unshare: ") or "unshare failed" in done.stderr or "mount: " in done.stderr:
         pytest.skip(f"a /dev/shm of its own is not permitted here: {done.stderr.splitlines()[0]}")
     assert done.returncode == 0, done.stderr
     return done.stdout
