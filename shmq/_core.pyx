@@ -620,3 +620,4 @@ cdef class Port(Consumer):
 
 include "_lease.pxi"
 include "_birth.pxi"
+include "_hold.pxi"

@@ -182,6 +182,18 @@ def test_only_the_files_module_makes_maps_and_removes_what_lies_in_shared_memory
     assert {path.stem for path in MODULES if "_core.Mapping(" in path.read_text()} == {"_files"}
 
 
+def test_locks_are_taken_by_a_hold_that_gives_them_back_when_it_is_dropped() -> None:
+    bare = {
+        f"{path_id(path)}: {ast.unparse(item.context_expr)}"
+        for path in MODULES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.With)
+        for item in node.items
+        if isinstance(item.context_expr, ast.Name | ast.Attribute)
+    }
+    assert {name for name in bare if "/cli/" not in f"/{name}"} == {"_doctor.py: queue"}
+
+
 def is_exception(name: str) -> bool:
     thing = getattr(shmq, name, None) or getattr(builtins, name, None)
     return isinstance(thing, type) and issubclass(thing, BaseException)

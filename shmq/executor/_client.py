@@ -27,6 +27,7 @@ from typing import Any
 
 from shmq import _core
 from shmq._bell import wait_many
+from shmq._core import Hold
 from shmq._errors import Full, OutOfMemory, ShmqError
 from shmq._worker_lost import WorkerLost
 from shmq.executor._autoscale import Autoscale
@@ -134,14 +135,14 @@ class Client:
 
     def begin(self) -> None:
         """Start the manager thread. It enters itself: interrupted here by Ctrl-C, one may have been started, or not."""
-        with lock:
+        with Hold(lock):
             if not (self.begun or self.ended) and (self.thread is None or not self.thread.is_alive()):
                 self.thread = threading.Thread(target=self.run, name="shmq-executor")
                 self.thread.start()
 
     def enter(self) -> bool:
         """This is the manager thread, unless there is another one, or nothing to manage any more."""
-        with lock:
+        with Hold(lock):
             if self.begun or self.ended:
                 return False
             self.thread = threading.current_thread()
@@ -284,7 +285,7 @@ class Client:
 
     def give_up(self, call: MapCall) -> None:
         """Nobody wants what is left of a map call: what was not handed over never will be."""
-        with lock:
+        with Hold(lock):
             waiting = {number for number, _ in self.backlog} if call.order else set()
             for number in call.order:
                 if number in waiting:
@@ -293,7 +294,7 @@ class Client:
             call.outcomes.clear()
 
     def wake(self) -> None:
-        with lock:
+        with Hold(lock):
             if not self.ended:  # from then on the number may be another file's
                 with contextlib.suppress(BlockingIOError):
                     os.write(self._wake_write, b"\0")
@@ -337,7 +338,7 @@ class Client:
         if count:
             return False
         self.look_after_crew()
-        with lock:
+        with Hold(lock):
             self.feed()
             finished = self.closing and not self.pending
             timeout = self.patience()
@@ -373,7 +374,7 @@ class Client:
             ahead = int(self.least_window * AHEAD / max(self.pace, 1e-6))
             self.window = max(self.least_window, min(ahead, self.most_ahead))
             self.unserved.outcome()
-            with lock:
+            with Hold(lock):
                 self.hopeful = time.monotonic()
                 self.finish(found)
                 self.outcomes.tell()
@@ -387,7 +388,7 @@ class Client:
         pending = self.pending
         before = len(pending)
         observed: list[tuple[Future, Any, int]] = []
-        with finishing:
+        with Hold(finishing):
             for number, value, failed in outcomes:
                 asker = pending.pop(number, None)
                 if type(asker) is Future:
@@ -452,7 +453,7 @@ class Client:
     def search_losses(self) -> None:
         """Fail the tasks that were given up."""
         for number, error in self.losses.search(self.tasks.queues, self.pending):
-            with lock:
+            with Hold(lock):
                 if number in self.pending:
                     self.finish([(number, error, 1)])
         self.tell()
@@ -485,7 +486,7 @@ class Client:
 
     def break_off(self, why: str, cause: BaseException | None, codes: tuple[int | None, ...] = ()) -> None:
         """Nothing that was asked will ever be done."""
-        with lock:
+        with Hold(lock):
             self.broken = broken(why, cause, codes)
             self.refusal = self.refusal or why
             self.backlog.clear()
@@ -499,7 +500,7 @@ class Client:
     def leave(self, why: str, cancel: bool = False) -> None:
         """Take no more tasks, and end when those that were asked for are done; `cancel`: those that were handed over."""
         cancelled: list[Future] = []
-        with lock:
+        with Hold(lock):
             self.closing = True
             self.refusal = self.refusal or why
             if cancel:
@@ -513,7 +514,7 @@ class Client:
                         asker.fail(number, CancelledError())
                 self.finish([])
         for future in reversed(cancelled):
-            with future._condition:
+            with Hold(future._condition):
                 if future._state is RUNNING:  # its turn had come, and there was no room
                     future._state = PENDING
             future.cancel()
@@ -533,7 +534,7 @@ class Client:
 
     def end(self) -> None:
         """Let the workers leave, and close everything."""
-        with lock:
+        with Hold(lock):
             if self.ended:
                 return
             self.ended = True
@@ -566,7 +567,7 @@ class Client:
         self.refusal = f"this executor belongs to process {self.id >> 32}, of which this one is a fork: make one of its own here"
 
     def stats(self) -> ExecutorStats:
-        with lock:
+        with Hold(lock):
             return ExecutorStats(
                 name=self.pool,
                 pending=len(self.pending),

@@ -18,6 +18,7 @@ from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from typing import NamedTuple
 
+from shmq._core import Hold
 from shmq.executor import _board
 from shmq.executor._board import Board, Row, WorkerStats
 from shmq.executor._worker import HEARD, Plan
@@ -76,13 +77,13 @@ class Crew:
 
     def grow(self, wanted: int) -> None:
         """Let it be that many workers from now on, at least."""
-        with self._lock:
+        with Hold(self._lock):
             self.wanted = max(self.wanted, wanted)
             self.fill()
 
     def fill(self) -> float | None:
         """Start what is missing. Return for how many seconds to wait before the next try, None where nothing is missing."""
-        with self._lock:
+        with Hold(self._lock):
             while len(self._members) < self.wanted and not self.stopping:
                 pause = self.not_before - time.monotonic()
                 if pause > 0:
@@ -158,17 +159,17 @@ class Crew:
     @property
     def processes(self) -> dict[int, BaseProcess]:
         """By pid."""
-        with self._lock:
+        with Hold(self._lock):
             return {pid: member.process for pid, member in self._members.items()}
 
     @property
     def sentinels(self) -> list[int]:
-        with self._lock:
+        with Hold(self._lock):
             return [member.end for member in self._members.values()]
 
     def collect(self) -> list[Death]:
         """The workers that have ended since the last look; their rows are free from then on."""
-        with self._lock:
+        with Hold(self._lock):
             if self.failed_starts and any(row.words[_board.STATE] == _board.READY for _, row, _ in self._members.values()):
                 self.failed_starts = 0
             readable = {end for end, _ in self._poll.poll(0)} if self._members else set()
@@ -206,14 +207,14 @@ class Crew:
         return death
 
     def stats(self) -> list[WorkerStats]:
-        with self._lock:
+        with Hold(self._lock):
             return [member.row.stats() for member in self._members.values()]
 
     # -- stopping ----------------------------------------------------------------------------------------------------------
 
     def resize(self, wanted: int) -> None:
         """Let it be that many workers from now on; those that are idle leave first."""
-        with self._lock:
+        with Hold(self._lock):
             if wanted < self.wanted:
                 idle_last = sorted(self._members, key=lambda pid: self._members[pid].row.words[_board.TASK] == 0)
                 for pid in idle_last[wanted:]:
@@ -239,7 +240,7 @@ class Crew:
                 process.kill()
 
     def _ask(self, what: int) -> list[BaseProcess]:
-        with self._lock:
+        with Hold(self._lock):
             self.stopping = True
             for member in self._members.values():
                 member.row.ask(what)

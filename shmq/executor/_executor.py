@@ -13,6 +13,7 @@ from multiprocessing.context import BaseContext
 from typing import Any, ParamSpec, TypeVar
 
 from shmq import _segment
+from shmq._core import Hold
 from shmq.executor import _tasks
 from shmq.executor._autoscale import Autoscale
 from shmq.executor._channel import MOST_WORKERS, shape_of
@@ -151,7 +152,7 @@ class Executor(futures.Executor):
                 return future
             finally:
                 del future  # the exception refers to this frame
-        with lock:
+        with Hold(lock):
             if client.refusal is not None:
                 self._refuse()
             client.hand_over(number, message, future)
@@ -229,7 +230,7 @@ class Executor(futures.Executor):
             tasks.append((number, message))
             if type(message) is not bytes:
                 break
-        with lock:
+        with Hold(lock):
             if client.refusal is not None:
                 self._refuse()
             for number, why in failed:

@@ -17,6 +17,8 @@ from concurrent import futures
 from concurrent.futures._base import CANCELLED, FINISHED, PENDING, RUNNING
 from typing import Any, final
 
+from shmq._core import Hold
+
 __all__ = ["CANCELLED", "FINISHED", "PENDING", "RUNNING", "Future", "finishing", "lock"]
 
 # Of all executors of the process. Reentrant, since the garbage collector may run a finalizer that submits in the middle of
@@ -55,7 +57,7 @@ class _Done:
     it waits until the outcome is there."""
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
-        with finishing:
+        with Hold(finishing):
             return True
 
     def release(self) -> None:
@@ -144,7 +146,7 @@ class Future(futures.Future[Any]):
         """
         own = self.__dict__
         gate = own["_condition"]
-        with gate:
+        with Hold(gate):
             if self._state not in UNDONE:
                 if self._state is CANCELLED:
                     self.set_running_or_notify_cancel()
@@ -165,7 +167,7 @@ class Future(futures.Future[Any]):
 
     def begin(self) -> bool:
         """From now on it cannot be cancelled. False where it has been, or somebody else has finished it."""
-        with self._condition:
+        with Hold(self._condition):
             if self._state is PENDING:
                 self._state = RUNNING
             elif self._state is CANCELLED:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import TimeoutError
 from typing import TYPE_CHECKING, Any, final
 
+from shmq._core import Hold
 from shmq.executor._future import lock
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class MapCall:
         client = self.client
         gate = threading.Lock()
         gate.acquire()
-        with lock:
+        with Hold(lock):
             if number in self.outcomes:
                 return
             if client.ended:  # in a forked child
@@ -51,7 +52,7 @@ class MapCall:
             if not gate.acquire(timeout=-1 if deadline is None else max(deadline - time.monotonic(), 0)):
                 raise TimeoutError
         finally:
-            with lock:
+            with Hold(lock):
                 if self in client.gated:
                     client.gated.remove(self)
 
