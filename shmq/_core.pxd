@@ -258,7 +258,8 @@ cdef extern from "reap.h" nogil:
 
 cdef extern from "files.h" nogil:
     sem_t *shmq_semaphore_open(const char *name)
-    c_bool shmq_file_remove(const char *path)
+    c_bool shmq_file_remove_side(const char *place, const char *key)
+    enum: SHMQ_SIDE_KEY_BYTES
 
 cdef extern from "owner.h" nogil:
     uint64_t shmq_owner_self()

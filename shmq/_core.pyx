@@ -43,7 +43,6 @@ from cpython.unicode cimport PyUnicode_DecodeUTF8
 from cpython.weakref cimport PyWeakref_NewRef
 from libc.errno cimport EACCES, EIO, EMFILE, ENFILE, ENOENT, ENOMEM, ENOSPC, EPERM, EROFS, errno
 from libc.math cimport INFINITY
-from libc.stdio cimport snprintf
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
@@ -103,7 +102,6 @@ cnp.import_array()
 cdef enum:
     RELEASE_BYTES = 65536
     SPILL_KEY_BYTES = 16
-    SIDE_PATH_BYTES = 320 # of a queue with a name of 200 characters there are 259
     SPILL_ATTEMPTS = 64
     BATCH = 256
     KEPT_PICKLE_BYTES = 1024

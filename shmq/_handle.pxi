@@ -245,15 +245,9 @@ cdef class Handle(Observer):
     cdef void remove_side(self, const char *key) noexcept:
         """Remove a side segment, if it is there. No Python code runs between an ack and its caller: an exception of a signal handler there
         would lose what get has taken. What cannot be removed is found by the doctor."""
-        cdef char path[SIDE_PATH_BYTES]
-        cdef int i
-        for i in range(SPILL_KEY_BYTES): # it was read from shared memory: no way out of the folder
-            if not (c'0' <= key[i] <= c'9' or c'a' <= key[i] <= c'f'):
-                return
-        i = snprintf(path, SIDE_PATH_BYTES, "%s.%.16s", PyBytes_AS_STRING(self.place), key)
-        if 0 < i < SIDE_PATH_BYTES:
-            with nogil: # freeing a large one takes a while
-                shmq_file_remove(path)
+        cdef const char *place = PyBytes_AS_STRING(self.place)
+        with nogil: # freeing a large one takes a while
+            shmq_file_remove_side(place, key)
 
     def __dealloc__(self):
         self.forget()

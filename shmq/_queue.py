@@ -45,7 +45,7 @@ __all__ = ["Queue"]
 Oversize = Literal["error", "spill"]
 Overflow = Literal["block", "grow"]
 Lifetime = Literal["persistent", "creator", "handles"]
-OF_A_HANDLE = {"_ears", "_places", "_backlog", "_creator_pid"}  # attributes that each process has of its own
+OF_A_HANDLE = {"_ears", "_places", "_backlog", "_creator_pid", "_of_children"}  # attributes that each process has of its own
 MOST_DELIVERIES = 0xFFFE  # what the format counts to
 
 if TYPE_CHECKING:

@@ -20,8 +20,9 @@ A queue lives as long as anybody has it open, as those of `multiprocessing` do, 
 from __future__ import annotations
 
 import operator
+import weakref
 from multiprocessing.context import get_spawning_popen
-from typing import Any
+from typing import Any, cast
 
 from shmq import _queue
 from shmq._queue import T
@@ -50,6 +51,7 @@ class Queue(_queue.Queue[T]):
 
     _reducers = reducers_of_exporters
     _keeps_types = True
+    _of_children: weakref.ref[Any] | None = None
 
     def __init__(self, maxsize: int = 0, *, ctx: Any = None) -> None:
         try:
@@ -70,8 +72,17 @@ class Queue(_queue.Queue[T]):
     def __reduce__(self) -> tuple[Any, ...]:
         popen: Any = get_spawning_popen()
         if popen is not None:  # the child has yet to open it: until then its Popen has it open
-            popen._shmq_handles = [*getattr(popen, "_shmq_handles", ()), self]
+            popen._shmq_handles = [*getattr(popen, "_shmq_handles", ()), self._companion()]
         return super().__reduce__()
+
+    def _companion(self) -> Queue[T]:
+        """A handle that nobody closes, as this one may be; one for all children, since it takes a port."""
+        companion: Queue[T] | None = None if self._of_children is None else self._of_children()
+        if companion is None:
+            companion = cast("Queue[T]", _queue._attach_again(Queue, self.name, self.segment.nonce, self.codec, self.spin))
+            self._of_children = weakref.ref(companion)
+        companion.qsize()  # in a forked child it takes a port of that child's
+        return companion
 
     def join_thread(self) -> None:
         """Return: there is no thread. **Raises** AssertionError where the queue is not closed, as multiprocessing does."""

@@ -283,8 +283,13 @@ int shmq_receive(shmq_queue *queue, shmq_message *message, int64_t timeout_ns) {
 }
 
 int shmq_ack(shmq_queue *queue, shmq_message *message) {
+    char key[SHMQ_SIDE_KEY_BYTES] = ""; /* of the side segment, which goes with the message; read while that is ours */
+    uint32_t slot = shmq_word_slot(message->word);
+    if (slot < queue->port.geometry.total_slots && shmq_slot_at(&queue->port, slot)->flags & SHMQ_SPILLED)
+        memcpy(key, shmq_payload_at(&queue->port, slot), sizeof key);
     int status = (int)shmq_lease_ack(&queue->port, (uint32_t)message->cell, message->word, false);
     if (status == SHMQ_OK) {
+        if (key[0] && queue->port.place) shmq_file_remove_side(queue->port.place, key);
         shmq_cell_return(&queue->port, (uint32_t)message->cell, true);
         shmq_wake_if_done(&queue->port);
     }

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import PREFIX, WATCHDOG, wait_until
+from conftest import PREFIX, WATCHDOG, side_files, wait_until
 
 import shmq
 
@@ -243,6 +243,7 @@ def test_an_array_that_the_fields_of_a_message_cannot_describe_is_not_taken_for_
         assert int(kind) > 2 or (
             described and payload == np.ascontiguousarray(array, array.dtype.newbyteorder("=")).tobytes().hex()
         )
+        client.do("ack", 0)
 
 
 def test_bytes_in_a_side_segment_are_not_taken_for_the_few_bytes_of_its_key(start, make):
@@ -256,6 +257,7 @@ def test_bytes_in_a_side_segment_are_not_taken_for_the_few_bytes_of_its_key(star
     else:
         kind, _, _, payload = rest.split(" ")
         assert int(kind) > 2 or payload == bytes(1000).hex()
+        client.do("ack", 0)
 
 
 def test_a_message_has_an_id_and_an_age_in_c(client, queue):
@@ -708,3 +710,18 @@ def test_where_messages_that_rest_occupy_every_cell_a_receive_in_c_waits_for_the
     assert client.ask("receive", 1, WATCHDOG / 4 * 1000) == (0, f"0 2 - {b'first'.hex()}")
     assert client.ask("ack", 1)[0] == 0
     queue.purge()
+
+
+def test_an_ack_takes_the_side_segment_along(start, make):
+    q = make(slots=4, slot_size=64)
+    client = start(q.name)
+    q.put(b"x" * 1000)
+    q.put(b"y" * 1000)
+    for number in range(2):
+        kind, deliveries, _, payload = client.receive(number)
+        assert (kind, deliveries, len(payload)) == (6, 1, 16)  # what only Python reads
+    client.do("ack", 0)
+    assert len(side_files(q)) == 1
+    client.do("nack", 1)
+    assert q.get(timeout=5) == b"y" * 1000
+    assert side_files(q) == []

@@ -558,6 +558,27 @@ def test_a_spawned_child_finds_a_queue_that_its_parent_has_dropped(children: Chi
     answers.close()
 
 
+def test_a_spawned_child_finds_a_queue_that_its_parent_has_closed(children: Children) -> None:
+    context = multiprocessing.get_context("spawn")
+    q, answers = shmq.mp.Queue(), shmq.mp.Queue()
+    q.put(answers)
+    processes = [context.Process(target=answer, args=(q,)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    assert q.stats().ports <= 4  # ours, one that waits for the children, and theirs
+    q.put(answers)
+    q.close()
+    assert [answers.get(timeout=LONG) for _ in range(2)] == ["here I am"] * 2
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    name = q.name
+    del processes, process
+    gc.collect()
+    assert name not in shmq.list_segments()
+    answers.close()
+
+
 def test_a_queue_lives_as_long_as_anybody_has_it_open(any_children: Children) -> None:
     go = any_children.context.Event()
     q = shmq.mp.Queue()
