@@ -1,7 +1,6 @@
 # Hold: a lock of a `threading` kind, taken for a `with` statement.
 
 
-@cython.final
 @cython.no_gc # no lock refers to who holds it
 @cython.freelist(8)
 cdef class Hold:
@@ -12,7 +11,7 @@ cdef class Hold:
     or not taken; and where it strikes before the `with` statement has begun, the object is dropped, and the lock with it.
     """
 
-    cdef object lock
+    cdef readonly object lock
     cdef bint taken
 
     def __cinit__(self, lock):

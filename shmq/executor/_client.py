@@ -276,7 +276,7 @@ class Client:
             return asker is not None
         own = asker.__dict__
         # Both at once: nobody has cancelled it, and nobody can any more, unless somebody is just about to.
-        if own.setdefault("_state", RUNNING) is RUNNING and "_condition" not in own:
+        if own.setdefault("_state", RUNNING) is RUNNING and "_gate" not in own:
             return True
         if asker.begin():
             return True
@@ -392,7 +392,7 @@ class Client:
             for number, value, failed in outcomes:
                 asker = pending.pop(number, None)
                 if type(asker) is Future:
-                    if asker.__dict__.setdefault("_condition", DONE) is not DONE:
+                    if asker.__dict__.setdefault("_gate", DONE) is not DONE:
                         observed.append((asker, value, failed))
                     else:
                         if failed:
@@ -514,7 +514,7 @@ class Client:
                         asker.fail(number, CancelledError())
                 self.finish([])
         for future in reversed(cancelled):
-            with Hold(future._condition):
+            with future._condition:
                 if future._state is RUNNING:  # its turn had come, and there was no room
                     future._state = PENDING
             future.cancel()

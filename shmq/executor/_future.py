@@ -52,6 +52,15 @@ class _Gate(type(threading.RLock())):  # type: ignore[misc]  # RLock is a functi
             self.condition.notify_all()
 
 
+class _Pass(Hold):
+    """A gate for one `with` statement, since the standard library says ``with future._condition:``."""
+
+    __slots__ = ()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.lock, name)
+
+
 class _Done:
     """The condition of all futures that nobody had asked anything before they were done. There is nothing to hold: whoever takes
     it waits until the outcome is there."""
@@ -94,14 +103,15 @@ NOBODY = _Nobody()
 
 
 class _Condition:
-    """Found where an instance has no condition yet, which it has from then on."""
+    """Found whenever somebody asks an instance for its condition; from then on that has a gate, if it was not done before."""
 
     def __get__(self, future: Future | None, owner: type[Future]) -> Any:
         if future is None:
             return self
         own = future.__dict__
         own.setdefault("_waiters", [])
-        return own.setdefault("_condition", _Gate())  # not where another thread was quicker, or its outcome
+        gate = own.setdefault("_gate", _Gate())  # not where another thread was quicker, or its outcome
+        return gate if gate is DONE else _Pass(gate)
 
 
 class _Lazily:
@@ -114,7 +124,7 @@ class _Lazily:
         if future is None:
             return self
         own = future.__dict__
-        return NOBODY if own.get("_condition") is DONE else own.setdefault(self.name, [])
+        return NOBODY if own.get("_gate") is DONE else own.setdefault(self.name, [])
 
 
 @final
@@ -145,7 +155,7 @@ class Future(futures.Future[Any]):
         What `set_result` and `set_exception` do; but one that was finished or cancelled by whoever has it stays what it is.
         """
         own = self.__dict__
-        gate = own["_condition"]
+        gate = own["_gate"]
         with Hold(gate):
             if self._state not in UNDONE:
                 if self._state is CANCELLED:
@@ -167,7 +177,7 @@ class Future(futures.Future[Any]):
 
     def begin(self) -> bool:
         """From now on it cannot be cancelled. False where it has been, or somebody else has finished it."""
-        with Hold(self._condition):
+        with self._condition:
             if self._state is PENDING:
                 self._state = RUNNING
             elif self._state is CANCELLED:

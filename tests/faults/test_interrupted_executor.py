@@ -10,8 +10,9 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, _base
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -24,7 +25,7 @@ import shmq
 import shmq.executor
 from shmq._core import Hold
 
-SOURCES = str(Path(shmq.executor.__file__).parent)
+SOURCES = (str(Path(shmq.executor.__file__).parent), _base.__file__)
 LARGE = 5000  # bytes: more than a small slot has
 
 
@@ -43,6 +44,11 @@ def never_interrupted(path: str) -> frozenset[int]:
         elif isinstance(node, ast.Try):
             found |= {node.lineno, *(statement.lineno for statement in node.finalbody[:1])}
     return frozenset(found)
+
+
+def nap(seconds: float) -> int:
+    time.sleep(seconds)
+    return int(seconds * 100)
 
 
 class Interrupt:
@@ -123,6 +129,11 @@ def take_by_map(pool: shmq.Executor) -> None:
     assert list(pool.map(double, [1, b"x" * LARGE, 2])) == [2, b"xx" * LARGE, 4]
 
 
+def wait_for_results(pool: shmq.Executor) -> None:
+    asked = [pool.submit(nap, number / 100) for number in range(3)]
+    assert [future.result(WATCHDOG) for future in asked] == [0, 1, 2]
+
+
 def cancel(pool: shmq.Executor) -> None:
     asked = [pool.submit(double, number) for number in range(6)]
     asked[-1].cancel()
@@ -130,7 +141,7 @@ def cancel(pool: shmq.Executor) -> None:
 
 @pytest.mark.parametrize("fresh", [True, False], ids=["of a new pool", "of a pool at work"])
 @pytest.mark.parametrize("stride", [17, pytest.param(1, marks=pytest.mark.stress)])
-@pytest.mark.parametrize("ask", [submit, submit_large, ask_by_map, take_by_map, cancel])
+@pytest.mark.parametrize("ask", [submit, submit_large, ask_by_map, take_by_map, wait_for_results, cancel])
 @pytest.mark.parametrize("kind", [InterruptAtLine, InterruptAfterCall])
 def test_who_is_interrupted_at_any_place_can_go_on_and_can_leave(
     kind: type[InterruptAtLine | InterruptAfterCall], ask: Callable[[shmq.Executor], None], stride: int, fresh: bool
