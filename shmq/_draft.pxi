@@ -198,6 +198,8 @@ cdef int draft_spill(draft_t *draft, Handle port, object obj) except -1:
     """
     cdef list parts = []
     cdef int i
+    cdef uint64_t forks
+    cdef bytes key
     port.look_again() # the object's code may have closed the queue
     if not port.spills and draft.nbytes > port.port.geometry.slot_size:
         raise MessageTooLarge(
@@ -213,6 +215,7 @@ cdef int draft_spill(draft_t *draft, Handle port, object obj) except -1:
                 parts.append(memoryview(bytes((64 - draft.buffers[i].len % 64) % 64)))
     if draft.described:
         parts.append(glance_at(<object>draft.keep, draft.description, draft.described))
+    forks = shmq_owner_forks
     for attempt in range(SPILL_ATTEMPTS):
         key = b"%016x" % shmq_next_id(&port.port) # whoever finds the file knows which port wrote it, and whether that one lives
         try:
@@ -221,6 +224,10 @@ cdef int draft_spill(draft_t *draft, Handle port, object obj) except -1:
         except FileExistsError: # another user can read how these names go on, and make some of them first
             if attempt == SPILL_ATTEMPTS - 1:
                 raise
+        except BaseException: # an exception of a signal handler strikes when it has been written, too
+            if forks == shmq_owner_forks:
+                port.remove_side(PyBytes_AS_STRING(key))
+            raise
     draft_clear(draft)
     draft_keep(draft, key)
     draft.data = PyBytes_AS_STRING(key)
