@@ -1,7 +1,8 @@
 """Crew: worker processes that one program starts, and keeps at their number.
 
 A worker that dies is replaced at once. One that dies before it was ever ready is replaced after a pause that doubles, and
-after the third in a row, with none ready in between, the crew gives up: what cannot start would die for ever.
+after the third in a row, with none ready in between, the crew gives up: what cannot start would die for ever. Those that were
+started before the last pause count as one: Ctrl-C in a terminal ends all that are just starting.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ class Member(NamedTuple):
     process: BaseProcess
     row: Row
     end: int  # a descriptor that is readable once the process has ended
+    attempt: int  # failed starts in a row before this one
 
 
 class Crew:
@@ -90,7 +92,7 @@ class Crew:
                     return pause
                 try:
                     self._start()
-                except (OSError, MemoryError) as error:  # no processes, memory, descriptors or rows; that may pass
+                except (OSError, EOFError, MemoryError) as error:  # no processes, memory, rows, fork server …; that may pass
                     self.start_error = error
                     self._note_failed_start()
         return None
@@ -143,7 +145,7 @@ class Crew:
         except OSError:
             end = process.sentinel
         self._poll.register(end, select.POLLIN)
-        self._members[process.pid] = Member(process, row, end)
+        self._members[process.pid] = Member(process, row, end, self.failed_starts)
 
     def _note_failed_start(self) -> None:
         self.failed_starts += 1
@@ -170,13 +172,13 @@ class Crew:
     def collect(self) -> list[Death]:
         """The workers that have ended since the last look; their rows are free from then on."""
         with Hold(self._lock):
-            if self.failed_starts and any(row.words[_board.STATE] == _board.READY for _, row, _ in self._members.values()):
+            if self.failed_starts and any(row.words[_board.STATE] == _board.READY for _, row, _, _ in self._members.values()):
                 self.failed_starts = 0
             readable = {end for end, _ in self._poll.poll(0)} if self._members else set()
             return [self._bury(pid) for pid, member in list(self._members.items()) if member.end in readable]
 
     def _bury(self, pid: int) -> Death:
-        process, row, end = self._members.pop(pid)
+        process, row, end, attempt = self._members.pop(pid)
         self._poll.unregister(end)
         if end != process.sentinel:
             os.close(end)
@@ -202,7 +204,7 @@ class Crew:
         process.close()
         self.deaths += not death.left
         self.last_death, self.start_error = death, None
-        if not death.was_ready and not self.stopping:
+        if not death.was_ready and not self.stopping and attempt == self.failed_starts:
             self._note_failed_start()
         return death
 

@@ -357,3 +357,47 @@ def test_in_a_storm_of_kills_every_future_ends_with_its_value_or_says_why_not() 
         assert list(mapped) == [number * number for number in range(600)]
         assert pool.stats().pending == 0
     assert kills >= 10 and lost <= kills // 5
+
+
+FORK_SERVER_DIES = """
+import os, signal
+from multiprocessing import forkserver
+import shmq
+
+forkserver.ensure_running()
+server = forkserver._forkserver._forkserver_pid
+os.kill(server, signal.SIGSTOP)
+read_signed = forkserver.read_signed
+deaths = 0
+
+def die_before_it_answers(descriptor):
+    global deaths
+    if not deaths:
+        deaths = 1
+        os.kill(server, signal.SIGKILL)
+    return read_signed(descriptor)
+
+forkserver.read_signed = die_before_it_answers
+with shmq.Executor(1, "forkserver") as pool:
+    print(pool.submit(abs, -3).result(30), deaths)
+"""
+
+
+def test_a_fork_server_that_dies_while_it_starts_a_worker_is_replaced() -> None:
+    done = subprocess.run([sys.executable, "-c", FORK_SERVER_DIES], capture_output=True, text=True, timeout=WATCHDOG)
+    assert (done.returncode, done.stdout) == (0, "3 1\n"), done.stderr
+
+
+def die_if_among_the_first(most: int, folder: str) -> None:
+    for number in range(most):
+        try:
+            os.close(os.open(f"{folder}/{number}", os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            continue
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_workers_that_die_together_while_they_start_are_one_failed_start(tmp_path: Path) -> None:
+    with shmq.Executor(4, "fork", initializer=die_if_among_the_first, initargs=(4, str(tmp_path))) as pool:
+        assert pool.submit(square, 3).result(WATCHDOG) == 9
+        wait_until(lambda: pool.stats().deaths == 4)
