@@ -347,6 +347,10 @@ cdef class Handle(Observer):
         if not self._has_bell():
             self.close_bell()
             self.bell = shmq_bell_make(&self.port)
+            if self.bell < 0 and (errno == EEXIST or errno == EPERM):
+                raise SegmentForeign(f"{self.segment.beside}.{self.port.index}.bell in /dev/shm is another user's: it is in the place of what this handle "
+                                     "of the queue needs to be waited for by a descriptor (fileno, wait_any, asyncio; get and put wait without). "
+                                     "Its owner or root must remove it")
             if self.bell < 0:
                 raise OSError(errno, _os.strerror(errno), f"{self.segment.place}.{self.port.index}.bell")
             identify(self.bell, &self.bell_identity)

@@ -246,7 +246,7 @@ def test_a_listener_is_told_what_is_in_the_place_of_its_bell(name: str, precious
         there = trapped(trap, path, precious, stranger)
         try:
             if there[2] == STRANGER:
-                with pytest.raises(OSError):
+                with pytest.raises(shmq.SegmentForeign, match=r"0\.bell in /dev/shm is another user's"):
                     _bell.Listener(queue)
                 assert lies_at(path) == there
             else:  # what is ours is taken away
