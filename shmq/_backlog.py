@@ -38,14 +38,14 @@ class Backlog(_core.Log):
     def __init__(self, segment: Segment) -> None:
         self.segment = segment
         try:
-            memory, inode = _files.map_file(segment.backlog_file)
+            memory, identity = _files.map_file(segment.backlog_file)
             descriptor = _files.open_file(segment.backlog_file)
         except SegmentNotFound:
             raise SegmentCorrupt(
                 f"the backlog of queue {segment.name!r} is gone from {_files.SHM}: unlink the queue and create it anew"
             ) from None
         self._use(memory, descriptor)
-        if os.fstat(descriptor).st_ino != inode:
+        if _files.identity_of(os.fstat(descriptor)) != identity:
             raise SegmentCorrupt(f"the backlog of queue {segment.name!r} was made anew while it was opened")
 
     def _open_again(self) -> int:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import re
 import time
@@ -63,7 +64,10 @@ class DeadLetter:
 
 
 class DeadLetters:
-    """The dead letters of a queue, oldest first: iterate, count, put back or throw away."""
+    """The dead letters of a queue, oldest first: iterate, count, put back or throw away.
+
+    A file among them that cannot be read as one is passed over, and logged: it keeps nobody from the others.
+    """
 
     def __init__(self, port: Observer) -> None:
         self._port: Any = port  # an observer's letters are looked at; to put them back takes a port
@@ -75,7 +79,10 @@ class DeadLetters:
         return len(self._names())
 
     def __iter__(self) -> Iterator[DeadLetter]:
-        return iter(sorted(filter(None, map(self._read, self._names())), key=lambda letter: (letter.died_at, letter.id)))
+        letters, unreadable = self._look()
+        for error in unreadable.values():
+            logging.getLogger("shmq").warning("passed over: %s", error)
+        return iter(letters)
 
     def __getitem__(self, position: int) -> DeadLetter:
         return list(self)[position]
@@ -181,6 +188,19 @@ class DeadLetters:
         except (FileNotFoundError, SegmentForeign, SegmentMismatch):
             return []  # what is not ours has no letters of ours
 
+    def _look(self) -> tuple[list[DeadLetter], dict[str, SegmentCorrupt]]:
+        """The letters, oldest first; and what is wrong with files that cannot be read as one, by their names."""
+        letters, unreadable = [], {}
+        for name in self._names():
+            try:
+                letter = self._read(name)
+            except SegmentCorrupt as error:
+                unreadable[name] = error
+            else:
+                letters += [letter] if letter is not None else []
+        letters.sort(key=lambda letter: (letter.died_at, letter.id))
+        return letters, unreadable
+
     def _names(self) -> list[str]:
         return [name for name in self._listing() if LETTER.fullmatch(name)]
 
@@ -194,7 +214,7 @@ class DeadLetters:
             return DeadLetter(
                 id=int(name[:16], 16), nbytes=self._port._image_bytes(image), image=image, port=self._port, **json.loads(head)
             )
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, SegmentCorrupt) as error:
             raise SegmentCorrupt(f"the dead letter {SHM}/{self._folder}/{name} cannot be read: {error}") from None
 
     def _unsettled(self) -> set[int]:

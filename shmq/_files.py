@@ -156,19 +156,24 @@ def open_file(file: str, flags: int = os.O_RDWR, folder: int | None = None) -> i
     return fd
 
 
-def map_file(file: str, private: bool = False, readonly: bool = False) -> tuple[_core.Mapping, int]:
-    """Map an existing file; and its inode. **Raises** as `open_file`; BlockingIOError where it has no size yet."""
+def map_file(file: str, private: bool = False, readonly: bool = False) -> tuple[_core.Mapping, tuple[int, int]]:
+    """Map an existing file; and its device and inode. **Raises** as `open_file`; BlockingIOError where it has no size yet."""
     fd = open_file(file, os.O_RDONLY if readonly else os.O_RDWR)
     try:
         found = os.fstat(fd)
         if found.st_size == 0:
             raise BlockingIOError
         try:
-            return _core.Mapping(fd, found.st_size, private, readonly), found.st_ino
+            return _core.Mapping(fd, found.st_size, private, readonly), identity_of(found)
         except OSError as error:
             raise failure(file, found.st_size, error) from None
     finally:
         os.close(fd)
+
+
+def identity_of(found: os.stat_result) -> tuple[int, int]:
+    """What tells a file from all others, whatever its name."""
+    return found.st_dev, found.st_ino
 
 
 def read_or_map(file: str) -> _core.Mapping | bytearray:

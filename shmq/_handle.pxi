@@ -62,8 +62,8 @@ cdef class Handle(Observer):
         cdef sem_t *semaphores[2]
         cdef int side
         self.check(&geometry)
-        if (<shmq_header *>self.memory.buf).lock_inode != shmq_owner_lock_inode(): # a forked child that is another user's by now
-            raise SegmentForeign(f"queue {self.segment.name!r} was opened before this process became user {_os.geteuid()}, and its "
+        if (<shmq_header *>self.memory.buf).lock_inode != shmq_owner_lock_inode(): # a forked child that is another user's by now, or has another root
+            raise SegmentForeign(f"queue {self.segment.name!r} was opened before this process became user {_os.geteuid()} or changed its root, and its "
                                  "users could not tell it from the dead: refused")
         self.attached = False # in a forked child: the port was the parent's, and so was the bell
         self.close_bell()

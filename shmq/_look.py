@@ -35,7 +35,7 @@ def look(name: str) -> Sight:
     """The segment of this name. **Raises** SegmentNotFound, NoSharedMemory, ValueError for what can be no name."""
     _segment.check_name(name)
     try:
-        memory, inode = _files.map_file(_segment.file_of(name), readonly=True)
+        memory, identity = _files.map_file(_segment.file_of(name), readonly=True)
         header = _core.read_header(memory)
     except (SegmentNotFound, NoSharedMemory):
         raise
@@ -54,7 +54,7 @@ def look(name: str) -> Sight:
         state, problem = "left over", "it was to go with its creator, or with its last handle, and those are gone"
     observer = Observer()
     try:
-        observer._observe(Segment(name, memory, header, inode))
+        observer._observe(Segment(name, memory, header, identity))
     except SegmentCorrupt as error:  # it is being written over
         return Sight(name, "damaged", str(error))
     return Sight(name, state, problem, observer)

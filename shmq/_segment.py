@@ -20,6 +20,7 @@ from typing import Any
 from shmq import _core, _files
 from shmq._backoff import Backoff
 from shmq._errors import (
+    NoSharedMemory,
     OutOfMemory,
     PayloadLost,
     SegmentCorrupt,
@@ -142,7 +143,7 @@ def config_of(header: dict[str, Any]) -> Config:
 class Segment:
     """One mapped segment. The mapping lives as long as somebody holds its buffer."""
 
-    def __init__(self, name: str, memory: _core.Mapping, header: dict[str, Any], inode: int) -> None:
+    def __init__(self, name: str, memory: _core.Mapping, header: dict[str, Any], identity: tuple[int, int]) -> None:
         self.name = name
         self.memory = memory
         self.nonce: int = header["nonce"]
@@ -151,7 +152,7 @@ class Segment:
         self.creator_pid: int = header["creator_pid"]
         self.created_at: float = header["created_at"]
         self.config = config_of(header)
-        self.inode = inode
+        self.identity = identity  # device and inode
         self.made = False  # … by this very handle
 
     @property
@@ -198,13 +199,16 @@ class Segment:
     def open_side(self, key: bytes) -> _core.Mapping | bytearray:
         """Map a side segment, or read a small one: what is written to it stays in this process.
 
-        **Raises** PayloadLost; OSError or MemoryError where this process has no descriptor or no memory for it.
+        **Raises** PayloadLost; NoSharedMemory where this process sees another /dev/shm; OSError or MemoryError where it has no
+        descriptor or no memory for it.
         """
         try:
             return _files.read_or_map(self.side_file(key))
         except BlockingIOError:
             raise PayloadLost(f"the side segment of a message in queue {self.name!r} is empty: its payload is lost") from None
         except SegmentNotFound:
+            if is_out_of_sight(self):  # it is lost to this process alone
+                raise out_of_sight(self) from None
             raise PayloadLost(f"the side segment of a message in queue {self.name!r} is gone: its payload is lost") from None
         except (SegmentForeign, SegmentMismatch) as error:
             raise PayloadLost(f"the side segment of a message in queue {self.name!r} is not what was written: {error}") from None
@@ -260,7 +264,7 @@ class NameLock(_core.NameLock):
 def find(name: str) -> Segment | None:
     """The segment of this name, or None where it is not ready. Raises as `map_file`, and SegmentCorrupt."""
     try:
-        memory, inode = _files.map_file(file_of(name))
+        memory, identity = _files.map_file(file_of(name))
     except BlockingIOError:
         return None
     try:
@@ -278,7 +282,7 @@ def find(name: str) -> Segment | None:
             f"segment {name!r} was made beside another lock file than {SHM}/.shmq-{os.geteuid()}.lock is now: "
             "its users cannot be told from the dead. Stop them, then `shmq unlink` it"
         )
-    return Segment(name, memory, header, inode)
+    return Segment(name, memory, header, identity)
 
 
 def outlived(header: dict[str, Any], memory: _core.Mapping) -> bool:
@@ -380,7 +384,7 @@ def make(name: str, config: Config, anonymous: bool) -> Segment:
         raise
     header = _core.read_header(memory)
     assert header is not None
-    segment = Segment(name, memory, header, os.lstat(f"{SHM}/{file_of(name)}").st_ino)
+    segment = Segment(name, memory, header, _files.identity_of(os.lstat(f"{SHM}/{file_of(name)}")))
     segment.made = True
     return segment
 
@@ -483,15 +487,32 @@ def unlink(name: str) -> None:
 def is_current(segment: Segment) -> bool:
     """Does the segment's name still lead to it?"""
     try:
-        return os.lstat(f"{SHM}/{file_of(segment.name)}").st_ino == segment.inode
+        found = os.lstat(f"{SHM}/{file_of(segment.name)}")
     except FileNotFoundError:
         return False
+    return _files.identity_of(found) == segment.identity
+
+
+def is_out_of_sight(segment: Segment) -> bool:
+    """Does this process see another /dev/shm than the segment's? Then what it does not find there may exist all the same."""
+    try:
+        return os.stat(SHM).st_dev != segment.identity[0] and not is_current(segment)
+    except FileNotFoundError:
+        return True
+
+
+def out_of_sight(segment: Segment) -> NoSharedMemory:
+    """What to say then."""
+    return NoSharedMemory(
+        f"this process sees another {SHM} than that in which queue {segment.name!r} is: its root was changed (chroot), or "
+        "something was mounted there since it opened the queue"
+    )
 
 
 def is_replaced(segment: Segment) -> bool:
     """Does the segment's name lead to another one by now? Not where it leads nowhere: that may be wanted."""
     try:
-        return os.lstat(f"{SHM}/{file_of(segment.name)}").st_ino != segment.inode
+        return _files.identity_of(os.lstat(f"{SHM}/{file_of(segment.name)}")) != segment.identity
     except OSError:
         return False
 

@@ -38,7 +38,9 @@ def dead(name: str, errors: bool, data: bool) -> None:
 
 
 def show(letters: DeadLetters, errors: bool, data: bool) -> None:
-    rows = [Row(figures_of(letter), list(words_of(letter, errors, data))) for letter in letters]
+    readable, unreadable = letters._look()
+    rows = [Row(figures_of(letter), list(words_of(letter, errors, data))) for letter in readable]
+    rows += [Row((str(int(name, 16)), "", "", ""), [printable(str(error))]) for name, error in unreadable.items()]
     if not rows:
         click.echo("there are no dead letters", err=True)
         return

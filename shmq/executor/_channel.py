@@ -245,9 +245,11 @@ class Channel:
         return message
 
     def attached_large(self) -> Queue | None:
-        """The queue of large slots, if there is one."""
+        """The queue of large slots, if there is one. **Raises** NoSharedMemory where this process could not see it."""
         if self.large is None:
             with contextlib.suppress(SegmentNotFound):
+                if _segment.is_out_of_sight(self.small.segment):
+                    raise _segment.out_of_sight(self.small.segment)
                 if not self._guest:
                     self.large = Queue.attach(self.large_name)
                 elif segment := _segment.find(self.large_name):  # not under its name's lock: whoever makes it may be stopped

@@ -28,7 +28,7 @@ from typing import Any
 from shmq import _core
 from shmq._bell import wait_many
 from shmq._core import Hold
-from shmq._errors import Full, OutOfMemory, ShmqError
+from shmq._errors import Full, OutOfMemory, PayloadLost, ShmqError
 from shmq._worker_lost import WorkerLost
 from shmq.executor._autoscale import Autoscale
 from shmq.executor._board import Board, WorkerStats
@@ -112,6 +112,7 @@ class Client:
         self.closing = False
         self.broken: WorkerLost | None = None
         self.losses = Losses(self.id, private)
+        self.doubtful = False  # a task, or its outcome, may have vanished
         self.in_large: set[int] = set()  # tasks that lie in large slots, or did when they were taken
         self.needy = False  # something was lacking: said once
         self.unserved = Unserved(pool)
@@ -359,6 +360,8 @@ class Client:
             timeouts.append(STARVED)
         if self.losses.awaited:
             timeouts.append(SUSPICIOUS)
+        if self.doubtful:
+            timeouts.append(LOOK_ROUND)
         if not self.private:  # whoever submits does not wake this thread
             timeouts.append(LOOK_ROUND)
         return min(timeouts, default=None)
@@ -441,11 +444,14 @@ class Client:
         self.pause = self.crew.fill() if self.pending or not self.closing else None
         if self.losses.awaited or (self.pending and not self.private):
             self.search_losses()
+        if self.doubtful or self.outcomes.payloads_lost:
+            self.search_vanished()
         if not self.private:
             self.look_for_workers()
 
     def mourn(self, death: Death) -> None:
         self.losses.note(death)
+        self.doubtful = True
         if not death.left and not self.crew.stopping:
             task = f" while it ran task {death.task}" if death.task else ""
             log().warning("worker %d of %r %s%s", death.pid, self.pool, describe_exit(death.exit_code), task)
@@ -458,12 +464,41 @@ class Client:
                     self.finish([(number, error, 1)])
         self.tell()
 
+    def search_vanished(self) -> None:
+        """Fail the tasks that are neither in the pool's queues nor with a worker, and without an outcome.
+
+        Somebody has removed the file in which one, or its outcome, was. Which it was is not known before all others are done.
+        """
+        if self.is_under_way():
+            return
+        with Hold(lock):
+            out = self.pending.keys() - {number for number, _ in self.backlog}
+        if out and self.is_under_way():  # handed over before this look
+            return
+        while self.take():  # outcomes are put before their tasks are done
+            pass
+        self.losses.expected = True
+        self.search_losses()
+        if self.losses.expected:  # a letter is there of which not all is known
+            return
+        self.doubtful, self.outcomes.payloads_lost = False, 0
+        with Hold(lock):
+            vanished = [number for number in out if number in self.pending]
+            self.finish([(number, vanished_task(number), 1) for number in vanished])
+        self.tell()
+
+    def is_under_way(self) -> bool:
+        """Is any task in the pool's queues, or with a worker?"""
+        self.doubtful = self.tasks.owed > 0 or any(queue._unfinished() for queue in self.tasks.queues)
+        return self.doubtful
+
     def look_for_workers(self) -> None:
         """Others may have workers in this pool, more than this program has; or nobody has any."""
         now = time.monotonic()
         if now - self.looked_for_workers < LOOK_ROUND:
             return
         self.looked_for_workers = now
+        self.doubtful = True  # workers of others have met what has vanished
         if not self.pending:
             self.unserved.look(0, 0)
             return
@@ -545,11 +580,20 @@ class Client:
                 pass
             self.crew.kill()
         self.crew.join()  # for as long as their finalizers, and the threads that tasks have started, take
-        self.board.close()
-        self.tasks.close()
-        self.results.close()
-        os.close(self._wake_read)
-        os.close(self._wake_write)
+        with contextlib.ExitStack() as closing:
+            for descriptor in (self._wake_read, self._wake_write):
+                closing.callback(os.close, descriptor)
+            for part in (self.results, self.tasks, self.board):
+                closing.callback(self.close, part)
+
+    def close(self, part: Channel | Board) -> None:
+        """Where something is lacking for the removal of its files, whoever opens a pool next removes them."""
+        try:
+            part.close()
+        except (OSError, MemoryError, ShmqError) as error:
+            if not is_limit(error):
+                raise
+            log().warning("the executor of %r leaves files behind for a while, since something is lacking: %r", self.pool, error)
 
     def end_workers(self, end: Callable[[Crew], None], why: str) -> None:
         """End this program's workers in the middle of what they run, and with them this client."""
@@ -584,6 +628,13 @@ def broken(why: str, cause: BaseException | None, codes: tuple[int | None, ...])
     error = WorkerLost(why, codes)
     error.__cause__ = cause
     return error
+
+
+def vanished_task(number: int) -> PayloadLost:
+    return PayloadLost(
+        f"task {number} is in no queue of its pool, no worker has it, and no outcome of it came: the file in /dev/shm in which "
+        "it or its outcome was has been removed. Whether it was run is not known"
+    )
 
 
 def log() -> logging.Logger:

@@ -98,10 +98,12 @@ class Consumer(Worker):
             if lease.expires_at is not None:
                 self.queue._keep(lease, self.lease_timeout)
             self.function(lease)
+            self.end_if_forked()
             if not lease.settled:
                 lease.ack()
             return _board.DONE
         except BaseException as error:
+            self.end_if_forked(error)
             if lease.settled:
                 self.tell_late(lease, error)
             else:

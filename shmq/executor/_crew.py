@@ -2,7 +2,8 @@
 
 A worker that dies is replaced at once. One that dies before it was ever ready is replaced after a pause that doubles, and
 after the third in a row, with none ready in between, the crew gives up: what cannot start would die for ever. Those that were
-started before the last pause count as one: Ctrl-C in a terminal ends all that are just starting.
+started before the last pause count as one: Ctrl-C in a terminal ends all that are just starting. Where several in a row came up
+and died before they had done anything, the next ones come up after such pauses, too.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ __all__ = ["Crew", "Death", "describe_exit"]
 
 STARTS = 3
 PAUSE = 0.1  # seconds, after the first worker that did not come up
+LONGEST_PAUSE = 5.0  # … after many that came up, and did nothing before they died
 COUNTED = (_board.DONE, _board.FAILED, _board.GIVEN_UP)  # words of the board
 STATUS_PATIENCE = 1.0  # seconds for the exit status of a worker that has ended
 
@@ -65,6 +67,7 @@ class Crew:
         self.plan = plan
         self.wanted = 0
         self.failed_starts = 0
+        self.idle_deaths = 0  # in a row: of workers that were ready, and had done nothing
         self.last_death: Death | None = None
         self.start_error: Exception | None = None  # why the last one could not even be started
         self.not_before = 0.0
@@ -198,6 +201,8 @@ class Crew:
         if state != _board.STARTING:  # otherwise the words are those of whoever had the row before
             for word in COUNTED:
                 self.sums[word] += row.words[word]
+            idle = not (death.left or death.task or any(row.words[word] for word in COUNTED))
+            self.idle_deaths = self.idle_deaths + 1 if idle else 0
         row.free()
         if death.exit_code is None:
             process._popen.returncode = 255  # type: ignore[attr-defined]  # multiprocessing would take it for alive for ever
@@ -206,6 +211,8 @@ class Crew:
         self.last_death, self.start_error = death, None
         if not death.was_ready and not self.stopping and attempt == self.failed_starts:
             self._note_failed_start()
+        elif death.was_ready and self.idle_deaths > 1:
+            self.not_before = time.monotonic() + min(PAUSE * 2.0 ** min(self.idle_deaths - 2, 64), LONGEST_PAUSE)
         return death
 
     def stats(self) -> list[WorkerStats]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from shmq._errors import Empty, InFlightLimit
+from shmq._errors import Empty, InFlightLimit, PayloadLost
 from shmq.executor import _tasks
 from shmq.executor._channel import Channel
 from shmq.executor._reserve import is_limit
@@ -27,6 +27,7 @@ class Outcomes:
         self.found: list[tuple[int, Any, int]] = []  # number of the task, its value or exception, and whether it failed
         self.seconds = 0.0  # that the tasks of those have taken
         self.start_error: BaseException | None = None  # what an initializer has raised
+        self.payloads_lost = 0  # whose tasks cannot be told
         self._ticket = False  # there may be large ones
 
     def take(self) -> int:
@@ -37,6 +38,9 @@ class Outcomes:
         except Empty:
             if not (self._ticket or self.found):
                 return 0
+        except PayloadLost:
+            self.payloads_lost += 1
+            return 1
         self._ticket = self._ticket or b"" in batch
         outcome_of = _tasks.outcome_of
         for message in batch:

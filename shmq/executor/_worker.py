@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -46,6 +47,9 @@ class Plan(NamedTuple):
     most_tasks: int | None = None
 
 
+forked = 0  # this process is the child of a task if that many times more than when the worker was made
+
+
 class Leave(BaseException):
     """Raised in a worker that has nothing to do, when it is asked to leave."""
 
@@ -59,6 +63,7 @@ class Worker:
 
     def __init__(self, plan: Plan, queue: Queue) -> None:
         self.plan = plan
+        self.forked = forked
         self.board = Board(queue)
         self.row = self.board.row(plan.row)
         if self.disowned():
@@ -121,13 +126,34 @@ class Worker:
             try:
                 self.plan.initializer(*self.plan.initargs)
             except BaseException as error:
+                self.end_if_forked(error)
                 import logging
 
                 logging.getLogger("concurrent.futures").critical("Exception in initializer:", exc_info=True)
                 self.tell(error)
                 return False
+            self.end_if_forked()
         self.row.words[_board.STATE] = _board.READY
         return True
+
+    def end_if_forked(self, error: BaseException | None = None) -> None:
+        """A process that the program's own code has forked, and that comes back from it, ends here.
+
+        It is no worker, and has nothing to say of the task: it ends as if the task had been all of its program.
+        """
+        if self.forked == forked:
+            return
+        status = 0
+        if isinstance(error, SystemExit) and (error.code is None or isinstance(error.code, int)):
+            status = error.code or 0
+        elif error is not None:
+            traceback.print_exception(error)
+            status = 1
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:
+            os._exit(status & 0xFF)
 
     def work(self) -> None:
         """Run tasks until asked to leave, or enough, or the crew's process is gone."""
@@ -174,6 +200,7 @@ class Worker:
         except (OSError, ShmqError, MemoryError) as error:
             if not is_limit(error):
                 raise
+            error.__traceback__ = None  # in its frames may be a lease, which is to be taken again
             self.spend_reserve()
         return self.receive(LOOK_ROUND)
 
@@ -236,9 +263,11 @@ class TaskWorker(Worker):
                 value = function(*body)
             else:
                 value = function(*body[0], **body[1])
+            self.end_if_forked()
             message = _tasks.make_value(number, (time.perf_counter_ns() - began) * 1e-9, value)
             how = _board.DONE
         except BaseException as error:
+            self.end_if_forked(error)
             message = self.failure(number, (time.perf_counter_ns() - began) * 1e-9, error)
             how = _board.FAILED
         function = body = value = data = None  # before the outcome is seen: whoever waits for it may look for them
@@ -377,6 +406,8 @@ def overhear(number: int, frame: FrameType | None) -> None:
 
 def hear_as_others_do() -> None:
     """In a process that a task has forked: it is no worker, and SIGTERM and Ctrl-C are to end it."""
+    global forked
+    forked += 1
     if signal.getsignal(signal.SIGINT) is overhear:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if isinstance(getattr(signal.getsignal(signal.SIGTERM), "__self__", None), Worker):

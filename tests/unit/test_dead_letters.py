@@ -110,6 +110,24 @@ def test_a_release_is_no_failure(q: shmq.Queue) -> None:
     assert not len(q.dead_letters) and q.get_nowait() == "x"
 
 
+def test_a_file_that_is_no_letter_keeps_nobody_from_the_others(q: shmq.Queue, caplog: pytest.LogCaptureFixture) -> None:
+    click_testing = pytest.importorskip("click.testing", reason="needs shmq[cli]")
+    pytest.importorskip("rich", reason="needs shmq[cli]")
+    from shmq.cli._group import group
+
+    for number in range(2):
+        kill(q, number, "why")
+    with open(f"{folder_of(q)}/{'0' * 16}", "w") as file:
+        os.fchmod(file.fileno(), 0o600)
+        file.write("no letter")
+    with caplog.at_level(logging.WARNING, "shmq"):
+        assert [letter.data for letter in q.dead_letters] == [0, 1]
+    assert "cannot be read" in caplog.text
+    said = click_testing.CliRunner().invoke(group, ["dead", q.name])
+    assert said.exit_code == 0 and said.output.count("rejected: why") == 2 and "cannot be read" in said.output.replace("\n", " ")
+    assert q.redrive() == 2 and [q.get_nowait(), q.get_nowait()] == [0, 1]
+
+
 def test_an_exception_in_the_block_is_kept_in_words(q: shmq.Queue) -> None:
     q.put("x")
     with pytest.raises(KeyError), q.receive(timeout=0) as lease:
