@@ -1,6 +1,7 @@
 #define _GNU_SOURCE
 #include "lease.h"
 
+#include "owner.h"
 #include "wait.h"
 
 /* -- policy ---------------------------------------------------------------------------------------------------------- */
@@ -230,9 +231,12 @@ uint32_t shmq_lease_expire(struct shmq_port *port) {
         }
         if (shmq_word_slot(word) >= port->geometry.total_slots) continue;
         enum shmq_cause cause = shmq_lease_begun(port, i, word) ? SHMQ_EXPIRED : SHMQ_RELEASED;
-        if (shmq_lease_take_over(port, i, &word) != SHMQ_OK) continue; /* acked, extended, or somebody else was quicker */
-        shmq_add_relaxed(&port->header->events[SHMQ_EXPIRIES], 1);
-        expired += shmq_lease_give_back(port, i, word, cause, SHMQ_BY_POLICY) == SHMQ_OK;
+        shmq_add_seq(&shmq_owner_begun, 1); /* [end] */
+        if (shmq_lease_take_over(port, i, &word) == SHMQ_OK) { /* else acked, extended, or somebody was quicker */
+            shmq_add_relaxed(&port->header->events[SHMQ_EXPIRIES], 1);
+            expired += shmq_lease_give_back(port, i, word, cause, SHMQ_BY_POLICY) == SHMQ_OK;
+        }
+        shmq_add_seq(&shmq_owner_ended, 1); /* [end] */
     }
     return expired;
 }

@@ -18,6 +18,7 @@
 #define ANCHOR_BYTES 4096
 
 uint64_t shmq_owner_forks;
+shmq_word shmq_owner_begun, shmq_owner_ended;
 
 static pthread_mutex_t guard = PTHREAD_MUTEX_INITIALIZER;
 static _Atomic uint64_t self;               /* 0: none yet in this process */
@@ -37,6 +38,7 @@ static void after_fork_in_child(void) {
     for (unsigned i = 0; i < held_end; i++) held[i] = 0;
     held_end = 0;
     shmq_owner_forks++;
+    shmq_owner_ended = shmq_owner_begun;
     pthread_mutex_unlock(&guard);
 }
 

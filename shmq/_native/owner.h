@@ -19,11 +19,17 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "sync.h"
+
 /* This process's identity, locked; 0 with errno where the lock file cannot be opened or is not ours. Thread-safe. */
 uint64_t shmq_owner_self(void);
 
 /* Moves in the child of every fork: a handle that remembers another value was inherited. */
 extern uint64_t shmq_owner_forks;
+
+/* How often threads of this process have begun to give back what another one held, and have ended it: in between a cell is this
+ * process's, and no user's. A forked child has begun nothing. */
+extern shmq_word shmq_owner_begun, shmq_owner_ended;
 
 /* Does the process with this identity live? Errors of the kernel count as life: nobody is reaped on a guess. */
 bool shmq_owner_alive(uint64_t identity);

@@ -13,6 +13,8 @@
  *   [view]      a viewer says so, then looks whether the lease is its own <-> the cell is another's, then look for viewers;
  *               a viewer says that it goes (also by detaching, or its reaper for it), then looks whether the cell was handed to it
  *               <-> hand it over, then look again (Dekker)
+ *   [end]       begun, take another one's lease over, give it back, ended <-> look at ended, at the cells, at begun: a loop that sees
+ *               such a cell as its own process's sees as well that somebody is at it
  *   [ready]     the magic word stored last             -> attach
  *
  * `relaxed` is used where the word is private to its writer until a later release, or is only a counter for people.

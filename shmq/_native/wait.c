@@ -35,7 +35,9 @@ unsigned shmq_wait_cpus(void) {
 }
 
 bool shmq_nothing_comes(struct shmq_port *port, bool stays) {
-    /* In the order in which a message goes its way: backlog, ring, an exchange that is open, cells. */
+    /* In the order in which a message goes its way: backlog, ring, an exchange that is open, cells. What a thread of this process is about
+     * to give back is no lease of its own: none may be in the middle of that between the two ends of this look. [end] */
+    const uint64_t ended = shmq_load_seq(&shmq_owner_ended);
     if (shmq_load_seq(&port->header->backlog) || shmq_ring_has_item(port)) return false;
     for (uint32_t i = 0; stays && i < shmq_ports_used(port); i++)
         if (shmq_intent_operation(shmq_load_seq(&port->records[i].intent)) == SHMQ_GETTING && port->records[i].owner != port->owner) return false;
@@ -45,10 +47,12 @@ bool shmq_nothing_comes(struct shmq_port *port, bool stays) {
         if (slot >= port->geometry.total_slots) continue;
         if (shmq_cell_state(word) == SHMQ_ORPHAN) {
             if (!shmq_message_exhausted(port, shmq_load_relaxed(&shmq_slot_at(port, slot)->deliveries))) return false;
-        } else if (stays && shmq_state_leased(shmq_cell_state(word)) && owner < port->geometry.ports &&
-                   shmq_load_relaxed(&port->records[owner].owner) != port->owner) return false;
+        } else if (stays && shmq_state_leased(shmq_cell_state(word)) && owner < port->geometry.ports) {
+            if (shmq_load_acquire(&port->records[owner].owner) != port->owner) return false;
+            if (shmq_load_seq(&port->cells[i].word) != word) return false; /* the port may have been another's, and the cell with it */
+        }
     }
-    return true;
+    return !stays || shmq_load_seq(&shmq_owner_begun) == ended;
 }
 
 bool shmq_all_wait(const struct shmq_port *port) {

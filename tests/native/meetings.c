@@ -4,6 +4,8 @@
  *     meetings NAME
  *
  * Prints how many meetings there were. */
+#include <sys/wait.h>
+
 #include "harness.h"
 
 uint64_t shmq_accesses, shmq_accesses_until = UINT64_MAX;
@@ -75,6 +77,68 @@ static const struct meeting meetings[] = {
     {"a_viewer_detaches_while_the_message_is_given_back", viewer_detaches, holder_gives_back, SHMQ_ORPHAN},
 };
 
+/* The queue was shut, and its only message is another process's, whose lease is over. */
+static struct shmq_port looker;
+static bool ended;
+
+static void shut_with_one_held(void) {
+    segment_format(&segment);
+    CHECK_EQUAL(port_attach(&looker, &segment), SHMQ_OK);
+    CHECK_EQUAL(port_attach(&holder, &segment), SHMQ_OK);
+    CHECK_EQUAL(try_put(&holder, 0, 0), SHMQ_OK);
+    CHECK_EQUAL(shmq_cell_take_for_long(&holder, SHMQ_TO_GIVE, &cell), SHMQ_OK);
+    shmq_lease_time(&holder, cell, 1000); /* over long ago */
+    CHECK_EQUAL(shmq_ring_get(&holder, cell, SHMQ_TIMED), SHMQ_OK);
+    holder.record->owner ^= 1; /* of another process */
+    shmq_store_seq(&looker.header->shut, SHMQ_SHUT_FOR_PUTS);
+    ended = false;
+}
+static void loop_looks(void) { ended |= shmq_wait_over(&looker, true); }
+static void another_thread_expires_it(void) {
+    struct shmq_port thread;
+    CHECK_EQUAL(port_attach(&thread, &segment), SHMQ_OK);
+    CHECK_EQUAL(shmq_lease_expire(&thread), 1);
+}
+/* And the port is this process's afterwards. */
+static void its_holder_goes_and_another_comes(void) {
+    struct shmq_port thread;
+    uint32_t index = holder.index;
+    shmq_port_detach(&holder);
+    CHECK_EQUAL(port_attach(&thread, &segment), SHMQ_OK);
+    CHECK_EQUAL(thread.index, index);
+}
+
+static void process_forks(void) { /* the child has nobody who is in the middle of it */
+    int status;
+    pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) _exit(shmq_owner_begun == shmq_owner_ended ? 0 : 1);
+    CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0);
+}
+
+struct ending { const char *name; void (*act)(void), (*other)(void); };
+static const struct ending endings[] = {
+    {"a_loop_looks_while_a_thread_of_its_process_expires_the_lease", another_thread_expires_it, loop_looks},
+    {"a_thread_expires_the_lease_while_a_loop_of_its_process_looks", loop_looks, another_thread_expires_it},
+    {"the_holder_s_port_becomes_this_process_s_while_a_loop_looks", loop_looks, its_holder_goes_and_another_comes},
+    {"a_loop_looks_while_the_holder_s_port_becomes_this_process_s", its_holder_goes_and_another_comes, loop_looks},
+    {"a_child_is_forked_while_a_thread_expires_the_lease", another_thread_expires_it, process_forks},
+};
+
+static uint64_t try_all_of(const struct ending *ending) {
+    uint64_t nth = 1;
+    for (bool met = true; met; nth++) {
+        shut_with_one_held();
+        met = meet(nth, ending->act, ending->other);
+        if (ended) {
+            fprintf(stderr, "%s, at access %llu: the loop has ended, and the message comes back\n", ending->name, (unsigned long long)nth);
+            exit(1);
+        }
+        CHECK_EQUAL(shmq_cell_state(shmq_load_seq(&looker.cells[cell].word)), SHMQ_ORPHAN);
+    }
+    return nth;
+}
+
 static uint64_t try_all(const struct meeting *meeting) {
     uint64_t count = 0;
     for (int holder_first = 0; holder_first < 2; holder_first++) {
@@ -107,6 +171,13 @@ int main(int argc, char **argv) {
             segment_unmake(&segment);
         }
         printf("%llu\n", (unsigned long long)count);
+        return 0;
+    }
+    for (size_t i = 0; i < sizeof endings / sizeof *endings; i++) {
+        if (strcmp(endings[i].name, argv[1]) != 0) continue;
+        segment_make(&segment, 3, 64, 3, 3);
+        printf("%llu\n", (unsigned long long)try_all_of(&endings[i]));
+        segment_unmake(&segment);
         return 0;
     }
     fprintf(stderr, "there is no meeting %s\n", argv[1]);

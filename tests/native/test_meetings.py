@@ -34,3 +34,10 @@ def test_whatever_the_order_no_cell_is_kept_for_one_who_has_gone(program: Path, 
     done = subprocess.run([program, meeting], capture_output=True, text=True, timeout=WATCHDOG)
     assert done.returncode == 0, f"status {done.returncode}\n{done.stdout}{done.stderr}"
     assert int(done.stdout) > 20
+
+
+@pytest.mark.parametrize("ending", re.findall(r'^    \{"(\w+)", (?!viewer)', SOURCE.read_text(), re.M))
+def test_no_loop_ends_while_the_message_of_another_process_comes_back(program: Path, ending: str) -> None:
+    done = subprocess.run([program, ending], capture_output=True, text=True, timeout=WATCHDOG)
+    assert done.returncode == 0, f"status {done.returncode}\n{done.stdout}{done.stderr}"
+    assert int(done.stdout) > 10
