@@ -366,16 +366,17 @@ import shmq
 
 forkserver.ensure_running()
 server = forkserver._forkserver._forkserver_pid
-os.kill(server, signal.SIGSTOP)
 read_signed = forkserver.read_signed
 deaths = 0
 
-def die_before_it_answers(descriptor):
+def die_before_it_answers(descriptor):  # it may have answered: then nobody hears it
     global deaths
-    if not deaths:
-        deaths = 1
-        os.kill(server, signal.SIGKILL)
-    return read_signed(descriptor)
+    if deaths:
+        return read_signed(descriptor)
+    deaths = 1
+    os.kill(server, signal.SIGKILL)
+    os.waitid(os.P_PID, server, os.WEXITED | os.WNOWAIT)
+    raise EOFError("unexpected EOF")
 
 forkserver.read_signed = die_before_it_answers
 with shmq.Executor(1, "forkserver") as pool:
