@@ -516,7 +516,7 @@ class Client:
             why = f"the last one could not be started: {cause}"
         else:
             why = f"the last one {describe_exit(death.exit_code)}"
-        codes = () if death is None else (death.exit_code,)
+        codes = () if death is None or death.left else (death.exit_code,)
         self.break_off(f"no worker came up, {self.crew.failed_starts} times in a row: {why}", cause, codes)
 
     def break_off(self, why: str, cause: BaseException | None, codes: tuple[int | None, ...] = ()) -> None:

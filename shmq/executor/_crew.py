@@ -1,9 +1,9 @@
 """Crew: worker processes that one program starts, and keeps at their number.
 
-A worker that dies is replaced at once. One that dies before it was ever ready is replaced after a pause that doubles, and
-after the third in a row, with none ready in between, the crew gives up: what cannot start would die for ever. Those that were
-started before the last pause count as one: Ctrl-C in a terminal ends all that are just starting. Where several in a row came up
-and died before they had done anything, the next ones come up after such pauses, too.
+A worker that ends is replaced at once. Where that one cannot be started, or dies before it was ever ready, the next try comes
+after a pause that doubles; after the third in a row, with none ready in between, the crew gives up: what cannot start would
+fail for ever. Those that were started before the last pause count as one: Ctrl-C in a terminal ends all that are just starting.
+Where several in a row came up and died before they had done anything, the next ones come up after such pauses, too.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ __all__ = ["Crew", "Death", "describe_exit"]
 STARTS = 3
 PAUSE = 0.1  # seconds, after the first worker that did not come up
 LONGEST_PAUSE = 5.0  # … after many that came up, and did nothing before they died
+PASSING = (OSError, MemoryError, EOFError)  # no processes, memory, descriptors, rows; a fork server that has ended
 COUNTED = (_board.DONE, _board.FAILED, _board.GIVEN_UP)  # words of the board
 STATUS_PATIENCE = 1.0  # seconds for the exit status of a worker that has ended
 
@@ -81,13 +82,16 @@ class Crew:
     # -- starting ----------------------------------------------------------------------------------------------------------
 
     def grow(self, wanted: int) -> None:
-        """Let it be that many workers from now on, at least."""
+        """Let it be that many workers from now on, at least. Raises what does not pass: whoever asks may have to change it."""
         with Hold(self._lock):
             self.wanted = max(self.wanted, wanted)
-            self.fill()
+            self.fill(PASSING)
 
-    def fill(self) -> float | None:
-        """Start what is missing. Return for how many seconds to wait before the next try, None where nothing is missing."""
+    def fill(self, passing: tuple[type[Exception], ...] = (Exception,)) -> float | None:
+        """Start what is missing. Return for how many seconds to wait before the next try, None where nothing is missing.
+
+        A worker that cannot be started for one of these reasons is tried again, and the others go on meanwhile.
+        """
         with Hold(self._lock):
             while len(self._members) < self.wanted and not self.stopping:
                 pause = self.not_before - time.monotonic()
@@ -95,7 +99,7 @@ class Crew:
                     return pause
                 try:
                     self._start()
-                except (OSError, EOFError, MemoryError) as error:  # no processes, memory, rows, fork server …; that may pass
+                except passing as error:
                     self.start_error = error
                     self._note_failed_start()
         return None

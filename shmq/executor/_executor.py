@@ -31,12 +31,12 @@ MAP_BATCH = 256
 new = object.__new__  # a Future has no state of its own before it is done
 
 
-def whole(what: str, value: Any) -> int | None:
+def whole(what: str, value: Any, kind: str = "a whole number") -> int | None:
     """A whole number, NumPy's included, or None. **Raises** TypeError that names the parameter."""
     try:
         return None if value is None else operator.index(value)
     except TypeError:
-        raise TypeError(f"{what} must be a whole number, not {value!r}") from None
+        raise TypeError(f"{what} must be {kind}, not {value!r}") from None
 
 
 class Executor(futures.Executor):
@@ -183,9 +183,9 @@ class Executor(futures.Executor):
         chunksize = whole("chunksize", chunksize) or 0
         if chunksize < 1:
             raise ValueError(f"chunksize must be at least 1, not {chunksize}")
-        buffersize = whole("buffersize", buffersize)
+        buffersize = whole("buffersize", buffersize, "an integer or None")  # in the words of Python 3.14, here and below
         if buffersize is not None and buffersize < 1:
-            raise ValueError(f"buffersize must be at least 1, not {buffersize}")
+            raise ValueError(f"buffersize must be None or > 0, not {buffersize}")
         deadline = None if timeout is None else time.monotonic() + timeout
         call = MapCall(self._client)
         bodies: Iterator[Any] = zip(*iterables, strict=False)

@@ -32,6 +32,12 @@ DIFFERENT = {
     "test_python_finalization_error": "it makes the start of a feeder thread fail, and shmq has none",
     "test_saturation": "its tasks do not pickle: shmq says so at once, and starts no worker for them",
     "test_processes_terminate": "the same",
+    "test_gc_during_max_tasks_worker_exit_gh152967": "a pool replaces its workers without its executor, and does what was asked",
+    "test_shutdown_no_wait_max_tasks_gh119592": "the same, where it is dropped after a shutdown that did not wait",
+    "test_force_shutdown_during_max_tasks_worker_exit": "it sets a private flag in the place of terminate_workers()",
+    "test_force_shutdown_workers_invalid_op": "it calls a private method, which shmq does not have",
+    "test_terminate_workers": "the same: it puts a mock in that method's place",
+    "test_kill_workers": "the same",
 }
 
 # The suite's classes, in parcels that take about as long.

@@ -452,9 +452,23 @@ def test_an_executor_refuses_what_is_no_whole_number(parameter: str, value: Any)
 def test_an_executor_takes_whole_numbers_of_numpy() -> None:
     with shmq.Executor(np.int64(1), slot_size=np.uint32(1 << 16)) as pool:
         assert list(pool.map(abs, [-1, -2, -3], chunksize=np.int8(2), buffersize=np.int16(1))) == [1, 2, 3]
-        for wrong in ({"chunksize": "2"}, {"chunksize": None}, {"buffersize": 1.5}):
+        for wrong in ({"chunksize": "2"}, {"chunksize": None}):
             with pytest.raises(TypeError, match="whole number"):
                 pool.map(abs, [1], **wrong)
+
+
+@pytest.mark.parametrize(
+    ("buffersize", "error", "words"),
+    [
+        ("2", TypeError, "must be an integer or None, not '2'"),
+        (2.0, TypeError, "must be an integer or None, not 2.0"),
+        (0, ValueError, "must be None or > 0, not 0"),
+        (-1, ValueError, "must be None or > 0, not -1"),
+    ],
+)
+def test_a_buffersize_that_cannot_be_is_refused_in_cpythons_words(buffersize: Any, error: type[Exception], words: str) -> None:
+    with shmq.Executor(1) as pool, pytest.raises(error, match=f"^buffersize {words}$"):
+        pool.map(abs, [1], buffersize=buffersize)
 
 
 @pytest.mark.parametrize("bad", ["a/b", "x" * 301, "\udcff", "-x"], ids=ascii)
