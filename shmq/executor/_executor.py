@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import multiprocessing
 import operator
@@ -28,6 +29,7 @@ __all__ = ["Executor"]
 P = ParamSpec("P")
 T = TypeVar("T")
 MAP_BATCH = 256
+STARTERS = {"fork": "popen_fork", "spawn": "popen_spawn_posix", "forkserver": "popen_forkserver"}
 new = object.__new__  # a Future has no state of its own before it is done
 
 
@@ -113,6 +115,9 @@ class Executor(futures.Executor):
                 raise ValueError(
                     "max_tasks_per_child needs spawn or forkserver: forking again and again from a program with threads is unsafe"
                 )
+        # Not when the first worker is started: Ctrl-C in an import may leave its lock taken, and the manager thread waits for it.
+        for module in STARTERS[mp_context.get_start_method(allow_none=False)], "resource_tracker":
+            importlib.import_module(f"multiprocessing.{module}")
         if name is None:
             _segment.sweep_anonymous()
         self._max_workers = max_workers

@@ -247,3 +247,18 @@ def take(lock: Any) -> bool:
 def in_another_thread(function: Callable[..., Any], *arguments: object) -> Any:
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(function, *arguments).result(WATCHDOG)
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_what_starts_workers_is_imported_before_there_is_a_manager_thread(method: str) -> None:
+    program = """
+        import sys
+        import shmq
+        if __name__ == "__main__":
+            pool = shmq.Executor(1, sys.argv[1])
+            before = set(sys.modules)
+            pool.submit(abs, -1).result()
+            print(sorted(name for name in set(sys.modules) - before if name.startswith("multiprocessing.")))
+            pool.shutdown()
+    """
+    assert run_program(program, method) == "[]\n"
