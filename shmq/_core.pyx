@@ -317,6 +317,7 @@ cdef class Port(Consumer):
         Where that cannot be, the message goes back, or is given up if its payload is gone.
         """
         cdef uint64_t word = shmq_load_acquire(&self.port.cells[cell].word)
+        cdef bint ours = True
         if shmq_unlikely(lease_ns and (shmq_cell_state(word) != SHMQ_TIMED or shmq_cell_owner(word) != self.port.index)):
             return False # this process was stopped for so long
         self.check_slot(shmq_word_slot(word))
@@ -343,10 +344,13 @@ cdef class Port(Consumer):
         except PayloadLost:
             if lease.forks != shmq_owner_forks:
                 raise
-            if shmq_lease_ack(&self.port, cell, word, False) == SHMQ_OK: # nothing to deliver again
+            ours = shmq_lease_ack(&self.port, cell, word, False) == SHMQ_OK # nothing to deliver again
+            if ours:
                 shmq_cell_return(&self.port, cell, True)
                 shmq_wake_if_done(&self.port)
             self.leave()
+            if not ours:
+                return False # its time was over meanwhile, and whoever had it next is done with it
             raise
         except BaseException as error:
             if lease.forks != shmq_owner_forks:
@@ -356,8 +360,12 @@ cdef class Port(Consumer):
                     shmq_lease_give_back(&self.port, cell, word, SHMQ_RELEASED, 0)
                 elif shmq_cell_state(word) != SHMQ_TIMED or shmq_lease_take_over(&self.port, cell, &word) == SHMQ_OK:
                     self.fail(cell, word, SHMQ_BY_POLICY, error)
+                else:
+                    ours = False # what was read may be half of another message
             finally:
                 self.leave()
+            if not ours and isinstance(error, SegmentCorrupt):
+                return False
             raise
         lease.writable = False
         lease.state = HAND_OPEN

@@ -835,3 +835,23 @@ def test_a_consumer_that_always_finds_a_message_gets_what_was_held_too_long_as_w
         assert time.monotonic() < deadline
     with pytest.raises(shmq.LeaseLost):
         held.ack()
+
+
+@pytest.mark.parametrize("take", ["receive", "receive_many"])
+def test_a_large_message_whose_time_is_over_while_it_is_opened_is_anothers(make: Make, take: str) -> None:
+    q = make(slots=4, slot_size=64, oversize="spill")
+    q.put(b"x" * 1000)
+    arguments = (0,) if take == "receive" else (3, 0)
+    open_side = q.segment.open_side
+    with shmq.Queue.attach(q.name) as other:
+
+        def late(key: bytes) -> Any:
+            other.receive(timeout=LONG).ack()  # as soon as the time of the other lease is over
+            return open_side(key)
+
+        q.segment.open_side = late
+        with pytest.raises(shmq.Empty):
+            getattr(q, take)(*arguments, lease_timeout=0.05)
+        q.segment.open_side = open_side
+        assert q._unfinished() == 0
+    shmq.verify(q)
