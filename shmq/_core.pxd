@@ -20,6 +20,7 @@ cdef extern from "layout.h" nogil:
     ctypedef enum cell_state "enum shmq_cell_state":
         SHMQ_SPARE, SHMQ_WARM, SHMQ_IDLE, SHMQ_LOANED, SHMQ_LEASED, SHMQ_HELD, SHMQ_ORPHAN, SHMQ_TIMED
     enum: SHMQ_EXPIRIES, SHMQ_DEATHS, SHMQ_BURIALS, SHMQ_EVENTS
+    enum: SHMQ_GETTING
     enum: SHMQ_PUTS, SHMQ_GETS, SHMQ_RECEIVES, SHMQ_ACKS, SHMQ_NACKS, SHMQ_REDELIVERIES, SHMQ_COUNTERS
     enum: SHMQ_BYTES, SHMQ_ARRAY, SHMQ_TEXT, SHMQ_BYTEARRAY, SHMQ_PICKLE, SHMQ_ENCODED, SHMQ_KINDS
     enum: SHMQ_FORTRAN, SHMQ_SWAPPED, SHMQ_DESCRIBED, SHMQ_SPILLED
@@ -88,6 +89,8 @@ cdef extern from "layout.h" nogil:
         shmq_word backlog
         shmq_word done
         shmq_word attachments
+        shmq_half spilled
+        shmq_word swept
         shmq_word events[3]
     struct shmq_geometry:
         uint64_t slot_size

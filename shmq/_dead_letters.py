@@ -172,12 +172,22 @@ class DeadLetters:
             else:
                 folder.remove(name)
 
-    def side_keys(self) -> set[bytes]:
-        """Keys of the side segments to which letters lead, those that are being put back included."""
-        # Of those that are being written the message is in its cell.
-        names = (name for name in self._listing() if LETTER.fullmatch(name[:16]) and ".new." not in name)
-        letters = filter(None, map(self._read, names))
-        return {key for letter in letters for key in self._side_key(letter)}
+    def files(self) -> set[str]:
+        """Names of the files of letters, those that are being put back included, and of those that are being written."""
+        return {name for name in self._listing() if LETTER.fullmatch(name[:16])}
+
+    def side_keys(self, files: set[str]) -> set[bytes]:
+        """Keys of the side segments to which the letters in these files lead. **Raises** FileNotFoundError where one has gone."""
+        keys: set[bytes] = set()
+        written = [name for name in files if ".new." not in name]  # of those that are being written the message is in its cell
+        if not written:
+            return keys
+        with Folder(self._folder) as folder:
+            for name in written:
+                with contextlib.suppress(SegmentForeign, SegmentMismatch):  # no letter that we have written
+                    key = self._port._image_side_key(folder.read(name).partition(b"\n")[2])
+                    keys.update([] if key is None else [key])
+        return keys
 
     # -- files ---------------------------------------------------------------------------------------------------------
 

@@ -26,6 +26,7 @@ from shmq._files import SEPARATOR, SHM
 from shmq._look import look, older
 from shmq._queue import Queue
 from shmq._segment import Segment
+from shmq._sides import sweep
 from shmq._stats import verify
 
 __all__ = ["Finding", "examine"]
@@ -44,7 +45,6 @@ REMAINS = {  # what nobody can use any more, by its state
 }
 # NAME+NONCE and what comes behind it: a side segment, the dead letters, a semaphore.
 BESIDE = re.compile(rf"(?:sem\.)?shmq-\d+\.(?P<name>[^+]+){re.escape(SEPARATOR)}(?P<nonce>[0-9a-f]{{16}})\.(?P<what>.+)")
-SIDE_KEY = re.compile("[0-9a-f]{16}")
 
 
 @dataclass(frozen=True)
@@ -252,20 +252,8 @@ def examine_leftovers(queue: Queue) -> Iterator[Finding]:
 
 
 def examine_sides(queue: Queue) -> Iterator[Finding]:
-    """Side segments that nothing leads to, and whose writer is dead: one killed in put, or between an ack and their removal."""
-    beginning = f"{queue.segment.beside}."
-    keys = {key for file in _files.list_files(beginning) if SIDE_KEY.fullmatch(key := file.removeprefix(beginning))}
-    writing = queue._serials()  # before the look: whoever comes later writes under another serial
-    letters = queue.dead_letters
-    # The letters before and after the cells: a message may become a letter while we look, or a letter a message.
-    # So with the backlog, from where messages come into the ring.
-    found = letters.side_keys() | queue._backlog_side_keys() | queue._side_keys() | letters.side_keys()
-    used = {key.decode("ascii", "replace") for key in found}
-    leaked = [key for key in keys - used if int(key, 16) >> _core.ID_BITS not in writing]
-    for key in leaked:
-        queue.segment.unlink_side(key.encode())
-    if leaked:
-        yield Finding("repaired", queue.name, f"{number(len(leaked), 'side segment')} to which no message leads: removed")
+    if leaked := sweep(queue):
+        yield Finding("repaired", queue.name, f"{number(leaked, 'side segment')} to which no message leads: removed")
 
 
 # -- what no queue leads to ---------------------------------------------------------------------------------------------------

@@ -242,6 +242,17 @@ cdef class Handle(Observer):
             close_descriptor(self.bell)
         self.bell = -1
 
+    def _deaths_to_sweep(self) -> int | None:
+        """The count of deaths, where messages were ever spilled and nobody has looked since the last death for what the dead left."""
+        cdef uint64_t deaths = shmq_load_acquire(&self.port.header.events[<int>SHMQ_DEATHS])
+        if deaths == shmq_load_acquire(&self.port.header.swept) or not shmq_load_half(&self.port.header.spilled):
+            return None
+        return deaths
+
+    def _swept(self, uint64_t deaths) -> None:
+        """What the dead had left at that count is removed. Of two who say so the later one may be behind: then it is looked for again."""
+        shmq_store_release(&self.port.header.swept, deaths)
+
     cdef void remove_side(self, const char *key) noexcept:
         """Remove a side segment, if it is there. No Python code runs between an ack and its caller: an exception of a signal handler there
         would lose what get has taken. What cannot be removed is found by the doctor."""

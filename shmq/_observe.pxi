@@ -219,12 +219,18 @@ cdef class Observer:
         return ring, cells, intents
 
     def _side_keys(self) -> set:
-        """Keys of the side segments to which messages lead: those in the ring first, since from there they only move to a cell."""
+        """Keys of the side segments to which messages lead: those in the ring first, since from there they only move to a cell.
+
+        On the way between the two a message is in neither, however long its consumer is stopped there: its open intent tells of it.
+        """
         cdef uint32_t i
         result = set()
         for i in range(self.port.geometry.slots):
             if shmq_ring_state(shmq_load_acquire(&self.port.ring[i])) == SHMQ_READY:
                 self.note_side(shmq_load_acquire(&self.port.ring[i]), result)
+        for i in range(self.port.geometry.ports):
+            if shmq_intent_operation(shmq_load_acquire(&self.port.records[i].intent)) == SHMQ_GETTING:
+                self.note_side(shmq_load_acquire(&self.port.records[i].expected), result)
         for i in range(self.port.geometry.cells):
             state = shmq_cell_state(shmq_load_acquire(&self.port.cells[i].word))
             if shmq_state_leased(state) or state == SHMQ_ORPHAN:

@@ -99,6 +99,7 @@ class Queue(_core.Port[T]):
 
     _reducers = reducers
 
+    _sweeps = True  # whoever attaches removes the side segments that the dead left
     _replaced = False  # it was said that the name is another queue's by now
 
     def __init__(
@@ -199,6 +200,7 @@ class Queue(_core.Port[T]):
     def _inspect(cls, segment: Segment) -> Queue:
         """Attach whatever the codec: to operate, not to put or to take."""
         queue = cls.__new__(cls)
+        queue._sweeps = False
         queue._open(segment, None)
         queue._creator_pid = None
         return queue
@@ -231,6 +233,10 @@ class Queue(_core.Port[T]):
         if "multiprocessing.util" in sys.modules and os.getpid() not in _leaves_with_multiprocessing:
             _leaves_with_multiprocessing.add(os.getpid())
             _leave_with_multiprocessing()
+        if self._sweeps and (deaths := self._deaths_to_sweep()) is not None:
+            from shmq._sides import sweep_after
+
+            sweep_after(deaths, self)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _attach_again, (type(self), self.name, self.segment.nonce, self.codec, self.spin), self.__getstate__()

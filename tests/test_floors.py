@@ -33,6 +33,7 @@ FLOORS = {
     "_fileno": 2,
     "_awaiting": 2,
     "_backlog": 2,
+    "_sides": 2,
     "_queue": 2,
     "_doctor": 3,
     "aio": 3,

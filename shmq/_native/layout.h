@@ -314,7 +314,10 @@ struct shmq_header {
     _Alignas(SHMQ_LINE) shmq_word look_due;       /* 512  when the next look is due; whoever moves it looks */
     shmq_word watch[2];                           /* 520  until when a sleeper has taken it upon itself to look in time; … another one, to look after that one */
     shmq_half ports_used;                         /* 536  no port from this one on was ever attached; raised before one is claimed */
-    uint8_t reserved2[36];
+    shmq_half spilled;                            /* 540  1 once a message was larger than a slot: before, nobody looks for side segments of the dead */
+    shmq_word swept;                              /* 544  the count of deaths, `events`, after which side segments of the dead were last looked for;
+                                                   *      both words were reserved, and zero, before; version 4 was not released then */
+    uint8_t reserved2[24];
     _Alignas(SHMQ_LINE) shmq_word events[SHMQ_EVENTS]; /* 576  enum shmq_event */
     shmq_word timing;                             /* 600  1 once a lease had a time-out: nobody looks for expired ones before */
     _Alignas(SHMQ_LINE) shmq_word done;           /* 640  messages that a get took and whose work was said to be done */
@@ -328,6 +331,7 @@ _Static_assert(sizeof(struct shmq_slot) == 64, "layout");
 _Static_assert(offsetof(struct shmq_header, policy) == 136, "layout");
 _Static_assert(offsetof(struct shmq_header, write_seq) == 256, "layout");
 _Static_assert(offsetof(struct shmq_header, backlog) == 408, "layout");
+_Static_assert(offsetof(struct shmq_header, swept) == 544, "layout");
 _Static_assert(offsetof(struct shmq_header, done) == 640, "layout");
 _Static_assert(offsetof(struct shmq_header, events) == 576, "layout");
 _Static_assert(sizeof(struct shmq_header) == 1024, "layout");

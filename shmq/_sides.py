@@ -1,0 +1,75 @@
+"""Side segments that the dead left: whoever was killed in put, or between an ack and the removal, leaves a file in /dev/shm.
+
+Whoever opens a queue in which processes have died since somebody last looked removes those to which nothing leads, and `shmq
+doctor` does it for all queues. A key is an id of the port that wrote the file. Where that port's process is dead, and neither the
+ring, a cell, the backlog nor a dead letter has the key, nobody will ever have it again. So nothing needs a lock: two who look at
+once find the same, and who is killed meanwhile leaves the rest to the next one, his own death being counted as well.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from typing import TYPE_CHECKING
+
+from shmq import _core, _files
+from shmq._dead_letters import DeadLetters
+from shmq._errors import ShmqError
+
+if TYPE_CHECKING:
+    from shmq._queue import Queue
+
+__all__ = ["sweep", "sweep_after"]
+
+KEY = re.compile("[0-9a-f]{16}")
+LOOKS = 3  # at letters that others bury and put back meanwhile
+FEW = 1000  # letters that whoever opens a queue reads
+
+
+def sweep_after(deaths: int, queue: Queue) -> None:
+    """For one who opens the queue: remove what the dead had left at this count of deaths.
+
+    Where that takes long or cannot be done now, the next one tries, or the doctor.
+    """
+    with contextlib.suppress(ShmqError, OSError, MemoryError):
+        if sweep(queue, briefly=True) is not None:
+            queue._swept(deaths)
+
+
+def sweep(queue: Queue, briefly: bool = False) -> int | None:
+    """Remove the side segments of the dead to which nothing leads; return how many, or None where that cannot be told now.
+
+    **Waits** for the lock of the backlog, unless it is to be done briefly. **Raises** what reading letters raises.
+    """
+    beginning = f"{queue.segment.beside}."
+    keys = [key for file in _files.list_files(beginning) if KEY.fullmatch(key := file.removeprefix(beginning))]
+    writing = queue._serials()  # after the listing, before the look: what was published in between is found by the look
+    leaked = {key.encode() for key in keys if int(key, 16) >> _core.ID_BITS not in writing}
+    if leaked:
+        leaked -= queue._side_keys()
+    if leaked:  # only now what takes long
+        used = keys_in_use(queue, briefly)
+        if used is None:
+            return None
+        leaked -= used
+    for dead in leaked:
+        queue.segment.unlink_side(dead)
+    return len(leaked)
+
+
+def keys_in_use(queue: Queue, briefly: bool) -> set[bytes] | None:
+    """Keys of the side segments to which something leads; None where that cannot be told now.
+
+    Messages move from the backlog to the ring to a cell, and the look goes the same way. Letters come from cells and go back to
+    the ring or the backlog: where any of them moved meanwhile, the look is worth nothing.
+    """
+    letters = DeadLetters(queue)
+    for _ in range(LOOKS):
+        files = letters.files()
+        if briefly and (queue._backlog_count or len(files) > FEW):
+            return None
+        with contextlib.suppress(FileNotFoundError):
+            used = letters.side_keys(files) | queue._backlog_side_keys() | queue._side_keys()
+            if letters.files() == files:
+                return used
+    return None
