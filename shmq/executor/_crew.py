@@ -119,18 +119,16 @@ class Crew:
             raise
 
     def _launch(self, process: BaseProcess) -> None:
-        """What is forked here hears no signal until it says so, as `live` does.
+        """Start the worker. What is forked here hears no signal until it says so, as `live` does.
 
         It begins with the handlers of its parent, to whom being asked to leave means something else: asked in its first moments
         it would run those, and then work on, while the crew waits for it to leave.
 
-        Nor does this thread handle one before the fork is over: what a handler raises in a callback that runs at a fork (logging
-        has some), Python prints and forgets, so that a program which was interrupted would go on. To block the signals does not
-        prevent it: another thread hears them, and this one handles what that has heard.
+        Nor does this thread handle one before the start is over. What a handler raises in a callback that runs at a fork (logging
+        has some), Python prints and forgets, so that a program which was interrupted would go on; and elsewhere in the start it
+        may leave a lock of the standard library taken (CPython 3.14), for which the manager thread would wait for ever. To block
+        the signals does not prevent it: another thread hears them, and this one handles what that has heard.
         """
-        if self.context.get_start_method() != "fork":
-            process.start()
-            return
         heard: list[Callable[[], object]] = []
         with contextlib.ExitStack() as after:  # in reverse: nothing interrupts it before the last handler is back
             after.callback(lambda: [handle() for handle in heard])
@@ -140,8 +138,9 @@ class Crew:
                     if callable(handler):
                         after.callback(signal.signal, number, handler)
                         signal.signal(number, lambda *event, handler=handler: heard.append(lambda: handler(*event)))
-            after.callback(signal.pthread_sigmask, signal.SIG_SETMASK, signal.pthread_sigmask(signal.SIG_BLOCK, ()))
-            signal.pthread_sigmask(signal.SIG_BLOCK, HEARD)
+            if self.context.get_start_method() == "fork":  # what is executed would keep them blocked
+                after.callback(signal.pthread_sigmask, signal.SIG_SETMASK, signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+                signal.pthread_sigmask(signal.SIG_BLOCK, HEARD)
             process.start()
 
     def _enlist(self, process: BaseProcess, row: Row) -> None:

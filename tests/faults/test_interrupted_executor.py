@@ -206,6 +206,34 @@ def test_an_interrupt_in_the_middle_of_a_fork_is_not_forgotten() -> None:
     assert run_program(INTERRUPTED_AT_A_FORK) == "interrupted\nTrue True\n"
 
 
+INTERRUPTED_IN_A_START = """
+import multiprocessing, signal, sys
+import shmq
+
+kind = multiprocessing.get_context(sys.argv[1]).Process
+start, started = kind.start, []
+
+def start_interrupted(process):
+    kind.start = start
+    signal.raise_signal(signal.SIGINT)
+    start(process)
+    started.append(process.pid)
+
+with shmq.Executor(1, sys.argv[1]) as pool:
+    kind.start = start_interrupted
+    try:
+        pool.submit(abs, -1)
+        print("goes on")
+    except KeyboardInterrupt:
+        print("interrupted", len(started))
+"""
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+def test_an_interrupt_waits_until_the_start_of_a_worker_is_over(method: str) -> None:
+    assert run_program(INTERRUPTED_IN_A_START, method) == "interrupted 1\n"
+
+
 class RaisesWhenTaken:
     """A lock. SIGINT comes while it is being taken, too late for that to fail, and too early for Python code to notice."""
 
