@@ -170,7 +170,7 @@ class Outcomes(unittest.TestResult):
             self.addError(test, err)
 
     def addSkip(self, test: Any, reason: str) -> None:
-        self.note(test, f"skipped: {reason}")
+        self.note(getattr(test, "test_case", test), f"skipped: {reason}")  # a subtest may be what is skipped
 
 
 def run(method: str, kinds: list[str]) -> dict[str, dict[str, str]]:

@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
-from multiprocessing import forkserver, popen_forkserver
 from pathlib import Path
 from typing import Any
 
@@ -95,50 +94,6 @@ def test_a_pool_that_cannot_replace_one_worker_goes_on_with_the_others(gate: Pat
             wait_until(lambda tried=tried: pool._client.crew.not_before > tried)
         gate.touch()
         assert asked.result(WATCHDOG) == pool.submit(os.getpid).result(WATCHDOG)
-
-
-def test_a_fork_server_that_dies_while_it_starts_a_worker_breaks_no_pool(
-    pool: shmq.Executor, gate: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked = ask(pool, gate)
-    server = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
-    read_signed = forkserver.read_signed  # type: ignore[attr-defined]
-    ends: list[str] = []
-
-    def kill_and_read(descriptor: int) -> int:
-        if not ends:
-            os.kill(server, signal.SIGKILL)
-        try:
-            pid: int = read_signed(descriptor)
-        except EOFError:
-            ends.append("no worker")
-            raise
-        return pid
-
-    os.kill(server, signal.SIGSTOP)
-    monkeypatch.setattr(popen_forkserver.forkserver, "read_signed", kill_and_read)  # type: ignore[attr-defined]
-    gate.touch()
-    assert len({future.result(WATCHDOG) for future in asked}) == 3
-    assert ends == ["no worker"]
-
-
-def test_a_task_is_not_asked_for_twice_because_the_fork_server_died(
-    pool: shmq.Executor, gate: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its submit raises nothing: the task is in the queue, and will be run."""
-    read_signed = forkserver.read_signed  # type: ignore[attr-defined]
-    ends = iter([EOFError("unexpected EOF")])
-
-    def read_nothing(descriptor: int) -> int:
-        for error in ends:
-            raise error
-        pid: int = read_signed(descriptor)
-        return pid
-
-    monkeypatch.setattr(popen_forkserver.forkserver, "read_signed", read_nothing)  # type: ignore[attr-defined]
-    gate.touch()
-    assert pool.submit(wait_for, str(gate)).result(WATCHDOG) != os.getpid()
-    assert next(ends, None) is None
 
 
 @pytest.mark.parametrize("shut", [False, True], ids=["in use", "shut down"])
