@@ -128,8 +128,8 @@ def test_workers_that_die_idle_are_replaced_after_ever_longer_pauses(monkeypatch
     pauses: dict[int, float] = {}
     fill = crew.fill
 
-    def note() -> float | None:
-        pause = fill()
+    def note(*passing: Any) -> float | None:
+        pause = fill(*passing)
         pauses.setdefault(crew.idle_deaths, pause or 0.0)
         return pause
 
