@@ -40,6 +40,7 @@ from shmq.executor._map import MapCall
 from shmq.executor._outcomes import Outcomes
 from shmq.executor._reply import ROOM_PATIENCE, client_name
 from shmq.executor._reserve import is_limit
+from shmq.executor._signals import put_off_signals
 from shmq.executor._tasks import Message, frozen
 from shmq.executor._unserved import Unserved
 from shmq.executor._worker import Plan, run, tasks_name
@@ -135,11 +136,16 @@ class Client:
     # -- asking ------------------------------------------------------------------------------------------------------------
 
     def begin(self) -> None:
-        """Start the manager thread. It enters itself: interrupted here by Ctrl-C, one may have been started, or not."""
+        """Start the manager thread. It enters itself: interrupted here by Ctrl-C, one may have been started, or not.
+
+        Not in the middle of its start: that one would not be joined, and go on while the interpreter ends.
+        """
         with Hold(lock):
             if not (self.begun or self.ended) and (self.thread is None or not self.thread.is_alive()):
-                self.thread = threading.Thread(target=self.run, name="shmq-executor")
-                self.thread.start()
+                thread = threading.Thread(target=self.run, name="shmq-executor")
+                with put_off_signals():
+                    self.thread = thread
+                    thread.start()
 
     def enter(self) -> bool:
         """This is the manager thread, unless there is another one, or nothing to manage any more."""

@@ -23,7 +23,8 @@ from typing import NamedTuple
 from shmq._core import Hold
 from shmq.executor import _board
 from shmq.executor._board import Board, Row, WorkerStats
-from shmq.executor._worker import HEARD, Plan
+from shmq.executor._signals import HEARD, put_off_signals
+from shmq.executor._worker import Plan
 
 __all__ = ["Crew", "Death", "describe_exit"]
 
@@ -126,22 +127,17 @@ class Crew:
 
         Nor does this thread handle one before the start is over. What a handler raises in a callback that runs at a fork (logging
         has some), Python prints and forgets, so that a program which was interrupted would go on; and elsewhere in the start it
-        may leave a lock of the standard library taken (CPython 3.14), for which the manager thread would wait for ever. To block
-        the signals does not prevent it: another thread hears them, and this one handles what that has heard.
+        may leave a lock of the standard library taken (CPython 3.14), for which the manager thread would wait for ever.
         """
-        heard: list[Callable[[], object]] = []
-        with contextlib.ExitStack() as after:  # in reverse: nothing interrupts it before the last handler is back
-            after.callback(lambda: [handle() for handle in heard])
-            if threading.current_thread() is threading.main_thread():
-                for number in HEARD:
-                    handler = signal.getsignal(number)
-                    if callable(handler):
-                        after.callback(signal.signal, number, handler)
-                        signal.signal(number, lambda *event, handler=handler: heard.append(lambda: handler(*event)))
-            if self.context.get_start_method() == "fork":  # what is executed would keep them blocked
-                after.callback(signal.pthread_sigmask, signal.SIG_SETMASK, signal.pthread_sigmask(signal.SIG_BLOCK, ()))
-                signal.pthread_sigmask(signal.SIG_BLOCK, HEARD)
-            process.start()
+        with put_off_signals():
+            if self.context.get_start_method() != "fork":  # what is executed would keep them blocked
+                process.start()
+                return
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, HEARD)
+            try:
+                process.start()
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def _enlist(self, process: BaseProcess, row: Row) -> None:
         assert process.pid is not None

@@ -20,16 +20,16 @@ from shmq.executor._board import Board
 from shmq.executor._channel import Channel
 from shmq.executor._reply import Reply
 from shmq.executor._reserve import Reserve, is_limit
+from shmq.executor._signals import HEARD
 from shmq.executor._tasks import Message
 
 if TYPE_CHECKING:
     import logging
 
-__all__ = ["HEARD", "Plan", "Worker", "live", "run", "tasks_name"]
+__all__ = ["Plan", "Worker", "live", "run", "tasks_name"]
 
 LOOK_ROUND = 1.0  # seconds between two looks whether the crew's process lives
 MOST_REPLIES = 64
-HEARD = {signal.SIGINT, signal.SIGTERM}
 START_PATIENCE = 10.0  # seconds for a new worker to find a port, descriptors and memory
 
 

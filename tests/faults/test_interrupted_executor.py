@@ -207,31 +207,35 @@ def test_an_interrupt_in_the_middle_of_a_fork_is_not_forgotten() -> None:
 
 
 INTERRUPTED_IN_A_START = """
-import multiprocessing, signal, sys
+import multiprocessing, signal, sys, threading
 import shmq
 
-kind = multiprocessing.get_context(sys.argv[1]).Process
+method, what = sys.argv[1:]
+kind = threading.Thread if what == "thread" else multiprocessing.get_context(method).Process
 start, started = kind.start, []
 
-def start_interrupted(process):
+def start_interrupted(one):
     kind.start = start
     signal.raise_signal(signal.SIGINT)
-    start(process)
-    started.append(process.pid)
+    start(one)
+    started.append(one)
 
-with shmq.Executor(1, sys.argv[1]) as pool:
+with shmq.Executor(1, method) as pool:
     kind.start = start_interrupted
     try:
         pool.submit(abs, -1)
         print("goes on")
     except KeyboardInterrupt:
         print("interrupted", len(started))
+print(threading.active_count())
 """
 
 
-@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
-def test_an_interrupt_waits_until_the_start_of_a_worker_is_over(method: str) -> None:
-    assert run_program(INTERRUPTED_IN_A_START, method) == "interrupted 1\n"
+@pytest.mark.parametrize(
+    ("method", "what"), [("fork", "process"), ("forkserver", "process"), ("spawn", "process"), ("fork", "thread")]
+)
+def test_an_interrupt_waits_until_what_a_pool_starts_has_started(method: str, what: str) -> None:
+    assert run_program(INTERRUPTED_IN_A_START, method, what) == "interrupted 1\n1\n"
 
 
 class RaisesWhenTaken:
