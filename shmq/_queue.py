@@ -550,7 +550,7 @@ def _leave_with_multiprocessing() -> None:
     util.register_after_fork(_open_queues, _begin_child)
     util.Finalize(None, _leave_all, exitpriority=-10)
     process = sys.modules["multiprocessing.process"]
-    if sys.version_info >= (3, 14) and getattr(process.current_process(), "_inheriting", False):
+    if sys.version_info >= (3, 13) and getattr(process.current_process(), "_inheriting", False):
         bootstrap = process.BaseProcess._bootstrap  # of a spawned child, whose process object is yet to be unpickled
 
         def begin(child: Any, *arguments: Any, **named: Any) -> Any:
@@ -563,14 +563,14 @@ def _leave_with_multiprocessing() -> None:
 def _begin_child(queues: object) -> None:
     """Before the work of a forked child of multiprocessing begins."""
     sys.modules["multiprocessing.util"].Finalize(None, _leave_all, exitpriority=-10)
-    if sys.version_info >= (3, 14):
+    if sys.version_info >= (3, 13):
         _note_failure(sys.modules["multiprocessing.process"].current_process())
 
 
 def _note_failure(process: Any) -> None:
     """Note where the work of this child of multiprocessing raises.
 
-    From CPython 3.14 on its finalizers run when the exception is forgotten. A child that attaches its first queue in the middle
+    From CPython 3.13 on its finalizers run when the exception is forgotten. A child that attaches its first queue in the middle
     of its work is not noticed there.
     """
     work = process.run
