@@ -55,7 +55,9 @@ kept: list[int] = []
 
 def take_all_descriptors(nbytes: int) -> bytes:
     """Leave this process none, as a task does that forgets to close what it opens."""
-    resource.setrlimit(resource.RLIMIT_NOFILE, (64, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    if not kept:  # a limit below what it has would leave none to what it closes, either
+        most = max(64, *map(int, os.listdir("/proc/self/fd"))) + 16
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
     with contextlib.suppress(OSError):
         while True:
             kept.append(os.open("/dev/null", os.O_RDONLY))
