@@ -257,7 +257,7 @@ class Crew:
 
     def disown(self) -> None:
         """In a forked child: the workers are the parent's, and so is whoever held the lock."""
-        self._lock._at_fork_reinit()  # type: ignore[attr-defined]
+        self._lock._at_fork_reinit()  # type: ignore[attr-defined]  # CPython has it, the stubs do not
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait until all have ended; False where some have not in time."""

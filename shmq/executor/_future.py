@@ -30,8 +30,8 @@ UNDONE = (PENDING, RUNNING)
 
 def renew_locks() -> None:
     """In a forked child: a thread of the parent may have held them, and no such thread is here to give them back."""
-    lock._at_fork_reinit()  # type: ignore[attr-defined]
-    finishing._at_fork_reinit()  # type: ignore[attr-defined]
+    lock._at_fork_reinit()  # type: ignore[attr-defined]  # CPython has it, the stubs do not
+    finishing._at_fork_reinit()  # type: ignore[attr-defined]  # CPython has it, the stubs do not
 
 
 os.register_at_fork(after_in_child=renew_locks)
