@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import ctypes
 import functools
+import gc
 import multiprocessing
 import os
 import signal
@@ -53,12 +54,33 @@ def nap(seconds: float) -> int:
 
 class Interrupt:
     """Raises KeyboardInterrupt in this thread, at one of the places in the executor's code where it can come. `left`: how many of
-    them it passes before."""
+    them it passes before.
+
+    The collector is off meanwhile: the finalizer of an earlier pool would be one place more, which is not there in the next run.
+    Each tracer is kept: CPython 3.11 may call a trace function that a finalizer took off, after its last reference is gone.
+    """
+
+    installed: Callable[[], Any]
+    install: Callable[[Any], None]
 
     def __init__(self, left: int) -> None:
         self.left = left
+        self.tracer = self.enter
         self.pid = os.getpid()  # a forked worker is not to be interrupted
         self.where = ""
+
+    def __enter__(self) -> Interrupt:
+        gc.disable()
+        self.before = self.installed()
+        self.install(self.tracer)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.install(self.before)
+        gc.enable()
+
+    def enter(self, frame: FrameType, event: str, argument: object) -> Any:
+        raise NotImplementedError
 
     def pass_by(self, frame: FrameType) -> None:
         if os.getpid() == self.pid:
@@ -74,14 +96,7 @@ class InterruptAtLine(Interrupt):
     """… before a line."""
 
     least = 100
-
-    def __enter__(self) -> InterruptAtLine:
-        self.before = sys.gettrace()
-        sys.settrace(self.enter)
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        sys.settrace(self.before)
+    installed, install = sys.gettrace, sys.settrace
 
     def enter(self, frame: FrameType, event: str, argument: object) -> Any:
         return self.look if frame.f_code.co_filename.startswith(SOURCES) else None
@@ -97,16 +112,9 @@ class InterruptAfterCall(Interrupt):
     reports, and handles, a signal that comes while a `with` statement takes a lock."""
 
     least = 20
+    installed, install = sys.getprofile, sys.setprofile
 
-    def __enter__(self) -> InterruptAfterCall:
-        self.before = sys.getprofile()
-        sys.setprofile(self.look)
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        sys.setprofile(self.before)
-
-    def look(self, frame: FrameType, event: str, argument: object) -> None:
+    def enter(self, frame: FrameType, event: str, argument: object) -> None:
         if event == "c_return" and frame.f_code.co_filename.startswith(SOURCES):
             self.pass_by(frame)
 
