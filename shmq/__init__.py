@@ -11,9 +11,7 @@ except ModuleNotFoundError as _missing:
         raise unbuilt(__path__[0]) from None
     raise
 
-from shmq._backoff import Backoff
-from shmq._bell import wait_any
-from shmq._codec import Codec, JSONCodec, json_codec
+from shmq._codec.codec import Codec, JSONCodec, json_codec
 from shmq._errors import (
     Closed,
     Empty,
@@ -35,15 +33,18 @@ from shmq._errors import (
     TooManyPorts,
 )
 from shmq._include import get_include
+from shmq._observe.stats import Holding, QueueStats, verify
 from shmq._queue import Queue
-from shmq._segment import list_segments, unlink
-from shmq._stats import Holding, QueueStats, verify
+from shmq._segment.backoff import Backoff
+from shmq._segment.lifecycle import unlink
+from shmq._segment.listing import list_segments
 from shmq._version import __version__
+from shmq._waiting.bell import wait_any
 
 if _typing.TYPE_CHECKING:
     from shmq import aio as aio
     from shmq import mp as mp
-    from shmq._dead_letters import DeadLetter, DeadLetters
+    from shmq._store.dead_letters import DeadLetter, DeadLetters
     from shmq._worker_lost import WorkerLost
     from shmq.executor import Executor, ExecutorStats, WorkerStats
 
@@ -91,8 +92,8 @@ __all__ = [
 
 # They bring concurrent.futures, multiprocessing and json, which a program that only wants a queue need not pay for.
 _ON_FIRST_USE = {
-    "DeadLetter": "shmq._dead_letters",
-    "DeadLetters": "shmq._dead_letters",
+    "DeadLetter": "shmq._store.dead_letters",
+    "DeadLetters": "shmq._store.dead_letters",
     "Executor": "shmq.executor",
     "ExecutorStats": "shmq.executor",
     "WorkerLost": "shmq._worker_lost",

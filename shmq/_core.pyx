@@ -17,15 +17,15 @@ and `looks` keep port and cell, and `look_again` finds out what has happened mea
     Lease while it is buried                  its state, which changes before any Python code runs
     Dumper.idle                               the dumper: a thread takes the pickler away, and uses it alone
     Pickling                                  whoever took it from Dumper.idle
-    Log                                       the backlog's lock (_backlog.pxi)
+    Log                                       the backlog's lock (_binding/backlog.pxi)
     Leases                                    nothing: an iterator is one thread's, as a generator is
     shmq_owner_* (identity, named locks)      a mutex of theirs, which a fork takes, too
     words in the segment                      as layout.h says, by atomic operations
 
 Everything with Python code in it (an object's pickling, a codec, a buffer's exporter) runs before a cell is taken or
-after the message is leased: see _draft.pxi and _decode.pxi. A Port is a Handle (_handle.pxi, which
-attaches what an Observer of _observe.pxi only looks at) that produces (_produce.pxi),
-buries (_bury.pxi) and consumes (_consume.pxi); here it leases and lends. Loan and Lease themselves are in _lease.pxi.
+after the message is leased: see _binding/draft.pxi and _binding/decode.pxi. A Port is a Handle (_binding/handle.pxi, which
+attaches what an Observer of _binding/observe.pxi only looks at) that produces (_binding/produce.pxi),
+buries (_binding/bury.pxi) and consumes (_binding/consume.pxi); here it leases and lends. Loan and Lease themselves are in _binding/lease.pxi.
 """
 
 cimport cython
@@ -55,7 +55,7 @@ from types import GenericAlias
 
 from numpy import ascontiguousarray as np_ascontiguousarray, void as np_void
 
-from shmq import _codec
+from shmq._codec import codec as _codec
 from shmq._errors import (
     Closed, Empty, Full, InFlightLimit, LeaseLost, MessageTooLarge, NoSharedMemory, OutOfMemory, PayloadLost, PickleRefused, SegmentCorrupt,
     SegmentForeign, SegmentMismatch, ShmqError, ShutDown, TooManyPorts,
@@ -212,15 +212,15 @@ LONGEST_SECONDS = 366 * 86400.0
 CAUSES = ("released", "nacked", "expired", "died", "rejected", "?", "?", "?")
 
 
-include "_dumper.pxi"
-include "_draft.pxi"
-include "_decode.pxi"
-include "_observe.pxi"
-include "_backlog.pxi"
-include "_handle.pxi"
-include "_produce.pxi"
-include "_bury.pxi"
-include "_consume.pxi"
+include "_binding/dumper.pxi"
+include "_binding/draft.pxi"
+include "_binding/decode.pxi"
+include "_binding/observe.pxi"
+include "_binding/backlog.pxi"
+include "_binding/handle.pxi"
+include "_binding/produce.pxi"
+include "_binding/bury.pxi"
+include "_binding/consume.pxi"
 
 
 @cython.no_gc_clear # as Handle
@@ -624,6 +624,6 @@ cdef class Port(Consumer):
         return shmq_ring_peek(&self.port, nth, &header, NULL, 0, &moved) and header.id == id
 
 
-include "_lease.pxi"
-include "_birth.pxi"
-include "_hold.pxi"
+include "_binding/lease.pxi"
+include "_binding/birth.pxi"
+include "_binding/hold.pxi"

@@ -15,14 +15,18 @@ import weakref
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any, Literal
 
-from shmq import _core, _segment
-from shmq._backoff import YEAR, Backoff
-from shmq._bell import ITEMS, SPACE, Ears, wait_done
-from shmq._codec import Codec, json_codec
+from shmq import _core
+from shmq._codec.codec import Codec, json_codec
+from shmq._codec.reducers import reducers, state_beside
 from shmq._errors import Closed, Empty, Full, SegmentCorrupt, SegmentMismatch, SegmentNotFound
-from shmq._reducers import reducers, state_beside
-from shmq._segment import LIFETIMES, Config, Segment
-from shmq._stats import Holding, QueueStats, attached_report, holders_report, holdings_of, stats_of
+from shmq._observe.stats import Holding, QueueStats, attached_report, holders_report, holdings_of, stats_of
+from shmq._segment import anonymous as _anonymous
+from shmq._segment import lifecycle
+from shmq._segment import segment as _segment
+from shmq._segment.backoff import YEAR, Backoff
+from shmq._segment.config import LIFETIMES, Config
+from shmq._segment.segment import Segment
+from shmq._waiting.bell import ITEMS, SPACE, Ears, wait_done
 
 if TYPE_CHECKING:
     import logging
@@ -30,9 +34,9 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self, TypedDict, TypeVar, Unpack
 
-    from shmq._awaiting import Place, Receiving
-    from shmq._dead_letters import DeadLetter, DeadLetters
-    from shmq._fileno import Readable
+    from shmq._store.dead_letters import DeadLetter, DeadLetters
+    from shmq._waiting.awaiting import Place, Receiving
+    from shmq._waiting.fileno import Readable
 
     T = TypeVar("T", default=Any)  # what it carries; for type checkers
 else:
@@ -137,19 +141,19 @@ class Queue(_core.Port[T]):
             mode=mode,
         )
         if name is None:
-            _segment.sweep_anonymous()
+            _anonymous.sweep_anonymous()
             config.lifetime = config.lifetime or "creator"
-            self._begin(_segment.create(_segment.anonymous_name(), config, anonymous=True), config, codec, spin)
+            self._begin(lifecycle.create(_anonymous.anonymous_name(), config, anonymous=True), config, codec, spin)
             return
         while True:
-            segment = _segment.open_or_create(name, config)
+            segment = lifecycle.open_or_create(name, config)
             try:
                 self._begin(segment, config, codec, spin)
             except SegmentCorrupt:
                 if _segment.is_current(segment):
                     raise
                 continue  # unlinked between the two steps: the next look makes a new one
-            if _segment.has_stayed(segment):
+            if lifecycle.has_stayed(segment):
                 return
             self.close()  # it went with its last handle, or its creator, between the two steps
 
@@ -168,14 +172,14 @@ class Queue(_core.Port[T]):
         """A new queue of this name, that is still there once it is open. **Raises** SegmentExists."""
         queue = cls.__new__(cls)
         while True:
-            segment = _segment.create(name, config, anonymous)
+            segment = lifecycle.create(name, config, anonymous)
             try:
                 queue._begin(segment, config, codec, spin)
             except SegmentCorrupt:
                 if _segment.is_current(segment):
                     raise
                 continue
-            if _segment.has_stayed(segment):
+            if lifecycle.has_stayed(segment):
                 return queue
             queue.close()  # somebody else opened it, and was its last user, between the two steps
 
@@ -184,14 +188,14 @@ class Queue(_core.Port[T]):
         """Attach to an existing queue. **Raises** SegmentNotFound where there is none, and what Queue() raises."""
         _codec_name(codec)
         queue = cls.__new__(cls)
-        segment = _segment.attach(name)
+        segment = lifecycle.attach(name)
         try:
             queue._begin(segment, Config(), codec, spin)
         except SegmentCorrupt:
             if _segment.is_current(segment):
                 raise
         else:
-            if _segment.has_stayed(segment):
+            if lifecycle.has_stayed(segment):
                 return queue
             queue.close()
         raise SegmentNotFound(f"there is no segment {name!r}: it was unlinked, or went with its last user, this very moment")
@@ -227,14 +231,14 @@ class Queue(_core.Port[T]):
         self._places: dict[AbstractEventLoop, Place] = {}
         _open_queues.add(self)
         if self.grows and (self._backlog is None or self._backlog.segment is not self.segment):
-            from shmq._backlog import Backlog
+            from shmq._store.backlog import Backlog
 
             self._backlog = Backlog(self.segment)
         if "multiprocessing.util" in sys.modules and os.getpid() not in _leaves_with_multiprocessing:
             _leaves_with_multiprocessing.add(os.getpid())
             _leave_with_multiprocessing()
         if self._sweeps and (deaths := self._deaths_to_sweep()) is not None:
-            from shmq._sides import sweep_after
+            from shmq._store.sides import sweep_after
 
             sweep_after(deaths, self)
 
@@ -258,18 +262,18 @@ class Queue(_core.Port[T]):
         try:
             return self.get(False, timeout)
         except Empty:
-            from shmq import _awaiting
+            from shmq._waiting import awaiting
 
-            return await _awaiting.wait(self, ITEMS, self.get_nowait, timeout)
+            return await awaiting.wait(self, ITEMS, self.get_nowait, timeout)
 
     async def aput(self, obj: T, timeout: float | None = None) -> None:
         """put, awaited. **Raises** as put; where it is cancelled, nothing was put."""
         try:
             return self.put(obj, False, timeout)
         except Full:
-            from shmq import _awaiting
+            from shmq._waiting import awaiting
 
-            return await _awaiting.wait(self, SPACE, lambda: self.put(obj, False), timeout)
+            return await awaiting.wait(self, SPACE, lambda: self.put(obj, False), timeout)
 
     def areceive(
         self, timeout: float | None = None, lease_timeout: float | None = _core.AS_CREATED, extend: bool = False
@@ -279,15 +283,15 @@ class Queue(_core.Port[T]):
         It is a coroutine, which `asyncio.create_task` and the like take. `lease_timeout` and `extend` as in receive.
         **Raises** as receive.
         """
-        from shmq._awaiting import Receiving
+        from shmq._waiting.awaiting import Receiving
 
         return Receiving(self, _core.seconds_of(timeout), {"lease_timeout": lease_timeout, "extend": extend})
 
     async def ajoin(self, timeout: float | None = None) -> bool:
         """join, awaited."""
-        from shmq import _awaiting
+        from shmq._waiting import awaiting
 
-        return await _awaiting.done(self, _core.seconds_of(timeout))
+        return await awaiting.done(self, _core.seconds_of(timeout))
 
     def __aiter__(self) -> AsyncIterator[_core.Lease[T]]:
         return self.consume()
@@ -334,7 +338,7 @@ class Queue(_core.Port[T]):
     @property
     def dead_letters(self) -> DeadLetters:
         """The messages that were given up: see shmq.DeadLetters. **Raises** Closed."""
-        from shmq._dead_letters import DeadLetters
+        from shmq._store.dead_letters import DeadLetters
 
         self.qsize()
         return DeadLetters(self)
@@ -359,7 +363,7 @@ class Queue(_core.Port[T]):
         """
         self.qsize()
         if self._readable is None or self._readable.foreign:
-            from shmq import _fileno
+            from shmq._waiting import fileno as _fileno
 
             self._readable = _fileno.Readable(self)
         readable: Readable = self._readable
@@ -377,7 +381,7 @@ class Queue(_core.Port[T]):
                 self._readable.close()
                 self._readable = None
         if self._creator_pid == os.getpid():
-            _segment.leave(self.segment)
+            lifecycle.leave(self.segment)
             self._creator_pid = None  # after that: where it raises, for want of descriptors, a second close tries again
 
     close.__doc__ = _core.Port.close.__doc__
@@ -388,12 +392,12 @@ class Queue(_core.Port[T]):
         A second call does nothing. **Raises** SegmentNotFound where the name by now is another queue's.
         """
         try:
-            there = _segment.attach(self.name)
+            there = lifecycle.attach(self.name)
         except SegmentNotFound:
             return
         if there.nonce != self.segment.nonce:
             raise SegmentNotFound(f"the name {self.name!r} is another queue's by now: nothing was unlinked")
-        _segment.unlink(self.name)
+        lifecycle.unlink(self.name)
 
     def __enter__(self) -> Self:
         return self
@@ -418,18 +422,18 @@ class Queue(_core.Port[T]):
         return {key for image in images if (key := self._image_side_key(image)) is not None}
 
     def _anext(self, leases: _core.Leases, timeout: float | None) -> Any:
-        from shmq._awaiting import next_lease
+        from shmq._waiting.awaiting import next_lease
 
         return next_lease(self, leases, timeout)
 
     def _apublish(self, loan: _core.Loan[Any], nbytes: int | None, timeout: float | None) -> Any:
-        from shmq._awaiting import publish
+        from shmq._waiting.awaiting import publish
 
         return publish(self, loan, nbytes, timeout)
 
     def _left(self) -> None:
         if self.segment.config.lifetime != "creator" or not _segment.is_current(self.segment):
-            _segment.leave(self.segment)
+            lifecycle.leave(self.segment)
 
     def _interpreter_exits(self) -> None:
         """A daemon thread stops here, as it would a moment later anyway: Closed would be printed, and is no one's fault."""
@@ -440,7 +444,7 @@ class Queue(_core.Port[T]):
             time.sleep(3600)
 
     def _bury(self, image: bytes, **about: Any) -> None:
-        from shmq._dead_letters import DeadLetters
+        from shmq._store.dead_letters import DeadLetters
 
         DeadLetters(self).bury(image, **about)
 
@@ -455,7 +459,7 @@ class Queue(_core.Port[T]):
         _log().warning("a loop's body took longer than its lease: %s", error)
 
     def _keep(self, lease: _core.Lease, seconds: float) -> None:
-        from shmq._renewal import keep
+        from shmq._waiting.renewal import keep
 
         keep(lease, seconds)
 
@@ -516,7 +520,7 @@ def _leave_all() -> None:
     for queue in list(_open_queues):
         stays = queue._abandon(crashed)
         if queue._creator_pid == os.getpid() or (stays and queue.segment.config.lifetime != "creator"):
-            _segment.leave(queue.segment, ending=True)
+            lifecycle.leave(queue.segment, ending=True)
 
 
 def _ends_by_an_exception() -> bool:

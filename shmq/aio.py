@@ -12,11 +12,11 @@ from collections.abc import Iterable
 from types import GenericAlias
 from typing import Any, Generic
 
-from shmq import _awaiting
-from shmq._bell import DONE, ITEMS, SPACE
 from shmq._errors import Empty, Full, ShutDown
 from shmq._queue import Queue as SharedQueue
 from shmq._queue import T
+from shmq._waiting import awaiting
+from shmq._waiting.bell import DONE, ITEMS, SPACE
 
 __all__ = ["Queue", "wait_any"]
 
@@ -128,7 +128,7 @@ class Queue(Generic[T]):
             for side in sides:
                 place.rouse(side)
 
-    def _place(self) -> _awaiting.Place | None:
+    def _place(self) -> awaiting.Place | None:
         return self.queue._places.get(asyncio._get_running_loop()) if self.queue._places else None  # type: ignore[arg-type]
 
     def _waiting(self, side: int) -> deque[asyncio.Future[bool]]:
@@ -159,7 +159,7 @@ async def wait_any(queues: Iterable[SharedQueue[T]], timeout: float | None = Non
     several = list(queues)
     if not several:
         raise ValueError("wait_any() of no queue would wait for ever")
-    ready = await _awaiting.any_of(several, timeout)
+    ready = await awaiting.any_of(several, timeout)
     if ready is None:
         raise Empty(f"none of {len(several)} queues has a message{f' after {timeout} s' if timeout else ''}")
     return ready

@@ -25,8 +25,8 @@ from multiprocessing.context import get_spawning_popen
 from typing import Any, cast
 
 from shmq import _queue
+from shmq._codec.reducers import reducers_of_exporters
 from shmq._queue import T
-from shmq._reducers import reducers_of_exporters
 
 __all__ = ["JoinableQueue", "Queue", "SimpleQueue"]
 

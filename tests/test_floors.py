@@ -15,36 +15,26 @@ import pytest
 import shmq
 
 PACKAGE = Path(shmq.__file__).parent
-FLOORS = {
+FLOORS = {  # folders, and the modules beside them
     "_errors": 0,
-    "_core": 0,
-    "_worker_lost": 0,
-    "_backoff": 1,
-    "_segment": 1,
-    "_files": 1,
-    "_codec": 1,
-    "_liveness": 1,
-    "_reducers": 1,
-    "_stats": 2,
-    "_look": 2,
-    "_dead_letters": 2,
-    "_renewal": 2,
-    "_bell": 2,
-    "_fileno": 2,
-    "_awaiting": 2,
-    "_backlog": 2,
-    "_sides": 2,
-    "_queue": 2,
-    "_doctor": 3,
-    "aio": 3,
-    "executor": 3,
-    "mp": 3,
-    "cli": 4,
-    "__main__": 4,
+    "_core": 1,
+    "_worker_lost": 1,
+    "_segment": 2,
+    "_codec": 2,
+    "_store": 3,
+    "_observe": 4,
+    "_waiting": 4,
+    "_queue": 5,
+    "aio": 6,
+    "executor": 6,
+    "mp": 6,
+    "_observe.doctor": 6,  # it repairs through a queue
+    "cli": 7,
+    "__main__": 8,
 }
 FREE = {"_version", "_include", "_unbuilt"}  # import nothing of shmq, may be imported by all
-MODULES = sorted(PACKAGE.glob("*.py")) + sorted((PACKAGE / "cli").glob("*.py")) + sorted((PACKAGE / "executor").glob("*.py"))
-CYTHON = sorted(PACKAGE.glob("*.pyx")) + sorted(PACKAGE.glob("*.pxi"))
+MODULES = sorted(PACKAGE.rglob("*.py"))
+CYTHON = sorted(PACKAGE.glob("*.pyx")) + sorted((PACKAGE / "_binding").glob("*.pxi"))
 NATIVE = sorted((PACKAGE / "_native").glob("*.c"))
 PUBLIC = [
     "Backoff",
@@ -93,9 +83,15 @@ def path_id(path: Path) -> str:
     return str(path.relative_to(PACKAGE))
 
 
-def noun_of(path: Path) -> str:
-    """The name under which the table of floors knows a file."""
-    return path.stem if path.parent == PACKAGE else path.parent.name
+def module_of(path: Path) -> str:
+    """The dotted name of a file, without "shmq.": "_segment.files"; "executor" for its __init__.py."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
+
+
+def floor_entry(module: str) -> str:
+    """The name under which FLOORS knows a module: its own, or that of its folder."""
+    return module if module in FLOORS or module in FREE else module.partition(".")[0]
 
 
 def walk_at_run_time(node: ast.AST) -> Iterator[ast.AST]:
@@ -130,40 +126,75 @@ def cython_imports_of(path: Path) -> set[str]:
     return found
 
 
-def nouns_imported(imports: set[str]) -> set[str]:
+NAMES = {module_of(path) for path in MODULES} | {"_core"}
+
+
+def modules_imported(imports: set[str]) -> set[str]:
     """Which modules of shmq these imports name; "" is the package itself."""
-    nouns = set()
+    found = set()
     for name in imports:
         package, _, rest = name.partition(".")
         if package == "shmq":
-            noun = rest.partition(".")[0]
-            nouns.add(noun if noun in FLOORS or noun in FREE else "")
-    return nouns - {""} if nouns - {""} else nouns
+            while rest not in NAMES:  # the last part names something in a module
+                rest = rest.rpartition(".")[0]
+            found.add(rest)
+    deeper = {name for name in found if not any(other.startswith(f"{name}." if name else "_") for other in found - {name})}
+    return deeper or found
 
 
 def test_every_module_has_its_floor() -> None:
-    nouns = {noun_of(path) for path in MODULES + sorted(PACKAGE.glob("*.pyx"))} - {"__init__"}
-    assert nouns == set(FLOORS) | FREE
+    entries = {floor_entry(module_of(path)) for path in MODULES + sorted(PACKAGE.glob("*.pyx"))} - {""}
+    assert entries == set(FLOORS) | FREE
 
 
 @pytest.mark.parametrize("path", [path for path in MODULES if path != PACKAGE / "__init__.py"], ids=path_id)
-def test_a_module_imports_its_own_floor_and_those_below(path: Path) -> None:
-    floor = FLOORS.get(noun_of(path), 0)
-    for noun in nouns_imported(imports_of(path)):
-        if noun == "":
-            assert floor == 4, f"{path_id(path)} imports the package that is made of it"
+def test_a_module_imports_from_lower_floors_and_its_own_folder(path: Path) -> None:
+    entry = floor_entry(module_of(path))
+    for module in modules_imported(imports_of(path)):
+        other = floor_entry(module)
+        if module == "":
+            assert FLOORS[entry] >= 7, f"{path_id(path)} imports the package that is made of it"
         else:
-            assert FLOORS.get(noun, 0) <= floor, f"{path_id(path)} of floor {floor} imports {noun}"
+            assert other == entry or FLOORS.get(other, -1) < FLOORS.get(entry, 0), f"{path_id(path)} imports {module}"
+
+
+def find_circle(graph: dict[str, set[str]]) -> list[str]:
+    """Modules of which each imports the next, and the last the first; [] where there are none."""
+    done: set[str] = set()
+
+    def visit(module: str, way: list[str]) -> list[str]:
+        if module in way:
+            return way[way.index(module) :]
+        if module not in done:
+            for other in sorted(graph.get(module, ())):
+                if circle := visit(other, [*way, module]):
+                    return circle
+            done.add(module)
+        return []
+
+    return next(filter(None, (visit(module, []) for module in sorted(graph))), [])
+
+
+def test_no_module_imports_itself_on_any_way() -> None:
+    """Inside functions too. The package itself imports everybody, and counts for nobody."""
+    graph = {module_of(path): modules_imported(imports_of(path)) for path in MODULES if path != PACKAGE / "__init__.py"}
+    folders = {module_of(path) for path in MODULES if path.name == "__init__.py"}
+    assert find_circle({module: {name for name in graph[module] if name not in folders} for module in graph}) == []
+
+
+def test_a_circle_is_found() -> None:
+    assert find_circle({"a": {"b", "d"}, "b": {"c"}, "c": {"b"}, "d": set()}) == ["b", "c"]
+    assert find_circle({"a": {"b"}, "b": {"c"}}) == []
 
 
 @pytest.mark.parametrize("noun", sorted(FREE))
 def test_free_modules_import_nothing_of_shmq(noun: str) -> None:
-    assert nouns_imported(imports_of(PACKAGE / f"{noun}.py")) == set()
+    assert modules_imported(imports_of(PACKAGE / f"{noun}.py")) == set()
 
 
 def test_the_binding_calls_up_into_the_codec_alone() -> None:
-    found = set().union(*(nouns_imported(cython_imports_of(path)) for path in CYTHON))
-    assert found == {"_codec", "_errors"}
+    found = set().union(*(modules_imported(cython_imports_of(path)) for path in CYTHON))
+    assert found == {"_codec.codec", "_errors"}
 
 
 def importers_of(*names: str) -> set[str]:
@@ -174,13 +205,13 @@ def importers_of(*names: str) -> set[str]:
 
 def test_only_the_codec_the_reducers_the_binding_and_the_tasks_of_executors_touch_pickle() -> None:
     found = importers_of("pickle", "_pickle", "marshal", "shelve", "copyreg", "dill", "cloudpickle")
-    assert found == {"_codec", "_core", "_reducers", "_pickles", "_tasks"}
+    assert found == {"codec", "_core", "reducers", "_pickles", "_tasks"}
 
 
 def test_only_the_files_module_makes_maps_and_removes_what_lies_in_shared_memory() -> None:
-    assert importers_of("posix_ipc", "_posixshmem") == {"_files"}
+    assert importers_of("posix_ipc", "_posixshmem") == {"files"}
     assert importers_of("mmap") == set()  # a mapping is the binding's, which keeps no descriptor
-    assert {path.stem for path in MODULES if "_core.Mapping(" in path.read_text()} == {"_files"}
+    assert {path.stem for path in MODULES if "_core.Mapping(" in path.read_text()} == {"files"}
 
 
 def test_locks_are_taken_by_a_hold_that_gives_them_back_when_it_is_dropped() -> None:
@@ -193,7 +224,7 @@ def test_locks_are_taken_by_a_hold_that_gives_them_back_when_it_is_dropped() -> 
         if isinstance(item.context_expr, ast.Name | ast.Attribute)
     }
     assert {name for name in bare if "/cli/" not in f"/{name}"} == {
-        "_doctor.py: queue",
+        "_observe/doctor.py: queue",
         "executor/_client.py: future._condition",
         "executor/_future.py: self._condition",
     }

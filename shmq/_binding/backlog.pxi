@@ -1,4 +1,4 @@
-# The log of a queue without a bound, under the backlog's lock: append, move into the ring, look. What is in it: shmq/_backlog.py.
+# The log of a queue without a bound, under the backlog's lock: append, move into the ring, look. What is in it: shmq/_store/backlog.py.
 #
 # Whoever has the lock runs no Python code: no signal handler, no finalizer and no other thread of this process can come in between
 # and want the lock, too, which its own thread would wait for in vain. So nothing here raises, and no object is made that the collector
@@ -66,7 +66,7 @@ cdef bint is_descriptor_of(int descriptor, const identity_t *identity) noexcept:
 
 
 cdef class Log:
-    """The file of a backlog: its first page, which is mapped, and a descriptor. Base of shmq._backlog.Backlog, which opens it."""
+    """The file of a backlog: its first page, which is mapped, and a descriptor. Base of shmq._store.backlog.Backlog, which opens it."""
 
     cdef Py_buffer memory
     cdef shmq_word *words

@@ -1,4 +1,4 @@
-# Dumper: objects to pickles, for messages (_draft.pxi) and for the tasks of a pool (executor/_tasks.py). Included by _core.pyx.
+# Dumper: objects to pickles, for messages (_binding/draft.pxi) and for the tasks of a pool (executor/_tasks.py). Included by _core.pyx.
 
 @cython.final
 cdef class Pickling:

@@ -25,7 +25,7 @@ cdef class Handle(Observer):
     cdef bytes place                # where the bells are: see bell.h
     cdef int bell                   # the descriptor of this port's own bell, or -1
     cdef identity_t bell_identity   # … which is the bell's only as long as it leads to this file
-    cdef public object _readable    # shmq._fileno.Readable, once somebody asked for fileno()
+    cdef public object _readable    # shmq._waiting.fileno.Readable, once somebody asked for fileno()
     cdef object __weakref__
 
     _reducers = None                # what a subclass's handles pickle with: a mapping from classes to reducers
@@ -347,7 +347,7 @@ cdef class Handle(Observer):
     def _all_wait(self) -> bool:
         return shmq_all_wait(&self.port)
 
-    # -- waiting for several things at once: shmq/_bell.py ----------------------------------------------------------------
+    # -- waiting for several things at once: shmq/_waiting/bell.py ----------------------------------------------------------------
 
     @cython.critical_section
     def _bell(self) -> int:

@@ -9,7 +9,7 @@ cdef class Observer:
 
     cdef shmq_port port             # an observer's has no record: it is no port of the segment's
     cdef Py_buffer memory           # keeps the mapping while the port, or a view of one of its slots, lives
-    cdef readonly object segment    # shmq._segment.Segment
+    cdef readonly object segment    # shmq._segment.segment.Segment
     cdef readonly bint grows
     cdef uint64_t forks             # of the process that attached; anything else sends a call through enter()
 
@@ -276,7 +276,7 @@ cdef class Observer:
         """The header's word: how many messages wait in the backlog."""
         return shmq_load_seq(&self.port.header.backlog)
 
-    # -- images of dead letters: shmq/_dead_letters.py ---------------------------------------------------------------------
+    # -- images of dead letters: shmq/_store/dead_letters.py ---------------------------------------------------------------------
 
     def _image_bytes(self, bytes image) -> int:
         """The payload bytes of a buried message; 0 of one whose side segment is gone."""

@@ -193,7 +193,7 @@ cdef class Producer(Handle):
             if shmq_unlikely(forks != shmq_owner_forks):
                 batch_refuse_forked(batch, self)
 
-    # -- the backlog of a queue without a bound: shmq/_backlog.pxi has the log, and why no Python code runs under its lock ---------
+    # -- the backlog of a queue without a bound: shmq/_binding/backlog.pxi has the log, and why no Python code runs under its lock ---------
 
     cdef inline bint is_behind(self) noexcept:
         """Do messages wait in the backlog?"""

@@ -1,4 +1,4 @@
-/* Files in /dev/shm, and whose they are: what shmq/_files.py is for Python programs.
+/* Files in /dev/shm, and whose they are: what shmq/_segment/files.py is for Python programs.
  *
  * /dev/shm is one folder for all users, and each name in it can be read or guessed. So a file is used only if it is this user's, of
  * the expected kind, without permissions for others, and under one name; and what is another user's is never removed. That is

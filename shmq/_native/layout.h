@@ -263,7 +263,7 @@ enum shmq_segment_flag {
     SHMQ_WITH_CREATOR = 4,  /* the name goes when the creator does */
     SHMQ_WITH_HANDLES = 8,  /* … when the last handle does */
     SHMQ_ANONYMOUS = 16,    /* nobody is meant to find it by its name */
-    SHMQ_GROWS = 32,        /* what finds the ring full waits in a log beside the segment (shmq/_backlog.py) */
+    SHMQ_GROWS = 32,        /* what finds the ring full waits in a log beside the segment (shmq/_store/backlog.py) */
 };
 
 /* What the creator laid down about leases and failures. Read once at attach, and clamped: see shmq_policy_of. */

@@ -18,16 +18,19 @@ from typing import Literal
 
 import psutil
 
-from shmq import _core, _files, _segment
+from shmq import _core
 from shmq._core import Observer
-from shmq._dead_letters import DeadLetters
 from shmq._errors import SegmentNotFound, ShmqError, TooManyPorts
-from shmq._files import SEPARATOR, SHM
-from shmq._look import look, older
+from shmq._observe.look import look, older
+from shmq._observe.stats import verify
 from shmq._queue import Queue
-from shmq._segment import Segment
-from shmq._sides import sweep
-from shmq._stats import verify
+from shmq._segment import files as _files
+from shmq._segment import lifecycle, listing
+from shmq._segment import segment as _segment
+from shmq._segment.files import SEPARATOR, SHM
+from shmq._segment.segment import Segment
+from shmq._store.dead_letters import DeadLetters
+from shmq._store.sides import sweep
 
 __all__ = ["Finding", "examine"]
 
@@ -65,11 +68,11 @@ def examine(names: Collection[str] = ()) -> list[Finding]:
         _segment.check_name(name)
     if wrong := _files.without_memory():
         return [Finding("error", SHM, str(wrong))]
-    there = [name for name in _segment.list_segments() if not names or name in names]
+    there = [name for name in listing.list_segments() if not names or name in names]
     findings = [] if names else [*examine_place(), *examine_logind(), *examine_older()]
     for name in there:
         findings += each_for_itself(name, examine_queue(name))
-    used = cache(_segment.used_although_removed)  # which takes a look at every process
+    used = cache(listing.used_although_removed)  # which takes a look at every process
     untouched = {finding.subject for finding in findings if finding.level == "error"}
     for name, files in strays(names).items():
         if name not in untouched:  # its lock would be waited for once more
@@ -184,8 +187,8 @@ def examine_queue(name: str) -> Iterator[Finding]:
     if sight.state != "usable" or sight.observer is None:
         yield Finding("error", name, f"{sight.state}: {sight.problem}")
         return
-    with _segment.NameLock(name, PATIENCE):
-        segment = _segment.find(name)
+    with lifecycle.NameLock(name, PATIENCE):
+        segment = lifecycle.find(name)
         if segment is None:
             return  # it went while we looked
         yield from examine_semaphores(segment)
@@ -212,9 +215,9 @@ def examine_queue(name: str) -> Iterator[Finding]:
 
 
 def examine_remains(name: str, which: str) -> Iterator[Finding]:
-    with _segment.NameLock(name, PATIENCE):  # not in the middle of its creation
-        if _segment.find(name) is None:
-            _segment.remove(name)
+    with lifecycle.NameLock(name, PATIENCE):  # not in the middle of its creation
+        if lifecycle.find(name) is None:
+            lifecycle.remove(name)
             yield Finding("repaired", name, f"the remains of a queue {which}: removed")
 
 
@@ -270,9 +273,9 @@ def strays(names: Collection[str] = ()) -> dict[str, list[re.Match[str]]]:
 
 def examine_strays(name: str, files: list[re.Match[str]], used: Callable[[], set[str]]) -> Iterator[Finding]:
     """Files beside a queue that is gone, or that was made anew since."""
-    with _segment.NameLock(name, PATIENCE):
+    with lifecycle.NameLock(name, PATIENCE):
         try:
-            segment = _segment.find(name)
+            segment = lifecycle.find(name)
         except SegmentNotFound:
             segment = None
         nonce = "" if segment is None else f"{segment.nonce:016x}"

@@ -9,10 +9,11 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from shmq import _core, _files, _segment
+from shmq import _core
 from shmq._core import Observer
 from shmq._errors import NoSharedMemory, SegmentCorrupt, SegmentForeign, SegmentMismatch, SegmentNotFound, ShmqError
-from shmq._segment import Segment
+from shmq._segment import files, lifecycle, segment
+from shmq._segment.segment import Segment
 
 __all__ = ["Sight", "look", "older"]
 
@@ -33,9 +34,9 @@ class Sight(NamedTuple):
 
 def look(name: str) -> Sight:
     """The segment of this name. **Raises** SegmentNotFound, NoSharedMemory, ValueError for what can be no name."""
-    _segment.check_name(name)
+    segment.check_name(name)
     try:
-        memory, identity = _files.map_file(_segment.file_of(name), readonly=True)
+        memory, identity = files.map_file(segment.file_of(name), readonly=True)
         header = _core.read_header(memory)
     except (SegmentNotFound, NoSharedMemory):
         raise
@@ -46,11 +47,11 @@ def look(name: str) -> Sight:
     if header is None:
         return Sight(name, "half-made", "it is being made at this moment, or whoever made it was killed before it was finished")
     state, problem = "usable", ""
-    if header["boot_id"] != _segment.boot_id():
+    if header["boot_id"] != segment.boot_id():
         state, problem = "other boot", "it was made before the machine was last booted: its messages are those of that time"
     elif header["lock_inode"] != lock_inode():
         state, problem = "other lock file", "it was made beside another lock file: whether its users live cannot be told"
-    elif _segment.outlived(header, memory):
+    elif lifecycle.outlived(header, memory):
         state, problem = "left over", "it was to go with its creator, or with its last handle, and those are gone"
     observer = Observer()
     try:
@@ -63,7 +64,7 @@ def look(name: str) -> Sight:
 def older() -> dict[str, int]:
     """Names of this user's queues that an older shmq made, whose files bore no user's number, and how many files each has."""
     found: dict[str, int] = {}
-    for name in filter(None, map(OLDER.fullmatch, _files.list_files("shmq.", "sem.shmq."))):
+    for name in filter(None, map(OLDER.fullmatch, files.list_files("shmq.", "sem.shmq."))):
         found[name[1]] = found.get(name[1], 0) + 1
     return found
 

@@ -53,7 +53,7 @@ class QueueStats:
 
 def stats_of(port: Observer) -> QueueStats:
     """Read a segment. The numbers are of one look, not of one instant."""
-    from shmq._dead_letters import DeadLetters
+    from shmq._store.dead_letters import DeadLetters
 
     states = Counter(state for state, _, _, _ in port._cells())
     puts, gets, receives, acks, nacks, redeliveries = port._counters()
@@ -108,7 +108,7 @@ class Holding:
 
 def holdings_of(port: Observer) -> list[Holding]:
     """Who holds what, longest first."""
-    from shmq._liveness import holders_of
+    from shmq._observe.liveness import holders_of
 
     pids, holders = {index: pid for index, _, pid, _, _ in port._ports()}, holders_of(port)
     found = [
@@ -131,7 +131,7 @@ def holdings_of(port: Observer) -> list[Holding]:
 
 def holders_report(port: Observer) -> str:
     """Who holds in-flight cells, in words: for the message of InFlightLimit."""
-    from shmq._liveness import holders_of
+    from shmq._observe.liveness import holders_of
 
     holders = holders_of(port)
     now = _core.monotonic_ns() * 1e-9
@@ -152,7 +152,7 @@ def holders_report(port: Observer) -> str:
 
 def attached_report(port: Observer) -> str:
     """Who has how many handles, in words: those who have most of them."""
-    from shmq._liveness import holders_of
+    from shmq._observe.liveness import holders_of
 
     handles = Counter(holders_of(port).values()).most_common()
     parts = [f"{count} by {who}" if count > 1 else who for who, count in handles[:MOST_NAMED]]

@@ -5,9 +5,9 @@ All of them are flat, of mode 0600, and named after the segment that they stand 
     shmq-UID.NAME                         the segment
     sem.shmq-UID.NAME+NONCE.items|space   the semaphores on which consumers and producers sleep
     shmq-UID.NAME+NONCE.KEY               a side segment with one message that was too large for a slot
-    shmq-UID.NAME+NONCE.dead/             the queue's dead letters (shmq/_dead_letters.py), the one folder, mode 0700
+    shmq-UID.NAME+NONCE.dead/             the queue's dead letters (shmq/_store/dead_letters.py), the one folder, mode 0700
     shmq-UID.NAME+NONCE.PORT.bell         the bell of a port (shmq/_native/bell.h)
-    shmq-UID.NAME+NONCE.backlog           messages that found the ring of a queue without a bound full (shmq/_backlog.py)
+    shmq-UID.NAME+NONCE.backlog           messages that found the ring of a queue without a bound full (shmq/_store/backlog.py)
     shmq-UID.NAME+NONCE.workers           the board of a worker pool (shmq/executor/_board.py)
     .shmq-UID.lock                        the user's lock file (shmq/_native/owner.h)
 

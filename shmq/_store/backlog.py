@@ -9,7 +9,8 @@ word with the length of a message's image, and the image (its slot's header and 
 
 The header of the segment has the number of records, and that word is all that a put or a get looks at while there are none.
 Everything happens under the backlog's lock (Port.append, Port.refill), which the kernel gives back when its holder dies, and in
-compiled code (shmq/_backlog.pxi), so that no Python code runs under the lock; this module opens the file, and says what failed:
+compiled code (shmq/_binding/backlog.pxi), so that no Python code runs under the lock. This module opens the file, and says what
+failed:
 
 - A record is complete before the tail moves over it: who is killed in between leaves a tail that the next one overwrites.
 - The number goes up before the tail moves, and down after the head did, so that no record is ever unknown.
@@ -25,9 +26,10 @@ from __future__ import annotations
 
 import os
 
-from shmq import _core, _files
+from shmq import _core
 from shmq._errors import SegmentCorrupt, SegmentNotFound
-from shmq._segment import Segment
+from shmq._segment import files
+from shmq._segment.segment import Segment
 
 __all__ = ["Backlog"]
 
@@ -38,19 +40,19 @@ class Backlog(_core.Log):
     def __init__(self, segment: Segment) -> None:
         self.segment = segment
         try:
-            memory, identity = _files.map_file(segment.backlog_file)
-            descriptor = _files.open_file(segment.backlog_file)
+            memory, identity = files.map_file(segment.backlog_file)
+            descriptor = files.open_file(segment.backlog_file)
         except SegmentNotFound:
             raise SegmentCorrupt(
-                f"the backlog of queue {segment.name!r} is gone from {_files.SHM}: unlink the queue and create it anew"
+                f"the backlog of queue {segment.name!r} is gone from {files.SHM}: unlink the queue and create it anew"
             ) from None
         self._use(memory, descriptor)
-        if _files.identity_of(os.fstat(descriptor)) != identity:
+        if files.identity_of(os.fstat(descriptor)) != identity:
             raise SegmentCorrupt(f"the backlog of queue {segment.name!r} was made anew while it was opened")
 
     def _open_again(self) -> int:
         try:
-            descriptor = _files.open_file(self.segment.backlog_file)
+            descriptor = files.open_file(self.segment.backlog_file)
         except SegmentNotFound:
             descriptor = -1
         if not self._is(descriptor):
@@ -63,4 +65,4 @@ class Backlog(_core.Log):
         return descriptor
 
     def _failure(self, failure: int, nbytes: int) -> BaseException:
-        return _files.failure(self.segment.backlog_file, nbytes, OSError(failure, os.strerror(failure)))
+        return files.failure(self.segment.backlog_file, nbytes, OSError(failure, os.strerror(failure)))

@@ -12,9 +12,10 @@ import contextlib
 import re
 from typing import TYPE_CHECKING
 
-from shmq import _core, _files
-from shmq._dead_letters import DeadLetters
+from shmq import _core
 from shmq._errors import ShmqError
+from shmq._segment import files as _files
+from shmq._store.dead_letters import DeadLetters
 
 if TYPE_CHECKING:
     from shmq._queue import Queue

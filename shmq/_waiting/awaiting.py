@@ -14,8 +14,8 @@ from collections.abc import Callable, Coroutine, Generator, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from shmq import _core
-from shmq._bell import DONE, ITEMS, SLICE, SPACE, Listener
 from shmq._errors import Closed, Empty, Full, InFlightLimit, SegmentNotFound, ShmqError, ShutDown
+from shmq._waiting.bell import DONE, ITEMS, SLICE, SPACE, Listener
 
 if TYPE_CHECKING:
     from shmq._core import Lease, Leases, Loan

@@ -17,9 +17,9 @@ import weakref
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
-from shmq import _bell
-from shmq._bell import ITEMS
 from shmq._errors import ShmqError
+from shmq._waiting import bell
+from shmq._waiting.bell import ITEMS
 
 if TYPE_CHECKING:
     from shmq._queue import Queue
@@ -55,7 +55,7 @@ class Readable:
                 self.ring_if_worth()
 
     def ring_if_worth(self) -> None:
-        if self.ear._worth(ITEMS) and not _bell.readable([self.descriptor], 0):
+        if self.ear._worth(ITEMS) and not bell.readable([self.descriptor], 0):
             with contextlib.suppress(BlockingIOError):
                 os.write(self.descriptor, b"\0")
 
@@ -89,7 +89,7 @@ class Clock:
                 watched.append(self.new.get(timeout=pause))
             looks = [(reference, self.look_for(reference)) for reference in watched]
             watched = [reference for reference, soon in looks if soon is not None]
-            pause = min([_bell.SLICE, *(soon for _, soon in looks if soon is not None)]) if watched else None
+            pause = min([bell.SLICE, *(soon for _, soon in looks if soon is not None)]) if watched else None
 
     @staticmethod
     def look_for(reference: weakref.ref[Readable]) -> float | None:

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import click
 
 import shmq
-from shmq import _segment
-from shmq._dead_letters import DeadLetter, DeadLetters
-from shmq._look import look
+from shmq._observe.look import look
+from shmq._segment import lifecycle
+from shmq._store.dead_letters import DeadLetter, DeadLetters
 from shmq.cli._screen import Row, age, fail, listing, printable, size
 
 __all__ = ["dead", "redrive"]
@@ -28,7 +28,7 @@ def dead(name: str, errors: bool, data: bool) -> None:
     Looking takes no port and changes nothing, but for --data. See shmq redrive for putting them back.
     """
     if data:
-        with shmq.Queue._inspect(_segment.attach(name)) as queue:
+        with shmq.Queue._inspect(lifecycle.attach(name)) as queue:
             show(queue.dead_letters, errors, data)
         return
     sight = look(name)
@@ -70,7 +70,7 @@ def words_of(letter: DeadLetter, errors: bool, data: bool) -> Iterator[str]:
 @click.option("--timeout", type=click.FloatRange(min=0), help="Seconds to wait for room in a full queue (for ever).")
 def redrive(name: str, messages: tuple[int, ...], rate: float | None, timeout: float | None) -> None:
     """Put dead letters back into their queue, oldest first: all of them, or those of these numbers (see shmq dead)."""
-    with shmq.Queue._inspect(_segment.attach(name)) as queue:
+    with shmq.Queue._inspect(lifecycle.attach(name)) as queue:
         there = {letter.id for letter in queue.dead_letters}
         if unknown := sorted(set(messages) - there):
             raise fail(f"queue {name!r} has no dead letter {', '.join(map(str, unknown))}; `shmq dead {name}` lists them")

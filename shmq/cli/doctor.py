@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from shmq._doctor import examine
+from shmq._observe.doctor import examine
 from shmq.cli._screen import Row, listing, printable
 
 __all__ = ["doctor"]

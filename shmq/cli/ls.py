@@ -8,10 +8,10 @@ from collections import Counter
 import click
 
 import shmq
-from shmq import _segment
-from shmq._liveness import holders_of
-from shmq._look import Sight, look, older
-from shmq._stats import stats_of
+from shmq._observe.liveness import holders_of
+from shmq._observe.look import Sight, look, older
+from shmq._observe.stats import stats_of
+from shmq._segment.listing import memory_of_all
 from shmq.cli._screen import Row, age, listing, printable, size
 
 __all__ = ["ls"]
@@ -35,7 +35,7 @@ def ls() -> None:
     if not names:
         click.echo("there are no segments", err=True)
         return
-    memory = _segment.memory_of_all()
+    memory = memory_of_all()
     rows = []
     for name in names:
         try:

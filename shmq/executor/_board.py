@@ -22,10 +22,11 @@ import os
 import time
 from dataclasses import dataclass
 
-from shmq import _core, _files, _segment
-from shmq._bell import ITEMS
+from shmq import _core
 from shmq._errors import SegmentNotFound
 from shmq._queue import Queue
+from shmq._segment import files, lifecycle
+from shmq._waiting.bell import ITEMS
 
 __all__ = ["DIE", "FREE", "LEAVE", "LEFT", "READY", "STARTING", "Board", "Row", "WorkerStats"]
 
@@ -97,12 +98,12 @@ class Board:
         self._queue = queue
         file = f"{queue.segment.beside}.workers"
         self._file = file
-        with _segment.NameLock(file):
+        with lifecycle.NameLock(file):
             try:
-                memory, _ = _files.map_file(file)
+                memory, _ = files.map_file(file)
             except (SegmentNotFound, BlockingIOError):  # never made, or its maker died before it had a size
-                _files.remove(file)
-                memory = _files.make_file(file, ROWS * WORDS * 8)
+                files.remove(file)
+                memory = files.make_file(file, ROWS * WORDS * 8)
         self._words = memoryview(memory).cast("Q")
 
     def row(self, index: int) -> Row:
@@ -111,7 +112,7 @@ class Board:
     def claim(self) -> Row:
         """A free row, for a worker of this process. Raises OSError where there is none."""
         words = self._words
-        with _segment.NameLock(self._file):
+        with lifecycle.NameLock(self._file):
             for at in range(0, len(words), WORDS):
                 if words[at + STATE] == FREE or not _core.alive(words[at + CREW]):
                     words[at + OWNER] = words[at + PID] = words[at + TASK] = words[at + ASKED] = 0

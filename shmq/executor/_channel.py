@@ -20,10 +20,11 @@ import contextlib
 import time
 from typing import Any, Literal
 
-from shmq import _segment
 from shmq._core import Lease
 from shmq._errors import Empty, Full, InFlightLimit, OutOfMemory, SegmentExists, SegmentMismatch, SegmentNotFound
 from shmq._queue import Queue, _config
+from shmq._segment import lifecycle
+from shmq._segment import segment as _segment
 from shmq.executor._tasks import SMALL, Message
 
 __all__ = ["MOST_WORKERS", "SLOTS", "Channel", "shape_of"]
@@ -252,7 +253,7 @@ class Channel:
                     raise _segment.out_of_sight(self.small.segment)
                 if not self._guest:
                     self.large = Queue.attach(self.large_name)
-                elif segment := _segment.find(self.large_name):  # not under its name's lock: whoever makes it may be stopped
+                elif segment := lifecycle.find(self.large_name):  # not under its name's lock: whoever makes it may be stopped
                     self.large = Queue._inspect(segment)
         return self.large
 

@@ -26,9 +26,9 @@ from multiprocessing.util import Finalize
 from typing import Any
 
 from shmq import _core
-from shmq._bell import wait_many
 from shmq._core import Hold
 from shmq._errors import Full, OutOfMemory, PayloadLost, ShmqError
+from shmq._waiting.bell import wait_many
 from shmq._worker_lost import WorkerLost
 from shmq.executor._autoscale import Autoscale
 from shmq.executor._board import Board, WorkerStats

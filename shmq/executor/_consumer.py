@@ -7,10 +7,10 @@ import random
 import time
 from typing import Any, NamedTuple
 
-from shmq._backoff import Backoff
 from shmq._core import Lease
 from shmq._errors import Empty, InFlightLimit, LeaseLost, ShutDown
 from shmq._queue import Queue
+from shmq._segment.backoff import Backoff
 from shmq.executor import _board
 from shmq.executor._function import Function, find
 from shmq.executor._worker import Plan, Worker, live

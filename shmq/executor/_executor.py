@@ -13,8 +13,8 @@ from concurrent import futures
 from multiprocessing.context import BaseContext
 from typing import Any, ParamSpec, TypeVar
 
-from shmq import _segment
 from shmq._core import Hold
+from shmq._segment import anonymous
 from shmq.executor import _tasks
 from shmq.executor._autoscale import Autoscale
 from shmq.executor._channel import MOST_WORKERS, shape_of
@@ -119,12 +119,12 @@ class Executor(futures.Executor):
         for module in STARTERS[mp_context.get_start_method(allow_none=False)], "resource_tracker":
             importlib.import_module(f"multiprocessing.{module}")
         if name is None:
-            _segment.sweep_anonymous()
+            anonymous.sweep_anonymous()
         self._max_workers = max_workers
         self._mp_context = mp_context
         channel = shape_of(max_workers, name is None) | {"slot_size": slot_size, "max_deliveries": max_deliveries}
         plan = {"initializer": initializer, "initargs": initargs, "most_tasks": max_tasks_per_child}
-        self._client = Client(name or _segment.anonymous_name(), channel, name is None, mp_context, max_workers, plan, scale)
+        self._client = Client(name or anonymous.anonymous_name(), channel, name is None, mp_context, max_workers, plan, scale)
         self._client.outcomes.in_place = zero_copy
         self._flags = _tasks.IN_PLACE if zero_copy else 0
         self._prefixes: dict[Callable[..., Any], bytes] = {}

@@ -15,7 +15,7 @@ from collections import ChainMap
 from typing import Any
 
 from shmq import _core
-from shmq._reducers import reducers
+from shmq._codec.reducers import reducers
 
 __all__ = [
     "MAIN",

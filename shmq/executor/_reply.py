@@ -13,8 +13,9 @@ import os
 import time
 from typing import Any
 
-from shmq import _core, _files, _segment
+from shmq import _core
 from shmq._errors import Full, OutOfMemory, SegmentNotFound
+from shmq._segment import anonymous, files, lifecycle
 from shmq.executor._channel import Channel
 from shmq.executor._tasks import Message
 
@@ -28,13 +29,13 @@ LEFT_FREE = 4  # one part in so many of /dev/shm is not for outcomes that a clie
 
 def client_name(client: int) -> str:
     """The name of the queue of a client's outcomes: its pid, and a number by chance."""
-    return f"{_segment.ANONYMOUS_PREFIX}{client >> 32}.{client & 0xFFFFFFFF:08x}.results"
+    return f"{anonymous.ANONYMOUS_PREFIX}{client >> 32}.{client & 0xFFFFFFFF:08x}.results"
 
 
 def is_gone(client: int) -> bool:
     """Will this client never take an outcome again?"""
     try:
-        return not _core.alive(_segment.attach(client_name(client)).creator)
+        return not _core.alive(lifecycle.attach(client_name(client)).creator)
     except SegmentNotFound:
         return True
 
@@ -102,5 +103,5 @@ class Reply:
 
 def leaves_some(nbytes: int) -> bool:
     """Is a part of /dev/shm free when so many bytes more are taken?"""
-    space = os.statvfs(_files.SHM)
+    space = os.statvfs(files.SHM)
     return space.f_bavail * space.f_frsize - nbytes > space.f_blocks * space.f_frsize // LEFT_FREE

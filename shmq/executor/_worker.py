@@ -11,10 +11,11 @@ from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from shmq import _core, _segment
+from shmq import _core
 from shmq._core import Lease
 from shmq._errors import Empty, Full, OutOfMemory, SegmentNotFound, ShmqError
 from shmq._queue import Queue
+from shmq._segment import segment
 from shmq.executor import _board, _tasks
 from shmq.executor._board import Board
 from shmq.executor._channel import Channel
@@ -333,7 +334,7 @@ class TaskWorker(Worker):
             return Reply(client, self.plan.channel)
         except SegmentNotFound:
             # The client is gone, and its segments are. Or a task has changed this process's root, and none is to be seen.
-            if not _segment.is_current(self.tasks.small.segment):
+            if not segment.is_current(self.tasks.small.segment):
                 raise
             return None
 

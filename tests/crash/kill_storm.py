@@ -36,7 +36,8 @@ import numpy as np
 from storm_ledger import NUMBER_BITS, Judge, Kill, Kind, Ledger, Letter, Verdict, read
 
 import shmq
-from shmq import _doctor, _segment
+from shmq._observe import doctor
+from shmq._segment import files
 
 SHM = "/dev/shm"
 HEAD = struct.Struct("<QII")  # of a message: number, bytes, checksum of all the rest
@@ -513,7 +514,7 @@ class Storm:
         rest = (stats.ports, stats.ready, stats.leased, stats.loaned, stats.held, stats.returned)
         if rest != (1, 0, 0, 0, 0, 0):
             self.violate(f"at rest there is something left: {stats}")
-        repaired = list(_doctor.examine_queue(self.options.name))
+        repaired = list(doctor.examine_queue(self.options.name))
         self.strays += len(repaired)
         left = [file for file in self.files_of_the_queue() if f"{self.q.segment.nonce:016x}." in file]
         left = [file for file in left if not file.startswith("sem.") and not file.endswith(".dead")]
@@ -521,7 +522,7 @@ class Storm:
             self.violate(f"the doctor has left {left[:5]}")
 
     def files_of_the_queue(self) -> list[str]:
-        return [file for file in os.listdir(SHM) if f"{_segment.prefix()}{self.options.name}" in file]
+        return [file for file in os.listdir(SHM) if f"{files.prefix()}{self.options.name}" in file]
 
     def take_letters(self) -> dict[int, Letter]:
         letters = {}

@@ -25,19 +25,20 @@ from conftest import Children, wait_until
 from faults import LONG, Words, files_of, reap_all
 
 import shmq
-from shmq import _awaiting, _bell, aio
+from shmq import aio
+from shmq._waiting import awaiting, bell
 
 Make = Callable[..., shmq.Queue]
-ITEMS, SPACE, DONE = _bell.ITEMS, _bell.SPACE, _bell.DONE
+ITEMS, SPACE, DONE = bell.ITEMS, bell.SPACE, bell.DONE
 NEVER = 3600.0
 
 
 @pytest.fixture
 def no_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody looks by the clock. Children that are forked inherit it."""
-    for module in (_bell, _awaiting):
+    for module in (bell, awaiting):
         monkeypatch.setattr(module, "SLICE", NEVER)
-    monkeypatch.setattr(_awaiting, "SOONEST", 0.001)
+    monkeypatch.setattr(awaiting, "SOONEST", 0.001)
 
 
 def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
@@ -59,8 +60,8 @@ async def until(condition: Callable[[], object]) -> None:
         await asyncio.sleep(0.001)
 
 
-def was_rung(listener: _bell.Listener) -> bool:
-    return bool(_bell.readable([listener.descriptor], 0))
+def was_rung(listener: bell.Listener) -> bool:
+    return bool(bell.readable([listener.descriptor], 0))
 
 
 @pytest.fixture
@@ -74,7 +75,7 @@ class Another:
     """Somebody else who listens, behind those who were there first."""
 
     def __init__(self, handle: shmq.Queue, side: int = ITEMS) -> None:
-        self.listener = _bell.Listener(handle)
+        self.listener = bell.Listener(handle)
         self.listener.arm(side)
 
     def was_told(self) -> bool:
@@ -166,7 +167,7 @@ def test_a_ring_between_the_look_and_the_return_of_wait_any_is_passed_on(queue, 
 
 @pytest.mark.usefixtures("no_clock")
 def test_a_claim_is_not_covered_by_arming_anew(queue, other, another):
-    listener = _bell.Listener(other)
+    listener = bell.Listener(other)
     listener.arm(ITEMS)
     queue.put("message")
     assert was_rung(listener)
@@ -178,7 +179,7 @@ def test_a_claim_is_not_covered_by_arming_anew(queue, other, another):
 
 @pytest.mark.usefixtures("no_clock")
 def test_who_was_told_twice_and_goes_passes_on_twice(queue, other, another):
-    listener = _bell.Listener(other)
+    listener = bell.Listener(other)
     for number in range(2):
         listener.arm(ITEMS)
         queue.put(number)
@@ -548,7 +549,7 @@ def no_descriptors() -> Iterator[None]:
 
 @pytest.mark.usefixtures("no_clock")
 def test_a_publisher_without_descriptors_leaves_the_bells_to_others(queue, other):
-    listener = _bell.Listener(other)
+    listener = bell.Listener(other)
     listener.arm(ITEMS)
     with no_descriptors():
         queue.put("told nobody")
@@ -745,7 +746,7 @@ def test_a_sleeper_that_was_killed_is_taken_off_the_count(queue, children):
     child.join()
     reap_all(queue)
     assert queue._waiters() == (0, 0)
-    listener = _bell.Listener(queue)
+    listener = bell.Listener(queue)
     listener.arm(ITEMS)
     queue.put("rings, and is not posted to the dead")
     assert was_rung(listener)
@@ -862,7 +863,7 @@ def test_what_was_taken_is_counted_whoever_goes_and_whoever_reaps(make, children
 
 @pytest.mark.usefixtures("no_clock")
 def test_a_get_that_is_open_counts_as_a_message_and_whoever_does_the_last_step_after_it_tells(queue, other):
-    listener = _bell.Listener(other)
+    listener = bell.Listener(other)
     listener.arm(DONE)
     queue.put("work")
     words = Words(queue)

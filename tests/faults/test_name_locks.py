@@ -15,14 +15,16 @@ import pytest
 from conftest import PREFIX, SHM, Children
 
 import shmq
-from shmq import _core, _doctor, _segment
+from shmq import _core
+from shmq._observe import doctor
+from shmq._segment import lifecycle
 
 NEVER = 3600.0  # whoever waits for this long waits for itself
 
 
 @pytest.fixture(autouse=True)
 def one_who_waits_for_itself_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_segment, "LOCK_PATIENCE", NEVER)
+    monkeypatch.setattr(lifecycle, "LOCK_PATIENCE", NEVER)
 
 
 def is_free(name: str) -> bool:
@@ -31,7 +33,7 @@ def is_free(name: str) -> bool:
 
     def take() -> None:
         try:
-            with _segment.NameLock(name, 0):
+            with lifecycle.NameLock(name, 0):
                 taken.append(True)
         except shmq.ShmqError:
             taken.append(False)
@@ -53,7 +55,7 @@ def test_a_handle_that_the_collector_closes_inside_a_name_lock_is_removed_after_
     gc.disable()
     try:
         in_a_cycle(name)
-        with _segment.NameLock(name if inside == "its own name" else f"{name}.other"):
+        with lifecycle.NameLock(name if inside == "its own name" else f"{name}.other"):
             gc.collect()
             assert os.path.exists(f"{SHM}/{PREFIX}{name}"), "removed by one who may not have the lock"
     finally:
@@ -87,7 +89,7 @@ def test_a_signal_handler_that_opens_the_name_that_its_thread_is_opening_is_refu
 
     before = signal.signal(signal.SIGUSR1, handler)
     try:
-        with _segment.NameLock(name):
+        with lifecycle.NameLock(name):
             signal.raise_signal(signal.SIGUSR1)
     finally:
         signal.signal(signal.SIGUSR1, before)
@@ -100,7 +102,7 @@ def test_a_signal_handler_that_opens_another_name_goes_ahead(name: str) -> None:
     opened: list[shmq.Queue] = []
     before = signal.signal(signal.SIGUSR1, lambda *_: opened.append(shmq.Queue(f"{name}.other", slots=2, slot_size=64)))
     try:
-        with _segment.NameLock(name):
+        with lifecycle.NameLock(name):
             signal.raise_signal(signal.SIGUSR1)
     finally:
         signal.signal(signal.SIGUSR1, before)
@@ -124,7 +126,7 @@ def test_an_exception_of_a_signal_handler_leaves_no_name_lock_taken(name: str) -
             try:
                 signal.setitimer(signal.ITIMER_REAL, chance.uniform(1e-6, 30e-6))
                 for _ in range(100):  # an exception that strikes a finalizer is lost, so not for ever
-                    with _segment.NameLock(name):
+                    with lifecycle.NameLock(name):
                         pass
             except Struck:
                 struck += 1
@@ -134,7 +136,7 @@ def test_an_exception_of_a_signal_handler_leaves_no_name_lock_taken(name: str) -
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-    with _segment.NameLock(name, 0):
+    with lifecycle.NameLock(name, 0):
         pass
 
 
@@ -143,18 +145,18 @@ def lock_key(name: str) -> int:
 
 
 def test_a_lock_that_was_taken_and_whose_block_was_never_entered_goes_with_its_object(name: str) -> None:
-    lock = _segment.NameLock(name)
+    lock = lifecycle.NameLock(name)
     lock.__enter__()
     assert not is_free(name)
     del lock
     assert is_free(name)
-    with _segment.NameLock(name):
+    with lifecycle.NameLock(name):
         pass
 
 
 def test_names_of_one_checksum_do_not_wait_for_each_other() -> None:
     assert zlib.crc32(b"plumless") == zlib.crc32(b"buckeroo")
-    with _segment.NameLock("plumless"), _segment.NameLock("buckeroo"):
+    with lifecycle.NameLock("plumless"), lifecycle.NameLock("buckeroo"):
         pass
 
 
@@ -163,7 +165,7 @@ def test_as_many_threads_as_there_are_have_a_name_lock_each_at_once(name: str, t
     together = threading.Barrier(threads)
 
     def hold(number: int) -> None:
-        with _segment.NameLock(f"{name}.{number}", 60):
+        with lifecycle.NameLock(f"{name}.{number}", 60):
             together.wait(60)
 
     everybody = [threading.Thread(target=hold, args=(number,)) for number in range(threads)]
@@ -175,7 +177,7 @@ def test_as_many_threads_as_there_are_have_a_name_lock_each_at_once(name: str, t
 
 
 def hold_name(name: str, connection: Any) -> None:
-    with _segment.NameLock(name):
+    with lifecycle.NameLock(name):
         connection.send(os.getpid())
         connection.recv()
 
@@ -186,7 +188,7 @@ def test_who_waits_in_vain_is_told_the_pid_of_who_has_the_name(name: str, childr
     assert here.recv() == child.pid
     with (
         pytest.raises(shmq.ShmqError, match=f"pid {child.pid} has been opening or removing '{name}'"),
-        _segment.NameLock(name, 0.05),
+        lifecycle.NameLock(name, 0.05),
     ):
         pass
     here.send("done")
@@ -195,12 +197,12 @@ def test_who_waits_in_vain_is_told_the_pid_of_who_has_the_name(name: str, childr
 
 def test_a_child_forked_inside_a_name_lock_waits_for_its_parent_and_no_longer(name: str) -> None:
     reading, writing = os.pipe()
-    with _segment.NameLock(name):
+    with lifecycle.NameLock(name):
         child = os.fork()
         if child == 0:
             status = 1
             try:
-                with _segment.NameLock(name, 60):
+                with lifecycle.NameLock(name, 60):
                     status = 0
             finally:
                 os._exit(status)
@@ -214,7 +216,7 @@ def test_a_child_forked_inside_a_name_lock_waits_for_its_parent_and_no_longer(na
 def test_the_doctor_keeps_its_findings_where_a_name_is_locked_and_says_by_whom(
     name: str, children: Children, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_doctor, "PATIENCE", 0.05)
+    monkeypatch.setattr(doctor, "PATIENCE", 0.05)
     queues = [shmq.Queue.create(f"{name}.{letter}", slots=4, slot_size=64, max_deliveries=1) for letter in "abc"]
     for queue in queues:
         queue.put("x")
@@ -223,7 +225,7 @@ def test_the_doctor_keeps_its_findings_where_a_name_is_locked_and_says_by_whom(
     here, there = children.context.Pipe()
     children.start(hold_name, queues[1].name, there)
     blocker = here.recv()
-    found = {finding.subject: finding for finding in _doctor.examine([queue.name for queue in queues])}
+    found = {finding.subject: finding for finding in doctor.examine([queue.name for queue in queues])}
     assert "dead letter" in found[queues[0].name].text
     assert found[queues[1].name].level == "error" and f"pid {blocker}" in found[queues[1].name].text
     assert queues[2].name in found
@@ -231,4 +233,4 @@ def test_the_doctor_keeps_its_findings_where_a_name_is_locked_and_says_by_whom(
     children.join()
     for queue in queues:
         queue.close()
-        _segment.remove(queue.name)
+        lifecycle.remove(queue.name)

@@ -20,7 +20,7 @@ import pytest
 from conftest import WATCHDOG, wait_until
 
 import shmq
-from shmq import _dead_letters
+from shmq._store import dead_letters
 from shmq.executor import _channel, _reply, _tasks, _unserved, _worker
 from shmq.executor._channel import Channel, shape_of
 from shmq.executor._reply import Reply
@@ -335,13 +335,13 @@ def test_a_client_without_workers_hands_over_as_much_as_others_workers_do(shared
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the letters that are read."""
     found: list[str] = []
-    original = _dead_letters.DeadLetters._read
+    original = dead_letters.DeadLetters._read
 
     def read(letters: Any, name: str) -> Any:
         found.append(name)
         return original(letters, name)
 
-    monkeypatch.setattr(_dead_letters.DeadLetters, "_read", read)
+    monkeypatch.setattr(dead_letters.DeadLetters, "_read", read)
     return found
 
 

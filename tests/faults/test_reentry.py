@@ -21,10 +21,11 @@ import pytest
 from faults import LONG
 
 import shmq
-from shmq import _awaiting, _bell, _fileno, _renewal, aio
+from shmq import aio
+from shmq._waiting import awaiting, bell, fileno, renewal
 
 Make = Callable[..., shmq.Queue]
-FILES = {module.__file__ for module in (_awaiting, _bell, _fileno, _renewal, aio)}
+FILES = {module.__file__ for module in (awaiting, bell, fileno, renewal, aio)}
 
 
 def wait_for_several(queue: shmq.Queue, other: shmq.Queue) -> None:

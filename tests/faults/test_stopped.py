@@ -20,7 +20,7 @@ import pytest
 from conftest import Children, engine_sources, wait_until
 
 import shmq
-from shmq import _segment
+from shmq._segment import lifecycle
 
 pytestmark = pytest.mark.engine
 
@@ -229,7 +229,7 @@ def test_a_process_that_is_stopped_again_and_again_loses_and_doubles_nothing(
 
 
 def stop_while_opening(name: str) -> None:
-    with _segment.NameLock(name):
+    with lifecycle.NameLock(name):
         os.kill(os.getpid(), signal.SIGSTOP)
 
 
@@ -238,7 +238,7 @@ def test_one_who_is_stopped_while_it_opens_a_name_is_waited_for_then_named_as_th
 ) -> None:
     child = children.start(stop_while_opening, name)
     wait_until(lambda: state_of(child.pid) == "T")
-    monkeypatch.setattr(_segment, "LOCK_PATIENCE", 0.2)
+    monkeypatch.setattr(lifecycle, "LOCK_PATIENCE", 0.2)
     with pytest.raises(shmq.ShmqError, match="is it stopped"):
         shmq.Queue(name, slots=2)
     os.kill(child.pid, signal.SIGCONT)

@@ -19,7 +19,9 @@ from conftest import PREFIX, SHM, side_files
 from users import STRANGER, as_user, needs_two_users, stranger
 
 import shmq
-from shmq import _bell, _doctor, _files, _segment
+from shmq._observe import doctor
+from shmq._segment import files, listing
+from shmq._waiting import bell
 from shmq.executor import _board
 
 __all__ = ["stranger"]
@@ -116,7 +118,7 @@ def test_unlink_and_doctor_go_on_over_it_and_leave_it(
     there = trapped(trap, path, precious, stranger)
     theirs = there[2] == STRANGER
     try:
-        _doctor.examine([name])
+        doctor.examine([name])
         if theirs:
             assert lies_at(path) == there
         queue.close()
@@ -139,8 +141,8 @@ def test_a_file_with_any_name_beside_a_segment_is_no_reason_to_fail(
         trapped(trap, path, precious, stranger)
     try:
         assert name in shmq.list_segments()
-        _segment.memory_of_all()
-        _doctor.examine([name])
+        listing.memory_of_all()
+        doctor.examine([name])
         queue.close()
         shmq.unlink(name)
         assert not os.path.exists(f"{SHM}/{PREFIX}{name}")
@@ -247,10 +249,10 @@ def test_a_listener_is_told_what_is_in_the_place_of_its_bell(name: str, precious
         try:
             if there[2] == STRANGER:
                 with pytest.raises(shmq.SegmentForeign, match=r"0\.bell in /dev/shm is another user's"):
-                    _bell.Listener(queue)
+                    bell.Listener(queue)
                 assert lies_at(path) == there
             else:  # what is ours is taken away
-                _bell.Listener(queue).close()
+                bell.Listener(queue).close()
                 assert stat.S_ISFIFO(os.lstat(path).st_mode)
             queue.put("goes on")
             assert queue.get(timeout=0) == "goes on"
@@ -263,12 +265,12 @@ def test_a_listener_is_told_what_is_in_the_place_of_its_bell(name: str, precious
 @pytest.mark.parametrize("trap", TRAPS)
 def test_who_rings_does_not_ring_what_is_no_bell_of_ours(name: str, precious: Path, stranger: Stranger, trap: str) -> None:
     with shmq.Queue.create(name, slots=4, slot_size=64, ports=4) as queue, shmq.Queue.attach(name) as other:
-        listener = _bell.Listener(queue)
+        listener = bell.Listener(queue)
         path = path_of(queue, "bell")
         clear(path)
         there = trapped(trap, path, precious, stranger)
         try:
-            listener.arm(_bell.ITEMS)
+            listener.arm(bell.ITEMS)
             other.put("x")  # would ring
             assert lies_at(path) == there
             assert queue.get(timeout=0) == "x"
@@ -345,12 +347,12 @@ def test_a_semaphore_of_another_user_is_not_opened_even_with_an_open_mode(name: 
     queue = shmq.Queue.create(name, slots=4, slot_size=64, ports=4)
     path = path_of(queue, "items")
     os.unlink(path)
-    stranger(_files.make_semaphore, f"/{queue.segment.beside}.items")
+    stranger(files.make_semaphore, f"/{queue.segment.beside}.items")
     os.chmod(path, 0o666)
     try:
         with pytest.raises(shmq.SegmentForeign, match="items"):
             shmq.Queue.attach(name)
-        found = _doctor.examine([name])
+        found = doctor.examine([name])
         assert any(finding.level == "error" and "items" in finding.text for finding in found)
         assert os.lstat(path).st_uid == STRANGER
     finally:
@@ -365,7 +367,7 @@ def test_nothing_of_another_user_blocks_whoever_looks(name: str, stranger: Stran
     for kind in ("dead", "workers"):
         clear(path_of(queue, kind))
         stranger(os.mkfifo, path_of(queue, kind), 0o666)
-    looked = threading.Thread(target=lambda: (_doctor.examine([name]), queue.stats(), list(queue.dead_letters)))
+    looked = threading.Thread(target=lambda: (doctor.examine([name]), queue.stats(), list(queue.dead_letters)))
     looked.start()
     looked.join(30)
     assert not looked.is_alive()

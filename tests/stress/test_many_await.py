@@ -17,7 +17,8 @@ import pytest
 from conftest import Children, wait_until
 
 import shmq
-from shmq import _awaiting, _bell, aio
+from shmq import aio
+from shmq._waiting import awaiting, bell
 
 Make = Callable[..., shmq.Queue]
 LONG = 30.0
@@ -44,7 +45,7 @@ def test_no_wake_up_is_lost_however_they_come_and_go(
 ) -> None:
     """Nobody looks by the clock, and producers wait for the end of all work before they go on: one lost ring, and all is still.
     Consumers come, give up and go for a moment after each message, then they wait for as long as it takes."""
-    for module in (_bell, _awaiting):
+    for module in (bell, awaiting):
         monkeypatch.setattr(module, "SLICE", NEVER)
     queue = make(slots=64)
     consumers = [children.start(CONSUMERS[kind], queue.name, new_loop, seed) for seed in range(3)]
@@ -157,7 +158,7 @@ def test_who_gives_up_in_the_moment_of_the_message_leaves_it_to_another(
     make: Make, children: Children, monkeypatch: pytest.MonkeyPatch, new_loop: Any, seconds: int
 ) -> None:
     """Two consumers cancel all that they await while a message comes, and a third one waits on. Nobody looks by the clock."""
-    for module in (_bell, _awaiting):
+    for module in (bell, awaiting):
         monkeypatch.setattr(module, "SLICE", NEVER)
     queue, answers, chance = make(), make(), random.Random(seconds)
     controls = [make() for _ in range(2)]

@@ -23,7 +23,8 @@ import pytest
 from conftest import Children, is_stopped, side_files, wait_until
 
 import shmq
-from shmq import _core, _doctor
+from shmq import _core
+from shmq._observe import doctor
 
 Make = Callable[..., shmq.Queue]
 LONG = 60.0
@@ -360,7 +361,7 @@ def test_side_segments_of_the_backlog_are_no_leftovers(make: Make, children: Chi
     process = children.start(spill_and_die, q)
     process.join()
     children.started.clear()
-    findings = _doctor.examine([q.name])
+    findings = doctor.examine([q.name])
     assert not [finding for finding in findings if "side segment" in finding.text]
     assert q.drain() == [b"x" * 1000 + bytes([number]) for number in range(6)]
 

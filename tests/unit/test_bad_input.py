@@ -830,7 +830,8 @@ def test_another_users_segment_is_not_listed(name: str, place: Path) -> None:
 
 def attach_to_each_flipped_header(name: str, data: bytes, nonce: int, flip: int, connection: Any) -> None:
     """Attach to 128 copies, each with one byte of its header changed; send what became of each."""
-    from shmq import _files, _segment
+    from shmq._segment import files as _files
+    from shmq._segment import lifecycle
 
     for offset in range(128):
         write_file(file_of(name), patched(data, offset, bytes([data[offset] ^ flip])))
@@ -845,7 +846,7 @@ def attach_to_each_flipped_header(name: str, data: bytes, nonce: int, flip: int,
         except BaseException as error:
             outcome = repr(error)
         connection.send((offset, outcome))
-        _segment.remove(name)
+        lifecycle.remove(name)
 
 
 @pytest.mark.parametrize("flip", [0xFF, 0x01, 0x80, 0x10], ids=hex)

@@ -23,7 +23,9 @@ import pytest
 from conftest import PREFIX, Children, side_files, wait_until
 
 import shmq
-from shmq import _core, _dead_letters, _doctor
+from shmq import _core
+from shmq._observe import doctor
+from shmq._store import dead_letters
 
 Make = Callable[..., shmq.Queue]
 LONG = 60.0
@@ -211,7 +213,7 @@ def test_of_a_long_exception_the_end_is_kept(q: shmq.Queue) -> None:
     with pytest.raises(ValueError), q.receive(timeout=0):
         raise ValueError("a" * 100_000 + " the end")
     assert q.dead_letters[0].error.rstrip().endswith("the end")
-    assert len(q.dead_letters[0].error) <= _dead_letters.LONGEST_ERROR
+    assert len(q.dead_letters[0].error) <= dead_letters.LONGEST_ERROR
 
 
 class Mute(Exception):
@@ -603,7 +605,7 @@ def test_a_redrive_that_is_killed_loses_nothing(q: shmq.Queue, children: Childre
     children.start(redrive_and_die, q, moment)
     children.started[-1].join()
     assert len(letter_files(q)) == 1 and len(q.dead_letters) == 0
-    found = _doctor.examine([q.name])
+    found = doctor.examine([q.name])
     assert any("put back" in finding.text for finding in found)
     assert [letter.data for letter in q.dead_letters] == ["x"]
     assert q.drain() == ([] if moment == "before the put" else ["x"])
@@ -806,7 +808,7 @@ def test_the_doctor_removes_a_letter_that_was_half_written(q: shmq.Queue, childr
     children.start(half_bury, q).join()
     (half,) = letter_files(q)
     assert ".new." in half and len(q.dead_letters) == 0
-    found = _doctor.examine([q.name])
+    found = doctor.examine([q.name])
     assert any("half-written" in finding.text for finding in found)
     assert [letter.data for letter in q.dead_letters] == ["x"]
     assert letter_files(q) == [f"{q.dead_letters[0].id:016x}"]

@@ -19,7 +19,8 @@ from click.testing import CliRunner, Result
 from conftest import PREFIX, Children, side_files, wait_until
 
 import shmq
-from shmq import _core, _doctor
+from shmq import _core
+from shmq._observe import doctor
 from shmq.cli._group import group
 
 Make = Callable[..., shmq.Queue]
@@ -27,9 +28,9 @@ LONG = 60.0
 SHM = "/dev/shm"
 
 
-def found_about(subject: str) -> list[_doctor.Finding]:
+def found_about(subject: str) -> list[doctor.Finding]:
     """Other tests run at the same time, and want their leases to end by themselves: of our own queue alone."""
-    return _doctor.examine([subject])
+    return doctor.examine([subject])
 
 
 def texts(subject: str) -> str:
@@ -348,7 +349,7 @@ def test_strange_files_beside_a_queue_do_not_stop_the_doctor(make: Make) -> None
         with open(f"{SHM}/{path}", "wb"):
             pass
     try:
-        _doctor.examine([queue.name])
+        doctor.examine([queue.name])
         assert all(os.path.exists(f"{SHM}/{path}") for path in strange)
     finally:
         for path in strange:
@@ -360,8 +361,8 @@ def test_strange_files_beside_a_queue_do_not_stop_the_doctor(make: Make) -> None
 
 def place(monkeypatch: pytest.MonkeyPatch, size: int, free: int) -> str:
     space = SimpleNamespace(f_blocks=size >> 12, f_frsize=4096, f_bavail=free >> 12)
-    monkeypatch.setattr(_doctor.os, "statvfs", lambda path: space)
-    return "\n".join(f"{finding.level}: {finding.text}" for finding in _doctor.examine_place())
+    monkeypatch.setattr(doctor.os, "statvfs", lambda path: space)
+    return "\n".join(f"{finding.level}: {finding.text}" for finding in doctor.examine_place())
 
 
 def test_a_small_shared_memory_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -378,7 +379,7 @@ def test_a_full_shared_memory_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_another_lock_file_than_the_one_in_use_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     inode = _core.lock_inode()
     monkeypatch.setattr(_core, "lock_inode", lambda: inode + 1)
-    assert [finding.level for finding in _doctor.examine_place() if finding.subject.endswith(".lock")] == ["error"]
+    assert [finding.level for finding in doctor.examine_place() if finding.subject.endswith(".lock")] == ["error"]
 
 
 def test_a_lock_file_that_cannot_be_had_is_an_error_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -386,7 +387,7 @@ def test_a_lock_file_that_cannot_be_had_is_an_error_and_no_other(monkeypatch: py
         raise shmq.SegmentForeign("cannot lock it")
 
     monkeypatch.setattr(_core, "lock_inode", refuse)
-    found = [(finding.level, finding.text) for finding in _doctor.examine_place() if finding.subject.endswith(".lock")]
+    found = [(finding.level, finding.text) for finding in doctor.examine_place() if finding.subject.endswith(".lock")]
     assert found == [("error", "cannot lock it")]
 
 
@@ -395,10 +396,10 @@ def logind(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Any:
     """A machine of systemd's, with nothing said."""
     for folder in ("run", "linger", "conf.d"):
         (tmp_path / folder).mkdir()
-    monkeypatch.setattr(_doctor, "SYSTEMD", str(tmp_path / "run"))
-    monkeypatch.setattr(_doctor, "LINGER", str(tmp_path / "linger"))
-    monkeypatch.setattr(_doctor, "LOGIND", (str(tmp_path / "logind.conf"), str(tmp_path / "conf.d/*.conf")))
-    monkeypatch.setattr(_doctor, "FIRST_USER", 0)
+    monkeypatch.setattr(doctor, "SYSTEMD", str(tmp_path / "run"))
+    monkeypatch.setattr(doctor, "LINGER", str(tmp_path / "linger"))
+    monkeypatch.setattr(doctor, "LOGIND", (str(tmp_path / "logind.conf"), str(tmp_path / "conf.d/*.conf")))
+    monkeypatch.setattr(doctor, "FIRST_USER", 0)
     return tmp_path
 
 
@@ -421,7 +422,7 @@ def test_a_systemd_that_removes_queues_at_logout_is_told(logind: Any, conf: str 
         (logind / "logind.conf").write_bytes(conf.encode("latin-1"))
     for number, text in enumerate(dropins):
         (logind / f"conf.d/{number}.conf").write_text(text)
-    found = list(_doctor.examine_logind())
+    found = list(doctor.examine_logind())
     assert [finding.subject for finding in found] == (["RemoveIPC"] if told else [])
     assert all(finding.level == "warning" and "RemoveIPC=no" in finding.text for finding in found)
 
@@ -429,15 +430,15 @@ def test_a_systemd_that_removes_queues_at_logout_is_told(logind: Any, conf: str 
 def test_whoever_lingers_or_is_of_the_system_or_without_systemd_is_safe(logind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     import psutil
 
-    assert list(_doctor.examine_logind())
+    assert list(doctor.examine_logind())
     (logind / "linger" / psutil.Process().username()).touch()
-    assert not list(_doctor.examine_logind())
+    assert not list(doctor.examine_logind())
     (logind / "linger" / psutil.Process().username()).unlink()
-    monkeypatch.setattr(_doctor, "FIRST_USER", os.geteuid() + 1)
-    assert not list(_doctor.examine_logind())
-    monkeypatch.setattr(_doctor, "FIRST_USER", 0)
-    monkeypatch.setattr(_doctor, "SYSTEMD", str(logind / "none"))
-    assert not list(_doctor.examine_logind())
+    monkeypatch.setattr(doctor, "FIRST_USER", os.geteuid() + 1)
+    assert not list(doctor.examine_logind())
+    monkeypatch.setattr(doctor, "FIRST_USER", 0)
+    monkeypatch.setattr(doctor, "SYSTEMD", str(logind / "none"))
+    assert not list(doctor.examine_logind())
 
 
 # -- the command ---------------------------------------------------------------------------------------------------------------
@@ -451,7 +452,7 @@ def test_the_command_says_when_there_is_nothing(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize(("level", "status"), [("repaired", 0), ("warning", 0), ("error", 1)])
 def test_only_what_cannot_be_repaired_is_the_exit_status(monkeypatch: pytest.MonkeyPatch, level: Any, status: int) -> None:
-    found = [_doctor.Finding("repaired", "one", "text"), _doctor.Finding(level, "a\x1b[31mqueue", "[bold]what\nit is[/bold]")]
+    found = [doctor.Finding("repaired", "one", "text"), doctor.Finding(level, "a\x1b[31mqueue", "[bold]what\nit is[/bold]")]
     monkeypatch.setattr("shmq.cli.doctor.examine", lambda names: found)
     result = run()
     assert result.exit_code == status
@@ -477,7 +478,7 @@ def test_what_an_older_shmq_left_is_told_and_left_alone(name: str) -> None:
             pass
     os.mkdir(left[2])
     try:
-        (found,) = [finding for finding in _doctor.examine_older() if finding.subject == left[0]]
+        (found,) = [finding for finding in doctor.examine_older() if finding.subject == left[0]]
         assert found.level == "warning" and "3 files of a queue that an older shmq made" in found.text
         assert all(map(os.path.exists, left))
         subprocess.run(found.text.partition("remove it: ")[2], shell=True, check=True)

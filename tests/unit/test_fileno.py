@@ -16,8 +16,8 @@ import pytest
 from conftest import Children, receive_and_stay, wait_until
 
 import shmq
-from shmq import _fileno
-from shmq._bell import ITEMS
+from shmq._waiting import fileno
+from shmq._waiting.bell import ITEMS
 
 Make = Callable[..., shmq.Queue]
 LONG = 60.0
@@ -31,7 +31,7 @@ def queue(make: Make) -> shmq.Queue:
 @pytest.fixture
 def no_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody looks by the clock: what is rung, is rung by a publisher or by a get."""
-    monkeypatch.setattr(_fileno, "watch", lambda readable: None)
+    monkeypatch.setattr(fileno, "watch", lambda readable: None)
 
 
 def is_readable(queue: shmq.Queue, seconds: float = 0) -> bool:

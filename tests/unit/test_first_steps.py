@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import shmq
-from shmq._segment import Config
+from shmq._segment.config import Config
 
 PACKAGE = Path(shmq.__file__).parent
 

@@ -508,7 +508,7 @@ def test_receive_many_and_consume_extend_too(make: Make) -> None:
 
 
 def test_extending_ends_when_the_lease_is_settled_or_dropped(q: shmq.Queue, caplog: pytest.LogCaptureFixture) -> None:
-    from shmq import _renewal
+    from shmq._waiting import renewal
 
     q.put_many(list("abc"))
     acked, dropped, released = (q.receive(timeout=0, lease_timeout=0.1, extend=True) for _ in range(3))
@@ -517,8 +517,8 @@ def test_extending_ends_when_the_lease_is_settled_or_dropped(q: shmq.Queue, capl
     del dropped
     gc.collect()
     assert sorted(q.drain()) == ["b", "c"]
-    assert _renewal._renewal is not None
-    wait_until(lambda: _renewal._renewal.new.empty() and not _renewal._renewal.leases)
+    assert renewal._renewal is not None
+    wait_until(lambda: renewal._renewal.new.empty() and not renewal._renewal.leases)
     assert not caplog.records
     assert sum(thread.name == "shmq-renewal" for thread in threading.enumerate()) == 1
 

@@ -17,7 +17,9 @@ import pytest
 from conftest import PREFIX, Children, is_stopped, wait_until
 
 import shmq
-from shmq import _doctor, _segment
+from shmq._observe import doctor
+from shmq._segment import lifecycle
+from shmq._segment import segment as _segment
 from shmq.executor import _channel
 
 Make = Callable[..., shmq.Queue]
@@ -111,13 +113,13 @@ def test_a_visitor_between_making_a_queue_and_opening_it_takes_nothing_away(
     name: str, begins: Callable[[str], shmq.Queue], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who attaches to a segment that its maker has not yet opened is its only user, and its last one when he leaves."""
-    really_make = _segment.make
+    really_make = lifecycle.make
     visits = []
 
     def make(*arguments: Any, **named: Any) -> _segment.Segment:
         segment = really_make(*arguments, **named)
         if not visits:  # under the name's lock: he leaves as soon as it is free
-            visits.append(shmq.Queue._inspect(_segment.attach(name)))
+            visits.append(shmq.Queue._inspect(lifecycle.attach(name)))
         return segment
 
     begin = shmq.Queue._begin
@@ -126,7 +128,7 @@ def test_a_visitor_between_making_a_queue_and_opening_it_takes_nothing_away(
         visits[0].close()
         begin(queue, *arguments)
 
-    monkeypatch.setattr(_segment, "make", make)
+    monkeypatch.setattr(lifecycle, "make", make)
     monkeypatch.setattr(shmq.Queue, "_begin", slow)
     queue = begins(name)
     assert _segment.is_current(queue.segment)
@@ -310,7 +312,7 @@ def test_what_a_killed_creator_left_is_swept(name: str, children: Children, life
     children.kill()
     assert there(name)
     if sweep == "doctor":
-        found = _doctor.examine([name])
+        found = doctor.examine([name])
         assert [finding.level for finding in found] == ["repaired"]
     elif sweep == "attach":
         with pytest.raises(shmq.SegmentNotFound, match="outlived"):

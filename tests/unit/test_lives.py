@@ -20,7 +20,8 @@ import pytest
 from conftest import PREFIX, Children
 
 import shmq
-from shmq import _core, _files
+from shmq import _core
+from shmq._segment import files
 
 Make = Callable[..., shmq.Queue]
 LONG = 60.0
@@ -395,9 +396,9 @@ def test_a_process_that_was_killed_by_ctrl_c_in_its_loop_gives_the_message_back(
 # -- makers that die half-way --------------------------------------------------------------------------------------------------
 
 MOMENTS: dict[str, tuple[Any, str]] = {
-    "before the size is set": (_files.os, "posix_fallocate"),
+    "before the size is set": (files.os, "posix_fallocate"),
     "before the layout is written": (_core, "format_segment"),
-    "before the semaphores are made": (_files.posix_ipc, "Semaphore"),
+    "before the semaphores are made": (files.posix_ipc, "Semaphore"),
     "before it is ready": (_core, "mark_ready"),
 }
 

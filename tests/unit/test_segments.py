@@ -18,7 +18,9 @@ import pytest
 from conftest import PREFIX, Children, wait_until
 
 import shmq
-from shmq import _core, _files, _segment
+from shmq import _core
+from shmq._segment import anonymous, lifecycle
+from shmq._segment import files as _files
 
 SHM = Path("/dev/shm")
 BOOT_ID_AT = 88  # layout.h
@@ -513,8 +515,8 @@ def test_what_making_an_anonymous_queue_looks_at_does_not_grow_with_their_number
         steps.append((len(looks) + sum(listed)) / number)
     for queue in queues:
         queue.close()
-    most = 2 + _segment.Sweeper.LOOKS  # each is looked for before it is made; 16 are looked at
-    assert steps[0] <= most + 5 * _segment.Sweeper.LOOKS and steps[1] <= most + 5 * _segment.Sweeper.LOOKS, steps
+    most = 2 + anonymous.Sweeper.LOOKS  # each is looked for before it is made; 16 are looked at
+    assert steps[0] <= most + 5 * anonymous.Sweeper.LOOKS and steps[1] <= most + 5 * anonymous.Sweeper.LOOKS, steps
     assert steps[1] < 2 * steps[0], steps
 
 
@@ -524,11 +526,11 @@ def test_a_leftover_that_somebody_is_opening_is_not_swept(children: Children) ->
     name = ours.recv()
     os.kill(child.pid, signal.SIGKILL)
     child.join(60)
-    with _segment.NameLock(name):
-        opening = children.start(_segment.remove_if_left_over, name)
+    with lifecycle.NameLock(name):
+        opening = children.start(anonymous.remove_if_left_over, name)
         opening.join(60)
         assert len(files_of(name)) == 4, "removed under the hands of who has its name locked"
-    assert _segment.remove_if_left_over(name)
+    assert anonymous.remove_if_left_over(name)
     assert files_of(name) == []
 
 
@@ -536,10 +538,12 @@ def test_an_anonymous_queue_made_beside_another_lock_file_is_not_swept(
     make: Callable[..., shmq.Queue], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with shmq.Queue(slots=1, slot_size=16) as queue:
-        monkeypatch.setattr(_segment, "outlived", lambda header, memory: True)  # its creator's lock is on a file that was removed
+        monkeypatch.setattr(
+            lifecycle, "outlived", lambda header, memory: True
+        )  # its creator's lock is on a file that was removed
         inode = _core.lock_inode()
         monkeypatch.setattr(_core, "lock_inode", lambda: inode + 1)
-        assert not _segment.remove_if_left_over(queue.name)
+        assert not anonymous.remove_if_left_over(queue.name)
         assert len(files_of(queue.name)) == 4
         monkeypatch.undo()
 
@@ -549,8 +553,8 @@ def test_a_leftover_that_came_back_to_life_before_the_lock_is_not_swept(
 ) -> None:
     queue = make(slots=1, slot_size=16)
     answers = iter([True, False])  # left over at the first look; opened by somebody at the second
-    monkeypatch.setattr(_segment, "is_left_over", lambda name: next(answers))
-    assert not _segment.remove_if_left_over(queue.name)
+    monkeypatch.setattr(anonymous, "is_left_over", lambda name: next(answers))
+    assert not anonymous.remove_if_left_over(queue.name)
     assert next(answers, None) is None
     assert len(files_of(queue.name)) == 4
 

@@ -15,9 +15,11 @@ import pytest
 from conftest import Children, side_files, wait_until
 
 import shmq
-from shmq import _core, _files, _sides
-from shmq._dead_letters import DeadLetters
-from shmq._look import look
+from shmq import _core
+from shmq._observe.look import look
+from shmq._segment import files as _files
+from shmq._store import sides
+from shmq._store.dead_letters import DeadLetters
 
 Make = Callable[..., shmq.Queue]
 LONG = 60.0
@@ -180,7 +182,7 @@ def test_while_messages_wait_in_a_backlog_an_open_leaves_the_look_to_later(make:
     killed_after_put(children, queue)  # into the backlog
     reopened(queue)
     assert len(side_files(queue)) == 1 and queue._deaths_to_sweep() == 1
-    assert _sides.sweep(queue) == 0  # the doctor, which reads the backlog
+    assert sides.sweep(queue) == 0  # the doctor, which reads the backlog
     assert queue.drain() == ["full", LARGE]
     reopened(queue)
     assert queue._deaths_to_sweep() is None
@@ -206,7 +208,7 @@ def test_a_letter_that_moves_during_the_look_ends_it(make: Make, children: Child
     with monkeypatch.context() as patch:
         patch.setattr(DeadLetters, "files", lambda self: calls.append(1) or {f"{len(calls):016x}.new.1"})
         reopened(queue)
-    assert len(calls) == 2 * _sides.LOOKS
+    assert len(calls) == 2 * sides.LOOKS
     assert len(side_files(queue)) == 1
     reopened(queue)
     assert side_files(queue) == []

@@ -13,7 +13,7 @@ import pytest
 from conftest import PREFIX, receive_and_stay, wait_until
 
 import shmq
-from shmq._bell import wait_many
+from shmq._waiting.bell import wait_many
 
 Make = Callable[..., shmq.Queue]
 SHM = Path("/dev/shm")
@@ -155,7 +155,7 @@ def test_who_waited_leaves_no_bell_armed(several):
 def test_a_ring_that_was_not_needed_is_passed_on(make, children):
     """Two wait; one is told of the message, and leaves without it: the other is told."""
     queue, other, told = make(), make(), make()
-    queue_listener = shmq._bell.Listener(queue)
+    queue_listener = shmq._waiting.bell.Listener(queue)
     queue_listener.arm(0)
     children.start(tell_what_came, queue, other, told)
     wait_until(lambda: queue._waiters()[0] == 2)

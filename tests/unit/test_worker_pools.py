@@ -30,7 +30,7 @@ import rich.progress
 from conftest import WATCHDOG, wait_until
 
 import shmq
-from shmq import _segment
+from shmq._segment import lifecycle
 from shmq.executor import _channel, _crew, _future
 
 LARGE = 300_000  # bytes: beyond a small slot
@@ -333,14 +333,14 @@ def test_no_large_slots_are_reserved_before_something_large_comes(pool: shmq.Exe
 
 
 def test_without_room_for_large_slots_large_messages_are_spilled(pool: shmq.Executor, monkeypatch: pytest.MonkeyPatch) -> None:
-    original: Callable[..., Any] = _segment.create
+    original: Callable[..., Any] = lifecycle.create
 
     def create(name: str, *arguments: Any, **named: Any) -> Any:
         if name.endswith(".large"):
             raise shmq.OutOfMemory("no room")
         return original(name, *arguments, **named)
 
-    monkeypatch.setattr(_segment, "create", create)  # before the workers are forked
+    monkeypatch.setattr(lifecycle, "create", create)  # before the workers are forked
     array = np.arange(LARGE // 8, dtype=np.float64)
     assert np.array_equal(pool.submit(twice, array).result(), array * 2)
 

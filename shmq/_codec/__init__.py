@@ -1,0 +1,1 @@
+"""Payloads: how objects become bytes, and bytes become objects."""

@@ -1,0 +1,1 @@
+"""Segments: configuration, files, life and listing of named shared memory."""

@@ -1,0 +1,79 @@
+"""Anonymous segments: their names, and the removal of those whose creator was killed before it could do it."""
+
+from __future__ import annotations
+
+import os
+
+from shmq import _core
+from shmq._errors import ShmqError
+from shmq._segment import files
+from shmq._segment.lifecycle import NameLock, outlived, remove
+from shmq._segment.listing import list_segments
+from shmq._segment.segment import file_of
+
+ANONYMOUS_PREFIX = "anon."
+
+
+def anonymous_name() -> str:
+    """A name for a queue that nobody finds by name."""
+    return f"{ANONYMOUS_PREFIX}{os.getpid()}.{os.urandom(4).hex()}"
+
+
+class Sweeper:
+    """Removes anonymous segments whose creator was killed before it could: some with each that is made.
+
+    A list of all is made once, and again when so many have been made since that it costs each of them the same, however
+    many segments there are.
+    """
+
+    LOOKS = 16  # segments that are looked at with each creation
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.rest = 0  # creations before all are listed again
+
+    def sweep(self) -> list[str]:
+        """Look at some, remove what is left over; return their names."""
+        if not self.names:
+            if self.rest > 0:
+                self.rest -= 1
+                return []
+            names = [name for name in list_segments() if name.startswith(ANONYMOUS_PREFIX)]
+            self.rest = len(names) // self.LOOKS
+            self.names = sorted(names, key=seems_abandoned)  # those last, which are looked at first
+        looked_at, self.names = self.names[-self.LOOKS :], self.names[: -self.LOOKS]
+        return list(filter(remove_if_left_over, looked_at))
+
+
+sweep_anonymous = Sweeper().sweep
+
+
+def seems_abandoned(name: str) -> bool:
+    """Is there no process of the pid in the name? A hint: in another pid namespace there may be."""
+    try:
+        os.kill(int(name.removeprefix(ANONYMOUS_PREFIX).partition(".")[0]), 0)
+    except (ProcessLookupError, ValueError, OverflowError):
+        return True
+    except PermissionError:
+        pass
+    return False
+
+
+def remove_if_left_over(name: str) -> bool:
+    """Remove an anonymous segment that nobody will use again; not one that a process is opening at this moment."""
+    try:
+        if not is_left_over(name):
+            return False
+        with NameLock(name, patience=0):
+            return is_left_over(name) and remove(name)  # it may have been opened between the look and the lock
+    except (ShmqError, OSError):
+        return False  # another process has it locked, or it is not ours to judge
+
+
+def is_left_over(name: str) -> bool:
+    """Has an anonymous segment outlived its users? **Raises** as `map_file`, and SegmentMismatch, SegmentCorrupt."""
+    memory, _ = files.map_file(file_of(name))
+    header = _core.read_header(memory)
+    if header is None or not header["flags"] & _core.FLAG_ANONYMOUS or header["lock_inode"] != _core.lock_inode():
+        return False  # beside another lock file, the living look dead
+    return outlived(header, memory)

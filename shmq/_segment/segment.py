@@ -1,0 +1,155 @@
+"""A segment: its name, its files, and the memory that is mapped. Nothing about what is in it."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Any
+
+from shmq import _core
+from shmq._errors import NoSharedMemory, PayloadLost, SegmentCorrupt, SegmentForeign, SegmentMismatch, SegmentNotFound
+from shmq._segment import files
+from shmq._segment.config import config_of
+from shmq._segment.files import SEPARATOR, SHM, prefix
+
+SIDES = ("items", "space")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+SIDE_KEY = re.compile(r"[0-9a-f]{16}")
+
+
+class Segment:
+    """One mapped segment. The mapping lives as long as somebody holds its buffer."""
+
+    def __init__(self, name: str, memory: _core.Mapping, header: dict[str, Any], identity: tuple[int, int]) -> None:
+        self.name = name
+        self.memory = memory
+        self.nonce: int = header["nonce"]
+        self.anonymous = bool(header["flags"] & _core.FLAG_ANONYMOUS)
+        self.creator: int = header["creator"]
+        self.creator_pid: int = header["creator_pid"]
+        self.created_at: float = header["created_at"]
+        self.config = config_of(header)
+        self.identity = identity  # device and inode
+        self.made = False  # … by this very handle
+
+    @property
+    def beside(self) -> str:
+        """What the names of all files begin with that stand beside this very segment."""
+        return f"{file_of(self.name)}{SEPARATOR}{self.nonce:016x}"
+
+    @property
+    def place(self) -> str:
+        """The same with the folder."""
+        return f"{SHM}/{self.beside}"
+
+    @property
+    def dead_letters_file(self) -> str:
+        """The folder of the queue's dead letters."""
+        return f"{self.beside}.dead"
+
+    @property
+    def backlog_file(self) -> str:
+        """The log of a queue without a bound."""
+        return f"{self.beside}.backlog"
+
+    def semaphore_name(self, side: int) -> str:
+        """POSIX name of the semaphore of a side: 0 items, 1 space."""
+        return f"/{self.beside}.{SIDES[side]}"
+
+    def repair_semaphores(self) -> list[str]:
+        """Make those anew that are gone; return which. Under the name's lock. Raises SegmentForeign, SegmentMismatch."""
+        gone = [index for index in range(len(SIDES)) if not files.has_semaphore(self.semaphore_name(index))]
+        for index in gone:
+            files.make_semaphore(self.semaphore_name(index))
+        return [SIDES[index] for index in gone]
+
+    def side_file(self, key: bytes) -> str:
+        text = key.decode("ascii", "replace")
+        if not SIDE_KEY.fullmatch(text):
+            raise SegmentCorrupt(f"a message in queue {self.name!r} names an impossible side segment")
+        return f"{self.beside}.{text}"
+
+    def write_side(self, key: bytes, parts: list[memoryview]) -> None:
+        """A new side segment with these bytes, which `open_side` finds by the key. Raises OutOfMemory, FileExistsError."""
+        files.write_file(self.side_file(key), parts)
+
+    def open_side(self, key: bytes) -> _core.Mapping | bytearray:
+        """Map a side segment, or read a small one: what is written to it stays in this process.
+
+        **Raises** PayloadLost; NoSharedMemory where this process sees another /dev/shm; OSError or MemoryError where it has no
+        descriptor or no memory for it.
+        """
+        try:
+            return files.read_or_map(self.side_file(key))
+        except BlockingIOError:
+            raise PayloadLost(f"the side segment of a message in queue {self.name!r} is empty: its payload is lost") from None
+        except SegmentNotFound:
+            if is_out_of_sight(self):  # it is lost to this process alone
+                raise out_of_sight(self) from None
+            raise PayloadLost(f"the side segment of a message in queue {self.name!r} is gone: its payload is lost") from None
+        except (SegmentForeign, SegmentMismatch) as error:
+            raise PayloadLost(f"the side segment of a message in queue {self.name!r} is not what was written: {error}") from None
+
+    def side_bytes(self, key: bytes) -> int:
+        """The size of a side segment; 0 of one that is gone, as those of acked messages are."""
+        return files.size_of(self.side_file(key)) if SIDE_KEY.fullmatch(key.decode("ascii", "replace")) else 0
+
+    def unlink_side(self, key: bytes) -> None:
+        """Remove a side segment; one that is gone already is no error."""
+        files.remove(self.side_file(key))
+
+
+def check_name(name: str) -> str:
+    """The name, if it can be one. Raises ValueError or TypeError that says what a name is."""
+    if not isinstance(name, str):
+        raise TypeError(f"a queue's name is a str, not {type(name).__name__}")
+    if not NAME.fullmatch(name):
+        raise ValueError(
+            f"{name!r} cannot name a queue: a name has 1 to 200 letters, digits, '.', '_' or '-', "
+            "and begins with a letter or digit"
+        )
+    return name
+
+
+def file_of(name: str) -> str:
+    """The name of a segment's file."""
+    return f"{prefix()}{name}"
+
+
+def boot_id() -> bytes:
+    """The kernel's random id of this boot: a segment of another boot is stale."""
+    with open("/proc/sys/kernel/random/boot_id") as file:
+        return bytes.fromhex(file.read().strip().replace("-", ""))
+
+
+def is_current(segment: Segment) -> bool:
+    """Does the segment's name still lead to it?"""
+    try:
+        found = os.lstat(f"{SHM}/{file_of(segment.name)}")
+    except FileNotFoundError:
+        return False
+    return files.identity_of(found) == segment.identity
+
+
+def is_out_of_sight(segment: Segment) -> bool:
+    """Does this process see another /dev/shm than the segment's? Then what it does not find there may exist all the same."""
+    try:
+        return os.stat(SHM).st_dev != segment.identity[0] and not is_current(segment)
+    except FileNotFoundError:
+        return True
+
+
+def out_of_sight(segment: Segment) -> NoSharedMemory:
+    """What to say then."""
+    return NoSharedMemory(
+        f"this process sees another {SHM} than that in which queue {segment.name!r} is: its root was changed (chroot), or "
+        "something was mounted there since it opened the queue"
+    )
+
+
+def is_replaced(segment: Segment) -> bool:
+    """Does the segment's name lead to another one by now? Not where it leads nowhere: that may be wanted."""
+    try:
+        return files.identity_of(os.lstat(f"{SHM}/{file_of(segment.name)}")) != segment.identity
+    except OSError:
+        return False

@@ -1,0 +1,1 @@
+"""What lies beside a segment: the backlog, dead letters, side segments."""

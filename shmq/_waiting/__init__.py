@@ -1,0 +1,1 @@
+"""Waiting for messages: bells, descriptors, event loops, the renewal of leases."""
