@@ -12,8 +12,8 @@ from setuptools import Extension, setup
 
 core = Extension(
     "shmq._core",
-    ["shmq/_core.pyx", *sorted(set(glob("shmq/_native/*.c")) - {"shmq/_native/client.c"})],
-    depends=[*glob("shmq/_native/*.h"), *glob("shmq/_binding/*.pxi")],
+    ["shmq/_core.pyx", "shmq/_native/engine.c"],
+    depends=[*glob("shmq/_native/**/*.[ch]", recursive=True), *glob("shmq/_binding/*.pxi")],
     include_dirs=["shmq/_native", numpy.get_include()],
     define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_22_API_VERSION")],
     extra_compile_args=["-std=c11", "-O3", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-unused-function"],

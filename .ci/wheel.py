@@ -13,7 +13,7 @@ with zipfile.ZipFile(wheel) as archive:
     there = {name for name in archive.namelist() if name.startswith("shmq/")}
     cores = [name for name in there if re.fullmatch(r"shmq/_core\..+\.so", name)]
     debug = b".debug_info" in archive.read(cores[0]) if cores else None
-patterns = ("**/*.py", "*.pyi", "*.pyx", "*.pxd", "_binding/*.pxi", "py.typed", "_native/*.h", "_native/*.c")
+patterns = ("**/*.py", "*.pyi", "*.pyx", "*.pxd", "_binding/*.pxi", "py.typed", "_native/**/*.h", "_native/**/*.c")
 wanted = {path.relative_to(ROOT).as_posix() for pattern in patterns for path in (ROOT / "shmq").glob(pattern)}
 faults = [
     *(f"{name} is missing" for name in sorted(wanted - there)),

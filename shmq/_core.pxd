@@ -10,7 +10,7 @@ cdef extern from "<semaphore.h>" nogil:
         pass
     int sem_close(sem_t *semaphore)
 
-cdef extern from "layout.h" nogil:
+cdef extern from "format/queue.h" nogil:
     ctypedef uint64_t shmq_word
     ctypedef uint32_t shmq_half
     enum: SHMQ_NO_CELL, SHMQ_NO_PORT, SHMQ_MAX_SLOTS, SHMQ_MAX_CELLS, SHMQ_ID_BITS, SHMQ_MAX_PORTS, SHMQ_PAGE, SHMQ_RESERVED_WHERE_PAGED, SHMQ_VERSION, SHMQ_ENDIAN
@@ -183,7 +183,7 @@ cdef extern from "port.h" nogil:
     uint64_t shmq_next_id(shmq_port *port)
     void shmq_slot_stamp(shmq_port *port, shmq_slot *slot)
 
-cdef extern from "lease.h" nogil:
+cdef extern from "queue/lease.h" nogil:
     ctypedef enum shmq_cause "enum shmq_cause":
         SHMQ_RELEASED, SHMQ_NACKED, SHMQ_EXPIRED, SHMQ_DIED, SHMQ_REJECTED
     const uint64_t SHMQ_BY_POLICY
@@ -209,7 +209,7 @@ cdef extern from "lease.h" nogil:
     uint32_t shmq_deliveries_failed(uint64_t word)
     shmq_cause shmq_deliveries_cause(uint64_t word)
 
-cdef extern from "ring.h" nogil:
+cdef extern from "queue/ring.h" nogil:
     ctypedef c_bool (*shmq_fill)(void *context, shmq_port *port, uint32_t slot) noexcept nogil
     shmq_status shmq_ring_put(shmq_port *port, uint32_t cell)
     shmq_status shmq_ring_move_in(shmq_port *port, uint32_t cell)

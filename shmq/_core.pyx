@@ -20,7 +20,7 @@ and `looks` keep port and cell, and `look_again` finds out what has happened mea
     Log                                       the backlog's lock (_binding/backlog.pxi)
     Leases                                    nothing: an iterator is one thread's, as a generator is
     shmq_owner_* (identity, named locks)      a mutex of theirs, which a fork takes, too
-    words in the segment                      as layout.h says, by atomic operations
+    words in the segment                      as format/queue.h says, by atomic operations
 
 Everything with Python code in it (an object's pickling, a codec, a buffer's exporter) runs before a cell is taken or
 after the message is leased: see _binding/draft.pxi and _binding/decode.pxi. A Port is a Handle (_binding/handle.pxi, which

@@ -95,8 +95,8 @@ def queue(make: Callable[..., shmq.Queue]) -> shmq.Queue:
 
 
 def engine_sources(folder: Path) -> list[Path]:
-    """The C files of the engine, without the interface for C programs."""
-    return sorted(set(folder.glob("*.c")) - {folder / "client.c"})
+    """What to compile of the engine, without the interface for C programs."""
+    return [folder / "engine.c"]
 
 
 class Children:

@@ -35,7 +35,7 @@ FLOORS = {  # folders, and the modules beside them
 FREE = {"_version", "_include", "_unbuilt"}  # import nothing of shmq, may be imported by all
 MODULES = sorted(PACKAGE.rglob("*.py"))
 CYTHON = sorted(PACKAGE.glob("*.pyx")) + sorted((PACKAGE / "_binding").glob("*.pxi"))
-NATIVE = sorted((PACKAGE / "_native").glob("*.c"))
+NATIVE = sorted((PACKAGE / "_native").rglob("*.c"))
 PUBLIC = [
     "Backoff",
     "Closed",

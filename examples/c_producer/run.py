@@ -18,7 +18,7 @@ BLOCKS, SAMPLES, CHANNELS = 1000, 1000, 4
 def build(folder):
     sources = Path(shmq.get_include())
     program = Path(folder, "producer")
-    command = ["cc", "-std=c11", "-O2", f"-I{sources}", Path(__file__).with_name("producer.c"), *sources.glob("*.c")]
+    command = ["cc", "-std=c11", "-O2", f"-I{sources}", Path(__file__).with_name("producer.c"), sources / "shmq.c"]
     subprocess.run([*command, "-o", program, "-lrt", "-lpthread"], check=True)
     return program
 

@@ -18,7 +18,7 @@ from shmq._errors import PickleRefused
 
 __all__ = ["Codec", "JSONCodec", "json_codec"]
 
-# enum shmq_kind of layout.h
+# enum shmq_kind of format/queue.h
 KIND_BYTES = 0
 KIND_ENCODED = 5
 

@@ -5,7 +5,7 @@
 #include <unistd.h>
 
 #include "bell.h"
-#include "lease.h"
+#include "queue/lease.h"
 #include "owner.h"
 #include "wait.h"
 

@@ -1,7 +1,7 @@
 /* A port: one attached handle of one process, and the in-flight cells that it owns. What leased ones mean is in lease.h.
  *
  * `struct shmq_port` is private memory: where the segment is mapped, and what this handle remembers. Everything that
- * others must know after this process's death is in the segment (layout.h).
+ * others must know after this process's death is in the segment (format/queue.h).
  *
  * A port is used by one thread at a time; whoever shares a handle among threads serialises the calls (the Python binding
  * does, by the GIL or a critical section). Different ports never wait for each other.
@@ -18,7 +18,7 @@
 
 #include <semaphore.h>
 
-#include "layout.h"
+#include "format/queue.h"
 
 typedef enum shmq_status {
     SHMQ_OK = 0,

@@ -4,7 +4,7 @@
 #include <sched.h>
 
 #include "bell.h"
-#include "lease.h"
+#include "queue/lease.h"
 #include "owner.h"
 #include "wait.h"
 

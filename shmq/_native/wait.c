@@ -6,10 +6,10 @@
 #include <unistd.h>
 
 #include "bell.h"
-#include "lease.h"
+#include "queue/lease.h"
 #include "owner.h"
 #include "reap.h"
-#include "ring.h"
+#include "queue/ring.h"
 
 /* A producer that waits for space is worth waking for a quarter of the ring (at most this many cells) at once. Waking it
  * for every freed cell would put a context switch (20 to 45 us) behind every message of a full ring. */

@@ -184,19 +184,19 @@ def test_whatever_a_role_left_its_reaper_may_die_in_any_state(program, role, sha
 # What the sweep must find: file, the text that is replaced, what it is replaced by, and a role that then loses something.
 MUTANTS = {
     "the intent is cleared before the in-flight cell names what was taken": (
-        "ring.c",
+        "queue/ring.c",
         re.compile(r"( +if \(happened\) \{.*?\n    \}\n)( +shmq_store_release\(&port->record->intent, 0\);[^\n]*\n)", re.S),
         r"\2\1",
         "receiver",
     ),
     "the exchange happens before its intent stands": (
-        "ring.c",
+        "queue/ring.c",
         re.compile(r"( +shmq_store_release\(&port->record->intent, shmq_intent_word.*?\n)(.*?bool happened = [^\n]*\n)", re.S),
         r"\2\1",
         "putter",
     ),
     "a message is an orphan before its failed delivery is counted": (
-        "lease.c",
+        "queue/lease.c",
         re.compile(
             r"(    shmq_delivery_ended\(port, cell, leased, cause, delay_ns\);\n)(.*?SHMQ_CRASH_POINT\(lease_orphaned\);\n)", re.S
         ),
@@ -216,7 +216,7 @@ MUTANTS = {
         "reaper_after_get",
     ),
     "a failed delivery is counted as often as it is looked at": (
-        "lease.c",
+        "queue/lease.c",
         re.compile(r"if \(\(before & of_tag\) != tag && "),
         "if (((before & of_tag) != tag || failed) && ",
         "reaper_after_get",
@@ -242,7 +242,7 @@ MUTANTS = {
         "bell_owner",
     ),
     "nobody helps a sequence that its dead mover has left behind": (
-        "ring.c",
+        "queue/ring.c",
         re.compile(r"state == SHMQ_READY \? PASSED : NONSENSE"),
         "state == SHMQ_READY ? CANNOT : NONSENSE",
         "putter",
@@ -253,12 +253,13 @@ MUTANTS = {
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_an_engine_with_a_window_is_found_out(objects, tmp_path, mutant):
     file, old, new, role = MUTANTS[mutant]
-    source = (ENGINE / file).read_text()
+    engine = shutil.copytree(ENGINE, tmp_path / "engine")
+    source = (engine / file).read_text()
     changed, count = old.subn(new, source)
     assert count == 1 and changed != source, f"{file} no longer has the text that is to be replaced"
-    (tmp_path / file).write_text(changed)
-    others = [path for part, path in objects.items() if part != Path(file).stem]
-    done = tried(linked(tmp_path, [*others, compiled(tmp_path, tmp_path / file)]), "sweep", role, 1000)
+    (engine / file).write_text(changed)
+    mutants = [compiled(tmp_path, part) for part in engine_sources(engine)]
+    done = tried(linked(tmp_path, [objects[SOURCE.stem], *mutants]), "sweep", role, 1000)
     if done.returncode == NOT_HERE:
         pytest.skip(done.stderr.strip())
     assert done.returncode == 1, done.stdout + done.stderr

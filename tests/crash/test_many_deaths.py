@@ -19,11 +19,11 @@ import shmq
 
 pytestmark = pytest.mark.engine
 
-ENGINE = Path(shmq.get_include())
+ENGINE = Path(shmq.get_include()).parent
 SOURCE = Path(__file__).with_name("deaths.c")
 WATCHDOG = 90
 POINT = re.compile(r"SHMQ_CRASH_POINT\((\w+)\)")
-POINTS = sorted({name for file in ENGINE.glob("*.c") for name in POINT.findall(file.read_text())})
+POINTS = sorted({name for file in ENGINE.rglob("*.c") for name in POINT.findall(file.read_text())})
 
 
 @pytest.fixture(scope="session")

@@ -40,7 +40,7 @@ def require(*command: str, to: tuple[str, ...] = ("true",)) -> tuple[str, ...]:
 
 
 class Words:
-    """A second mapping of a queue's file, and where its words are (layout.h)."""
+    """A second mapping of a queue's file, and where its words are (format/queue.h)."""
 
     def __init__(self, queue: shmq.Queue) -> None:
         with Path(f"/dev/shm/{PREFIX}{queue.name}").open("r+b") as file:

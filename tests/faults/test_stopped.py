@@ -24,9 +24,9 @@ from shmq._segment import lifecycle
 
 pytestmark = pytest.mark.engine
 
-ENGINE = Path(shmq.get_include())
+ENGINE = Path(shmq.get_include()).parent
 SOURCE = Path(__file__).with_name("stopped.c")
-POINTS = sorted({name for file in ENGINE.glob("*.c") for name in re.findall(r"\bSHMQ_CRASH_POINT\((\w+)\)", file.read_text())})
+POINTS = sorted({name for file in ENGINE.rglob("*.c") for name in re.findall(r"\bSHMQ_CRASH_POINT\((\w+)\)", file.read_text())})
 ROLES = re.findall(r'^    \{"(\w+)", \w+, play_', SOURCE.read_text(), re.M)
 TIMED = ("timed", "timed_adopt", "timed_nack", "extend", "watch", "finish_under_a_viewer", "expire", "detach")
 LONG = 30.0

@@ -39,7 +39,7 @@ What was seen (CPython 3.11, one core of a shared machine; states, seconds). All
 
 Sources: explicit-state search and the check by going back from the good states are those of any textbook (C. Baier and
 J.-P. Katoen, Principles of Model Checking, 2008); renaming what is only compared is symmetry reduction (C. N. Ip and D. L. Dill,
-1996). The protocol's own sources are in layout.h.
+1996). The protocol's own sources are in format/queue.h.
 """
 
 from __future__ import annotations
@@ -289,7 +289,7 @@ class Protocol:
     def fault(self, state: bytearray) -> int:
         """What is wrong here: the fault of the step that led here, or an invariant that is broken.
 
-        Each exchange that happened and is not recorded is resolved by the ghost HAPPENED: so I1 and I2 of layout.h are checked
+        Each exchange that happened and is not recorded is resolved by the ghost HAPPENED: so I1 and I2 of the format are checked
         in every state, and not only where nothing is open.
         """
         if state[FAULT]:

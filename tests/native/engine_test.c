@@ -17,10 +17,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "lease.h"
+#include "queue/lease.h"
 #include "owner.h"
 #include "reap.h"
-#include "ring.h"
+#include "queue/ring.h"
 #include "wait.h"
 
 enum { WATCHDOG = 100 };
@@ -885,7 +885,7 @@ static void ids(void) {
     attach(&a, &port);
     CHECK(port.index == 0 && shmq_next_id(&port) == (3 * count | 1), "the same port, attached again");
     CHECK(shmq_load_relaxed(&port.record->serial_before) == 3, "nothing of its is of who was there before");
-    /* At the edge the serials begin anew: see `id` in layout.h. */
+    /* At the edge the serials begin anew: see `id` in format/queue.h. */
     shmq_store_relaxed(&port.header->attachments, (UINT64_C(1) << (64 - SHMQ_ID_BITS)) - 1);
     shmq_port_draw_serial(&port);
     CHECK(shmq_next_id(&port) == (UINT64_MAX << SHMQ_ID_BITS | 1), "the last serial");

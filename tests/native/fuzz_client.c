@@ -7,7 +7,7 @@
 #define _Exit(status) abort() /* of a check that fails: libFuzzer then writes the input down */
 #include "harness.h"
 
-#include "client.c"
+#include "client/client.c"
 
 #define NONCE UINT64_C(0xf022)
 static char name[64], file_path[96], semaphore_paths[2][96];

@@ -21,9 +21,9 @@
 
 #define _Exit(status) abort() /* of a check that fails: libFuzzer then writes the input down */
 #include "harness.h"
-#include "lease.h"
+#include "queue/lease.h"
 
-#include "client.c"
+#include "client/client.c"
 
 /* -- time ---------------------------------------------------------------------------------------------------------------- */
 

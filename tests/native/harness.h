@@ -16,10 +16,10 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "lease.h"
+#include "queue/lease.h"
 #include "owner.h"
 #include "reap.h"
-#include "ring.h"
+#include "queue/ring.h"
 #include "wait.h"
 
 #define WATCHDOG_SECONDS 60 /* then SIGALRM ends the program */

@@ -6,7 +6,7 @@
  */
 #include "harness.h"
 
-#include "client.c"
+#include "client/client.c"
 
 /* -- tests by name --------------------------------------------------------------------------------------------------- */
 

@@ -1,6 +1,6 @@
 /* A consumer of shmq.h looks into an empty queue; before it looks whether the queue was shut, somebody puts a message and shuts it. The
  * window is between two calls of client.c, which is included here; `shut_test NAME` passes or says what was not so. */
-#include "client.c"
+#include "client/client.c"
 
 #define CHECK(condition) \
     if (!(condition)) { \

@@ -14,7 +14,7 @@ import shmq
 
 pytestmark = pytest.mark.engine
 
-ENGINE = Path(shmq.get_include())
+ENGINE = Path(shmq.get_include()).parent
 SOURCE = Path(__file__).with_name("engine_test.c")
 WATCHDOG = 110
 
@@ -119,7 +119,7 @@ def fewer(variant, count):
 def test_the_engine_needs_neither_python_nor_its_client(compiled):
     symbols = subprocess.run(["nm", "-u", compiled("plain")], capture_output=True, text=True, check=True).stdout
     assert "Py" not in symbols
-    assert all("Python.h" not in source.read_text() for source in ENGINE.glob("*.[ch]"))
+    assert all("Python.h" not in source.read_text() for source in ENGINE.rglob("*.[ch]"))
 
 
 @pytest.mark.parametrize("variant", [*ALL, WITH_MUSL])

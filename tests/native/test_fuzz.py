@@ -20,7 +20,7 @@ from conftest import engine_sources
 
 import shmq
 
-ENGINE = Path(shmq.get_include())
+ENGINE = Path(shmq.get_include()).parent
 HERE = Path(__file__).parent
 CORPUS = HERE / "corpus"
 SANITIZERS = ["-fsanitize=fuzzer,address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
@@ -31,7 +31,7 @@ SHORT, LONG, CONTROL = 20, 600, 60  # seconds
 # What each of these takes out of the engine, the fuzzer must find.
 PLANTED = {
     "a get that believes the slot in a ring cell": (
-        "ring.c",
+        "queue/ring.c",
         "if (shmq_unlikely(shmq_word_slot(word) >= port->geometry.total_slots)) { *status = SHMQ_CORRUPT; break; }",
         "",
     ),
@@ -40,13 +40,13 @@ PLANTED = {
         "|| shmq_word_slot(word) >= port->geometry.total_slots) return false;",
         ") return false;",
     ),
-    "a put that believes the sequence": ("ring.c", "if (shmq_unlikely(index >= slots)) return SHMQ_CORRUPT;", ""),
+    "a put that believes the sequence": ("queue/ring.c", "if (shmq_unlikely(index >= slots)) return SHMQ_CORRUPT;", ""),
     "a reaper that believes an intent": ("reap.c", "if (cell < port->geometry.cells && index < port->geometry.slots) {", "{"),
     "an attach that believes in the length of the file": ("port.c", " || out->segment_bytes > file_bytes", ""),
-    "a sequence that is helped for ever": ("ring.c", "tries < HELPS", "true"),
+    "a sequence that is helped for ever": ("queue/ring.c", "tries < HELPS", "true"),
     "a waiter that is taken off for ever": ("wait.c", " && tries < TAKES", ""),
     "a wait that looks again for ever": ("wait.c", "    if (patience->late) return false;\n", ""),
-    "a receive that loses for ever": ("client.c", "if (lost++ < LOSSES) continue;", "lost++; continue;"),
+    "a receive that loses for ever": ("client/client.c", "if (lost++ < LOSSES) continue;", "lost++; continue;"),
 }
 
 

@@ -16,7 +16,7 @@ import shmq
 
 pytestmark = pytest.mark.engine
 
-ENGINE = Path(shmq.get_include())
+ENGINE = Path(shmq.get_include()).parent
 SOURCE = Path(__file__).with_name("hostile.c")
 WATCHDOG = 90
 VARIANTS = {

@@ -13,7 +13,7 @@ import shmq
 
 pytestmark = pytest.mark.engine
 
-ENGINE = Path(shmq.get_include())
+ENGINE = Path(shmq.get_include()).parent
 SOURCE = Path(__file__).with_name("meetings.c")
 WATCHDOG = 90
 

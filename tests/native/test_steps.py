@@ -17,7 +17,7 @@ import shmq
 
 pytestmark = pytest.mark.engine
 
-ENGINE = Path(shmq.get_include())
+ENGINE = Path(shmq.get_include()).parent
 SOURCE = Path(__file__).with_name("steps.c")
 WATCHDOG = 90
 LOOK, SLICE = 80, 250  # milliseconds: SHMQ_SLICE_MS and SHMQ_SLICE_MOST_MS of wait.h

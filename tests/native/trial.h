@@ -14,10 +14,10 @@
 #include <unistd.h>
 
 #include "bell.h"
-#include "lease.h"
+#include "queue/lease.h"
 #include "owner.h"
 #include "reap.h"
-#include "ring.h"
+#include "queue/ring.h"
 #include "wait.h"
 
 enum { PORTS = 6, IN_FLIGHT = 8, MOST = 64 };

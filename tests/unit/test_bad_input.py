@@ -880,7 +880,7 @@ def test_a_header_with_any_one_byte_changed_is_refused_or_harmless(make: Make, n
 
 
 class Poke:
-    """A second mapping of a small-slot queue's file, and where things are in it (layout.h)."""
+    """A second mapping of a small-slot queue's file, and where things are in it (format/queue.h)."""
 
     def __init__(self, queue: shmq.Queue) -> None:
         with file_of(queue.name).open("r+b") as file:
@@ -918,7 +918,7 @@ def poking(queue: shmq.Queue) -> Poke:
     return Poke(queue)
 
 
-# Offsets in struct shmq_slot, as in layout.h, and how they are stored.
+# Offsets in struct shmq_slot, as in format/queue.h, and how they are stored.
 FIELDS = {"nbytes": (16, "<Q"), "kind": (32, "B"), "flags": (33, "B"), "ndim": (34, "B"), "dtype": (35, "B")}
 FIELDS |= {"itemsize": (36, "<I"), "shape": (40, "<I"), "shape1": (44, "<I"), "described": (56, "<I")}
 

@@ -18,7 +18,7 @@ import shmq
 
 Make = Callable[..., shmq.Queue]
 LONG = 30.0
-DONE_WAITERS = 400  # of the header: layout.h
+DONE_WAITERS = 400  # of the header: format/queue.h
 
 # -- join ----------------------------------------------------------------------------------------------------------------
 

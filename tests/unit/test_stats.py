@@ -17,7 +17,7 @@ from conftest import PREFIX, Children, wait_until
 import shmq
 
 Make = Callable[..., shmq.Queue]
-SLOT_MASK = (1 << 24) - 1  # layout.h: the low bits of every cell
+SLOT_MASK = (1 << 24) - 1  # format/queue.h: the low bits of every cell
 
 
 def numbers(queue: shmq.Queue, *fields: str) -> tuple[int, ...]:

@@ -12,7 +12,7 @@
 #ifndef SHMQ_LEASE_H
 #define SHMQ_LEASE_H
 
-#include "port.h"
+#include "../port.h"
 
 /* Why a delivery ended without an ack. A release is not a failure; a rejected message is never delivered again. */
 enum shmq_cause { SHMQ_RELEASED = 0, SHMQ_NACKED = 1, SHMQ_EXPIRED = 2, SHMQ_DIED = 3, SHMQ_REJECTED = 4 };

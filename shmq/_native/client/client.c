@@ -11,12 +11,12 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "files.h"
-#include "lease.h"
-#include "owner.h"
-#include "reap.h"
-#include "ring.h"
-#include "wait.h"
+#include "../files.h"
+#include "../queue/lease.h"
+#include "../owner.h"
+#include "../reap.h"
+#include "../queue/ring.h"
+#include "../wait.h"
 
 /* shmq.h states the numbers so that it needs no other header; they must stay the engine's. */
 _Static_assert((int)SHMQ_ERROR_TIMED_OUT == SHMQ_TIMED_OUT && (int)SHMQ_ERROR_NO_CELLS == SHMQ_NO_CELLS, "errors");
@@ -153,7 +153,7 @@ static int describe(struct shmq_slot *slot, uint64_t nbytes, const shmq_shape *s
 }
 
 /* The slot of one of our cells, checked: false where somebody has scribbled over the cell. */
-static bool slot_of(const shmq_queue *queue, uint32_t cell, uint32_t *slot) {
+static bool checked_slot(const shmq_queue *queue, uint32_t cell, uint32_t *slot) {
     *slot = shmq_word_slot(shmq_cell_load(&queue->port, cell));
     return *slot < queue->port.geometry.total_slots;
 }
@@ -166,7 +166,7 @@ int shmq_loan(shmq_queue *queue, uint64_t nbytes, const shmq_shape *shape, shmq_
     while ((status = (int)shmq_cell_take_for_long(&queue->port, SHMQ_TO_WRITE, &cell)) != SHMQ_OK)
         if ((status = wait_on(queue, status, SHMQ_SPACE, 0, &patience)) != SHMQ_OK) return status;
     uint32_t slot;
-    status = slot_of(queue, cell, &slot) ? describe(shmq_slot_at(&queue->port, slot), nbytes, shape) : SHMQ_CORRUPT;
+    status = checked_slot(queue, cell, &slot) ? describe(shmq_slot_at(&queue->port, slot), nbytes, shape) : SHMQ_CORRUPT;
     if (status != SHMQ_OK) {
         shmq_cell_return(&queue->port, cell, true);
         return status;
@@ -183,7 +183,7 @@ int shmq_loan(shmq_queue *queue, uint64_t nbytes, const shmq_shape *shape, shmq_
 static int publish(shmq_queue *queue, uint32_t cell, uint64_t deadline) {
     struct shmq_patience patience = {0};
     uint32_t slot;
-    if (!slot_of(queue, cell, &slot)) return SHMQ_CORRUPT;
+    if (!checked_slot(queue, cell, &slot)) return SHMQ_CORRUPT;
     shmq_slot_stamp(&queue->port, shmq_slot_at(&queue->port, slot));
     for (;;) {
         int status = (int)shmq_ring_put(&queue->port, cell);
@@ -220,7 +220,7 @@ int shmq_put(shmq_queue *queue, const void *data, uint64_t nbytes, const shmq_sh
     while ((status = (int)shmq_cell_take(&queue->port, SHMQ_TO_WRITE, &cell)) != SHMQ_OK)
         if ((status = wait_on(queue, status, SHMQ_SPACE, deadline, &patience)) != SHMQ_OK) return status;
     uint32_t slot;
-    status = slot_of(queue, cell, &slot) ? describe(shmq_slot_at(&queue->port, slot), nbytes, shape) : SHMQ_CORRUPT;
+    status = checked_slot(queue, cell, &slot) ? describe(shmq_slot_at(&queue->port, slot), nbytes, shape) : SHMQ_CORRUPT;
     if (status == SHMQ_OK) {
         if (nbytes) memcpy(shmq_payload_at(&queue->port, slot), data, nbytes);
         status = publish(queue, cell, deadline);

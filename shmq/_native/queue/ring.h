@@ -7,7 +7,7 @@
 #ifndef SHMQ_RING_H
 #define SHMQ_RING_H
 
-#include "port.h"
+#include "../port.h"
 
 /* Publish the slot of my IDLE cell, whose header and payload are complete. Post: OK, the cell now names an empty slot;
  * WOULD_BLOCK: full, nothing changed; CORRUPT. Killed here: published whole, or not at all. Does not wake anybody. */

@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-#include "wait.h"
+#include "../wait.h"
 
 /* A call looks at as many ring cells as there are, since a sequence may lag by a lap, and at so many more, for what it meets of others'
  * progress. Then it returns to its caller, which looks at signals and tries again. A hostile segment may also get here; it

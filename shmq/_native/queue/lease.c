@@ -1,8 +1,8 @@
 #define _GNU_SOURCE
 #include "lease.h"
 
-#include "owner.h"
-#include "wait.h"
+#include "../owner.h"
+#include "../wait.h"
 
 /* -- policy ---------------------------------------------------------------------------------------------------------- */
 

@@ -1,7 +1,7 @@
 /* shmq for C programs: produce into and consume from a queue that a Python program (or `shmq`) has made.
  *
  *     DIR=$(python -c "import shmq; print(shmq.get_include())")
- *     cc -I"$DIR" program.c "$DIR"/[a-z]*.c -lrt -lpthread
+ *     cc -I"$DIR" program.c "$DIR"/shmq.c -lrt -lpthread
  *
  * A handle is used by one thread at a time; open one per thread. After fork() the child opens its own. Every call
  * returns 0 or an error of `enum shmq_error`; shmq_strerror() says it in words. Time-outs are nanoseconds: 0 tries once,

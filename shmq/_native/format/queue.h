@@ -78,7 +78,7 @@
 
 #include <stddef.h>
 
-#include "sync.h"
+#include "../sync.h"
 
 #define SHMQ_MAGIC UINT64_C(0x31676e6972716d73) /* "smqring1" */
 #define SHMQ_VERSION 4u
