@@ -5,7 +5,10 @@
     _executor   Executor: what users call
     _client     what this program has asked of a pool, and the thread that brings the answers
     _crew       worker processes, kept at their number
-    _worker     what a worker process does
+    _plan         what a worker is told when it is started
+    _worker       a worker process, whatever its work is
+    _task_worker  … that runs the tasks of a pool
+    _queue_worker … that calls a function with each message of a queue
     _board      what each worker is at, in shared memory
     _channel    a line of messages of any size: two queues
     _outcomes   what a client takes from it

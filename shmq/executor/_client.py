@@ -38,12 +38,13 @@ from shmq.executor._future import CANCELLED, DONE, FINISHED, PENDING, RUNNING, F
 from shmq.executor._losses import Losses
 from shmq.executor._map import MapCall
 from shmq.executor._outcomes import Outcomes
+from shmq.executor._plan import Plan, tasks_name
 from shmq.executor._reply import ROOM_PATIENCE, client_name
 from shmq.executor._reserve import is_limit
 from shmq.executor._signals import put_off_signals
+from shmq.executor._task_worker import run
 from shmq.executor._tasks import Message, frozen
 from shmq.executor._unserved import Unserved
-from shmq.executor._worker import Plan, run, tasks_name
 
 __all__ = ["Client", "ExecutorStats"]
 

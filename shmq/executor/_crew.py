@@ -23,8 +23,8 @@ from typing import NamedTuple
 from shmq._core import Hold
 from shmq.executor import _board
 from shmq.executor._board import Board, Row, WorkerStats
+from shmq.executor._plan import Plan
 from shmq.executor._signals import HEARD, put_off_signals
-from shmq.executor._worker import Plan
 
 __all__ = ["Crew", "Death", "describe_exit"]
 

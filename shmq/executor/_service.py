@@ -22,10 +22,11 @@ from shmq.executor import _board
 from shmq.executor._autoscale import Autoscale
 from shmq.executor._board import Board
 from shmq.executor._channel import Channel, shape_of
-from shmq.executor._consumer import Consumption, consume
 from shmq.executor._crew import Crew, Death, describe_exit
 from shmq.executor._function import find
-from shmq.executor._worker import Plan, run, tasks_name
+from shmq.executor._plan import Plan, tasks_name
+from shmq.executor._queue_worker import Consumption, consume
+from shmq.executor._task_worker import run
 
 __all__ = ["Service", "Wish", "log_to_stderr"]
 

@@ -1,4 +1,4 @@
-"""What a worker process does: take a task, run it, put its outcome, ack. In this order a death costs nothing but the task."""
+"""Worker: a process that takes leases from a queue, does its work for each, and leaves when it is asked to."""
 
 from __future__ import annotations
 
@@ -9,43 +9,25 @@ import time
 import traceback
 from collections.abc import Callable
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 from shmq import _core
 from shmq._core import Lease
-from shmq._errors import Empty, Full, OutOfMemory, SegmentNotFound, ShmqError
+from shmq._errors import Empty, ShmqError
 from shmq._queue import Queue
-from shmq._segment import segment
-from shmq.executor import _board, _tasks
+from shmq.executor import _board
 from shmq.executor._board import Board
-from shmq.executor._channel import Channel
-from shmq.executor._reply import Reply
-from shmq.executor._reserve import Reserve, is_limit
+from shmq.executor._plan import Plan
+from shmq.executor._reserve import is_limit
 from shmq.executor._signals import HEARD
-from shmq.executor._tasks import Message
 
 if TYPE_CHECKING:
     import logging
 
-__all__ = ["Plan", "Worker", "live", "run", "tasks_name"]
+__all__ = ["Worker", "live"]
 
 LOOK_ROUND = 1.0  # seconds between two looks whether the crew's process lives
-MOST_REPLIES = 64
 START_PATIENCE = 10.0  # seconds for a new worker to find a port, descriptors and memory
-
-
-class Plan(NamedTuple):
-    """What a worker is told when it is started."""
-
-    pool: str
-    channel: dict[str, Any]
-    row: int
-    turn: int  # of that row
-    crew: int  # identity of the process that started it
-    client: int = 0  # who is told when the initializer raises
-    initializer: Callable[..., object] | None = None
-    initargs: tuple[Any, ...] = ()
-    most_tasks: int | None = None
 
 
 forked = 0  # this process is the child of a task if that many times more than when the worker was made
@@ -53,10 +35,6 @@ forked = 0  # this process is the child of a task if that many times more than w
 
 class Leave(BaseException):
     """Raised in a worker that has nothing to do, when it is asked to leave."""
-
-
-def tasks_name(pool: str) -> str:
-    return f"{pool}.tasks"
 
 
 class Worker:
@@ -234,129 +212,6 @@ class Worker:
         words[_board.TASK] = 0
 
 
-class TaskWorker(Worker):
-    """Runs the tasks of a pool."""
-
-    def __init__(self, plan: Plan) -> None:
-        self.tasks = Channel(tasks_name(plan.pool), **plan.channel)
-        super().__init__(plan, self.tasks.small)
-        self.receive = self.tasks.receive  # type: ignore[method-assign]
-        self.reserve = Reserve()
-        self.replies: dict[int, Reply | None] = {}
-        self.callables: dict[bytes, Any] = {}
-        if plan.client:
-            self.reply_to(plan.client)  # before the initializer, which may leave this process without descriptors
-
-    def run_task(self, lease: Lease) -> None:
-        data = lease.data if lease.nbytes <= _tasks.SMALL else lease.view
-        number, client, length, flags, count = _tasks.task_of(data)
-        reply = self.reply_to(client)  # before the task, for the same reason
-        began = self.begin(client, number)
-        function: Any
-        body: Any
-        value: Any
-        message: Message
-        try:
-            function, body = _tasks.load_task(data, length, flags, count, self.callables)
-            if flags & _tasks.CHUNK:
-                value = [function(*arguments) for arguments in body]
-            elif type(body) is tuple:
-                value = function(*body)
-            else:
-                value = function(*body[0], **body[1])
-            self.end_if_forked()
-            message = _tasks.make_value(number, (time.perf_counter_ns() - began) * 1e-9, value)
-            how = _board.DONE
-        except BaseException as error:
-            self.end_if_forked(error)
-            message = self.failure(number, (time.perf_counter_ns() - began) * 1e-9, error)
-            how = _board.FAILED
-        function = body = value = data = None  # before the outcome is seen: whoever waits for it may look for them
-        if reply is not None:
-            self.answer(reply, message)
-        self.end(began, how)
-        lease.ack()
-
-    def failure(self, number: int, seconds: float, error: BaseException) -> Message:
-        """The outcome of a task that raised, where need be made of what was kept for it."""
-        try:
-            return _tasks.make_failure(number, seconds, error)
-        except MemoryError:
-            self.spend_reserve()
-            return _tasks.make_failure(number, seconds, error)
-
-    def answer(self, reply: Reply, message: Message) -> None:
-        """Put the outcome; where something is lacking for it, with the reserve; where that does not help, say what is lacking."""
-        try:
-            reply.put(message)
-        except (OSError, ShmqError, MemoryError) as error:
-            if not is_limit(error):
-                raise
-            self.spend_reserve()
-            try:
-                if isinstance(error, OutOfMemory | Full):
-                    raise  # of /dev/shm no reserve is kept
-                reply.put(message)
-            except (OSError, ShmqError, MemoryError) as lacking:
-                number, seconds, _, _ = _tasks.outcome_of(message if isinstance(message, bytes) else message[0])
-                reply.put(_tasks.make_failure(number, seconds, lacking))
-
-    def tell(self, error: BaseException) -> None:
-        reply = self.reply_to(self.plan.client) if self.plan.client else None
-        if reply is not None:
-            self.answer(reply, self.failure(0, 0.0, error))
-
-    def look_round(self) -> None:
-        for client, reply in list(self.replies.items()):
-            if reply is None or not reply.alive:
-                self.forget(client)
-
-    def reply_to(self, client: int) -> Reply | None:
-        """The way to this client; None where it is gone."""
-        try:
-            return self.replies[client]
-        except KeyError:
-            pass
-        if len(self.replies) >= MOST_REPLIES:
-            self.forget(next(iter(self.replies)))
-        try:
-            reply = self.open_reply(client)
-        except (OSError, MemoryError, ShmqError) as error:
-            if not is_limit(error):
-                raise
-            self.spend_reserve()
-            reply = self.open_reply(client)
-        self.replies[client] = reply
-        return reply
-
-    def open_reply(self, client: int) -> Reply | None:
-        try:
-            return Reply(client, self.plan.channel)
-        except SegmentNotFound:
-            # The client is gone, and its segments are. Or a task has changed this process's root, and none is to be seen.
-            if not segment.is_current(self.tasks.small.segment):
-                raise
-            return None
-
-    def spend_reserve(self) -> None:
-        self.reserve.spend()
-        self.poor = True
-
-    def recover(self) -> bool:
-        return self.reserve.restore()
-
-    def close(self) -> None:
-        self.reserve.spend()  # whoever is the last one at a client's outcomes removes them, which takes a descriptor
-        for client in list(self.replies):
-            self.forget(client)
-        self.tasks.close()
-
-    def forget(self, client: int) -> None:
-        reply = self.replies.pop(client)
-        if reply is not None:
-            reply.close()
-
-
 def live(plan: Plan, make: Callable[[], Worker]) -> None:
     """The life of a worker process."""
     hear_as_a_worker()
@@ -422,8 +277,3 @@ def log() -> logging.Logger:
     import logging
 
     return logging.getLogger("shmq")
-
-
-def run(plan: Plan) -> None:
-    """The body of a process that runs the tasks of a pool."""
-    live(plan, lambda: TaskWorker(plan))

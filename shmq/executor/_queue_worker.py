@@ -13,7 +13,8 @@ from shmq._queue import Queue
 from shmq._segment.backoff import Backoff
 from shmq.executor import _board
 from shmq.executor._function import Function, find
-from shmq.executor._worker import Plan, Worker, live
+from shmq.executor._plan import Plan
+from shmq.executor._worker import Worker, live
 
 __all__ = ["BACKOFF", "Consumption", "consume"]
 
@@ -49,7 +50,7 @@ class Source(Queue):
         )  # fmt: skip
 
 
-class Consumer(Worker):
+class QueueWorker(Worker):
     """Acks what the function returns from, nacks what it raises at."""
 
     def __init__(self, plan: Plan, function: Function, prefetch: int, codec: Any) -> None:
@@ -161,4 +162,4 @@ def consume(plan: Plan) -> None:
     """The body of such a worker process."""
     asked = Consumption(*plan.channel["consume"])
     codec = find(asked.codec, "CODEC") if asked.codec else None
-    live(plan, lambda: Consumer(plan, Function(asked.function), asked.prefetch, codec))
+    live(plan, lambda: QueueWorker(plan, Function(asked.function), asked.prefetch, codec))
