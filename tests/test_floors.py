@@ -29,8 +29,10 @@ FLOORS = {  # folders, and the modules beside them
     "executor": 6,
     "mp": 6,
     "_observe.doctor": 6,  # it repairs through a queue
-    "cli": 7,
-    "__main__": 8,
+    "_screen": 6,
+    "demo": 7,
+    "cli": 8,
+    "__main__": 9,
 }
 FREE = {"_version", "_include", "_unbuilt"}  # import nothing of shmq, may be imported by all
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -223,7 +225,7 @@ def test_locks_are_taken_by_a_hold_that_gives_them_back_when_it_is_dropped() -> 
         for item in node.items
         if isinstance(item.context_expr, ast.Name | ast.Attribute)
     }
-    assert {name for name in bare if "/cli/" not in f"/{name}"} == {
+    assert {name for name in bare if not name.startswith(("cli/", "demo/"))} == {
         "_observe/doctor.py: queue",
         "executor/_client.py: future._condition",
         "executor/_future.py: self._condition",
@@ -263,7 +265,7 @@ def test_the_public_names_are_these() -> None:
 
 
 def test_nothing_public_hides_behind_the_package() -> None:
-    modules = {"cli", "aio", "mp", "executor"}  # where they were imported
+    modules = {"cli", "demo", "aio", "mp", "executor"}  # where they were imported
     assert {name for name in dir(shmq) if not name.startswith("_")} - modules == set(PUBLIC) - {"__version__"}
 
 
@@ -284,6 +286,28 @@ def test_importing_shmq_loads_nothing_heavy() -> None:
 
 def test_importing_shmq_does_not_load_the_command_line() -> None:
     assert not {name for name in loaded_after("import shmq") if name.startswith("shmq.cli")}
+
+
+AS_ANY_PROGRAM = ("cli/bench.py", "cli/demo.py", "cli/unlink.py")
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in MODULES if path.parent.name == "demo" or path_id(path) in AS_ANY_PROGRAM], ids=path_id
+)
+def test_demo_bench_and_unlink_use_public_names_only(path: Path) -> None:
+    ours = {name for name in imports_of(path) if name.partition(".")[0] == "shmq"}
+    assert {name for name in ours if not re.match(r"shmq$|shmq\.demo\.|shmq\._screen", name)} == set()
+    private = {
+        ast.unparse(node)
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not ast.unparse(node.value).startswith("self")
+    }
+    assert private <= {"os._exit", "shmq.__version__"}
+
+
+def test_nothing_imports_the_command_line_but_its_own_modules_and_main() -> None:
+    importers = {path_id(path) for path in MODULES if any(name.startswith("shmq.cli") for name in imports_of(path))}
+    assert {name for name in importers if not name.startswith("cli/")} == {"__main__.py"}
 
 
 BLOCKING = (

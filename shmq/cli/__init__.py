@@ -1,8 +1,11 @@
 """The command line: ``shmq ls``, ``shmq doctor``, ``shmq worker``, and others.
 
-One file per command; each of them uses the public names of :mod:`shmq` only, as any other program would. click and rich
-are an extra of the package (``pip install 'shmq[cli]'``) and are imported in :func:`main`, not before, so that a
-process which a command has spawned pays for neither.
+One file per command. ``unlink``, ``bench`` and ``demo`` use the public names of :mod:`shmq` only, as any other program would.
+``ls``, ``dead`` and ``doctor`` look into segments without attaching, and ``worker`` runs the executors' workers: they call
+modules of lower floors. What the demo and the bench do is in :mod:`shmq.demo`.
+
+click and rich are an extra of the package (``pip install 'shmq[cli]'``) and are imported in :func:`main`, not before, so
+that a process which a command has spawned pays for neither.
 """
 
 from __future__ import annotations

@@ -7,7 +7,6 @@ from typing import Any
 import click
 
 import shmq
-from shmq.cli._screen import fail
 from shmq.cli.bench import bench
 from shmq.cli.dead import dead, redrive
 from shmq.cli.demo import demo
@@ -28,7 +27,7 @@ class Commands(click.Group):
         except BrokenPipeError:
             raise  # click's business: whoever read has had enough
         except (shmq.ShmqError, OSError, ValueError) as error:
-            raise fail(in_words(error)) from error
+            raise click.ClickException(in_words(error)) from error
 
 
 def in_words(error: Exception) -> str:

@@ -12,9 +12,9 @@ from contextlib import suppress
 import click
 
 import shmq
-from shmq.cli._measure import ROUNDS, ROWS, Measured, Row, measure
-from shmq.cli._processes import available_cpus, leaving_cleanly
-from shmq.cli._screen import console, duration, fail, ratio, show, size, table
+from shmq._screen import console, duration, ratio, show, size, table
+from shmq.demo.measure import ROUNDS, ROWS, Measured, Row, measure
+from shmq.demo.processes import available_cpus, leaving_cleanly
 
 __all__ = ["bench"]
 
@@ -37,7 +37,7 @@ def bench() -> None:
                 measured = next(outcomes)
                 shown.add_row(row.name, *cells(row, measured), f"{measured.verified:,}")
     except shmq.ShmqError as failed:
-        raise fail(failed) from failed
+        raise click.ClickException(str(failed)) from failed
     show(screen, shown)
     screen.print(
         "Batches: multiprocessing.Queue has none, so a list of 64 goes as one message there.\n"

@@ -9,9 +9,10 @@ import click
 
 import shmq
 from shmq._observe.look import look
+from shmq._screen import age, printable, size
 from shmq._segment import lifecycle
 from shmq._store.dead_letters import DeadLetter, DeadLetters
-from shmq.cli._screen import Row, age, fail, listing, printable, size
+from shmq.cli._listing import Row, listing
 
 __all__ = ["dead", "redrive"]
 
@@ -33,7 +34,7 @@ def dead(name: str, errors: bool, data: bool) -> None:
         return
     sight = look(name)
     if sight.observer is None:
-        raise fail(f"queue {name!r} cannot be looked at: {sight.problem}")
+        raise click.ClickException(f"queue {name!r} cannot be looked at: {sight.problem}")
     show(DeadLetters(sight.observer), errors, data)
 
 
@@ -73,6 +74,7 @@ def redrive(name: str, messages: tuple[int, ...], rate: float | None, timeout: f
     with shmq.Queue._inspect(lifecycle.attach(name)) as queue:
         there = {letter.id for letter in queue.dead_letters}
         if unknown := sorted(set(messages) - there):
-            raise fail(f"queue {name!r} has no dead letter {', '.join(map(str, unknown))}; `shmq dead {name}` lists them")
+            numbers = ", ".join(map(str, unknown))
+            raise click.ClickException(f"queue {name!r} has no dead letter {numbers}; `shmq dead {name}` lists them")
         count = queue.redrive((lambda letter: letter.id in messages) if messages else None, rate, timeout)
     click.echo(f"{count:,} of {len(there):,} dead letters are back in queue {name!r}")

@@ -7,7 +7,8 @@ import sys
 import click
 
 from shmq._observe.doctor import examine
-from shmq.cli._screen import Row, listing, printable
+from shmq._screen import printable
+from shmq.cli._listing import Row, listing
 
 __all__ = ["doctor"]
 

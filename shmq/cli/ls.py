@@ -11,8 +11,9 @@ import shmq
 from shmq._observe.liveness import holders_of
 from shmq._observe.look import Sight, look, older
 from shmq._observe.stats import stats_of
+from shmq._screen import age, printable, size
 from shmq._segment.listing import memory_of_all
-from shmq.cli._screen import Row, age, listing, printable, size
+from shmq.cli._listing import Row, listing
 
 __all__ = ["ls"]
 

@@ -10,8 +10,6 @@ from typing import Any
 import click
 
 import shmq
-from shmq.cli._processes import available_cpus
-from shmq.cli._screen import fail
 from shmq.executor._function import find_function
 from shmq.executor._service import Service, Wish, log_to_stderr
 
@@ -77,7 +75,7 @@ def worker(
     """
     if concurrency and autoscale:
         raise click.UsageError("--concurrency and --autoscale exclude each other")
-    least, most = autoscale or (concurrency or available_cpus(),) * 2
+    least, most = autoscale or (concurrency or len(os.sched_getaffinity(0)),) * 2
     level = logging.getLevelName(log_level.upper())
     log_to_stderr(level)
     if sys.path[0] != os.getcwd():
@@ -88,6 +86,6 @@ def worker(
         came_up = Service(Wish(name, function, least, most, prefetch, codec, start_method, max_tasks, level)).serve()
     except (shmq.ShmqError, ValueError, TypeError) as error:
         hint = "; here: --codec MODULE:CODEC" if "codec=" in str(error) else ""
-        raise fail(f"{error}{hint}") from error
+        raise click.ClickException(f"{error}{hint}") from error
     if not came_up:
-        raise fail("no worker came up, three times in a row: see above")
+        raise click.ClickException("no worker came up, three times in a row: see above")

@@ -25,9 +25,13 @@ pytest.importorskip("rich")
 
 from rich.console import Console  # noqa: E402
 
-from shmq.cli import _job, _screen  # noqa: E402
+from shmq import _screen  # noqa: E402
+from shmq.cli import _listing  # noqa: E402
 from shmq.cli._group import group  # noqa: E402
-from shmq.cli._processes import Children  # noqa: E402
+from shmq.demo.files import Report, files_below, inspect, pack  # noqa: E402
+from shmq.demo.job import Job  # noqa: E402
+from shmq.demo.processes import Children  # noqa: E402
+from shmq.demo.transports import SLOT_SIZE, put_when_there_is_room, shmq_transport  # noqa: E402
 
 WATCHDOG = 120
 
@@ -51,7 +55,7 @@ def folder(tmp_path: Path) -> Path:
     root = tmp_path / "files"
     (root / "below" / "site-packages").mkdir(parents=True)
     (root / "empty").touch()
-    (root / "larger than a slot").write_bytes(os.urandom(_job.SLOT_SIZE * 2 + 1))
+    (root / "larger than a slot").write_bytes(os.urandom(SLOT_SIZE * 2 + 1))
     (root / "below" / "naïve [bold]résumé.txt").write_text("tëxt" * 1000)
     Path(os.fsdecode(os.fsencode(root) + b"/not utf-8 \xff")).write_bytes(b"x")
     (root / "below" / "site-packages" / "skipped").write_text("not part of it")
@@ -146,7 +150,7 @@ def test_python_m_shmq_is_the_command_and_says_what_it_misses(missing: str, tmp_
 
 
 def test_workers_import_neither_click_nor_rich() -> None:
-    program = "import sys, shmq.cli._job, shmq.cli._measure; print({'click', 'rich'} & set(sys.modules))"
+    program = "import sys, shmq.demo.job, shmq.demo.costs, shmq.demo.measure; print({'click', 'rich'} & set(sys.modules))"
     process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=WATCHDOG)
     assert process.stdout == "set()\n"
 
@@ -180,22 +184,22 @@ def test_demo_loses_no_file_when_a_worker_is_killed(tmp_path: Path) -> None:
 
 
 def test_files_of_killed_workers_come_back_to_the_others(tmp_path: Path) -> None:
-    files = _job.files_below(str(files_of(1.0, tmp_path / "files")))
-    with _job.shmq_transport(2) as transport, Children() as children:
-        crew = _job.Crew(transport, 2, children)
+    files = files_below(str(files_of(1.0, tmp_path / "files")))
+    with shmq_transport(2) as transport, Children() as children:
+        job = Job(transport, 2, children)
         reports = []
-        for report in crew.run([file.path for file in files]):
+        for report in job.run([file.path for file in files]):
             reports.append(report)
             if len(reports) in (5, 15):
                 while not transport.files.stats().leased:
                     time.sleep(0.001)
-                crew.kill_one()
+                job.kill_one()
         came_back = transport.files.stats().redeliveries
-        crew.dismiss()
-    assert crew.deaths == 2
+        job.dismiss()
+    assert job.deaths == 2
     assert came_back >= 1
     assert sorted(report.path for report in reports) == sorted(file.path for file in files)
-    assert all(report == _job.inspect(memoryview(_job.pack(report.path))) for report in reports)
+    assert all(report == inspect(memoryview(pack(report.path))) for report in reports)
 
 
 @pytest.mark.parametrize("after", [0.4, *(pytest.param(after, marks=pytest.mark.stress) for after in (0.1, 1.0, 1.6))])
@@ -229,13 +233,13 @@ def test_demo_killed_takes_its_children_along_and_the_next_one_cleans_up(tmp_pat
 
 def test_demo_fails_when_a_digest_differs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = str(folder / "7.bin")
-    true_inspect = _job.inspect
+    true_inspect = inspect
 
-    def inspect_badly(message: memoryview) -> _job.Report:
+    def inspect_badly(message: memoryview) -> Report:
         report = true_inspect(message)
         return report._replace(digest="0" * 64) if report.path == wrong else report
 
-    monkeypatch.setattr("shmq.cli.demo.inspect", inspect_badly)  # of the sequential pass; the workers stay right
+    monkeypatch.setattr("shmq.demo.comparison.inspect", inspect_badly)  # of the sequential pass; the workers stay right
     status, output = invoke("demo", str(folder), "--no-compare", "--workers", "1")
     assert status == 1
     assert f"shmq: differs from the sequential pass: {wrong}" in output
@@ -244,14 +248,14 @@ def test_demo_fails_when_a_digest_differs(folder: Path, monkeypatch: pytest.Monk
 
 def test_demo_says_which_files_changed_meanwhile(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     changing = folder / "7.bin"
-    true_pack = _job.pack
+    true_pack = pack
 
     def pack_late(path: str) -> bytes:
         if path == str(changing):
             changing.write_text("somebody saved it")
         return true_pack(path)
 
-    monkeypatch.setattr("shmq.cli.demo.pack", pack_late)
+    monkeypatch.setattr("shmq.demo.comparison.pack", pack_late)
     status, output = invoke("demo", str(folder), "--no-compare", "--workers", "1")
     assert status == 0
     assert f"changed meanwhile, not compared: {changing}" in output
@@ -259,13 +263,13 @@ def test_demo_says_which_files_changed_meanwhile(folder: Path, monkeypatch: pyte
 
 
 def test_file_that_vanishes_is_left_out_and_named(folder: Path) -> None:
-    paths = [file.path for file in _job.files_below(str(folder))]
+    paths = [file.path for file in files_below(str(folder))]
     os.unlink(paths[3])
-    with _job.shmq_transport(2) as transport, Children() as children:
-        crew = _job.Crew(transport, 1, children)
-        reports = list(crew.run(paths))
-        crew.dismiss()
-    assert [report for report in reports if report.problem] == [_job.Report(paths[3], problem="No such file or directory")]
+    with shmq_transport(2) as transport, Children() as children:
+        job = Job(transport, 1, children)
+        reports = list(job.run(paths))
+        job.dismiss()
+    assert [report for report in reports if report.problem] == [Report(paths[3], problem="No such file or directory")]
     assert len(reports) == len(paths)
 
 
@@ -287,13 +291,13 @@ class Crowded:
 
 def test_producer_waits_for_memory_that_workers_are_about_to_free() -> None:
     files = Crowded(leased=3, for_good=False)
-    _job.put_when_there_is_room(files, b"large")
+    put_when_there_is_room(files, b"large")
     assert files.taken
 
 
 def test_producer_gives_up_on_a_file_that_no_worker_can_make_room_for() -> None:
     with pytest.raises(shmq.OutOfMemory):
-        _job.put_when_there_is_room(Crowded(leased=3, for_good=True), b"too large")
+        put_when_there_is_room(Crowded(leased=3, for_good=True), b"too large")
 
 
 def test_demo_of_an_empty_folder_says_so(tmp_path: Path) -> None:
@@ -315,19 +319,19 @@ def test_demo_survives_a_terminal_without_unicode(folder: Path) -> None:
 
 
 def test_bench_shows_verified_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    from shmq.cli import _measure
+    from shmq.demo import measure
 
     rows = [
-        _measure.Row(row.name, (*row.ours[:2], row.ours[2] // 50), (*row.theirs[:2], row.theirs[2] // 20), row.nbytes)
-        for row in _measure.ROWS
+        measure.Row(row.name, (*row.ours[:2], row.ours[2] // 50), (*row.theirs[:2], row.theirs[2] // 20), row.nbytes)
+        for row in measure.ROWS
     ]
-    monkeypatch.setattr(_measure, "ROWS", rows)
+    monkeypatch.setattr(measure, "ROWS", rows)
     monkeypatch.setattr("shmq.cli.bench.ROWS", rows)
     status, output = invoke("bench")
     assert status == 0
     for row in rows:
         assert row.name in output
-        assert f"{_measure.ROUNDS * (row.ours[2] + row.theirs[2]):,}" in output
+        assert f"{measure.ROUNDS * (row.ours[2] + row.theirs[2]):,}" in output
     assert "×" in output
 
 
@@ -428,7 +432,7 @@ def test_ls_says_what_a_segment_is_that_cannot_be_used(queue: shmq.Queue, offset
 def on_a_terminal(monkeypatch: pytest.MonkeyPatch, width: int, *arguments: str) -> list[str]:
     """The lines that a command shows on a terminal of that width."""
     screen = Console(force_terminal=True, width=width, color_system=None, file=StringIO())
-    monkeypatch.setattr(_screen, "console", lambda: screen)
+    monkeypatch.setattr(_listing, "console", lambda: screen)
     assert invoke(*arguments)[0] in (0, 1)
     assert isinstance(screen.file, StringIO)
     return screen.file.getvalue().splitlines()

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 import shmq
-from shmq.cli._processes import SPAWN, Children
+from shmq.demo.processes import SPAWN, Children
 
-__all__ = ["FRAME", "ROWS", "Measured", "Row", "measure"]
+__all__ = ["ROUNDS", "ROWS", "Measured", "Row", "measure"]
 
 ROUNDS = 5
 SLOTS = 1024

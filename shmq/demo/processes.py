@@ -1,4 +1,4 @@
-"""Child processes of a command: they never outlive it, and Ctrl-C is the parent's to handle."""
+"""Child processes of the demo and the bench: they never outlive it, and Ctrl-C is the parent's to handle."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from multiprocessing.context import SpawnProcess
 from types import FrameType
 from typing import Any
 
-__all__ = ["Children", "available_cpus", "leaving_cleanly"]
+__all__ = ["SPAWN", "Children", "available_cpus", "leaving_cleanly"]
 
 # spawn, since a parent that draws a progress bar has a thread, and a fork copies the locks which that thread holds.
 SPAWN = multiprocessing.get_context("spawn")
