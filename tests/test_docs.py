@@ -1,7 +1,10 @@
-"""What the documents show is executed, and what they point at exists."""
+"""What the documents show is executed, what they count is counted, and what they point at exists."""
 
 from __future__ import annotations
 
+import ast
+import importlib.util
+import json
 import re
 import subprocess
 import sys
@@ -10,31 +13,164 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = [ROOT / name for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md")]
-PYTHON_BLOCKS = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+DOCUMENTS = sorted(
+    path
+    for place in (
+        ROOT.glob("*.md"),
+        *((ROOT / folder).rglob("*.md") for folder in ("docs", "benchmarks", "examples", "shmq", "tests")),
+    )
+    for path in place
+)
+EXECUTED = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PYTHON = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
+BLOCKS = [
+    pytest.param(block, id=f"{path.name}-{number}")
+    for path in EXECUTED
+    for number, block in enumerate(PYTHON.findall(path.read_text()))
+]
 
 
-def test_the_readme_shows_code():
-    assert len(PYTHON_BLOCKS) >= 2
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
 
 
-@pytest.mark.parametrize("number", range(len(PYTHON_BLOCKS)))
-def test_a_python_block_of_the_readme_runs_as_it_stands(number):
-    subprocess.run([sys.executable, "-c", PYTHON_BLOCKS[number]], check=True, timeout=60)
+def test_the_documents_show_code():
+    assert len(PYTHON.findall((ROOT / "README.md").read_text())) >= 6
+    assert len(BLOCKS) >= 7
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("block", BLOCKS)
+def test_a_python_block_of_a_document_runs_as_it_stands(block):
+    subprocess.run([sys.executable, "-c", block], check=True, timeout=60)
+
+
+def anchors_of(document: Path) -> set[str]:
+    """The anchors that its headings have, as GitHub makes them."""
+    text = re.sub(r"^```.*?^```", "", document.read_text(), flags=re.DOTALL | re.MULTILINE)
+    headings = re.findall(r"^#+ +(.*?)\s*$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
 def test_every_link_into_the_tree_leads_somewhere(document):
-    for target in re.findall(r"\]\(([^)#\s]+)", document.read_text()):
-        if "://" not in target:
-            assert (ROOT / target).exists(), f"{document.name} points at {target}"
+    text = re.sub(r"^```.*?^```", "", document.read_text(), flags=re.DOTALL | re.MULTILINE)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if "://" in target or target.startswith("mailto:"):
+            continue
+        path, _, anchor = target.partition("#")
+        leads_to = document if not path else document.parent / path
+        assert leads_to.exists(), f"{name_of(document)} points at {target}"
+        if anchor and leads_to.suffix == ".md":
+            assert anchor in anchors_of(leads_to), f"{name_of(document)} points at {target}"
+
+
+@pytest.mark.parametrize("document", [path for path in DOCUMENTS if path.parent in (ROOT, ROOT / "docs")], ids=name_of)
+def test_every_path_that_a_document_names_exists(document):
+    for path in re.findall(r"`((?:shmq|tests|docs|benchmarks|examples)/[\w./]+\w/?)`", document.read_text()):
+        assert (ROOT / path).exists(), f"{name_of(document)} names {path}"
+
+
+def test_every_document_is_reached_from_the_readme():
+    seen, waiting = set(), [ROOT / "README.md"]
+    while waiting:
+        document = waiting.pop()
+        if document in seen:
+            continue
+        seen.add(document)
+        targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", document.read_text())
+        waiting += [(document.parent / target).resolve() for target in targets if target.endswith(".md") and "://" not in target]
+    assert {name_of(path) for path in DOCUMENTS} - {name_of(path) for path in seen} == set()
+
+
+WRITTEN = [path for path in DOCUMENTS if path.name not in ("CHANGELOG.md", "ARCHITECTURE.md")]
+MOST_WORDS = 30
+
+
+def sentences_of(document: Path) -> list[str]:
+    """The sentences of a document, without its code, its measured tables and the targets of its links."""
+    text = re.sub(
+        r"^```.*?^```|^<!-- benchmark table: begin.*?table: end -->", "\n\n", document.read_text(), flags=re.DOTALL | re.MULTILINE
+    )
+    text = re.sub(r"`[^`]*`", "code", re.sub(r"\]\([^)]*\)", "]", text))
+    paragraphs = re.split(r"\n\s*\n|\n(?=- |#)|\|", text)
+    return [sentence for paragraph in paragraphs for sentence in re.split(r"(?<=[.!?])[*)]*\s+", " ".join(paragraph.split()))]
+
+
+@pytest.mark.parametrize("document", WRITTEN, ids=name_of)
+def test_no_sentence_of_a_document_has_more_than_thirty_words(document):
+    long = [sentence for sentence in sentences_of(document) if len(re.findall(r"[\w'’]+(?:[.,-]\w+)*", sentence)) > MOST_WORDS]
+    assert long == []
 
 
 def test_the_readme_has_exactly_the_two_commands_that_set_everything_up():
     commands = re.findall(r"^```bash\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
     assert len(commands) == 2
     assert "shmq demo" in commands[0]
-    assert commands[1].strip().endswith("pytest")
+    assert re.search(r"&& pytest( -n \d+)?$", commands[1].strip())
+
+
+def benchmark_table() -> object:
+    """The module benchmarks/table.py."""
+    sys.path.insert(0, str(ROOT / "benchmarks"))  # where its own imports are
+    try:
+        spec = importlib.util.spec_from_file_location("benchmark_table", ROOT / "benchmarks" / "table.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.pop(0)
+        sys.modules.pop("targets", None)
+    return module
+
+
+def test_the_benchmark_tables_are_what_the_results_say():
+    table = benchmark_table()
+    documents = [json.loads(path.read_text()) for path in sorted((ROOT / "benchmarks" / "results").glob("*.json"))]
+    assert table.insert((ROOT / "README.md").read_text(), table.summary(documents)) == (ROOT / "README.md").read_text()
+    whole = (ROOT / "benchmarks" / "README.md").read_text()
+    assert table.insert(whole, "\n\n".join(map(table.markdown, documents))) == whole
+
+
+def test_the_benchmark_table_of_the_readme_is_short():
+    table = (ROOT / "README.md").read_text().partition("benchmark table: begin")[2].partition("benchmark table: end")[0]
+    rows = [line for line in table.splitlines() if line.startswith("| ")]
+    assert len(rows) - 1 <= 8
+    assert {row.count("|") - 1 for row in rows} == {4}
+
+
+EVIDENCE = (ROOT / "docs" / "evidence.md").read_text()
+
+
+def sizes_of(path: str) -> dict[str, int]:
+    """How many items each tuple, list or dict has that a module assigns to a name."""
+    sizes = {}
+    for node in ast.parse((ROOT / "tests" / path).read_text()).body:
+        targets = [node.target] if isinstance(node, ast.AnnAssign) else node.targets if isinstance(node, ast.Assign) else []
+        for target in targets:
+            if isinstance(target, ast.Name) and isinstance(node.value, ast.Dict | ast.Tuple | ast.List):
+                sizes[target.id] = len(getattr(node.value, "elts", None) or getattr(node.value, "keys", []))
+    return sizes
+
+
+@pytest.mark.parametrize("model", sorted(set(re.findall(r"\.\./tests/model/(\w+)\.py", EVIDENCE))))
+def test_the_evidence_counts_the_rules_of_each_model(model):
+    [stated] = re.findall(rf"^\| \[[^|]*/{model}\.py\)[^|]*\|[^|]*\| (\d+) \|$", EVIDENCE, re.MULTILINE)
+    assert int(stated) == sizes_of(f"model/{model}.py")["MUTANTS"]
+
+
+def test_the_evidence_names_all_models():
+    models = {path.stem for path in (ROOT / "tests" / "model").glob("*.py") if "MUTANTS" in sizes_of(f"model/{path.name}")}
+    assert models == set(re.findall(r"\.\./tests/model/(\w+)\.py", EVIDENCE))
+
+
+def test_the_evidence_counts_roles_crash_points_and_planted_errors():
+    every_instruction = sizes_of("crash/test_every_instruction.py")
+    assert f"- {every_instruction['FLOORS']} roles, in queues of" in EVIDENCE
+    assert f"- {every_instruction['MUTANTS']} changes of the engine that plant an error" in EVIDENCE
+    engine = "\n".join(path.read_text() for path in (ROOT / "shmq" / "_native").rglob("*.[ch]"))
+    points = set(re.findall(r"SHMQ_CRASH_POINT\((\w+)\);", engine))
+    roles = sizes_of("crash/test_crash_points.py")["PASSED"]
+    assert f"- {len(points)} crash points in {roles} roles" in EVIDENCE
+    assert f"- {sizes_of('native/test_fuzz.py')['PLANTED']} planted bugs" in EVIDENCE
 
 
 LOCKS = (ROOT / "ARCHITECTURE.md").read_text().partition("## Locks")[2].partition("\n## ")[0]
