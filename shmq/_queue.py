@@ -446,7 +446,7 @@ class Queue(_core.Port[T]):
     def _bury(self, image: bytes, **about: Any) -> None:
         from shmq._store.dead_letters import DeadLetters
 
-        DeadLetters(self).bury(image, **about)
+        DeadLetters(self)._write(image, **about)
 
     def _could_not_bury(self, failure: BaseException) -> None:
         _log().error(
@@ -643,7 +643,7 @@ def _config(
         codec=_codec_name(codec),
         lease_timeout=_seconds("lease_timeout", lease_timeout),
         max_deliveries=_count("max_deliveries", max_deliveries, least=0, most=MOST_DELIVERIES),
-        backoff=None if backoff is None else backoff.checked(),
+        backoff=None if backoff is None else backoff._checked(),
         lifetime=lifetime,
     )
 

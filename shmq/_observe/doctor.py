@@ -245,8 +245,8 @@ def examine_semaphores(segment: Segment) -> Iterator[Finding]:
 
 def examine_leftovers(queue: Queue) -> Iterator[Finding]:
     letters = queue.dead_letters
-    for leftover in letters.leftovers():
-        letters.repair(leftover)
+    for leftover in letters._leftovers():
+        letters._repair(leftover)
         put_back = ".out." in leftover
         what = (
             "being put back by one who died, perhaps after it was: kept" if put_back else "half-written by one who died: removed"

@@ -45,7 +45,7 @@ class QueueStats:
     redeliveries: int
     expired: int  # leases whose time was over
     deaths: int  # handles whose process died without closing them
-    buried: int  # messages that became dead letters
+    dead_lettered: int  # messages that became dead letters
     dead_letters: int  # … and still are
     waiting_consumers: int
     waiting_producers: int
@@ -58,7 +58,7 @@ def stats_of(port: Observer) -> QueueStats:
     states = Counter(state for state, _, _, _ in port._cells())
     puts, gets, receives, acks, nacks, redeliveries = port._counters()
     consumers, producers = port._waiters()
-    expired, deaths, buried = port._events()
+    expired, deaths, dead_lettered = port._events()
     return QueueStats(
         name=port.name,
         capacity=port.segment.config.slots,
@@ -79,7 +79,7 @@ def stats_of(port: Observer) -> QueueStats:
         redeliveries=redeliveries,
         expired=expired,
         deaths=deaths,
-        buried=buried,
+        dead_lettered=dead_lettered,
         dead_letters=len(DeadLetters(port)),
         waiting_consumers=consumers,
         waiting_producers=producers,

@@ -21,7 +21,7 @@ class Backoff(NamedTuple):
     maximum: float = 60.0
     jitter: float = 0.1
 
-    def checked(self) -> Backoff:
+    def _checked(self) -> Backoff:
         """The same in floats. Raises ValueError or TypeError that names what cannot be."""
         values = {}
         for field, least, most in (("initial", 0.0, YEAR), ("factor", 1.0, 1000.0), ("maximum", 0.0, YEAR), ("jitter", 0.0, 1.0)):

@@ -51,8 +51,8 @@ class DeadLetter:
     delivery_count: int
     published_at: float
     first_failed_at: float
-    died_at: float
-    buried_by: int  # pid
+    dead_lettered_at: float
+    dead_lettered_by: int  # pid
     nbytes: int
     image: bytes = field(repr=False, compare=False)
     port: Port = field(repr=False, compare=False)
@@ -123,9 +123,9 @@ class DeadLetters:
                 count += self._discard(letter)
         return count
 
-    # -- burying -------------------------------------------------------------------------------------------------------
+    # -- writing -------------------------------------------------------------------------------------------------------
 
-    def bury(
+    def _write(
         self, image: bytes, *, id: int, cause: str, reason: str, error: BaseException | None, delivery_count: int,
         published: float, first_failed: float,
     ) -> None:  # fmt: skip
@@ -140,7 +140,8 @@ class DeadLetters:
         text = "" if error is None else "".join(traceback.format_exception(type(error), error, error.__traceback__))
         head = {
             "reason": reason, "cause": cause, "error": text[-LONGEST_ERROR:], "delivery_count": delivery_count,
-            "published_at": now - published, "first_failed_at": now - first_failed, "died_at": now, "buried_by": os.getpid(),
+            "published_at": now - published, "first_failed_at": now - first_failed,
+            "dead_lettered_at": now, "dead_lettered_by": os.getpid(),
         }  # fmt: skip
         content = json.dumps(head).encode() + b"\n" + image
         scratch = f"{name}.new.{_core.identity():x}"
@@ -155,7 +156,7 @@ class DeadLetters:
 
     # -- repairing -----------------------------------------------------------------------------------------------------
 
-    def leftovers(self) -> list[str]:
+    def _leftovers(self) -> list[str]:
         """Names of files that a dead process was writing, or was putting back."""
         found = []
         for name in self._listing():
@@ -163,7 +164,7 @@ class DeadLetters:
                 found.append(name)
         return found
 
-    def repair(self, name: str) -> None:
+    def _repair(self, name: str) -> None:
         """Remove a half-written letter, whose message is in its cell; make one that was being put back a dead letter again."""
         letter, _, suffix = name.partition(".")
         with contextlib.suppress(FileNotFoundError), Folder(self._folder) as folder:
@@ -172,11 +173,11 @@ class DeadLetters:
             else:
                 folder.remove(name)
 
-    def files(self) -> set[str]:
+    def _files(self) -> set[str]:
         """Names of the files of letters, those that are being put back included, and of those that are being written."""
         return {name for name in self._listing() if LETTER.fullmatch(name[:16])}
 
-    def side_keys(self, files: set[str]) -> set[bytes]:
+    def _side_keys(self, files: set[str]) -> set[bytes]:
         """Keys of the side segments to which the letters in these files lead. **Raises** FileNotFoundError where one has gone."""
         keys: set[bytes] = set()
         written = [name for name in files if ".new." not in name]  # of those that are being written the message is in its cell
@@ -208,7 +209,7 @@ class DeadLetters:
                 unreadable[name] = error
             else:
                 letters += [letter] if letter is not None else []
-        letters.sort(key=lambda letter: (letter.died_at, letter.id))
+        letters.sort(key=lambda letter: (letter.dead_lettered_at, letter.id))
         return letters, unreadable
 
     def _names(self) -> list[str]:

@@ -66,11 +66,11 @@ def keys_in_use(queue: Queue, briefly: bool) -> set[bytes] | None:
     """
     letters = DeadLetters(queue)
     for _ in range(LOOKS):
-        files = letters.files()
+        files = letters._files()
         if briefly and (queue._backlog_count or len(files) > FEW):
             return None
         with contextlib.suppress(FileNotFoundError):
-            used = letters.side_keys(files) | queue._backlog_side_keys() | queue._side_keys()
-            if letters.files() == files:
+            used = letters._side_keys(files) | queue._backlog_side_keys() | queue._side_keys()
+            if letters._files() == files:
                 return used
     return None

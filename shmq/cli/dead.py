@@ -45,11 +45,11 @@ def show(letters: DeadLetters, errors: bool, data: bool) -> None:
     if not rows:
         click.echo("there are no dead letters", err=True)
         return
-    listing(("message", "deliveries", "size", "died"), rows, notes="why", expendable=("size",))
+    listing(("message", "deliveries", "size", "given up"), rows, notes="why", expendable=("size",))
 
 
 def figures_of(letter: DeadLetter) -> tuple[str, ...]:
-    return str(letter.id), f"{letter.delivery_count:,}", size(letter.nbytes), f"{age(time.time() - letter.died_at)} ago"
+    return str(letter.id), f"{letter.delivery_count:,}", size(letter.nbytes), f"{age(time.time() - letter.dead_lettered_at)} ago"
 
 
 def words_of(letter: DeadLetter, errors: bool, data: bool) -> Iterator[str]:

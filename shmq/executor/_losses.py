@@ -73,7 +73,7 @@ class Losses:
             number, client, length, _, _ = _tasks.task_of(letter.data)
             if client == self.client:
                 if number in pending:
-                    if self._unexplained(number, letter.delivery_count) and time.time() - letter.died_at < NEWS_PATIENCE:
+                    if self._unexplained(number, letter.delivery_count) and time.time() - letter.dead_lettered_at < NEWS_PATIENCE:
                         self.expected = True  # a death is seen in the queue before its process has ended
                         continue
                     yield number, self._loss(number, _tasks.name_of(letter.data, length), letter.delivery_count)

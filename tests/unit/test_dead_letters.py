@@ -347,10 +347,10 @@ def test_a_letter_tells_when_by_whom_and_how_large(make: Make) -> None:
     after = time.time()
     (letter,) = queue.dead_letters
     tick = 0.02  # of the coarse clock
-    assert before - tick <= letter.published_at <= letter.first_failed_at <= letter.died_at <= after + tick
+    assert before - tick <= letter.published_at <= letter.first_failed_at <= letter.dead_lettered_at <= after + tick
     assert letter.first_failed_at - letter.published_at >= 0.03
-    assert letter.died_at - letter.first_failed_at >= 0.03
-    assert (letter.id, letter.nbytes, letter.buried_by) == (lease.id, 5, os.getpid())
+    assert letter.dead_lettered_at - letter.first_failed_at >= 0.03
+    assert (letter.id, letter.nbytes, letter.dead_lettered_by) == (lease.id, 5, os.getpid())
 
 
 STRUCTURED = np.array([(1, 2.5, "a"), (3, 4.5, "b")], dtype=[("n", "<i4"), ("x", "<f8"), ("s", "U3")])
@@ -436,7 +436,7 @@ def test_letters_can_be_counted_indexed_and_iterated_oldest_first(make: Make) ->
     for number in range(5):
         kill(queue, number)
     letters = queue.dead_letters
-    assert len(letters) == 5 == queue.stats().dead_letters == queue.stats().buried
+    assert len(letters) == 5 == queue.stats().dead_letters == queue.stats().dead_lettered
     assert [letter.data for letter in letters] == list(range(5))
     assert letters[0].data == 0 and letters[-1].data == 4
     with pytest.raises(IndexError):
@@ -786,7 +786,7 @@ def test_death_between_the_letter_and_its_cell_gives_one_letter(q: shmq.Queue, c
         q.get(timeout=0.3)
     (letter,) = q.dead_letters
     assert (letter.id, letter.data, letter.cause) == (first.id, "x", "rejected")
-    assert letter.buried_by == first.buried_by
+    assert letter.dead_lettered_by == first.dead_lettered_by
     assert in_use(q) == (0, 0, 0)
 
 

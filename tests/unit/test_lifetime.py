@@ -446,7 +446,7 @@ def test_a_mismatch_names_the_value_and_both_sides(name: str, value: str, others
     with shmq.Queue(name, slots=4, slot_size=64, **{value: made}):
         with pytest.raises(shmq.SegmentMismatch, match=value) as caught:
             shmq.Queue(name, **{value: asked})
-        said = asked.checked() if isinstance(asked, shmq.Backoff) else asked
+        said = asked._checked() if isinstance(asked, shmq.Backoff) else asked
         assert repr(said) in str(caught.value)
         shmq.Queue(name, **{value: made}).close()
         shmq.Queue(name).close()

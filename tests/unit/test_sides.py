@@ -206,7 +206,7 @@ def test_a_letter_that_moves_during_the_look_ends_it(make: Make, children: Child
     killed_in_put(children, queue)
     calls = []
     with monkeypatch.context() as patch:
-        patch.setattr(DeadLetters, "files", lambda self: calls.append(1) or {f"{len(calls):016x}.new.1"})
+        patch.setattr(DeadLetters, "_files", lambda self: calls.append(1) or {f"{len(calls):016x}.new.1"})
         reopened(queue)
     assert len(calls) == 2 * sides.LOOKS
     assert len(side_files(queue)) == 1
@@ -224,7 +224,7 @@ def test_a_letter_that_is_put_back_between_two_looks_keeps_its_side_segment(
     queue.put("full")
     killed_in_put(children, queue)
     assert queue.get() == "full"
-    files = DeadLetters.files
+    files = DeadLetters._files
     put_back: list[int] = []
 
     def before_files(self: DeadLetters) -> set[str]:
@@ -233,7 +233,7 @@ def test_a_letter_that_is_put_back_between_two_looks_keeps_its_side_segment(
         return files(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(DeadLetters, "files", before_files)
+        patch.setattr(DeadLetters, "_files", before_files)
         reopened(queue)
     assert put_back == [1] and side_files(queue) == [kept]
     assert queue.get(timeout=0) == LARGE
@@ -341,7 +341,7 @@ def test_letters_are_read_only_where_something_is_left_over(
     queue = make(slots=1, slot_size=64)
     killed_after_put(children, queue)
     looks: list[int] = []
-    monkeypatch.setattr(DeadLetters, "files", lambda self: looks.append(1) or set())
+    monkeypatch.setattr(DeadLetters, "_files", lambda self: looks.append(1) or set())
     reopened(queue)
     assert looks == [] and queue._deaths_to_sweep() is None
     assert queue.get(timeout=0) == LARGE

@@ -38,7 +38,7 @@ def test_a_new_queue_has_counted_nothing(make: Make) -> None:
         "ports": 1,
         **dict.fromkeys(("ready", "backlog", "leased", "loaned", "held", "returned"), 0),
         **dict.fromkeys(("puts", "gets", "receives", "acks", "nacks", "redeliveries"), 0),
-        **dict.fromkeys(("expired", "deaths", "buried", "dead_letters"), 0),
+        **dict.fromkeys(("expired", "deaths", "dead_lettered", "dead_letters"), 0),
         **dict.fromkeys(("waiting_consumers", "waiting_producers"), 0),
     }
 
