@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import operator
 import os
 import sys
 import time
 import weakref
 from collections.abc import AsyncIterator, Callable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from shmq import _core
 from shmq._codec.codec import Codec, json_codec
@@ -23,8 +22,7 @@ from shmq._observe.stats import Holding, QueueStats, attached_report, holders_re
 from shmq._segment import anonymous as _anonymous
 from shmq._segment import lifecycle
 from shmq._segment import segment as _segment
-from shmq._segment.backoff import YEAR, Backoff
-from shmq._segment.config import LIFETIMES, Config
+from shmq._segment.config import Config, check_mode
 from shmq._segment.segment import Segment
 from shmq._waiting.bell import ITEMS, SPACE, Ears, wait_done
 
@@ -32,8 +30,10 @@ if TYPE_CHECKING:
     import logging
     from asyncio import AbstractEventLoop
 
-    from typing_extensions import Self, TypedDict, TypeVar, Unpack
+    from typing_extensions import Self, TypeVar, Unpack
 
+    from shmq._segment.backoff import Backoff
+    from shmq._segment.config import Lifetime, Overflow, Oversize, Values
     from shmq._store.dead_letters import DeadLetter, DeadLetters
     from shmq._waiting.awaiting import Place, Receiving
     from shmq._waiting.fileno import Readable
@@ -46,28 +46,7 @@ else:
 
 __all__ = ["Queue"]
 
-Oversize = Literal["error", "spill"]
-Overflow = Literal["block", "grow"]
-Lifetime = Literal["persistent", "creator", "handles"]
 OF_A_HANDLE = {"_ears", "_places", "_backlog", "_creator_pid", "_of_children"}  # attributes that each process has of its own
-MOST_DELIVERIES = 0xFFFE  # what the format counts to
-
-if TYPE_CHECKING:
-
-    class Values(TypedDict, total=False):
-        """What a queue may be created with: see Queue."""
-
-        slots: int | None
-        slot_size: int | None
-        in_flight: int | None
-        ports: int | None
-        oversize: Oversize | None
-        overflow: Overflow | None
-        allow_pickle: bool | None
-        lease_timeout: float | None
-        max_deliveries: int | None
-        backoff: Backoff | None
-        lifetime: Lifetime | None
 
 
 class Queue(_core.Port[T]):
@@ -125,24 +104,12 @@ class Queue(_core.Port[T]):
         mode: int = 0o600,
         spin: bool = True,
     ) -> None:
-        config = _config(
-            slots=slots,
-            slot_size=slot_size,
-            in_flight=in_flight,
-            ports=ports,
-            oversize=oversize,
-            overflow=overflow,
-            allow_pickle=allow_pickle,
-            codec=codec,
-            lease_timeout=lease_timeout,
-            max_deliveries=max_deliveries,
-            backoff=backoff,
-            lifetime=lifetime,
-            mode=mode,
-        )
+        arguments = locals()  # so far, the parameters: every row of the table is among them
+        check_mode(mode)
+        config = Config.asked({name: arguments[name] for name in Config.TABLE})
         if name is None:
             _anonymous.sweep_anonymous()
-            config.lifetime = config.lifetime or "creator"
+            config.given.setdefault("lifetime", "creator")
             self._begin(lifecycle.create(_anonymous.anonymous_name(), config, anonymous=True), config, codec, spin)
             return
         while True:
@@ -162,10 +129,8 @@ class Queue(_core.Port[T]):
         cls, name: str, *, codec: Codec | None = None, mode: int = 0o600, spin: bool = True, **values: Unpack[Values]
     ) -> Self:
         """Create a queue; parameters as for Queue(). **Raises** SegmentExists where there is one, and what Queue() raises."""
-        for given in values:
-            if given not in Config.__slots__:
-                raise TypeError(f"a queue has no parameter {given!r}; there are {', '.join(Config.__slots__)}, mode, spin")
-        return cls._make(name, _config(**values, codec=codec, mode=mode), codec, spin)
+        check_mode(mode)
+        return cls._make(name, Config.asked({**values, "codec": codec}), codec, spin)
 
     @classmethod
     def _make(cls, name: str, config: Config, codec: Codec | None = None, spin: bool = True, anonymous: bool = False) -> Self:
@@ -186,11 +151,11 @@ class Queue(_core.Port[T]):
     @classmethod
     def attach(cls, name: str, *, codec: Codec | None = None, spin: bool = True) -> Self:
         """Attach to an existing queue. **Raises** SegmentNotFound where there is none, and what Queue() raises."""
-        _codec_name(codec)
+        Config.asked({"codec": codec})
         queue = cls.__new__(cls)
         segment = lifecycle.attach(name)
         try:
-            queue._begin(segment, Config(), codec, spin)
+            queue._begin(segment, Config({}), codec, spin)
         except SegmentCorrupt:
             if _segment.is_current(segment):
                 raise
@@ -598,87 +563,3 @@ def _attach_again(cls: type[Queue], name: str, nonce: int, codec: Codec | None, 
         queue.close()
         raise SegmentNotFound(f"queue {name!r} was unlinked and made anew since this handle was pickled")
     return queue
-
-
-def _config(
-    *,
-    slots: int | None = None,
-    slot_size: int | None = None,
-    in_flight: int | None = None,
-    ports: int | None = None,
-    oversize: str | None = None,
-    overflow: str | None = None,
-    allow_pickle: bool | None = None,
-    codec: Codec | None = None,
-    lease_timeout: float | None = None,
-    max_deliveries: int | None = None,
-    backoff: Backoff | None = None,
-    lifetime: str | None = None,
-    mode: int = 0o600,
-) -> Config:
-    """Check what the user asked for. Raises ValueError or TypeError that names the parameter."""
-    if oversize not in (None, "error", "spill"):
-        raise ValueError(f'oversize must be "error" or "spill", not {oversize!r}')
-    if overflow not in (None, "block", "grow"):
-        raise ValueError(f'overflow must be "block" or "grow", not {overflow!r}')
-    if allow_pickle not in (None, True, False):
-        raise TypeError(f"allow_pickle must be True or False, not {allow_pickle!r}")
-    if mode != 0o600:
-        raise ValueError(
-            f"mode must be 0o600, not {oct(mode) if isinstance(mode, int) else repr(mode)}: "
-            "the processes of another user could not be told alive from dead"
-        )
-    if lifetime is not None and lifetime not in LIFETIMES:
-        raise ValueError(f"lifetime must be {', '.join(map(repr, LIFETIMES))}, not {lifetime!r}")
-    if backoff is not None and not isinstance(backoff, Backoff):
-        raise TypeError(f"backoff must be a shmq.Backoff, not {backoff!r}")
-    return Config(
-        slots=_count("slots", slots),
-        slot_size=_count("slot_size", slot_size),
-        in_flight=_count("in_flight", in_flight),
-        ports=_count("ports", ports),
-        oversize=oversize,
-        overflow=overflow,
-        allow_pickle=allow_pickle,
-        codec=_codec_name(codec),
-        lease_timeout=_seconds("lease_timeout", lease_timeout),
-        max_deliveries=_count("max_deliveries", max_deliveries, least=0, most=MOST_DELIVERIES),
-        backoff=None if backoff is None else backoff._checked(),
-        lifetime=lifetime,
-    )
-
-
-def _seconds(name: str, value: Any) -> float | None:
-    if value is None:
-        return None
-    if isinstance(value, bool | str | bytes) or not hasattr(value, "__float__"):
-        raise TypeError(f"{name} must be a number of seconds, not {value!r}")
-    if not 1e-6 <= value <= YEAR:
-        raise ValueError(f"{name} must lie between a microsecond and a year, but is {value!r}")
-    return round(float(value), 6)  # what survives the way through the segment's nanoseconds, up to a year
-
-
-def _codec_name(codec: Codec | None) -> str | None:
-    if codec is None:
-        return None
-    for attribute in ("name", "encode", "decode"):
-        if not hasattr(codec, attribute):
-            raise TypeError(f"codec={codec!r} has no {attribute}: a codec has name, encode(obj) and decode(memoryview)")
-    name = codec.name
-    if not (isinstance(name, str) and name.isascii() and name and len(name) <= 31):
-        raise ValueError(f"a codec's name has 1 to 31 ASCII characters, not {name!r}")
-    return name
-
-
-def _count(name: str, value: Any, least: int = 1, most: int | None = None) -> int | None:
-    if value is None:
-        return None
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be a whole number, not {type(value).__name__}") from None
-    if number < least:
-        raise ValueError(f"{name} must be at least {least}, not {number}")
-    if most is not None and number > most:
-        raise ValueError(f"{name} must be at most {most:,}, not {number:,}")
-    return number

@@ -156,14 +156,17 @@ def lock_inode() -> int:
     return shmq_owner_lock_inode()
 
 
-def segment_bytes(slots, slot_size, cells, ports) -> int:
+def segment_bytes(slots, slot_size, in_flight, ports) -> int:
     """Size of a segment of this geometry; 0 where the numbers are out of the format's bounds."""
     cdef shmq_geometry geometry
-    if not 0 < slots < 1 << 32 or not 0 < slot_size < 1 << 63 or not 0 < cells < 1 << 32 or not 0 < ports < 1 << 32:
-        return 0
-    if not compute_geometry(slots, slot_size, cells, ports, &geometry):
-        return 0
-    return geometry.segment_bytes
+    return geometry.segment_bytes if lay_out(&geometry, slots, slot_size, in_flight, ports) else 0
+
+
+cdef bint lay_out(shmq_geometry *geometry, slots, slot_size, in_flight, ports) except -1:
+    """False where the numbers are out of the format's bounds."""
+    if not 0 < slots < 1 << 32 or not 0 < slot_size < 1 << 63 or not 0 < in_flight < 1 << 31 or not 0 < ports < 1 << 31:
+        return False
+    return compute_geometry(slots, slot_size, in_flight + reserved_cells(slot_size, ports), ports, geometry)
 
 
 def reserved_cells(slot_size, ports) -> int:
@@ -171,26 +174,24 @@ def reserved_cells(slot_size, ports) -> int:
     return SHMQ_RESERVED_WHERE_PAGED if slot_size >= SHMQ_PAGE else ports
 
 
-def format_segment(memory, uint64_t slots, uint64_t slot_size, uint64_t cells, uint64_t ports, uint64_t nonce, uint32_t flags,
-                   bytes codec, bytes boot_id, uint64_t pid, policy) -> None:
+def format_segment(memory, dict header) -> None:
     """Write header and cells into zeroed memory. It can be attached only after mark_ready.
 
-    `policy`: lease time-out, first and longest rest (seconds; 0: none), factor, jitter, deliveries that make a dead letter (0: none).
+    `header`: the fields that the creator chooses, by the names under which `read_header` tells them. **Raises** KeyError, ValueError.
     """
     cdef Py_buffer buffer
     cdef shmq_geometry geometry
-    cdef shmq_policy laid_down
-    lease_timeout, initial, maximum, laid_down.retry_factor, laid_down.retry_jitter, laid_down.max_deliveries = policy
-    laid_down.lease_timeout_ns = round(lease_timeout * 1e9)
-    laid_down.retry_initial_ns = round(initial * 1e9)
-    laid_down.retry_maximum_ns = round(maximum * 1e9)
-    if not compute_geometry(slots, slot_size, cells, ports, &geometry) or len(boot_id) != 16:
+    cdef shmq_policy policy = header # those of its fields that a policy has
+    cdef uint64_t nonce = header["nonce"], pid = header["creator_pid"]
+    cdef uint32_t flags = header["flags"]
+    cdef bytes codec = header["codec"].encode("ascii"), boot_id = header["boot_id"]
+    if len(boot_id) != 16 or not lay_out(&geometry, header["slots"], header["slot_size"], header["in_flight"], header["ports"]):
         raise ValueError("geometry out of bounds")
     cdef uint64_t inode = lock_inode(), owner = own_identity()
     PyObject_GetBuffer(memory, &buffer, PyBUF_WRITABLE)
     if <uint64_t>buffer.len >= geometry.segment_bytes:
         shmq_segment_format(buffer.buf, &geometry, nonce, flags, PyBytes_AS_STRING(codec), <const uint8_t *>PyBytes_AS_STRING(boot_id),
-                            owner, inode, &laid_down)
+                            owner, inode, &policy)
         (<shmq_header *>buffer.buf).creator_pid = pid
     PyBuffer_Release(&buffer)
 
@@ -234,13 +235,13 @@ def read_header(memory) -> dict | None:
             raise SegmentCorrupt(f"its header's numbers contradict each other or its size of {buffer.len:,} bytes")
         header = <shmq_header *>buffer.buf
         return {
-            "slots": geometry.slots, "slot_size": geometry.slot_size, "cells": geometry.cells, "ports": geometry.ports,
+            "slots": geometry.slots, "slot_size": geometry.slot_size, "ports": geometry.ports,
+            "in_flight": geometry.cells - reserved_cells(geometry.slot_size, geometry.ports),
             "nonce": header.nonce, "flags": header.flags, "creator": header.creator, "creator_pid": header.creator_pid,
             "created_at": header.created_unix_ns * 1e-9, "lock_inode": header.lock_inode,
-            "policy": (header.policy.lease_timeout_ns * 1e-9, header.policy.retry_initial_ns * 1e-9, header.policy.retry_maximum_ns * 1e-9,
-                       header.policy.retry_factor, header.policy.retry_jitter, header.policy.max_deliveries),
             "boot_id": PyBytes_FromStringAndSize(<const char *>header.boot_id, 16),
             "codec": PyBytes_FromStringAndSize(header.codec, 32).rstrip(b"\0").decode("ascii", "replace"),
+            **header.policy, # each field by its name in the format
         }
     finally:
         PyBuffer_Release(&buffer)

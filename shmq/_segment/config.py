@@ -1,109 +1,297 @@
-"""The configuration of a segment: what each value may be, its default, and how the header keeps it."""
+"""The table of configuration values: how each is checked, what it is by default, and how a segment's header keeps it.
+
+A value is added here, as one attribute of Config. What users type stands beside it, in the signature of Queue and in Values; a
+test compares them, and the documentation, with the table.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import operator
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from shmq import _core
-from shmq._segment.backoff import Backoff
+from shmq._segment.backoff import YEAR, Backoff
 
-# What a queue has unless it is told otherwise. All slots are reserved when it is made, so large ones are fewer: the ring, and
-# what is in flight beside it, take DEFAULT_BYTES each, or FEWEST slots. A container's /dev/shm has 64 MiB by default.
+T = TypeVar("T")
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any, ClassVar, Literal, Protocol
+
+    from typing_extensions import Self, TypedDict
+
+    Header = dict[str, Any]  # a segment's header, as _core.read_header returns it and _core.format_segment takes it
+    Check = Callable[[str, Any], T]  # takes a value's name and what was given; raises ValueError or TypeError that names it
+
+    class Place(Protocol):
+        """Where a value stands in a header."""
+
+        def pack(self, header: Header, value: Any) -> None: ...
+
+        def unpack(self, header: Header) -> Any: ...
+
+    Oversize = Literal["error", "spill"]
+    Overflow = Literal["block", "grow"]
+    Lifetime = Literal["persistent", "creator", "handles"]
+
+    class Values(TypedDict, total=False):
+        """What Queue.create takes beside a codec: see Queue."""
+
+        slots: int | None
+        slot_size: int | None
+        in_flight: int | None
+        ports: int | None
+        oversize: Oversize | None
+        overflow: Overflow | None
+        allow_pickle: bool | None
+        lease_timeout: float | None
+        max_deliveries: int | None
+        backoff: Backoff | None
+        lifetime: Lifetime | None
+
+
+# All slots are reserved when a queue is made, so large ones are fewer: the ring, and what is in flight beside it, take
+# DEFAULT_BYTES each, or FEWEST slots. A container's /dev/shm has 64 MiB by default.
 SLOTS = 1024
 SLOT_SIZE = 1024
 DEFAULT_BYTES = 16 << 20
 FEWEST = 4
-# How long a segment's name lasts: "persistent" ones until somebody unlinks them.
-LIFETIMES = {"creator": _core.FLAG_WITH_CREATOR, "handles": _core.FLAG_WITH_HANDLES, "persistent": 0}
+MOST_DELIVERIES = 0xFFFE  # what the format counts to
 
 
-# What a queue has unless it is told otherwise. All slots are reserved when it is made, so large ones are fewer: the ring, and
-# what is in flight beside it, take DEFAULT_BYTES each, or FEWEST slots. A container's /dev/shm has 64 MiB by default.
-SLOTS = 1024
+# -- checks: what may be given ---------------------------------------------------------------------------------------------
+
+
+def whole(least: int, most: int | None = None) -> Check[int]:
+    """A whole number between these two."""
+
+    def check(name: str, value: Any) -> int:
+        try:
+            number = operator.index(value)
+        except TypeError:
+            raise TypeError(f"{name} must be a whole number, not {type(value).__name__}") from None
+        if number < least:
+            raise ValueError(f"{name} must be at least {least}, not {number}")
+        if most is not None and number > most:
+            raise ValueError(f"{name} must be at most {most:,}, not {number:,}")
+        return number
+
+    return check
+
+
+def one_of(*choices: str) -> Check[str]:
+    """One of these words."""
+    words = f"{', '.join(map(quoted, choices[:-1]))} or {quoted(choices[-1])}"
+
+    def check(name: str, value: Any) -> str:
+        if value not in choices:
+            raise ValueError(f"{name} must be {words}, not {value!r}")
+        return str(value)
+
+    return check
+
+
+def quoted(word: str) -> str:
+    return f'"{word}"'
+
+
+def truth(name: str, value: Any) -> bool:
+    """True or False."""
+    if value not in (True, False):
+        raise TypeError(f"{name} must be True or False, not {value!r}")
+    return bool(value)
+
+
+def seconds(name: str, value: Any) -> float:
+    """A number of seconds, as it survives the way through the segment's nanoseconds."""
+    if isinstance(value, bool | str | bytes) or not hasattr(value, "__float__"):
+        raise TypeError(f"{name} must be a number of seconds, not {value!r}")
+    if not 1e-6 <= value <= YEAR:
+        raise ValueError(f"{name} must lie between a microsecond and a year, but is {value!r}")
+    return round(float(value), 6)
+
+
+def rest(name: str, value: Any) -> Backoff:
+    """A Backoff whose numbers can be."""
+    if not isinstance(value, Backoff):
+        raise TypeError(f"{name} must be a shmq.Backoff, not {value!r}")
+    return value._checked()
+
+
+def codec_name(name: str, codec: Any) -> str:
+    """The name of a codec: the header keeps no more of it."""
+    for attribute in ("name", "encode", "decode"):
+        if not hasattr(codec, attribute):
+            raise TypeError(f"{name}={codec!r} has no {attribute}: a codec has name, encode(obj) and decode(memoryview)")
+    found = codec.name
+    if not (isinstance(found, str) and found.isascii() and found and len(found) <= 31):
+        raise ValueError(f"a codec's name has 1 to 31 ASCII characters, not {found!r}")
+    return found
+
+
+def check_mode(mode: object) -> None:
+    """Permissions are asked for, and not kept: a segment's file has the only ones that it can have."""
+    if mode != 0o600:
+        raise ValueError(
+            f"mode must be 0o600, not {oct(mode) if isinstance(mode, int) else repr(mode)}: "
+            "the processes of another user could not be told alive from dead"
+        )
+
+
+# -- places: where the header keeps a value ----------------------------------------------------------------------------------
+
+
+class Word:
+    """A field of the header."""
+
+    def __init__(self, field: str) -> None:
+        self.field = field
+
+    def pack(self, header: Header, value: Any) -> None:
+        header[self.field] = value
+
+    def unpack(self, header: Header) -> Any:
+        return header[self.field]
+
+
+class Nanoseconds(Word):
+    """A field that has nanoseconds of a value in seconds; 0 where there is none."""
+
+    def pack(self, header: Header, value: float | None) -> None:
+        super().pack(header, round((value or 0) * 1e9))
+
+    def unpack(self, header: Header) -> float:
+        return float(round(super().unpack(header) * 1e-9, 6))
+
+
+class Flags:
+    """Bits of the header's flags, by value; one value has none."""
+
+    def __init__(self, bits: Mapping[Any, int]) -> None:
+        self.bits = bits
+
+    def pack(self, header: Header, value: Any) -> None:
+        header["flags"] = header.get("flags", 0) | self.bits[value]
+
+    def unpack(self, header: Header) -> Any:
+        rest = next(value for value, bit in self.bits.items() if not bit)
+        return next((value for value, bit in self.bits.items() if header["flags"] & bit), rest)
+
+
+class Rest:
+    """A Backoff, each of whose four numbers has a field."""
+
+    places = (
+        *(Nanoseconds("retry_initial_ns"), Word("retry_factor")),
+        *(Nanoseconds("retry_maximum_ns"), Word("retry_jitter")),
+    )
+
+    def pack(self, header: Header, value: Backoff) -> None:
+        for place, number in zip(self.places, value, strict=True):
+            place.pack(header, number)
+
+    def unpack(self, header: Header) -> Backoff:
+        return Backoff(*(place.unpack(header) for place in self.places))
+
+
+class Timeout(Nanoseconds):
+    """Seconds, or None."""
+
+    def unpack(self, header: Header) -> float | None:  # type: ignore[override]
+        return super().unpack(header) or None
+
+
+# -- the table ---------------------------------------------------------------------------------------------------------------
+
+
+class Value(Generic[T]):
+    """A row of the table: an attribute of Config, which is what was given for it, or else its default.
+
+    The default may be a function, of the Config.
+    """
+
+    name: str
+
+    def __init__(self, check: Check[Any], place: Place, default: T | Callable[[Config], T]) -> None:
+        self.check = check
+        self.place = place
+        self.default = default
+
+    def __set_name__(self, owner: type[Config], name: str) -> None:
+        self.name = name
+        owner.TABLE[name] = self
+
+    def __get__(self, config: Config, owner: type[Config]) -> T:
+        if self.name in config.given:
+            return config.given[self.name]  # type: ignore[no-any-return]
+        return self.default(config) if callable(self.default) else self.default
+
+
+def slots_by_default(config: Config) -> int:
+    """As many as fit."""
+    return min(SLOTS, affordable(config))
+
+
+def in_flight_by_default(config: Config) -> int:
+    """An eighth of the ring, and enough for some processes; of slots of a page or more as many as fit."""
+    if config.slot_size < _core.PAGE:
+        return min(max(config.slots // 8, 64), 256)
+    return min(max(config.slots, FEWEST), affordable(config), 64)
+
+
+def affordable(config: Config) -> int:
+    """How many slots fit into DEFAULT_BYTES."""
+    return max(FEWEST, DEFAULT_BYTES // config.slot_size)
 
 
 class Config:
-    """What a segment was, or is to be, made with. None: whatever is there, or the default where it is made."""
+    """What a queue was, or is to be, made with."""
 
-    # Written out, since making a dataclass costs more than the rest of `import shmq`.
-    __slots__ = (
-        *("slots", "slot_size", "in_flight", "ports", "oversize", "allow_pickle", "codec"),
-        *("lease_timeout", "max_deliveries", "backoff", "lifetime", "overflow"),
+    # No dataclass: making one takes longer than the rest of `import shmq`.
+    TABLE: ClassVar[dict[str, Value[Any]]] = {}
+
+    slots: Value[int] = Value(whole(1), Word("slots"), slots_by_default)
+    slot_size = Value(whole(1), Word("slot_size"), SLOT_SIZE)
+    in_flight: Value[int] = Value(whole(1), Word("in_flight"), in_flight_by_default)
+    ports = Value(whole(1), Word("ports"), 64)
+    oversize = Value(one_of("error", "spill"), Flags({"error": 0, "spill": _core.FLAG_SPILLS}), "spill")
+    overflow = Value(one_of("block", "grow"), Flags({"block": 0, "grow": _core.FLAG_GROWS}), "block")
+    allow_pickle = Value(truth, Flags({False: 0, True: _core.FLAG_PICKLES}), True)
+    codec = Value(codec_name, Word("codec"), "")
+    lease_timeout: Value[float | None] = Value(seconds, Timeout("lease_timeout_ns"), None)
+    max_deliveries = Value(whole(0, MOST_DELIVERIES), Word("max_deliveries"), 20)
+    backoff = Value(rest, Rest(), Backoff())
+    lifetime = Value(
+        one_of("creator", "handles", "persistent"),
+        Flags({"persistent": 0, "creator": _core.FLAG_WITH_CREATOR, "handles": _core.FLAG_WITH_HANDLES}),
+        "persistent",
     )
 
-    def __init__(
-        self,
-        slots: int | None = None,
-        slot_size: int | None = None,
-        in_flight: int | None = None,
-        ports: int | None = None,
-        oversize: str | None = None,
-        allow_pickle: bool | None = None,
-        codec: str | None = None,
-        lease_timeout: float | None = None,
-        max_deliveries: int | None = None,
-        backoff: Backoff | None = None,
-        lifetime: str | None = None,
-        overflow: str | None = None,
-    ) -> None:
-        self.slots = slots
-        self.slot_size = slot_size
-        self.in_flight = in_flight
-        self.ports = ports
-        self.oversize = oversize
-        self.allow_pickle = allow_pickle
-        self.codec = codec
-        self.lease_timeout = lease_timeout
-        self.max_deliveries = max_deliveries
-        self.backoff = backoff
-        self.lifetime = lifetime
-        self.overflow = overflow
+    def __init__(self, given: dict[str, Any]) -> None:
+        self.given = given
 
-    def completed(self) -> Config:
-        """The defaults filled in."""
-        slot_size = SLOT_SIZE if self.slot_size is None else self.slot_size
-        affordable = max(FEWEST, DEFAULT_BYTES // slot_size)
-        slots = min(SLOTS, affordable) if self.slots is None else self.slots
-        small = slot_size < _core.PAGE
-        in_flight = min(max(slots // 8, 64), 256) if small else min(max(slots, FEWEST), affordable, 64)
-        return Config(
-            slots=slots,
-            slot_size=slot_size,
-            in_flight=in_flight if self.in_flight is None else self.in_flight,
-            ports=64 if self.ports is None else self.ports,
-            oversize="spill" if self.oversize is None else self.oversize,
-            allow_pickle=True if self.allow_pickle is None else self.allow_pickle,
-            codec="" if self.codec is None else self.codec,
-            lease_timeout=self.lease_timeout,
-            max_deliveries=20 if self.max_deliveries is None else self.max_deliveries,
-            backoff=Backoff() if self.backoff is None else self.backoff,
-            lifetime="persistent" if self.lifetime is None else self.lifetime,
-            overflow="block" if self.overflow is None else self.overflow,
-        )
+    @classmethod
+    def asked(cls, values: Mapping[str, Any]) -> Self:
+        """What a user asks for; None asks for nothing. **Raises** ValueError or TypeError that names the value."""
+        for name in values:
+            if name not in cls.TABLE:
+                raise TypeError(f"a queue has no parameter {name!r}; there are {', '.join(cls.TABLE)}, mode, spin")
+        return cls({name: cls.TABLE[name].check(name, value) for name, value in values.items() if value is not None})
+
+    @classmethod
+    def found(cls, header: Header) -> Self:
+        """What a segment's header tells."""
+        return cls({name: value.place.unpack(header) for name, value in cls.TABLE.items()})
+
+    def pack(self, header: Header) -> None:
+        """Add every value to the header of a segment that is to be made."""
+        for name, value in self.TABLE.items():
+            value.place.pack(header, getattr(self, name))
 
     def differences(self, found: Config) -> list[str]:
         """Each value that was asked for and is another there, in words."""
         return [
-            f"{field} is {getattr(found, field)!r}, asked for {getattr(self, field)!r}"
-            for field in self.__slots__
-            if getattr(self, field) is not None and getattr(self, field) != getattr(found, field)
+            f"{name} is {getattr(found, name)!r}, asked for {value!r}"
+            for name, value in self.given.items()
+            if value != getattr(found, name)
         ]
-
-
-def config_of(header: dict[str, Any]) -> Config:
-    """The configuration that a segment's header tells."""
-    lease_timeout, initial, maximum, factor, jitter, max_deliveries = header["policy"]
-    return Config(
-        slots=header["slots"],
-        slot_size=header["slot_size"],
-        in_flight=header["cells"] - _core.reserved_cells(header["slot_size"], header["ports"]),
-        ports=header["ports"],
-        oversize="spill" if header["flags"] & _core.FLAG_SPILLS else "error",
-        allow_pickle=bool(header["flags"] & _core.FLAG_PICKLES),
-        codec=header["codec"],
-        lease_timeout=round(lease_timeout, 6) or None,
-        max_deliveries=max_deliveries,
-        backoff=Backoff(round(initial, 6), factor, round(maximum, 6), jitter),
-        lifetime=next((lifetime for lifetime, flag in LIFETIMES.items() if header["flags"] & flag), "persistent"),
-        overflow="grow" if header["flags"] & _core.FLAG_GROWS else "block",
-    )

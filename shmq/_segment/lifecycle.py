@@ -19,8 +19,7 @@ from typing import Any
 from shmq import _core
 from shmq._errors import OutOfMemory, SegmentCorrupt, SegmentExists, SegmentForeign, SegmentMismatch, SegmentNotFound, ShmqError
 from shmq._segment import files
-from shmq._segment.backoff import Backoff
-from shmq._segment.config import LIFETIMES, Config
+from shmq._segment.config import Config
 from shmq._segment.files import SEPARATOR, SHM
 from shmq._segment.listing import list_beside, used_although_removed
 from shmq._segment.segment import SIDES, Segment, boot_id, check_name, file_of, is_current
@@ -119,41 +118,29 @@ def existing(name: str) -> Segment | None:
 
 def make(name: str, config: Config, anonymous: bool) -> Segment:
     """Lay out a new segment. Under the name's lock; killed here, the next opener finds it without its magic word."""
-    full = config.completed()
-    assert full.slots is not None and full.slot_size is not None and full.in_flight is not None and full.ports is not None
-    cells = full.in_flight + _core.reserved_cells(full.slot_size, full.ports)
-    nbytes = _core.segment_bytes(full.slots, full.slot_size, cells, full.ports)
-    if nbytes == 0 or full.in_flight < 1:
+    header: dict[str, Any] = {"creator_pid": os.getpid(), "boot_id": boot_id(), "flags": _core.FLAG_ANONYMOUS if anonymous else 0}
+    config.pack(header)
+    nbytes = _core.segment_bytes(config.slots, config.slot_size, config.in_flight, config.ports)
+    if nbytes == 0:
         raise ValueError(
-            f"a queue of {full.slots:,} slots of {full.slot_size:,} bytes, {full.in_flight:,} in flight, {full.ports:,} ports "
-            "cannot be: each must be at least 1, slots and in-flight messages below 2**24 together, "
+            f"a queue of {config.slots:,} slots of {config.slot_size:,} bytes, {config.in_flight:,} in flight, "
+            f"{config.ports:,} ports cannot be: each must be at least 1, slots and in-flight messages below 2**24 together, "
             f"in_flight + ports at most {_core.MAX_CELLS:,}, ports at most 1,022, slot_size at most 2**38"
         )
-    flags = (
-        (_core.FLAG_SPILLS if full.oversize == "spill" else 0)
-        | (_core.FLAG_PICKLES if full.allow_pickle else 0)
-        | (_core.FLAG_ANONYMOUS if anonymous else 0)
-        | LIFETIMES[full.lifetime or "persistent"]
-        | (_core.FLAG_GROWS if full.overflow == "grow" else 0)
-    )
-    nonce = int.from_bytes(os.urandom(8), "little") >> 2 | 1
+    nonce = header["nonce"] = int.from_bytes(os.urandom(8), "little") >> 2 | 1
     try:
         memory = files.make_file(file_of(name), nbytes)
     except OutOfMemory as error:
-        shape = f"{full.slots:,} slots, and {cells:,} for what is in flight, of {full.slot_size:,} bytes each"
+        cells = config.in_flight + _core.reserved_cells(config.slot_size, config.ports)
+        shape = f"{config.slots:,} slots, and {cells:,} for what is in flight, of {config.slot_size:,} bytes each"
         raise OutOfMemory(f"a queue of {shape}: {error}") from None
     beside = f"{file_of(name)}{SEPARATOR}{nonce:016x}"
     try:
-        codec = (full.codec or "").encode("ascii")
-        backoff = full.backoff or Backoff()
-        policy = (full.lease_timeout or 0, backoff.initial, backoff.maximum, backoff.factor, backoff.jitter, full.max_deliveries)
-        _core.format_segment(
-            memory, full.slots, full.slot_size, cells, full.ports, nonce, flags, codec, boot_id(), os.getpid(), policy
-        )
+        _core.format_segment(memory, header)
         files.make_folder(f"{beside}.dead")  # first: nobody knows the nonce before, and can have put a folder there
         for side in SIDES:
             files.make_semaphore(f"/{beside}.{side}")
-        if full.overflow == "grow":
+        if config.overflow == "grow":
             files.make_file(f"{beside}.backlog", LOG_START)
         _core.mark_ready(memory)
     except BaseException:
@@ -161,9 +148,9 @@ def make(name: str, config: Config, anonymous: bool) -> Segment:
         for file in (*always_beside(beside), file_of(name)):
             files.remove(file)
         raise
-    header = _core.read_header(memory)
-    assert header is not None
-    segment = Segment(name, memory, header, files.identity_of(os.lstat(f"{SHM}/{file_of(name)}")))
+    made = _core.read_header(memory)
+    assert made is not None
+    segment = Segment(name, memory, made, files.identity_of(os.lstat(f"{SHM}/{file_of(name)}")))
     segment.made = True
     return segment
 

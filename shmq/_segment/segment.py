@@ -9,7 +9,7 @@ from typing import Any
 from shmq import _core
 from shmq._errors import NoSharedMemory, PayloadLost, SegmentCorrupt, SegmentForeign, SegmentMismatch, SegmentNotFound
 from shmq._segment import files
-from shmq._segment.config import config_of
+from shmq._segment.config import Config
 from shmq._segment.files import SEPARATOR, SHM, prefix
 
 SIDES = ("items", "space")
@@ -28,7 +28,7 @@ class Segment:
         self.creator: int = header["creator"]
         self.creator_pid: int = header["creator_pid"]
         self.created_at: float = header["created_at"]
-        self.config = config_of(header)
+        self.config = Config.found(header)
         self.identity = identity  # device and inode
         self.made = False  # … by this very handle
 

@@ -22,9 +22,10 @@ from typing import Any, Literal
 
 from shmq._core import Lease
 from shmq._errors import Empty, Full, InFlightLimit, OutOfMemory, SegmentExists, SegmentMismatch, SegmentNotFound
-from shmq._queue import Queue, _config
+from shmq._queue import Queue
 from shmq._segment import lifecycle
 from shmq._segment import segment as _segment
+from shmq._segment.config import Config
 from shmq.executor._tasks import SMALL, Message
 
 __all__ = ["MOST_WORKERS", "SLOTS", "Channel", "shape_of"]
@@ -95,7 +96,7 @@ class Channel:
     def _open(self, name: str, **shape: Any) -> Queue:
         """The queue of this name, made where there is none. Raises SegmentMismatch where another max_deliveries was asked for."""
         deliveries = MOST_DELIVERIES if self.max_deliveries is None else self.max_deliveries
-        config = _config(**shape, ports=self.ports, max_deliveries=deliveries, lifetime="handles")
+        config = Config.asked({**shape, "ports": self.ports, "max_deliveries": deliveries, "lifetime": "handles"})
         while True:
             with contextlib.suppress(SegmentNotFound):
                 found = Queue.attach(name)

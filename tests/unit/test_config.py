@@ -1,0 +1,120 @@
+"""The table of configuration values, and that whoever lists them elsewhere lists all of them."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import shmq
+from shmq._segment import config
+from shmq._segment.config import Config
+
+TABLE = set(Config.TABLE)
+NO_VALUES = {"self", "cls", "name", "mode", "spin"}  # parameters of a queue that its segment does not keep
+ANOTHER: dict[str, Any] = {  # of each value, one that is not its default
+    "slots": 7,
+    "slot_size": 4096,
+    "in_flight": 9,
+    "ports": 5,
+    "oversize": "error",
+    "overflow": "grow",
+    "allow_pickle": False,
+    "codec": shmq.json_codec,
+    "lease_timeout": 1.5,
+    "max_deliveries": 3,
+    "backoff": shmq.Backoff(0.25, 3.0, 8.0, 0.5),
+    "lifetime": "handles",
+}
+NONSENSE: dict[str, Any] = {name: object() for name in TABLE}
+
+
+def kept(value: str, given: Any) -> Any:
+    return given.name if value == "codec" else given
+
+
+def typed_fields(name: str) -> set[str]:
+    """The fields of a class that only type checkers see."""
+    tree = ast.parse(Path(inspect.getfile(config)).read_text())
+    found = next(node for node in ast.walk(tree) if isinstance(node, ast.ClassDef) and node.name == name)
+    return {field.target.id for field in found.body if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)}
+
+
+# -- whoever lists the values ------------------------------------------------------------------------------------------------
+
+
+def test_the_keywords_of_queue_are_those_of_the_table() -> None:
+    assert set(inspect.signature(shmq.Queue).parameters) - NO_VALUES == TABLE
+
+
+def test_the_keywords_of_create_are_those_of_the_table() -> None:
+    typed = set(inspect.signature(shmq.Queue.create).parameters) - NO_VALUES - {"values"}
+    assert typed | typed_fields("Values") == TABLE
+
+
+def test_the_docstring_of_queue_describes_each_value_and_no_other() -> None:
+    described = re.findall(r":param (\w+):", inspect.getdoc(shmq.Queue) or "")
+    assert sorted(set(described) - NO_VALUES) == sorted(TABLE)
+    assert len(described) == len(set(described))
+
+
+def test_create_names_every_parameter_where_it_knows_one_not() -> None:
+    with pytest.raises(TypeError, match="no parameter 'slot'") as refused:
+        shmq.Queue.create("q", slot=3)  # type: ignore[call-arg]
+    assert all(name in str(refused.value) for name in TABLE)
+
+
+def test_this_test_tries_every_value() -> None:
+    assert set(ANOTHER) == TABLE
+
+
+# -- each value ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", sorted(TABLE))
+def test_what_was_asked_for_comes_back_from_the_header(value: str) -> None:
+    default = Config({})
+    asked = Config.asked({value: ANOTHER[value]})
+    assert getattr(asked, value) == kept(value, ANOTHER[value]) != getattr(default, value)
+    header: dict[str, Any] = {}
+    asked.pack(header)
+    found = Config.found(header)
+    for other in TABLE:
+        assert getattr(found, other) == getattr(asked, other), other
+
+
+@pytest.mark.parametrize("value", sorted(TABLE))
+def test_a_segment_keeps_what_it_was_made_with(value: str, name: str) -> None:
+    with shmq.Queue.create(name, **{value: ANOTHER[value]}) as made:
+        assert getattr(made.segment.config, value) == kept(value, ANOTHER[value])
+        with shmq.Queue(name, **{value: ANOTHER[value], "codec": ANOTHER["codec"] if value == "codec" else None}) as again:
+            assert again.segment.nonce == made.segment.nonce
+
+
+@pytest.mark.parametrize("value", sorted(TABLE - {"codec"}))
+def test_a_value_that_differs_is_named_with_what_is_there(value: str, name: str) -> None:
+    with shmq.Queue.create(name) as made, pytest.raises(shmq.SegmentMismatch) as refused:
+        shmq.Queue(name, **{value: ANOTHER[value]})
+    assert f"{value} is {getattr(made.segment.config, value)!r}, asked for {ANOTHER[value]!r}" in str(refused.value)
+
+
+@pytest.mark.parametrize("value", sorted(TABLE))
+def test_nonsense_is_refused_by_the_name_of_the_value(value: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=value):
+        shmq.Queue(**{value: NONSENSE[value]})
+
+
+def test_what_was_not_given_follows_what_was() -> None:
+    asked = Config.asked({"slot_size": 1 << 20, "slots": None})
+    assert (asked.slots, asked.in_flight) == (16, 16)
+    assert asked.given == {"slot_size": 1 << 20}
+
+
+def test_no_two_flags_have_a_bit_in_common() -> None:
+    flags = [row.place.bits for row in Config.TABLE.values() if isinstance(row.place, config.Flags)]
+    bits = [bit for choices in flags for bit in choices.values() if bit]
+    assert len(set(bits)) == len(bits) and all(bit.bit_count() == 1 for bit in bits)
