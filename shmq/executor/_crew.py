@@ -21,7 +21,9 @@ from multiprocessing.process import BaseProcess
 from typing import NamedTuple
 
 from shmq._core import Hold
+from shmq._worker_lost import WorkerLost
 from shmq.executor import _board
+from shmq.executor._autoscale import Autoscale
 from shmq.executor._board import Board, Row, WorkerStats
 from shmq.executor._plan import Plan
 from shmq.executor._signals import HEARD, put_off_signals
@@ -75,7 +77,7 @@ class Crew:
         self.not_before = 0.0
         self.deaths = 0
         self.sums = dict.fromkeys(COUNTED, 0)  # of the workers that have ended
-        self.stopping = False
+        self.leaving = False
         self._members: dict[int, Member] = {}  # by pid
         self._poll = select.poll()
         self._lock = threading.RLock()
@@ -94,7 +96,7 @@ class Crew:
         A worker that cannot be started for one of these reasons is tried again, and the others go on meanwhile.
         """
         with Hold(self._lock):
-            while len(self._members) < self.wanted and not self.stopping:
+            while len(self._members) < self.wanted and not self.leaving:
                 pause = self.not_before - time.monotonic()
                 if pause > 0:
                     return pause
@@ -158,6 +160,20 @@ class Crew:
         """Nothing that was started has come up, again and again."""
         return self.failed_starts >= STARTS
 
+    def why_hopeless(self, raised: BaseException | None) -> WorkerLost:
+        """What is to be said of that. `raised`: by the initializer."""
+        death, cause = self.last_death, raised or self.start_error
+        if raised:
+            why = f"its initializer raised {raised!r}"
+        elif cause or death is None:
+            why = f"the last one could not be started: {cause}"
+        else:
+            why = f"the last one {describe_exit(death.exit_code)}"
+        codes = () if death is None or death.left else (death.exit_code,)
+        error = WorkerLost(f"no worker came up, {self.failed_starts} times in a row: {why}", codes)
+        error.__cause__ = cause
+        return error
+
     # -- looking -----------------------------------------------------------------------------------------------------------
 
     @property
@@ -177,9 +193,9 @@ class Crew:
             if self.failed_starts and any(row.words[_board.STATE] == _board.READY for _, row, _, _ in self._members.values()):
                 self.failed_starts = 0
             readable = {end for end, _ in self._poll.poll(0)} if self._members else set()
-            return [self._bury(pid) for pid, member in list(self._members.items()) if member.end in readable]
+            return [self._dismiss(pid) for pid, member in list(self._members.items()) if member.end in readable]
 
-    def _bury(self, pid: int) -> Death:
+    def _dismiss(self, pid: int) -> Death:
         process, row, end, attempt = self._members.pop(pid)
         self._poll.unregister(end)
         if end != process.sentinel:
@@ -208,7 +224,7 @@ class Crew:
         process.close()
         self.deaths += not death.left
         self.last_death, self.start_error = death, None
-        if not death.was_ready and not self.stopping and attempt == self.failed_starts:
+        if not death.was_ready and not self.leaving and attempt == self.failed_starts:
             self._note_failed_start()
         elif death.was_ready and self.idle_deaths > 1:
             self.not_before = time.monotonic() + min(PAUSE * 2.0 ** min(self.idle_deaths - 2, 64), LONGEST_PAUSE)
@@ -218,7 +234,12 @@ class Crew:
         with Hold(self._lock):
             return [member.row.stats() for member in self._members.values()]
 
-    # -- stopping ----------------------------------------------------------------------------------------------------------
+    # -- leaving -----------------------------------------------------------------------------------------------------------
+
+    def follow(self, scale: Autoscale, waiting: int) -> None:
+        """Let it be as many workers as the scale wants when so many tasks wait."""
+        busy = sum(worker.running != 0 for worker in self.stats())
+        self.resize(scale.wanted(self.wanted, busy, waiting))
 
     def resize(self, wanted: int) -> None:
         """Let it be that many workers from now on; those that are idle leave first."""
@@ -231,8 +252,8 @@ class Crew:
             self.wanted = wanted
             self.fill()
 
-    def stop(self) -> None:
-        """Ask all to leave when they are done with the task that they run."""
+    def ask_to_leave(self) -> None:
+        """Ask all to leave when they are done with the task that they run, and start no more of them."""
         self._ask(_board.LEAVE)
 
     def terminate(self) -> None:
@@ -249,14 +270,14 @@ class Crew:
 
     def _ask(self, what: int) -> list[BaseProcess]:
         with Hold(self._lock):
-            self.stopping = True
+            self.leaving = True
             for member in self._members.values():
                 member.row.ask(what)
             self.board.rouse()
             return [member.process for member in self._members.values()]
 
-    def disown(self) -> None:
-        """In a forked child: the workers are the parent's, and so is whoever held the lock."""
+    def after_fork(self) -> None:
+        """In a forked child: the workers are the parent's, and so is the thread that held the lock."""
         self._lock._at_fork_reinit()  # type: ignore[attr-defined]  # CPython has it, the stubs do not
 
     def join(self, timeout: float | None = None) -> bool:

@@ -141,8 +141,9 @@ class Executor(futures.Executor):
         **Raises** RuntimeError after `shutdown`, WorkerLost where no worker comes up. What pickling raises, the future raises.
         """
         client = self._client
+        pending = client.pending
         future = new(Future)
-        number = client.next_number()
+        number = pending.next_number()
         try:
             try:
                 prefix = self._prefixes[fn]
@@ -150,7 +151,7 @@ class Executor(futures.Executor):
                 prefix = self._prefix(fn, 0)
             message = _tasks.make_task(number, prefix, [args, kwargs] if kwargs else args, self._main)
         except Exception as error:
-            if client.refusal is not None:
+            if pending.refusal is not None:
                 self._refuse()
             future.set_exception(error)
             try:
@@ -158,11 +159,11 @@ class Executor(futures.Executor):
             finally:
                 del future  # the exception refers to this frame
         with Hold(lock):
-            if client.refusal is not None:
+            if pending.refusal is not None:
                 self._refuse()
-            client.hand_over(number, message, future)
-        if client.later:
-            client.wake()
+            client.window.hand_over(number, message, future)
+        if pending.later:
+            client.manager.wake()
         if self._growing:
             self._grow()
         return future
@@ -192,7 +193,7 @@ class Executor(futures.Executor):
         if buffersize is not None and buffersize < 1:
             raise ValueError(f"buffersize must be None or > 0, not {buffersize}")
         deadline = None if timeout is None else time.monotonic() + timeout
-        call = MapCall(self._client)
+        call = MapCall(self._client.window)
         bodies: Iterator[Any] = zip(*iterables, strict=False)
         if chunksize > 1:
             bodies = iter(lambda items=bodies: list(itertools.islice(items, chunksize)), [])  # type: ignore[misc]
@@ -207,7 +208,7 @@ class Executor(futures.Executor):
                 left = None if left is None else left - asked
             more = None if buffersize is None else iter(lambda: self._ask(call, prefix, error, bodies, 1), 0)
         except BaseException:  # Ctrl-C, or what an iterable raises: nobody will have the iterator
-            self._client.give_up(call)
+            call.cancel()
             raise
         return call.results(deadline, chunksize > 1, more)
 
@@ -217,11 +218,11 @@ class Executor(futures.Executor):
         One with arrays ends the batch: they are in the queue, or copied, before the iterable is asked for the next one. That
         may be the same memory, filled anew.
         """
-        client = self._client
+        pending, window = self._client.pending, self._client.window
         tasks: list[tuple[int, _tasks.Message]] = []
         failed: list[tuple[int, Exception]] = []
         numbers: list[int] = []
-        make_task, next_number, main = _tasks.make_task, client.next_number, self._main
+        make_task, next_number, main = _tasks.make_task, pending.next_number, self._main
         for body in itertools.islice(bodies, most):
             number = next_number()
             numbers.append(number)
@@ -236,17 +237,14 @@ class Executor(futures.Executor):
             if type(message) is not bytes:
                 break
         with Hold(lock):
-            if client.refusal is not None:
+            if pending.refusal is not None:
                 self._refuse()
             for number, why in failed:
                 call.fail(number, why)
             call.order.extend(numbers)
-            client.backlog.extend(tasks)  # first: what waits and is not pending is passed over
-            client.pending.update(dict.fromkeys([number for number, _ in tasks], call))
-            client.feed()
-            client.freeze_last()
-            if client.starved or client.later:
-                client.wake()
+            window.extend(call, tasks)
+            if window.starved or pending.later:
+                window.wake()
         if self._growing and numbers:
             self._grow()
         return len(numbers)
@@ -262,7 +260,7 @@ class Executor(futures.Executor):
     def _refuse(self) -> None:
         if self._client.broken is not None:
             raise type(self._client.broken)(*self._client.broken.args) from self._client.broken.__cause__
-        raise RuntimeError(self._client.refusal)
+        raise RuntimeError(self._client.pending.refusal)
 
     def _grow(self) -> None:
         """Start workers: all at once where they are forked (the fewer threads there are the better), else as they are needed."""
@@ -272,11 +270,11 @@ class Executor(futures.Executor):
         else:
             wanted = most = self._max_workers
             if not self._forks:
-                wanted = min(most, max(client.crew.wanted, len(client.pending)))
+                wanted = min(most, max(client.crew.wanted, len(client.pending.askers)))
         if wanted > client.crew.wanted:
             client.crew.grow(wanted)
-        if client.begun:
-            client.wake()
+        if client.manager.begun:
+            client.manager.wake()
         else:
             client.begin()
         self._growing = wanted < most  # not before: whoever is interrupted here comes back with the next task
@@ -293,7 +291,7 @@ class Executor(futures.Executor):
         **Waits** for that, unless `wait` is false, or a future's callback asks.
         `cancel_futures`: cancels those that were not yet handed to the workers.
         """
-        self._client.leave("cannot schedule new futures: the executor was shut down", cancel_futures)
+        self._client.shutdown("cannot schedule new futures: the executor was shut down", cancel_futures)
         if wait:
             self._client.join()
 
@@ -310,5 +308,5 @@ class Executor(futures.Executor):
 
     def __del__(self) -> None:
         client = getattr(self, "_client", None)
-        if client is not None and not client.closing:
-            client.leave("the executor is gone")
+        if client is not None and not client.shut:
+            client.shutdown("the executor is gone")

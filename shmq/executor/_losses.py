@@ -7,7 +7,7 @@ others that wait for their clients. Letters of clients that are gone are nobody'
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 
 from shmq._queue import Queue
 from shmq._worker_lost import WorkerLost
@@ -21,10 +21,11 @@ NEWS_PATIENCE = 1.0  # seconds after a letter was written in which it may still 
 
 
 class Losses:
-    """`client`: whose tasks. `private`: nobody else has workers in this pool."""
+    """`client`: whose tasks. `pending`: those by number. `private`: nobody else has workers in this pool."""
 
-    def __init__(self, client: int, private: bool) -> None:
+    def __init__(self, client: int, pending: Mapping[int, object], private: bool) -> None:
         self.client = client
+        self.pending = pending
         self.private = private
         self.expected = False  # there was a death, or a letter is there of which not all is known
         self._suspects: dict[int, list[tuple[int, int | None]]] = {}  # by task: pid and exit code of those that died in it
@@ -34,21 +35,17 @@ class Losses:
     @property
     def awaited(self) -> bool:
         """Is it worth a look, although nobody tells?"""
-        return self.expected or bool(self._suspects)
+        return self.expected or any(number in self.pending for number in self._suspects)
 
     def note(self, death: Death) -> None:
         """A worker of this program has ended."""
         self.expected = True
+        self._suspects = {number: known for number, known in self._suspects.items() if number in self.pending}
         if death.task and death.client == self.client:
             self._suspects.setdefault(death.task, []).append((death.pid, death.exit_code))
 
-    def forget(self, numbers: Iterable[int]) -> None:
-        """These tasks are done."""
-        for number in numbers:
-            self._suspects.pop(number, None)
-
-    def search(self, queues: list[Queue], pending: Iterable[int]) -> list[tuple[int, WorkerLost]]:
-        """The tasks among `pending` that were given up since the last look. Their letters are gone then."""
+    def search(self, queues: list[Queue]) -> list[tuple[int, WorkerLost]]:
+        """The pending tasks that were given up since the last look. Their letters are gone then."""
         burials = 0
         for queue in queues:
             queue._reap()
@@ -57,9 +54,9 @@ class Losses:
         if burials == self._burials and not self.expected:
             return []
         self.expected, self._burials = False, burials
-        return [loss for queue in queues for loss in self._search_letters(queue, pending)]
+        return [loss for queue in queues for loss in self._search_letters(queue)]
 
-    def _search_letters(self, queue: Queue, pending: Iterable[int]) -> Iterator[tuple[int, WorkerLost]]:
+    def _search_letters(self, queue: Queue) -> Iterator[tuple[int, WorkerLost]]:
         letters = queue.dead_letters
         names = letters._names()
         gone = {client for client in set(self._clients.values()) if is_gone(client)}
@@ -72,7 +69,7 @@ class Losses:
                 continue
             number, client, length, _, _ = _tasks.task_of(letter.data)
             if client == self.client:
-                if number in pending:
+                if number in self.pending:
                     if self._unexplained(number, letter.delivery_count) and time.time() - letter.dead_lettered_at < NEWS_PATIENCE:
                         self.expected = True  # a death is seen in the queue before its process has ended
                         continue

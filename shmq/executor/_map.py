@@ -7,25 +7,23 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import TimeoutError
-from typing import TYPE_CHECKING, Any, final
+from typing import Any, final
 
 from shmq._core import Hold
 from shmq.executor._future import lock
-
-if TYPE_CHECKING:
-    from shmq.executor._client import Client
+from shmq.executor._window import Window
 
 __all__ = ["MapCall"]
 
 
 @final
 class MapCall:
-    """What was asked of a pool by one `map`, and what came back. All but `results` is called under the lock."""
+    """What one `map` has asked of a pool, and what came back. `fail` is called under the lock."""
 
-    __slots__ = ("awaited", "client", "errors", "gate", "order", "outcomes")
+    __slots__ = ("awaited", "errors", "gate", "order", "outcomes", "window")
 
-    def __init__(self, client: Client) -> None:
-        self.client = client
+    def __init__(self, window: Window) -> None:
+        self.window = window
         self.order: deque[int] = deque()  # numbers of the tasks whose values are still to be handed out
         self.outcomes: dict[int, Any] = {}
         self.errors: dict[int, BaseException] = {}
@@ -33,28 +31,9 @@ class MapCall:
         self.gate: Any = None
 
     def fail(self, number: int, error: BaseException) -> None:
+        """A task of this call could not be submitted, or was cancelled."""
         self.errors[number] = error
         self.outcomes[number] = None
-
-    def await_(self, number: int, deadline: float | None) -> None:
-        """Wait for the outcome of a task. Raises TimeoutError."""
-        client = self.client
-        gate = threading.Lock()
-        gate.acquire()
-        with Hold(lock):
-            if number in self.outcomes:
-                return
-            if client.ended:  # in a forked child
-                raise RuntimeError(client.refusal)
-            self.awaited, self.gate = number, gate
-            client.gated.append(self)
-        try:
-            if not gate.acquire(timeout=-1 if deadline is None else max(deadline - time.monotonic(), 0)):
-                raise TimeoutError
-        finally:
-            with Hold(lock):
-                if self in client.gated:
-                    client.gated.remove(self)
 
     def results(self, deadline: float | None, chunks: bool, more: Iterator[object] | None) -> Iterator[Any]:
         """The values, in order. `more`: submits another item each time it is asked."""
@@ -63,7 +42,7 @@ class MapCall:
             while order:
                 number = order[0]
                 if number not in outcomes:
-                    self.await_(number, deadline)
+                    self._wait(number, deadline)
                 order.popleft()
                 if number in errors:
                     del outcomes[number]
@@ -78,4 +57,29 @@ class MapCall:
                 else:
                     yield outcomes.pop(number)
         finally:
-            self.client.give_up(self)
+            self.cancel()
+
+    def cancel(self) -> None:
+        """Nobody wants the values that were not handed out: tasks that wait in the backlog are not run."""
+        with Hold(lock):
+            self.window.cancel(self)
+
+    def _wait(self, number: int, deadline: float | None) -> None:
+        """Wait for the outcome of a task. **Raises** TimeoutError; RuntimeError in a forked child."""
+        pending = self.window.pending
+        gate = threading.Lock()
+        gate.acquire()
+        with Hold(lock):
+            if number in self.outcomes:
+                return
+            if pending.foreign:
+                raise RuntimeError(pending.refusal)
+            self.awaited, self.gate = number, gate
+            pending.calls.append(self)
+        try:
+            if not gate.acquire(timeout=-1 if deadline is None else max(deadline - time.monotonic(), 0)):
+                raise TimeoutError
+        finally:
+            with Hold(lock):
+                if self in pending.calls:
+                    pending.calls.remove(self)

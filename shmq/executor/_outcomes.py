@@ -59,8 +59,8 @@ class Outcomes:
             self._make_large()
         return len(batch) or len(self.found)
 
-    def tell(self) -> None:
-        """Those who wait have been told. An exception among them refers to a frame that refers to this list."""
+    def clear(self) -> None:
+        """Forget what was found, once its tasks are finished: an exception in it refers to a frame that refers to this list."""
         self.found.clear()
         self.seconds = 0.0
 

@@ -142,7 +142,7 @@ class Service:
 
     def dismiss(self, crew: Crew) -> None:
         """Let the workers finish what they run."""
-        crew.stop()
+        crew.ask_to_leave()
         while crew.processes:
             if self.asked > 1:
                 crew.kill()
@@ -153,7 +153,7 @@ class Service:
         for death in deaths:
             if not death.left:
                 at = f" at {'message' if self.wish.function else 'task'} {death.task}" if death.task else ""
-                end = "" if self.crew is None or self.crew.stopping else ", and is replaced"
+                end = "" if self.crew is None or self.crew.leaving else ", and is replaced"
                 log.warning("worker %d%s %s%s", death.pid, at, describe_exit(death.exit_code), end)
 
     def close(self) -> None:
@@ -176,11 +176,9 @@ class Service:
     def wait(self, pause: float | None) -> None:
         """Until a worker ends, a signal comes, or it is time to look at the backlog."""
         assert self.crew is not None and self.queue is not None
-        workers = self.crew.wanted
         pauses = [pause] if pause is not None else []
         if self.scale.least < self.scale.most and not self.asked:
-            busy = sum(row.running != 0 for row in self.crew.stats())
-            self.crew.resize(self.scale.wanted(workers, busy, self.queue.qsize()))
+            self.crew.follow(self.scale, self.queue.qsize())
             pauses.append(self.scale.patience(self.crew.wanted) or 0.25)
         if not self.asked:
             pauses.append(LOOK_ROUND)

@@ -93,7 +93,7 @@ class SuiteExecutor(shmq.Executor):
 
     @property
     def _executor_manager_thread(self) -> Any:
-        return self._client.thread
+        return self._client.manager.thread
 
     @property
     def _call_queue(self) -> Any:

@@ -170,7 +170,7 @@ def test_who_is_interrupted_at_any_place_can_go_on_and_can_leave(
             assert pool.submit(double, 4).result(WATCHDOG / 4) == 8, where
             wait_until(lambda pool=pool: pool.stats().pending == 0)
             client = pool._client
-            assert client.handed == 0 and not client.backlog, where
+            assert client.window.handed == 0 and not client.window.backlog, where
         assert [thread.name for thread in threading.enumerate() if thread.name == "shmq-executor"] == [], where
         wait_until(lambda: not multiprocessing.active_children())
         if not interrupt.where:

@@ -21,8 +21,9 @@ from conftest import WATCHDOG, wait_until
 
 import shmq
 from shmq._store import dead_letters
-from shmq.executor import _channel, _reply, _tasks, _unserved, _worker
+from shmq.executor import _channel, _reply, _task_worker, _tasks, _unserved, _worker
 from shmq.executor._channel import Channel, shape_of
+from shmq.executor._plan import Plan
 from shmq.executor._reply import Reply
 from shmq.executor._reserve import Reserve, is_limit
 
@@ -158,14 +159,14 @@ def test_the_queues_of_a_pool_have_a_port_and_a_cell_for_each_worker(monkeypatch
 def test_a_worker_without_a_port_waits_for_one_and_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     log = logging.FileHandler(tmp_path / "log")
     monkeypatch.setattr(logging.getLogger("shmq"), "handlers", [log])
-    original, times = _worker.TaskWorker.__init__, iter(range(2))
+    original, times = _task_worker.TaskWorker.__init__, iter(range(2))
 
-    def make(worker: _worker.TaskWorker, plan: _worker.Plan) -> None:
+    def make(worker: _task_worker.TaskWorker, plan: Plan) -> None:
         if next(times, None) is not None:
             raise shmq.TooManyPorts("all 64 ports are attached")
         original(worker, plan)
 
-    monkeypatch.setattr(_worker.TaskWorker, "__init__", make)  # before the worker is forked
+    monkeypatch.setattr(_task_worker.TaskWorker, "__init__", make)  # before the worker is forked
     monkeypatch.setattr(_worker, "START_PATIENCE", 1.0)
     with shmq.Executor(1, "fork") as pool:
         assert pool.submit(square, 3).result(WATCHDOG) == 9
@@ -189,11 +190,11 @@ def test_a_pool_whose_board_is_full_says_so(monkeypatch: pytest.MonkeyPatch) -> 
 STOPPED = """
 import sys, time
 import numpy as np, shmq
-from shmq.executor import _client
+from shmq.executor import _window
 sys.path.insert(0, {tests!r})
 from test_pool_limits import ones
 
-_client.AHEAD = 1000.0  # hand over as much as can be
+_window.AHEAD = 1000.0  # hand over as much as can be
 with shmq.Executor(0, name={name!r}) as pool:
     pool.submit(ones, 10).result()
     asked = [pool.submit(ones, {nbytes}) for _ in range({many})]
@@ -417,14 +418,14 @@ def test_a_task_that_changes_its_workers_root_loses_no_outcome(shared: Pool, tmp
 
 def test_a_delivery_that_ends_by_the_workers_own_exception_counts(shared: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     host, guest = shared(1), shared(0)
-    original = _worker.TaskWorker.reply_to
+    original = _task_worker.TaskWorker.reply_to
 
-    def reply_to(worker: _worker.TaskWorker, client: int) -> Any:
+    def reply_to(worker: _task_worker.TaskWorker, client: int) -> Any:
         if client == guest._client.id:
             raise OSError(errno.EIO, "no way")
         return original(worker, client)
 
-    monkeypatch.setattr(_worker.TaskWorker, "reply_to", reply_to)  # before the workers are forked
+    monkeypatch.setattr(_task_worker.TaskWorker, "reply_to", reply_to)  # before the workers are forked
     assert host.submit(square, 2).result(WATCHDOG) == 4
     error = guest.submit(square, 3).exception(WATCHDOG)
     assert isinstance(error, shmq.WorkerLost) and "3 deliveries" in str(error)

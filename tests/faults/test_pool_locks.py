@@ -123,10 +123,10 @@ def test_a_pool_breaks_while_a_thread_that_starts_workers_submits() -> None:
                 waits.set()
                 wait_until(breaks.is_alive)
                 breaks.join(0.5)  # until it waits for this one
-                pool._client.wake()  # takes the lock of all executors
+                pool._client.manager.wake()  # takes the lock of all executors
 
         starter = threading.Thread(target=start_and_submit)
-        breaks = threading.Thread(target=pool._client.break_off, args=("the test says so", None))
+        breaks = threading.Thread(target=pool._client.fail_all, args=(shmq.WorkerLost("the test says so"),))
         starter.start()
         assert waits.wait(WATCHDOG)
         breaks.start()

@@ -76,7 +76,7 @@ def test_a_pool_that_cannot_replace_its_only_worker_breaks_with_the_reason(gate:
         with pytest.raises(shmq.WorkerLost, match=str(error)):
             pool.submit(os.getpid)
         pool.shutdown()
-    wait_until(lambda: client.ended and not client.thread.is_alive())
+    wait_until(lambda: client.manager.closed and not client.manager.thread.is_alive())
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
@@ -110,7 +110,7 @@ def test_a_pool_that_is_left_replaces_its_workers_until_all_is_done(gate: Path, 
     assert len({future.result(WATCHDOG) for future in asked}) == 3
     if not (shut or gone):
         pool.shutdown(wait=False)
-    wait_until(lambda: client.ended and not client.thread.is_alive())
+    wait_until(lambda: client.manager.closed and not client.manager.thread.is_alive())
     assert not client.crew.processes
 
 
@@ -122,7 +122,7 @@ def test_a_worker_that_is_being_started_does_not_escape_the_end_of_all(pool: shm
 
     def launch_at_the_end(process: Any) -> None:
         ending.start()
-        wait_until(lambda: pool._client.closing)
+        wait_until(lambda: pool._client.shut)
         launch(process)
         started.append(process.pid)
 

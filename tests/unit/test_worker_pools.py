@@ -423,7 +423,7 @@ def test_an_executor_that_was_never_used_leaves_nothing() -> None:
 def test_a_dropped_executor_finishes_what_was_asked_and_ends() -> None:
     pool = shmq.Executor(2, "fork")
     asked = [pool.submit(nap, 0.05, number) for number in range(4)]
-    crew, thread = pool._client.crew, pool._client.thread
+    crew, thread = pool._client.crew, pool._client.manager.thread
     del pool
     assert [future.result(WATCHDOG) for future in asked] == list(range(4))
     wait_until(lambda: not crew.processes and not thread.is_alive())  # which closes the pool's queues at its end
@@ -447,11 +447,11 @@ def test_a_second_shutdown_writes_nothing_into_files_that_were_opened_since(tmp_
     pool = shmq.Executor(1, "fork")
     assert pool.submit(square, 3).result(WATCHDOG) == 9
     pool.shutdown(wait=False)
-    wait_until(lambda: not pool._client.thread.is_alive())
+    wait_until(lambda: not pool._client.manager.thread.is_alive())
     with contextlib.ExitStack() as stack:
         opened = [stack.enter_context(open(tmp_path / str(number), "wb")) for number in range(20)]
         pool.shutdown()
-        pool._client.wake()
+        pool._client.manager.wake()
         assert [os.fstat(file.fileno()).st_size for file in opened] == [0] * 20
 
 
@@ -635,8 +635,8 @@ def test_a_future_whose_turn_came_when_there_was_no_room_is_cancelled_with_the_o
     pool = shmq.Executor(1, "fork")
     asked = [pool.submit(time.sleep, 0.2) for _ in range(6)]
     with _future.lock:
-        number, _ = pool._client.backlog[0]
-        assert pool._client.begins(number)
+        number, _ = pool._client.window.backlog[0]
+        assert pool._client.window.begins(number)
     assert asked[3].cancel()  # by hand: it is told, too
     pool.shutdown(cancel_futures=True)
     done, not_done = futures.wait(asked, timeout=0)
