@@ -1,0 +1,74 @@
+"""Each page of the guide does what it shows, and the page of errors has a place for each."""
+
+from __future__ import annotations
+
+import configparser
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import WATCHDOG, left_behind_by, survivors_of
+from support import pages
+
+ROOT = Path(__file__).parent.parent
+GUIDE = sorted((ROOT / "docs" / "guide").glob("*.md"))
+COMPILED = {path for path in GUIDE if any(block.language == "c" for block in pages.blocks_of(path.read_text()))}
+UNITS = [
+    pytest.param(block, id=block.file)
+    for path in GUIDE
+    for block in pages.blocks_of(path.read_text())
+    if block.file.endswith(".service")
+]
+
+
+@pytest.mark.parametrize("page", GUIDE, ids=lambda path: path.stem)
+def test_a_page_of_the_guide_does_what_it_shows(page: Path, name: str, tmp_path: Path) -> None:
+    if page in COMPILED and shutil.which("cc") is None:
+        pytest.skip("no C compiler")
+    process = subprocess.Popen(
+        [sys.executable, pages.__file__, page, name],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        output, _ = process.communicate(timeout=WATCHDOG)
+    finally:
+        survivors = survivors_of(process.pid)
+        for pid in survivors:
+            os.kill(pid, signal.SIGKILL)
+    assert process.returncode == 0, output
+    assert not survivors, f"still running: {survivors}"
+    assert left_behind_by(process.pid) == []
+
+
+def test_every_page_of_the_guide_is_in_its_index() -> None:
+    index = (ROOT / "docs" / "README.md").read_text()
+    assert {page.name for page in GUIDE if f"(guide/{page.name})" not in index} == set()
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_a_unit_of_the_guide_is_one_that_systemd_takes(unit: pages.Block, tmp_path: Path) -> None:
+    text = re.sub(r"(?<=ExecStart=)\S*/", f"{Path(sys.executable).parent}/", unit.text)
+    parsed = configparser.ConfigParser(interpolation=None)
+    parsed.optionxform = str  # type: ignore[method-assign,assignment]
+    parsed.read_string(text)
+    assert parsed.sections() == ["Unit", "Service", "Install"]
+    program = parsed["Service"]["ExecStart"].split()
+    assert os.access(program[0], os.X_OK)
+    if program[0].endswith("/shmq"):
+        from shmq.cli._group import group
+
+        command = group.commands[program[1]]
+        command.make_context(program[1], program[2:])  # raises where it has no such option
+    if shutil.which("systemd-analyze"):
+        (tmp_path / unit.file).write_text(text)
+        checked = subprocess.run(["systemd-analyze", "verify", tmp_path / unit.file], capture_output=True, text=True)
+        assert (checked.returncode, unit.file in checked.stderr) == (0, False), checked.stderr
