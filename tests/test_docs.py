@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from test_floors import FLOORS
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted(
@@ -64,10 +65,19 @@ def test_every_link_into_the_tree_leads_somewhere(document):
             assert anchor in anchors_of(leads_to), f"{name_of(document)} points at {target}"
 
 
+FILES = {
+    path.relative_to(ROOT).as_posix()
+    for folder in ("shmq", "tests", "docs", "benchmarks", "examples")
+    for path in (ROOT / folder).rglob("*")
+}
+
+
 @pytest.mark.parametrize("document", [path for path in DOCUMENTS if path.parent in (ROOT, ROOT / "docs")], ids=name_of)
-def test_every_path_that_a_document_names_exists(document):
-    for path in re.findall(r"`((?:shmq|tests|docs|benchmarks|examples)/[\w./]+\w/?)`", document.read_text()):
-        assert (ROOT / path).exists(), f"{name_of(document)} names {path}"
+def test_every_file_that_a_document_names_exists(document):
+    text = document.read_text()
+    folders = {name.rstrip("/") for name in re.findall(r"`((?:shmq|tests|docs|benchmarks|examples)/[\w./]+)`", text)}
+    files = set(re.findall(r"`([\w./]+\.(?:pyx|pxi|py|c|h))`", text))
+    assert {name for name in folders | files if not any(f"/{there}".endswith(f"/{name}") for there in FILES)} == set()
 
 
 def test_every_document_is_reached_from_the_readme():
@@ -82,7 +92,7 @@ def test_every_document_is_reached_from_the_readme():
     assert {name_of(path) for path in DOCUMENTS} - {name_of(path) for path in seen} == set()
 
 
-WRITTEN = [path for path in DOCUMENTS if path.name not in ("CHANGELOG.md", "ARCHITECTURE.md")]
+WRITTEN = [path for path in DOCUMENTS if path.name != "CHANGELOG.md"]
 MOST_WORDS = 30
 
 
@@ -173,7 +183,20 @@ def test_the_evidence_counts_roles_crash_points_and_planted_errors():
     assert f"- {sizes_of('native/test_fuzz.py')['PLANTED']} planted bugs" in EVIDENCE
 
 
-LOCKS = (ROOT / "ARCHITECTURE.md").read_text().partition("## Locks")[2].partition("\n## ")[0]
+ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text()
+
+
+def test_the_table_of_floors_is_the_one_that_the_imports_are_held_to():
+    rows = re.findall(r"^\| (\d) \| (`[^|]+`) \|", ARCHITECTURE, re.MULTILINE)
+    assert {name: int(floor) for floor, names in rows for name in re.findall(r"`([\w.]+)`", names)} == FLOORS
+
+
+def test_the_table_of_the_binding_names_all_its_files():
+    table = ARCHITECTURE.partition("The binding is one extension")[2].partition("\n\nWho may")[0]
+    assert set(re.findall(r"`(\w+\.pxi)`", table)) == {path.name for path in (ROOT / "shmq" / "_binding").glob("*.pxi")}
+
+
+LOCKS = ARCHITECTURE.partition("## Locks")[2].partition("\n## ")[0]
 TAKES_A_LOCK = re.compile(r"\b(?:R?Lock|Condition|NameLock)\(|pthread_mutex_lock\(|\bshmq_owner_lock\(|critical_section\(self\)")
 
 
