@@ -14,7 +14,7 @@ and `looks` keep port and cell, and `look_again` finds out what has happened mea
     Lease, Loan, View: every field            their handle, whoever has them: methods, buffers, views and deallocators
     Handle.users, Handle.looks                the handle; `leave` may detach the port, in whichever thread is the last
     Loan while it is published                HAND_PUBLISHING besides: the handle is given up while it waits for room
-    Lease while it is buried                  its state, which changes before any Python code runs
+    Lease while it becomes a dead letter      its state, which changes before any Python code runs
     Dumper.idle                               the dumper: a thread takes the pickler away, and uses it alone
     Pickling                                  whoever took it from Dumper.idle
     Log                                       the backlog's lock (_binding/backlog.pxi)
@@ -25,7 +25,7 @@ and `looks` keep port and cell, and `look_again` finds out what has happened mea
 Everything with Python code in it (an object's pickling, a codec, a buffer's exporter) runs before a cell is taken or
 after the message is leased: see _binding/draft.pxi and _binding/decode.pxi. A Port is a Handle (_binding/handle.pxi, which
 attaches what an Observer of _binding/observe.pxi only looks at) that produces (_binding/produce.pxi),
-buries (_binding/bury.pxi) and consumes (_binding/consume.pxi); here it leases and lends. Loan and Lease themselves are in _binding/lease.pxi.
+writes dead letters (_binding/dead_letters.pxi) and consumes (_binding/consume.pxi); here it leases and lends. Loan and Lease themselves are in _binding/lease.pxi.
 """
 
 cimport cython
@@ -115,8 +115,8 @@ cdef uint64_t NAME_NS = 1000000000
 cdef uint64_t STALL_NS = 5000000000
 # How long a process that attaches waits for another one that is freeing the ports of the dead, and may be stopped.
 cdef uint64_t REAPER_PATIENCE_NS = 1000000000
-# How long a message rests that could not be buried.
-cdef uint64_t BURIAL_REST_NS = 1000000000
+# How long a message rests whose dead letter could not be written.
+cdef uint64_t DEAD_LETTER_REST_NS = 1000000000
 # How long puts wait for room before they go to the backlog: at first, and how much more with every put. So consumers that take
 # 50,000 messages a second keep a producer at their pace, and no thousand puts take longer than 0.07 s, whoever takes them.
 cdef int64_t BACKLOG_PATIENCE_NS = 50000000
@@ -219,7 +219,7 @@ include "_binding/observe.pxi"
 include "_binding/backlog.pxi"
 include "_binding/handle.pxi"
 include "_binding/produce.pxi"
-include "_binding/bury.pxi"
+include "_binding/dead_letters.pxi"
 include "_binding/consume.pxi"
 
 
@@ -305,7 +305,7 @@ cdef class Port(Consumer):
         cdef list result = [self.receive_for(seconds, lease_ns, False, stays)]
         while <Py_ssize_t>len(result) < max:
             lease = Lease.__new__(Lease)
-            if self.forks != shmq_owner_forks or self.take_or_bury(&cell, True, lease_ns, 1) != SHMQ_OK:
+            if self.forks != shmq_owner_forks or self.take_or_dead_letter(&cell, True, lease_ns, 1) != SHMQ_OK:
                 break
             if self.lend(lease, cell, lease_ns, False):
                 result.append(lease)

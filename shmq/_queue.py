@@ -408,12 +408,12 @@ class Queue(_core.Port[T]):
         while threading.current_thread().daemon:
             time.sleep(3600)
 
-    def _bury(self, image: bytes, **about: Any) -> None:
+    def _write_dead_letter(self, image: bytes, **about: Any) -> None:
         from shmq._store.dead_letters import DeadLetters
 
         DeadLetters(self)._write(image, **about)
 
-    def _could_not_bury(self, failure: BaseException) -> None:
+    def _could_not_dead_letter(self, failure: BaseException) -> None:
         _log().error(
             "a message of queue %r is to be a dead letter, and cannot be written: %s. It is kept, and tried again",
             self.name,

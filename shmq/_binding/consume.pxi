@@ -30,7 +30,7 @@ cdef class Consumer(Undertaker):
         return self.get(False)
 
     cdef inline shmq_status take(self, uint32_t *cell, bint for_long, uint64_t lease_ns) noexcept:
-        """One try to lease the oldest message, what came back before what is new. EXHAUSTED: the LEASED one is to be buried.
+        """One try to lease the oldest message, what came back before what is new. EXHAUSTED: the LEASED one is to be dead-lettered.
 
         `for_long`: not in the port's kept cell. `lease_ns`: for so long, and the cell is TIMED; 0: for as long as we live.
         """
@@ -55,12 +55,12 @@ cdef class Consumer(Undertaker):
         shmq_wake_after(&self.port, SHMQ_SPACE)
         return SHMQ_OK
 
-    cdef shmq_status take_or_bury(self, uint32_t *cell, bint for_long, uint64_t lease_ns, uint64_t deadline) except *:
-        """As take, past the messages that are to be buried, and with those of the backlog."""
+    cdef shmq_status take_or_dead_letter(self, uint32_t *cell, bint for_long, uint64_t lease_ns, uint64_t deadline) except *:
+        """As take, past the messages that are to be dead-lettered, and with those of the backlog."""
         cdef shmq_status status = self.take(cell, for_long, lease_ns)
         while status == SHMQ_EXHAUSTED or (status == SHMQ_WOULD_BLOCK and self.is_behind() and self.refill(deadline)):
             if status == SHMQ_EXHAUSTED:
-                self.bury_exhausted(cell[0])
+                self.dead_letter_exhausted(cell[0])
             self.look_again()
             status = self.take(cell, for_long, lease_ns)
         return status
@@ -73,10 +73,10 @@ cdef class Consumer(Undertaker):
         memset(&patience, 0, sizeof(patience))
         patience.stays = stays
         if status == SHMQ_EXHAUSTED:
-            self.bury_exhausted(cell[0])
+            self.dead_letter_exhausted(cell[0])
             self.look_again()
         if status == SHMQ_EXHAUSTED or self.is_behind():
-            status = self.take_or_bury(cell, for_long, lease_ns, deadline)
+            status = self.take_or_dead_letter(cell, for_long, lease_ns, deadline)
             if status == SHMQ_OK:
                 return 0
         while True:
@@ -91,7 +91,7 @@ cdef class Consumer(Undertaker):
             timed_out = self.wait(status, SHMQ_ITEMS, until, &patience) == SHMQ_TIMED_OUT
             self.look_again()
             if not timed_out or deadline != 1: # a last look: it may have come with the last tick
-                status = self.take_or_bury(cell, for_long, lease_ns, deadline)
+                status = self.take_or_dead_letter(cell, for_long, lease_ns, deadline)
                 if status == SHMQ_OK:
                     return 0
             if timed_out:
@@ -184,7 +184,7 @@ cdef class Consumer(Undertaker):
                 shmq_lease_give_back(&self.port, cell, word, SHMQ_RELEASED, 0)
             elif self.keeps_types and isinstance(error, Exception) and not isinstance(error, MemoryError):
                 shmq_delivery_ended(&self.port, cell, word, SHMQ_REJECTED, SHMQ_BY_POLICY)
-                self.bury_somehow(cell, "what was put could not be unpickled", error)
+                self.dead_letter_or_rest(cell, "what was put could not be unpickled", error)
             else:
                 self.fail(cell, word, SHMQ_BY_POLICY, error)
             raise

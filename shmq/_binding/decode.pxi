@@ -235,7 +235,7 @@ cdef bint read_image(const shmq_port *port, const char *image, uint64_t nbytes, 
 
 
 cdef uint64_t image_header(Observer port, bytes image, shmq_slot *header) except? 0:
-    """The header of a buried message's image; returns the size of the payload behind it. Raises SegmentCorrupt."""
+    """Read the header of a dead letter's image; return the size of the payload behind it. Raises SegmentCorrupt."""
     cdef uint64_t nbytes = <uint64_t>PyBytes_GET_SIZE(image)
     if not read_image(&port.port, PyBytes_AS_STRING(image), nbytes, header):
         raise SegmentCorrupt(f"a dead letter of queue {port.name!r} claims {header.nbytes:,} bytes of payload, and has {nbytes:,} in all")

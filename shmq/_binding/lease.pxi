@@ -507,7 +507,7 @@ cdef class Lease(Slot):
         shmq_delivery_ended(&self.port.port, self.cell, word, SHMQ_REJECTED, 0)
         last = self.settled_otherwise()
         try:
-            self.port.bury(self.cell, reason, None)
+            self.port.dead_letter(self.cell, reason, None)
         finally:
             if last and self.is_here():
                 self.port.leave()

@@ -83,10 +83,10 @@ cdef class Observer:
                 due = shmq_load_relaxed(&self.port.cells[i].due_ns)
                 if due and now == 0:
                     now = shmq_now_ns()
-                count += due <= now and not self.to_be_buried(shmq_word_slot(word))
+                count += due <= now and not self.to_be_dead_lettered(shmq_word_slot(word))
         return count
 
-    cdef bint to_be_buried(self, uint32_t slot) noexcept:
+    cdef bint to_be_dead_lettered(self, uint32_t slot) noexcept:
         return slot < self.port.geometry.total_slots and shmq_message_exhausted(
             &self.port, shmq_load_relaxed(&shmq_slot_at(&self.port, slot).deliveries))
 
@@ -279,7 +279,7 @@ cdef class Observer:
     # -- images of dead letters: shmq/_store/dead_letters.py ---------------------------------------------------------------------
 
     def _image_bytes(self, bytes image) -> int:
-        """The payload bytes of a buried message; 0 of one whose side segment is gone."""
+        """Payload bytes of a dead letter; 0 of one whose side segment is gone."""
         cdef shmq_slot header
         image_header(self, image, &header)
         if header.flags & SHMQ_SPILLED:
@@ -290,7 +290,7 @@ cdef class Observer:
         return header.nbytes
 
     def _image_side_key(self, bytes image) -> bytes | None:
-        """The key of the side segment in which a buried message's payload is, if it is."""
+        """The key of the side segment that holds the payload of a dead letter; None where the letter holds it itself."""
         cdef shmq_slot header
         image_header(self, image, &header)
         return image[sizeof(header):] if header.flags & SHMQ_SPILLED else None

@@ -207,8 +207,8 @@ def examine_queue(name: str) -> Iterator[Finding]:
             yield Finding("error", name, f"{number(left, 'handle')} of the dead cannot be taken back: is the segment damaged?")
         if expired := queue._expire():
             yield Finding("repaired", name, f"{number(expired, 'lease')} over, and nobody was waiting: given back")
-        if buried := queue._bury_all():
-            yield Finding("repaired", name, f"{number(buried, 'message')} failed too often or rejected: buried as dead letters")
+        if made := queue._dead_letter_all():
+            yield Finding("repaired", name, f"{number(made, 'message')} failed too often or rejected: dead letters now")
         yield from examine_leftovers(queue)
         yield from examine_sides(queue)
         yield from examine_numbers(queue)

@@ -9,7 +9,7 @@ that messages need::
     shmq-UID.NAME+NONCE.dead/ID.out.OWNER   being put back into the queue by that process
 
 A letter is written under another name and renamed, then the message's cell is freed. Whoever is killed between the two leaves a
-message that the next one buries again under the same name: it is a dead letter once. The other way round, a letter
+message that the next one makes a dead letter again, under the same name: it is one once. The other way round, a letter
 whose message is still in a cell is not put back yet.
 """
 
@@ -109,7 +109,7 @@ class DeadLetters:
             if filter is not None and not filter(letter):
                 continue
             if letter.id in self._unsettled():
-                continue  # whoever buries it has not come to the end, or died before it: it will be buried again
+                continue  # its writer has not come to the end, or died before it: it will be written again
             if rate is not None:
                 time.sleep(max(began + count / rate - time.monotonic(), 0))
             count += self._put_back(letter, timeout)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["sweep", "sweep_after"]
 
 KEY = re.compile("[0-9a-f]{16}")
-LOOKS = 3  # at letters that others bury and put back meanwhile
+LOOKS = 3  # at letters that others write and put back meanwhile
 FEW = 1000  # letters that whoever opens a queue reads
 
 

@@ -29,7 +29,7 @@ class Losses:
         self.private = private
         self.expected = False  # there was a death, or a letter is there of which not all is known
         self._suspects: dict[int, list[tuple[int, int | None]]] = {}  # by task: pid and exit code of those that died in it
-        self._burials = 0  # that were seen
+        self._dead_letters = 0  # that were seen
         self._clients: dict[str, int] = {}  # by the name of a letter: of living clients
 
     @property
@@ -46,14 +46,14 @@ class Losses:
 
     def search(self, queues: list[Queue]) -> list[tuple[int, WorkerLost]]:
         """The pending tasks that were given up since the last look. Their letters are gone then."""
-        burials = 0
+        dead_letters = 0
         for queue in queues:
             queue._reap()
-            queue._bury_all()
-            burials += queue._events()[2]
-        if burials == self._burials and not self.expected:
+            queue._dead_letter_all()
+            dead_letters += queue._events()[2]
+        if dead_letters == self._dead_letters and not self.expected:
             return []
-        self.expected, self._burials = False, burials
+        self.expected, self._dead_letters = False, dead_letters
         return [loss for queue in queues for loss in self._search_letters(queue)]
 
     def _search_letters(self, queue: Queue) -> Iterator[tuple[int, WorkerLost]]:

@@ -38,8 +38,8 @@ class Source(Queue):
 
     given_up = 0
 
-    def _bury(self, image: bytes, **about: Any) -> None:
-        super()._bury(image, **about)
+    def _write_dead_letter(self, image: bytes, **about: Any) -> None:
+        super()._write_dead_letter(image, **about)
         self.given_up += 1
         error = about["error"]
         why = [about["cause"], about["reason"], "" if error is None else in_a_line(error)]

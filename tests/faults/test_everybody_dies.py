@@ -127,7 +127,7 @@ def test_those_who_died_count_as_failures_only_of_what_they_had_begun_with(make:
 
 
 def exhaust(name: str) -> None:
-    """Fail for the last time, and die before it can be buried: as a holder that never comes back."""
+    """Fail for the last time, and die before it can be dead-lettered: as a holder that never comes back."""
     queue = shmq.Queue.attach(name)
     leases = [queue.receive(timeout=LONG), queue.receive(timeout=LONG)]
     assert len(leases) == 2

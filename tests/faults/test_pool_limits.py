@@ -346,7 +346,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return found
 
 
-def bury_tasks_of(pool: shmq.Executor, client: int, many: int) -> None:
+def dead_letter_tasks_of(pool: shmq.Executor, client: int, many: int) -> None:
     for number in range(many):
         pool._client.tasks.small.put(_tasks.TASK.pack(10_000 + number, client, 0, 0, 0))
         pool._client.tasks.small.receive(WATCHDOG).reject("the test says so")
@@ -354,7 +354,7 @@ def bury_tasks_of(pool: shmq.Executor, client: int, many: int) -> None:
 
 def test_what_a_lost_task_costs_does_not_grow_with_others_letters(shared: Pool, reads: list[str]) -> None:
     other = shared(0, max_deliveries=1)
-    bury_tasks_of(other, other._client.id, 50)
+    dead_letter_tasks_of(other, other._client.id, 50)
     pool = shared(1)
     assert isinstance(pool.submit(die, 1).exception(WATCHDOG), shmq.WorkerLost)
     reads.clear()
@@ -366,7 +366,7 @@ def test_what_a_lost_task_costs_does_not_grow_with_others_letters(shared: Pool, 
 
 def test_letters_of_clients_that_are_gone_are_thrown_away(shared: Pool) -> None:
     pool = shared(1, max_deliveries=1)
-    bury_tasks_of(pool, 1 << 32 | 5, 20)
+    dead_letter_tasks_of(pool, 1 << 32 | 5, 20)
     assert isinstance(pool.submit(die, 1).exception(WATCHDOG), shmq.WorkerLost)
     wait_until(lambda: len(pool._client.tasks.small.dead_letters) == 0)
 

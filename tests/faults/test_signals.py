@@ -335,7 +335,7 @@ def test_an_interrupt_at_any_instruction_of_python_loses_nothing_and_keeps_nothi
     assert strike_everywhere(queue, act, opcodes=True) > lines > 2
 
 
-def test_an_interrupt_at_any_instruction_of_spilling_and_burying_keeps_no_cell_and_no_file(make: Make) -> None:
+def test_an_interrupt_at_any_instruction_of_spilling_and_dead_lettering_keeps_no_cell_and_no_file(make: Make) -> None:
     """These call Python: what the library does there is struck as well."""
 
     def spilling(queue: shmq.Queue) -> None:
@@ -345,11 +345,11 @@ def test_an_interrupt_at_any_instruction_of_spilling_and_burying_keeps_no_cell_a
         with queue.receive(timeout=0) as lease:
             assert len(lease.data) == 1000
 
-    def burying(queue: shmq.Queue) -> None:
+    def dead_lettering(queue: shmq.Queue) -> None:
         queue.put(b"poison", timeout=0)
         queue.receive(timeout=0).reject("struck")
 
-    for act in (spilling, burying):
+    for act in (spilling, dead_lettering):
         event, struck = 0, True
         queue = make(slots=4, slot_size=64, in_flight=250, oversize="spill", max_deliveries=0)
         while struck:
@@ -361,7 +361,7 @@ def test_an_interrupt_at_any_instruction_of_spilling_and_burying_keeps_no_cell_a
             shmq.verify(queue)
             sides = [file for file in os.listdir("/dev/shm") if file.startswith(f"{PREFIX}{queue.name}+") and "dead" not in file]
             assert len(sides) <= stats.ready + stats.returned, (act.__name__, event, sides)
-            if act is burying and stats.puts > before:
+            if act is dead_lettering and stats.puts > before:
                 assert stats.returned + stats.dead_letters + stats.ready >= 1, (event, stats)
             queue.purge()
             queue.dead_letters.purge()

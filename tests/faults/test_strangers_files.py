@@ -152,7 +152,7 @@ def test_a_file_with_any_name_beside_a_segment_is_no_reason_to_fail(
 
 
 @pytest.mark.parametrize("trap", TRAPS)
-def test_letters_that_others_may_have_written_are_not_read_and_burying_says_so(
+def test_letters_that_others_may_have_written_are_not_read_and_dead_lettering_says_so(
     name: str, precious: Path, stranger: Stranger, trap: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with shmq.Queue.create(name, slots=4, slot_size=64, max_deliveries=1) as queue:
@@ -169,7 +169,7 @@ def test_letters_that_others_may_have_written_are_not_read_and_burying_says_so(
             assert lies_at(path) == there
         finally:
             clear(path)
-        assert queue._bury_all() in (0, 1)
+        assert queue._dead_letter_all() in (0, 1)
         queue.purge()
     shmq.unlink(name)
 

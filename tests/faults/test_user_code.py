@@ -331,7 +331,7 @@ def test_a_lease_that_is_settled_while_it_is_rejected_is_settled_once(make: Make
     q = make(slots=4, slot_size=64, oversize="spill")
     q.put(b"x" * 1000)
     leases = [q.receive()]
-    bury = q._bury
+    write = q._write_dead_letter
     lost: list[BaseException] = []
 
     def settle_again() -> None:
@@ -340,9 +340,9 @@ def test_a_lease_that_is_settled_while_it_is_rejected_is_settled_once(make: Make
         except shmq.LeaseLost as error:
             lost.append(error)
 
-    q._bury = lambda image, **about: (settle_again(), bury(image, **about))  # type: ignore[method-assign]
+    q._write_dead_letter = lambda image, **about: (settle_again(), write(image, **about))  # type: ignore[method-assign]
     leases[0].reject()
-    del q._bury
+    del q._write_dead_letter
     assert len(lost) == 1
     lost.clear()
     leases.clear()

@@ -236,17 +236,17 @@ def test_a_dropped_lease_and_a_loop_that_raises_count_too(q: shmq.Queue) -> None
         for lease in q.consume(timeout=0):
             assert lease.data == "loop"
             raise LookupError
-    with pytest.raises(shmq.Empty):  # whoever looks next buries
+    with pytest.raises(shmq.Empty):  # the next consumer makes it a dead letter
         q.get_nowait()
     assert sorted(letter.data for letter in q.dead_letters) == ["dropped", "loop"]
 
 
-def test_what_is_to_be_buried_is_no_message_that_can_be_taken(q: shmq.Queue) -> None:
+def test_what_is_to_be_dead_lettered_is_no_message_that_can_be_taken(q: shmq.Queue) -> None:
     q.put("x")
     q.receive(timeout=0)
     gc.collect()
     assert q.empty()
-    assert q._bury_all() == 1
+    assert q._dead_letter_all() == 1
 
 
 def die_with_it(q: shmq.Queue, answers: shmq.Queue) -> None:
@@ -557,7 +557,7 @@ def test_processes_that_redrive_at_once_put_each_letter_back_once(make: Make, ch
 
 def test_a_letter_whose_message_is_still_in_its_cell_is_not_put_back(q: shmq.Queue, children: Children) -> None:
     q.put("x")
-    children.start(bury_and_die, q)
+    children.start(write_dead_letter_and_die, q)
     children.started[-1].join()
     assert len(q.dead_letters) == 1  # written, and its message is in the cell of the dead
     assert q.redrive() == 0
@@ -709,7 +709,7 @@ def no_space(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @pytest.mark.parametrize("function", ["open", "rename", "write", "mkdir"])
-def test_a_burial_that_cannot_be_written_keeps_the_message_and_is_tried_again(
+def test_a_dead_letter_that_cannot_be_written_keeps_the_message_and_is_tried_again(
     q: shmq.Queue, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, function: str
 ) -> None:
     q.put_many(["x", "next"])
@@ -747,11 +747,11 @@ def test_a_rejection_that_cannot_be_written_says_so_and_stays_a_rejection(
     with pytest.raises(shmq.LeaseLost):
         lease.ack()
     end_rests(q)
-    assert q._bury_all() == 1
+    assert q._dead_letter_all() == 1
     assert q.dead_letters[0].cause == "rejected" and q.dead_letters[0].data == "x"
 
 
-def bury_without_room(q: shmq.Queue, answers: shmq.Queue) -> None:
+def dead_letter_without_room(q: shmq.Queue, answers: shmq.Queue) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
     lease = q.receive(timeout=LONG)
     try:
@@ -764,23 +764,23 @@ def bury_without_room(q: shmq.Queue, answers: shmq.Queue) -> None:
 def test_a_limit_of_the_process_loses_no_message(q: shmq.Queue, make: Make, children: Children) -> None:
     answers = make(slots=4, slot_size=1024)
     q.put(b"x" * 500)
-    children.start(bury_without_room, q, answers)
+    children.start(dead_letter_without_room, q, answers)
     assert "needs" in answers.get(timeout=LONG)
     children.join()
     assert letter_files(q) == []
     end_rests(q)
-    assert q._bury_all() == 1
+    assert q._dead_letter_all() == 1
     assert q.dead_letters[0].data == b"x" * 500
 
 
-def bury_and_die(q: shmq.Queue) -> None:
+def write_dead_letter_and_die(q: shmq.Queue) -> None:
     os.rename = dies_after(os.rename)  # type: ignore[assignment]
     q.receive(timeout=LONG).reject("hopeless")
 
 
 def test_death_between_the_letter_and_its_cell_gives_one_letter(q: shmq.Queue, children: Children) -> None:
     q.put("x")
-    children.start(bury_and_die, q).join()
+    children.start(write_dead_letter_and_die, q).join()
     (first,) = q.dead_letters
     with pytest.raises(shmq.Empty):
         q.get(timeout=0.3)
@@ -792,20 +792,20 @@ def test_death_between_the_letter_and_its_cell_gives_one_letter(q: shmq.Queue, c
 
 def test_death_between_the_letter_and_its_cell_keeps_the_reason(q: shmq.Queue, children: Children) -> None:
     q.put("x")
-    children.start(bury_and_die, q).join()
+    children.start(write_dead_letter_and_die, q).join()
     with pytest.raises(shmq.Empty):
         q.get(timeout=0.3)
     assert q.dead_letters[0].reason == "hopeless"
 
 
-def half_bury(q: shmq.Queue) -> None:
+def write_half_a_dead_letter(q: shmq.Queue) -> None:
     os.rename = dies_before  # type: ignore[assignment]
     q.receive(timeout=LONG).nack()
 
 
 def test_the_doctor_removes_a_letter_that_was_half_written(q: shmq.Queue, children: Children) -> None:
     q.put("x")
-    children.start(half_bury, q).join()
+    children.start(write_half_a_dead_letter, q).join()
     (half,) = letter_files(q)
     assert ".new." in half and len(q.dead_letters) == 0
     found = doctor.examine([q.name])
@@ -918,7 +918,7 @@ def test_a_released_message_does_not_rest(make: Make) -> None:
     assert queue.get_nowait() == "x"
 
 
-def test_the_last_failure_does_not_rest_before_it_is_buried(make: Make) -> None:
+def test_the_last_failure_does_not_rest_before_it_is_dead_lettered(make: Make) -> None:
     queue = make(slots=4, slot_size=64, backoff=shmq.Backoff(100), max_deliveries=1)
     queue.put("x")
     queue.receive(timeout=0).nack(delay=50)

@@ -131,7 +131,7 @@ def test_leases_whose_time_is_over_are_given_back(make: Make) -> None:
     assert found_about(queue.name) == []
 
 
-def test_what_failed_too_often_is_buried(make: Make) -> None:
+def test_what_failed_too_often_is_dead_lettered(make: Make) -> None:
     queue = make(slots=8, slot_size=64, max_deliveries=1)
     queue.put("x")
     queue.receive(timeout=0)  # dropped: it comes back as a failure, and nobody looks

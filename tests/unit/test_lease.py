@@ -413,12 +413,12 @@ def test_a_thousand_leases_leave_nothing_behind(q: shmq.Queue) -> None:
     shmq.verify(q)
 
 
-def bury_and_die(name: str, how: str) -> None:
-    """Reject the message, or bury a rejected one: the letter is written, and then there is a SIGKILL."""
+def write_dead_letter_and_die(name: str, how: str) -> None:
+    """Reject the message, or dead-letter a rejected one: the letter is written, and then there is a SIGKILL."""
 
     class Dying(shmq.Queue):
-        def _bury(self, image: bytes, **about: Any) -> None:
-            super()._bury(image, **about)
+        def _write_dead_letter(self, image: bytes, **about: Any) -> None:
+            super()._write_dead_letter(image, **about)
             os.kill(os.getpid(), signal.SIGKILL)
 
     with Dying.attach(name) as q:
@@ -428,10 +428,10 @@ def bury_and_die(name: str, how: str) -> None:
             q.receive(timeout=0)
 
 
-def test_a_rejected_message_stays_a_dead_letter_whoever_dies_while_burying_it(q: shmq.Queue, children: Children) -> None:
+def test_a_rejected_message_stays_a_dead_letter_whoever_dies_while_writing_it(q: shmq.Queue, children: Children) -> None:
     q.put("x")
-    for how in ("reject", "bury", "bury"):
-        dying = children.start(bury_and_die, q.name, how)
+    for how in ("reject", "dead-letter", "dead-letter"):
+        dying = children.start(write_dead_letter_and_die, q.name, how)
         dying.join()
         assert dying.exitcode == -signal.SIGKILL
         children.started.clear()

@@ -1,4 +1,4 @@
-# Burying: what becomes of a message that fails, and the images of those that were given up.
+# Dead letters: what becomes of a message that fails, and the images of those that were given up.
 
 @cython.no_gc_clear # as Handle
 cdef class Undertaker(Producer):
@@ -26,46 +26,46 @@ cdef class Undertaker(Producer):
         shmq_delivery_ended(&self.port, cell, word, SHMQ_REJECTED if homeless else SHMQ_NACKED, delay_ns)
         if homeless:
             shmq_count(&self.port.record.counters[SHMQ_NACKS], 1)
-            self.bury_somehow(cell, "every in-flight cell was in use", error)
+            self.dead_letter_or_rest(cell, "every in-flight cell was in use", error)
         elif shmq_message_exhausted(&self.port, shmq_load_relaxed(&shmq_slot_at(&self.port, shmq_word_slot(word)).deliveries)):
             shmq_count(&self.port.record.counters[SHMQ_NACKS], 1)
-            self.bury_exhausted(cell, error)
+            self.dead_letter_exhausted(cell, error)
         else:
             shmq_lease_give_back(&self.port, cell, word, SHMQ_NACKED, delay_ns)
         return 0
 
-    cdef int bury_exhausted(self, uint32_t cell, error=None) except -1:
-        """The LEASED cell's message has failed too often, or was rejected by one who died before it was buried."""
+    cdef int dead_letter_exhausted(self, uint32_t cell, error=None) except -1:
+        """The LEASED cell's message has failed too often, or was rejected by a process that died before it was a dead letter."""
         cdef uint64_t deliveries
         cdef uint32_t slot = shmq_word_slot(shmq_cell_load(&self.port, cell)) # read once, checked, used
         self.check_slot(slot)
         deliveries = shmq_load_relaxed(&shmq_slot_at(&self.port, slot).deliveries)
-        self.bury_somehow(cell, "" if shmq_deliveries_cause(deliveries) == SHMQ_REJECTED else f"max_deliveries={self.port.policy.max_deliveries}", error)
+        self.dead_letter_or_rest(cell, "" if shmq_deliveries_cause(deliveries) == SHMQ_REJECTED else f"max_deliveries={self.port.policy.max_deliveries}", error)
         return 0
 
-    cdef int bury_somehow(self, uint32_t cell, str reason, error) except -1:
-        """Bury it now, or let it rest and be tried again: whoever called wanted another message."""
+    cdef int dead_letter_or_rest(self, uint32_t cell, str reason, error) except -1:
+        """Make it a dead letter now, or let it rest and be tried again: the caller wanted another message."""
         try:
-            self.bury(cell, reason, error)
+            self.dead_letter(cell, reason, error)
         except OSError as failure:
-            self._could_not_bury(failure)
+            self._could_not_dead_letter(failure)
         except OutOfMemory as failure:
-            self._could_not_bury(failure)
+            self._could_not_dead_letter(failure)
         return 0
 
-    def _bury_all(self) -> int:
-        """Bury what is to be buried, without taking anything else; return how many messages."""
+    def _dead_letter_all(self) -> int:
+        """Dead-letter what is to be dead-lettered, without taking anything else; return how many messages."""
         cdef uint32_t cell, count = 0
         cdef uint64_t before = shmq_load_relaxed(&self.port.header.events[SHMQ_BURIALS])
         if shmq_unlikely(self.forks != shmq_owner_forks):
             self.enter()
         while count < self.port.geometry.cells and shmq_orphan_claim(&self.port, SHMQ_TO_BURY, &cell):
-            self.bury_exhausted(cell)
+            self.dead_letter_exhausted(cell)
             count += 1
             self.look_again()
         return shmq_load_relaxed(&self.port.header.events[SHMQ_BURIALS]) - before
 
-    cdef int bury(self, uint32_t cell, str reason, error) except -1:
+    cdef int dead_letter(self, uint32_t cell, str reason, error) except -1:
         """Make the LEASED cell's message a dead letter; the cell is free afterwards. Where that raises, the message rests and comes back.
 
         **If the process dies here** after the letter is written, the message is still in its cell, and whoever takes it writes
@@ -85,7 +85,7 @@ cdef class Undertaker(Producer):
         now = shmq_now_ns()
         forks = self.stay(cell)
         try:
-            self._bury(
+            self._write_dead_letter(
                 image, id=header.id, cause=CAUSES[shmq_deliveries_cause(deliveries)], reason=reason, error=error,
                 delivery_count=shmq_deliveries_failed(deliveries), published=(<int64_t>now - <int64_t>header.published_ns) * 1e-9,
                 first_failed=(<int64_t>now - <int64_t>header.published_ns) * 1e-9 - header.first_failed_ms * 1e-3)
@@ -98,13 +98,13 @@ cdef class Undertaker(Producer):
                 shmq_cell_return(&self.port, cell, True)
                 shmq_wake_if_done_after_store(&self.port)
             else:
-                shmq_lease_give_back(&self.port, cell, word, SHMQ_RELEASED, BURIAL_REST_NS)
+                shmq_lease_give_back(&self.port, cell, word, SHMQ_RELEASED, DEAD_LETTER_REST_NS)
             self.leave_cell(cell, forks)
         return 0
 
     @cython.critical_section
     def _revive(self, bytes image, timeout=None) -> None:
-        """Put a message anew whose image was buried. As put; the message is counted and stamped as a new one."""
+        """Put the image of a dead letter as a new message: counted and stamped as such. Waits and raises as put."""
         cdef shmq_slot header
         cdef draft_t draft
         cdef double seconds = patience_of(timeout)
@@ -115,7 +115,7 @@ cdef class Undertaker(Producer):
         self.offer_somehow(&draft, seconds)
 
     def _decode_image(self, bytes image) -> object:
-        """The object in the image of a buried message."""
+        """The object in the image of a dead letter."""
         cdef shmq_slot header
         cdef Py_buffer memory
         cdef uint64_t available = image_header(self, image, &header)
