@@ -142,8 +142,6 @@ cdef extern from "port.h" nogil:
     const uint64_t SHMQ_FOREVER
     ctypedef enum shmq_side "enum shmq_side":
         SHMQ_ITEMS, SHMQ_SPACE, SHMQ_DONE, SHMQ_SIDES
-    ctypedef enum shmq_purpose "enum shmq_purpose":
-        SHMQ_TO_WRITE, SHMQ_TO_GIVE
     struct shmq_port:
         unsigned char *base
         shmq_header *header
@@ -165,62 +163,25 @@ cdef extern from "port.h" nogil:
         bint buries
         shmq_policy policy
         bint caught_up
-    void shmq_segment_format(void *base, const shmq_geometry *geometry, uint64_t nonce, uint32_t flags, const char *codec,
-                             const uint8_t *boot_id, uint64_t creator, uint64_t lock_inode, const shmq_policy *policy)
     void shmq_segment_ready(void *base)
-    shmq_status shmq_segment_check(const void *base, uint64_t file_bytes, shmq_geometry *out)
-    void shmq_port_map(shmq_port *port, void *base, const shmq_geometry *geometry)
-    shmq_status shmq_port_attach(shmq_port *port, void *base, const shmq_geometry *geometry, uint64_t owner)
-    void shmq_port_detach(shmq_port *port)
-    shmq_status shmq_cell_take_for_long(shmq_port *port, shmq_purpose purpose, uint32_t *cell)
-    void shmq_cell_release(shmq_port *port, uint32_t cell, bint warm)
-    shmq_status shmq_cell_take(shmq_port *port, shmq_purpose purpose, uint32_t *cell)
-    void shmq_cell_return(shmq_port *port, uint32_t cell, bint warm)
-    uint64_t shmq_cell_load(const shmq_port *port, uint32_t cell)
-    void shmq_cell_become(shmq_port *port, uint32_t cell, int state)
-    shmq_slot *shmq_slot_at(const shmq_port *port, uint32_t slot)
-    unsigned char *shmq_payload_at(const shmq_port *port, uint32_t slot)
     uint64_t shmq_next_id(shmq_port *port)
-    void shmq_slot_stamp(shmq_port *port, shmq_slot *slot)
 
-cdef extern from "queue/lease.h" nogil:
-    ctypedef enum shmq_cause "enum shmq_cause":
-        SHMQ_RELEASED, SHMQ_NACKED, SHMQ_EXPIRED, SHMQ_DIED, SHMQ_REJECTED
-    const uint64_t SHMQ_BY_POLICY
-    void shmq_lease_time(shmq_port *port, uint32_t cell, uint64_t deadline_ns)
-    shmq_status shmq_lease_extend(shmq_port *port, uint32_t cell, uint64_t *leased, uint64_t deadline_ns)
-    void shmq_lease_mark(shmq_port *port, uint32_t cell, uint64_t leased, bint begun)
-    shmq_status shmq_view_begin(shmq_port *port, uint32_t cell, uint64_t leased)
-    void shmq_view_end(shmq_port *port, uint32_t cell)
-    shmq_status shmq_lease_ack(shmq_port *port, uint32_t cell, uint64_t leased, bint looking)
-    shmq_status shmq_lease_take_over(shmq_port *port, uint32_t cell, uint64_t *leased)
-    shmq_status shmq_lease_give_back(shmq_port *port, uint32_t cell, uint64_t leased, shmq_cause cause, uint64_t delay_ns)
-    uint32_t shmq_lease_expire(shmq_port *port)
-    shmq_status shmq_orphan_adopt(shmq_port *port, uint64_t deadline_ns, uint32_t *cell)
-    bint shmq_orphan_due(shmq_port *port)
-    enum shmq_wish:
-        SHMQ_TO_BURY, SHMQ_TO_DISCARD
-    bint shmq_cells_move(const shmq_port *port, bint for_long)
-    uint32_t shmq_batch_limit(const shmq_port *port)
-    bint shmq_orphan_claim(shmq_port *port, shmq_wish wish, uint32_t *cell)
-    void shmq_delivery_ended(shmq_port *port, uint32_t cell, uint64_t leased, shmq_cause cause, uint64_t delay_ns)
-    bint shmq_lease_begun(const shmq_port *port, uint32_t cell, uint64_t leased)
-    bint shmq_message_exhausted(const shmq_port *port, uint64_t deliveries)
-    uint32_t shmq_deliveries_failed(uint64_t word)
-    shmq_cause shmq_deliveries_cause(uint64_t word)
+cdef extern from "bell.h" nogil:
+    int shmq_bell_make(shmq_port *port)
+    bint shmq_bell_is_there(const shmq_port *port, int descriptor)
+    bint shmq_bell_arm(shmq_port *port, shmq_side side)
+    bint shmq_bell_disarm(shmq_port *port, shmq_side side)
 
-cdef extern from "queue/ring.h" nogil:
-    ctypedef c_bool (*shmq_fill)(void *context, shmq_port *port, uint32_t slot) noexcept nogil
-    shmq_status shmq_ring_put(shmq_port *port, uint32_t cell)
-    shmq_status shmq_ring_move_in(shmq_port *port, uint32_t cell)
-    shmq_status shmq_ring_get(shmq_port *port, uint32_t cell, cell_state leased)
-    uint32_t shmq_ring_get_many(shmq_port *port, const uint32_t *cells, uint32_t count, cell_state leased, shmq_status *status)
-    uint32_t shmq_ring_put_many(shmq_port *port, uint32_t cell, shmq_fill fill, void *context, shmq_status *status)
-    bint shmq_ring_has_space(shmq_port *port)
-    bint shmq_ring_has_item(shmq_port *port)
-    uint32_t shmq_ring_length(const shmq_port *port)
-    uint32_t shmq_ring_estimate(const shmq_port *port)
-    bint shmq_ring_peek(shmq_port *port, uint32_t nth, shmq_slot *slot, void *payload, uint64_t limit, c_bool *moved)
+cdef extern from "wake.h" nogil:
+    void shmq_wake(shmq_port *port, shmq_side side)
+    void shmq_pass_on(shmq_port *port, shmq_side side)
+    void shmq_wake_all(shmq_port *port, shmq_side side)
+    void shmq_wake_after(shmq_port *port, shmq_side side)
+    void shmq_wake_if_done(shmq_port *port)
+    void shmq_wake_if_done_after_store(shmq_port *port)
+
+cdef extern from "reap.h" nogil:
+    uint32_t shmq_reap(shmq_port *port)
 
 cdef extern from "wait.h" nogil:
     struct shmq_patience:
@@ -230,34 +191,92 @@ cdef extern from "wait.h" nogil:
         bint told
         uint32_t slice_ms
         uint64_t begun_ns
-    shmq_status shmq_wait(shmq_port *port, shmq_side side, uint64_t deadline_ns, shmq_patience *patience)
-    shmq_status shmq_wait_for_cell(shmq_port *port, uint64_t deadline_ns, shmq_patience *patience)
-    bint shmq_reap_now_and_then(shmq_port *port)
-    void shmq_wait_linger(shmq_port *port)
-    void shmq_wake(shmq_port *port, shmq_side side)
-    void shmq_pass_on(shmq_port *port, shmq_side side)
-    void shmq_wake_all(shmq_port *port, shmq_side side)
-    void shmq_wake_after(shmq_port *port, shmq_side side)
-    void shmq_wake_if_done(shmq_port *port)
-    void shmq_wake_if_done_after_store(shmq_port *port)
-    bint shmq_wait_promising(shmq_port *port, shmq_side side)
-    bint shmq_wait_over(shmq_port *port, bint stays)
+    unsigned shmq_wait_cpus()
+
+cdef extern from "queue/slots.h" nogil:
+    uint64_t shmq_cell_load(const shmq_port *port, uint32_t cell)
+    void shmq_cell_become(shmq_port *port, uint32_t cell, int state)
+    shmq_slot *shmq_slot_at(const shmq_port *port, uint32_t slot)
+    unsigned char *shmq_payload_at(const shmq_port *port, uint32_t slot)
+    void shmq_slot_stamp(shmq_port *port, shmq_slot *slot)
+
+cdef extern from "queue/policy.h" nogil:
+    ctypedef enum shmq_cause "enum shmq_cause":
+        SHMQ_RELEASED, SHMQ_NACKED, SHMQ_EXPIRED, SHMQ_DIED, SHMQ_REJECTED
+    bint shmq_message_exhausted(const shmq_port *port, uint64_t deliveries)
+    uint32_t shmq_deliveries_failed(uint64_t word)
+    shmq_cause shmq_deliveries_cause(uint64_t word)
+
+cdef extern from "queue/look.h" nogil:
+    bint shmq_ring_has_space(shmq_port *port)
+    bint shmq_ring_has_item(shmq_port *port)
+    uint32_t shmq_ring_length(const shmq_port *port)
+    uint32_t shmq_ring_estimate(const shmq_port *port)
+    bint shmq_ring_peek(shmq_port *port, uint32_t nth, shmq_slot *slot, void *payload, uint64_t limit, c_bool *moved)
+    bint shmq_is_over(shmq_port *port, bint stays)
     bint shmq_nothing_comes(shmq_port *port, bint stays)
     bint shmq_all_wait(const shmq_port *port)
-    bint shmq_wait_spin(shmq_port *port, shmq_side side, uint64_t deadline_ns)
+    bint shmq_cells_move(const shmq_port *port, bint for_long)
     uint64_t shmq_unfinished(const shmq_port *port)
     bint shmq_all_done(shmq_port *port)
     bint shmq_has_taken(const shmq_port *port, uint64_t count)
-    unsigned shmq_wait_cpus()
 
-cdef extern from "bell.h" nogil:
-    int shmq_bell_make(shmq_port *port)
-    bint shmq_bell_is_there(const shmq_port *port, int descriptor)
-    bint shmq_bell_arm(shmq_port *port, shmq_side side)
-    bint shmq_bell_disarm(shmq_port *port, shmq_side side)
+cdef extern from "queue/view.h" nogil:
+    shmq_status shmq_view_begin(shmq_port *port, uint32_t cell, uint64_t leased)
+    void shmq_view_end(shmq_port *port, uint32_t cell)
 
-cdef extern from "reap.h" nogil:
-    uint32_t shmq_reap(shmq_port *port)
+cdef extern from "queue/cell.h" nogil:
+    ctypedef enum shmq_purpose "enum shmq_purpose":
+        SHMQ_TO_WRITE, SHMQ_TO_GIVE
+    shmq_status shmq_cell_take(shmq_port *port, shmq_purpose purpose, uint32_t *cell)
+    shmq_status shmq_cell_take_for_long(shmq_port *port, shmq_purpose purpose, uint32_t *cell)
+    void shmq_cell_return(shmq_port *port, uint32_t cell, bint warm)
+    void shmq_cell_release(shmq_port *port, uint32_t cell, bint warm)
+    uint32_t shmq_batch_limit(const shmq_port *port)
+
+cdef extern from "queue/lease.h" nogil:
+    const uint64_t SHMQ_BY_POLICY
+    void shmq_lease_time(shmq_port *port, uint32_t cell, uint64_t deadline_ns)
+    shmq_status shmq_lease_extend(shmq_port *port, uint32_t cell, uint64_t *leased, uint64_t deadline_ns)
+    void shmq_lease_mark(shmq_port *port, uint32_t cell, uint64_t leased, bint begun)
+    shmq_status shmq_lease_ack(shmq_port *port, uint32_t cell, uint64_t leased, bint looking)
+    shmq_status shmq_lease_take_over(shmq_port *port, uint32_t cell, uint64_t *leased)
+    shmq_status shmq_lease_give_back(shmq_port *port, uint32_t cell, uint64_t leased, shmq_cause cause, uint64_t delay_ns)
+    uint32_t shmq_lease_expire(shmq_port *port)
+    void shmq_delivery_ended(shmq_port *port, uint32_t cell, uint64_t leased, shmq_cause cause, uint64_t delay_ns)
+    bint shmq_lease_begun(const shmq_port *port, uint32_t cell, uint64_t leased)
+
+cdef extern from "queue/resting.h" nogil:
+    enum shmq_wish:
+        SHMQ_TO_BURY, SHMQ_TO_DISCARD
+    shmq_status shmq_orphan_adopt(shmq_port *port, uint64_t deadline_ns, uint32_t *cell)
+    bint shmq_orphan_due(shmq_port *port)
+    bint shmq_orphan_claim(shmq_port *port, shmq_wish wish, uint32_t *cell)
+
+cdef extern from "queue/ring.h" nogil:
+    ctypedef c_bool (*shmq_fill)(void *context, shmq_port *port, uint32_t slot) noexcept nogil
+    shmq_status shmq_ring_put(shmq_port *port, uint32_t cell)
+    shmq_status shmq_ring_move_in(shmq_port *port, uint32_t cell)
+    shmq_status shmq_ring_get(shmq_port *port, uint32_t cell, cell_state leased)
+    uint32_t shmq_ring_get_many(shmq_port *port, const uint32_t *cells, uint32_t count, cell_state leased, shmq_status *status)
+    uint32_t shmq_ring_put_many(shmq_port *port, uint32_t cell, shmq_fill fill, void *context, shmq_status *status)
+
+cdef extern from "queue/attach.h" nogil:
+    void shmq_segment_format(void *base, const shmq_geometry *geometry, uint64_t nonce, uint32_t flags, const char *codec,
+                             const uint8_t *boot_id, uint64_t creator, uint64_t lock_inode, const shmq_policy *policy)
+    shmq_status shmq_segment_check(const void *base, uint64_t file_bytes, shmq_geometry *out)
+    void shmq_port_map(shmq_port *port, void *base, const shmq_geometry *geometry)
+    shmq_status shmq_port_attach(shmq_port *port, void *base, const shmq_geometry *geometry, uint64_t owner)
+    void shmq_port_detach(shmq_port *port)
+
+cdef extern from "queue/pace.h" nogil:
+    void shmq_linger(shmq_port *port)
+    bint shmq_spin(shmq_port *port, shmq_side side, uint64_t deadline_ns)
+
+cdef extern from "queue/await.h" nogil:
+    bint shmq_tend(shmq_port *port)
+    shmq_status shmq_await(shmq_port *port, shmq_side side, uint64_t deadline_ns, shmq_patience *patience)
+    shmq_status shmq_await_cell(shmq_port *port, uint64_t deadline_ns, shmq_patience *patience)
 
 cdef extern from "files.h" nogil:
     sem_t *shmq_semaphore_open(const char *name)

@@ -257,7 +257,7 @@ cdef class Port(Consumer):
         while not taken:
             if shmq_unlikely(self.forks != shmq_owner_forks):
                 self.enter()
-            shmq_reap_now_and_then(&self.port) # a consumer that always finds a message never waits
+            shmq_tend(&self.port) # a consumer that always finds a message never waits
             status = self.take(&cell, True, lease_ns)
             if shmq_unlikely(status != SHMQ_OK):
                 self.take_patiently(&cell, status, deadline_of(seconds), True, lease_ns, stays)

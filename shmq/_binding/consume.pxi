@@ -37,7 +37,7 @@ cdef class Consumer(Undertaker):
         cdef shmq_status status
         cdef uint64_t until = 0
         if self.port.caught_up:
-            shmq_wait_linger(&self.port)
+            shmq_linger(&self.port)
         if lease_ns:
             until = shmq_now_ns() + lease_ns
         status = shmq_orphan_adopt(&self.port, until, cell)
@@ -207,7 +207,7 @@ cdef class Consumer(Undertaker):
         cdef double seconds = patience_of(timeout)
         self.look_again()
         if self.port.caught_up:
-            shmq_wait_linger(&self.port)
+            shmq_linger(&self.port)
         wanted = self.batch_size(max)
         status = SHMQ_WOULD_BLOCK if wanted == 1 else shmq_orphan_adopt(&self.port, 0, &cell)
         if wanted == 1 or status != SHMQ_WOULD_BLOCK:

@@ -291,12 +291,12 @@ cdef class Handle(Observer):
         if deadline != 1 or not self.is_own(): # a loan outlives its closed handle: its publication may try once, and find no room
             self.look_again()
         if status == SHMQ_SHUT or (status == SHMQ_WOULD_BLOCK and (
-                shmq_wait_over(&self.port, patience.stays) if side == SHMQ_ITEMS else shmq_load_half(&self.port.header.shut))):
+                shmq_is_over(&self.port, patience.stays) if side == SHMQ_ITEMS else shmq_load_half(&self.port.header.shut))):
             self.raise_shut(side)
         if status != SHMQ_WOULD_BLOCK and not cells:
             raise SegmentCorrupt(f"queue {self.name!r} is corrupt: a cell of its ring names a slot or a lap that cannot be")
         if deadline == 1: # the caller does not wait, but may poll for ever
-            if patience.late or not shmq_reap_now_and_then(&self.port): # one look more: a scribbler can let leases expire for ever
+            if patience.late or not shmq_tend(&self.port): # one look more: a scribbler can let leases expire for ever
                 return SHMQ_TIMED_OUT
             patience.late = True
             return SHMQ_OK
@@ -305,9 +305,9 @@ cdef class Handle(Observer):
         self.users += 1
         with nogil:
             if cells:
-                status = shmq_wait_for_cell(&self.port, deadline, patience)
+                status = shmq_await_cell(&self.port, deadline, patience)
             else:
-                status = shmq_wait(&self.port, side, deadline, patience)
+                status = shmq_await(&self.port, side, deadline, patience)
         self.users -= 1
         if self.forks != shmq_owner_forks:
             if status == SHMQ_OK and not cells:
@@ -418,7 +418,7 @@ cdef class Handle(Observer):
             self.enter()
         if side == SHMQ_DONE:
             return SHMQ_MAX_SLOTS if shmq_all_done(&self.port) else 0
-        if shmq_wait_over(&self.port, False) if side == SHMQ_ITEMS else shmq_load_half(&self.port.header.shut):
+        if shmq_is_over(&self.port, False) if side == SHMQ_ITEMS else shmq_load_half(&self.port.header.shut):
             return SHMQ_MAX_SLOTS
         length = shmq_ring_length(&self.port)
         if side == SHMQ_ITEMS:
@@ -427,7 +427,7 @@ cdef class Handle(Observer):
 
     def _ready(self) -> bool:
         """Would get return, or raise ShutDown, at once? More than `not empty()` by the latter."""
-        return not self.empty() or shmq_wait_over(&self.port, False)
+        return not self.empty() or shmq_is_over(&self.port, False)
 
     @cython.critical_section
     def _spin(self, int side) -> bool:
@@ -435,7 +435,7 @@ cdef class Handle(Observer):
         cdef bint helped
         self.users += 1
         with nogil:
-            helped = shmq_wait_spin(&self.port, <shmq_side>side, SHMQ_FOREVER)
+            helped = shmq_spin(&self.port, <shmq_side>side, SHMQ_FOREVER)
         self.leave()
         return helped
 
@@ -446,7 +446,7 @@ cdef class Handle(Observer):
         if shmq_unlikely(self.forks != shmq_owner_forks):
             self.enter()
         self.watch_name()
-        shmq_reap_now_and_then(&self.port)
+        shmq_tend(&self.port)
         shmq_lease_expire(&self.port)
         due = self.port.expiry_ns
         if not shmq_orphan_due(&self.port): # what is due already is there to be taken: no reason to look again soon

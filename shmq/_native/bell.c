@@ -8,7 +8,6 @@
 #include <unistd.h>
 
 #include "files.h"
-#include "wait.h"
 
 #define PATH_BYTES 320 /* of a name of 200 characters there are 260 */
 

@@ -1,107 +1,13 @@
 #define _GNU_SOURCE
 #include "reap.h"
 
-#include <sched.h>
-
-#include "bell.h"
-#include "queue/lease.h"
 #include "owner.h"
-#include "wait.h"
-
-enum verdict { HAPPENED, DID_NOT, UNKNOWN };
-
-/* What an in-flight cell proves, or SHMQ_MAX_SLOTS for nothing: the slot that it names, unless its owner may have given
- * that slot away a moment ago. The cell is read around the intent: if both looks agree, no exchange of that cell began
- * and ended between them (the generation would have moved). [intent] */
-static uint32_t proven_slot(const struct shmq_port *port, uint32_t cell) {
-    uint64_t word = shmq_load_acquire(&port->cells[cell].word);
-    uint32_t owner = shmq_cell_owner(word);
-    if (owner < port->geometry.ports) {
-        uint64_t intent = shmq_load_acquire(&port->records[owner].intent);
-        if (shmq_load_seq(&port->cells[cell].word) != word) return SHMQ_MAX_SLOTS;
-        if (shmq_intent_operation(intent) != SHMQ_NOTHING && shmq_intent_cell(intent) == cell &&
-            shmq_word_slot(intent) == shmq_word_slot(word))
-            return SHMQ_MAX_SLOTS;
-    }
-    return shmq_word_slot(word);
-}
-
-static enum verdict scan(const struct shmq_port *port, uint32_t dead_cell, uint32_t give, uint32_t take) {
-    for (uint32_t i = 0; i < port->geometry.slots; i++) {
-        uint32_t slot = shmq_word_slot(shmq_load_acquire(&port->ring[i]));
-        if (slot == give) return HAPPENED;
-        if (slot == take) return DID_NOT;
-    }
-    for (uint32_t i = 0; i < port->geometry.cells; i++) {
-        if (i == dead_cell) continue;
-        uint32_t slot = proven_slot(port, i);
-        if (slot == give) return HAPPENED;
-        if (slot == take) return DID_NOT;
-    }
-    return UNKNOWN;
-}
-
-/* Settle the dead port's open exchange. False: not yet to be told. */
-static bool settle(struct shmq_port *port, uint32_t dead) {
-    struct shmq_port_record *record = &port->records[dead];
-    uint64_t intent = shmq_load_acquire(&record->intent);
-    unsigned operation = shmq_intent_operation(intent);
-    if (operation == SHMQ_NOTHING) return true;
-    uint32_t cell = shmq_intent_cell(intent), index = shmq_intent_index(intent), give = shmq_word_slot(intent);
-    if (cell < port->geometry.cells && index < port->geometry.slots) {
-        uint64_t word = shmq_load_acquire(&port->cells[cell].word);
-        uint64_t expected = shmq_load_relaxed(&record->expected);
-        uint32_t take = shmq_word_slot(expected);
-        if (shmq_cell_owner(word) == dead && shmq_word_slot(word) == give && give != take) {
-            enum verdict verdict = UNKNOWN;
-            if (shmq_load_seq(&port->ring[index]) == expected) verdict = DID_NOT; /* laps: never the same word twice */
-            for (int tries = 0; verdict == UNKNOWN && tries < 64; tries++) {
-                verdict = scan(port, cell, give, take);
-                if (verdict == UNKNOWN) sched_yield();
-            }
-            if (verdict == UNKNOWN) return false;
-            SHMQ_CRASH_POINT(reap_judged);
-            if (verdict == HAPPENED)
-                shmq_store_release(&port->cells[cell].word, shmq_cell_next(word, operation == SHMQ_GETTING ? SHMQ_LEASED : SHMQ_IDLE, dead, take));
-        }
-    }
-    SHMQ_CRASH_POINT(reap_settled);
-    shmq_store_release(&record->intent, 0);
-    return true;
-}
+#include "wake.h"
 
 static bool recover(struct shmq_port *port, uint32_t dead) {
-    if (!settle(port, dead)) return false;
-    for (uint32_t i = 0; i < port->geometry.cells; i++) {
-        shmq_view_forget(port, i, dead);
-        shmq_view_settle(port, i);
-        uint64_t word = shmq_load_seq(&port->cells[i].word); /* [view] */
-        if (shmq_cell_owner(word) != dead) continue;
-        if (shmq_cell_state(word) == SHMQ_TIMED) {
-            /* Somebody may take it over at this very moment: make it LEASED first, still the dead one's. */
-            uint64_t ours = shmq_cell_next(word, SHMQ_LEASED, dead, shmq_word_slot(word));
-            if (!shmq_swap_seq(&port->cells[i].word, &word, ours)) continue;
-            SHMQ_CRASH_POINT(reap_untimed);
-            word = ours;
-        }
-        bool leased = shmq_cell_state(word) == SHMQ_LEASED;
-        if (leased) {
-            shmq_delivery_ended(port, i, word, shmq_lease_begun(port, i, word) ? SHMQ_DIED : SHMQ_RELEASED, SHMQ_BY_POLICY);
-        }
-        SHMQ_CRASH_POINT(reap_counted);
-        if (leased) shmq_swap_seq(&port->cells[i].word, &word, shmq_cell_next(word, SHMQ_ORPHAN, SHMQ_NO_PORT, shmq_word_slot(word))); /* [hand] */
-        else shmq_cell_let_go(port, i, word, SHMQ_SPARE);
-        SHMQ_CRASH_POINT(reap_cell);
-    }
-    struct shmq_port_record *record = &port->records[dead];
-    shmq_add_relaxed(&port->header->events[SHMQ_DEATHS], 1);
-    SHMQ_CRASH_POINT(reap_retired);
-    /* The dead may have been the only one who knew of an orphan, of a message or of room: tell everybody to look. Before the
-     * port is free, so that a reaper that dies here leaves a port for which the next one tells. */
-    shmq_add_seq(&port->header->orphan_epoch, 1); /* [epoch] */
-    shmq_bell_remove(port, dead);
-    shmq_sleepers_forget(port, dead);
-    shmq_store_release(&record->owner, 0);
+    if (!port->behaviour->recover(port, dead)) return false;
+    shmq_port_stop_waiting(port, dead);
+    shmq_store_release(&port->records[dead].owner, 0);
     return true;
 }
 
@@ -122,7 +28,7 @@ uint32_t shmq_reap(struct shmq_port *port) {
             if (recover(port, i)) freed++;
             else left = true;
         }
-    } while (left && freed != before && ++rounds < port->geometry.ports);
+    } while (left && freed != before && ++rounds < port->ports);
     if (!locked) return 0;
     shmq_owner_unlock(port->nonce);
     shmq_wake_if_done(port); /* an intent of the dead looks like a message, too */

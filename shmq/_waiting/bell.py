@@ -28,7 +28,7 @@ __all__ = ["DONE", "ITEMS", "SLICE", "SPACE", "Listener", "wait_any", "wait_done
 T = TypeVar("T")
 
 ITEMS, SPACE, DONE = range(3)  # enum shmq_side of port.h
-SLICE = 0.08  # seconds, SHMQ_SLICE_MS of wait.h
+SLICE = 0.08  # seconds, SHMQ_SLICE_MS of watch.h
 
 
 class Ears:

@@ -454,7 +454,7 @@ static void victim(uint32_t who, uint64_t luck, char **points, uint32_t point_co
             break;
         default: {
             struct shmq_patience patience = {.spun = true};
-            if (strcmp(where, "park_announced") == 0) shmq_wait(&port, SHMQ_ITEMS, shmq_now_ns() + 1000000, &patience);
+            if (strcmp(where, "park_announced") == 0) shmq_await(&port, SHMQ_ITEMS, shmq_now_ns() + 1000000, &patience);
             break;
         }
         }

@@ -204,13 +204,13 @@ MUTANTS = {
         "nacker",
     ),
     "a reaper does not take LEASED cells for orphans": (
-        "reap.c",
+        "queue/recover.c",
         re.compile(r"shmq_cell_next\(word, SHMQ_ORPHAN, SHMQ_NO_PORT"),
         "shmq_cell_next(word, SHMQ_SPARE, SHMQ_NO_PORT",
         "receiver",
     ),
     "a reaper clears the intent before it brings the cell up to date": (
-        "reap.c",
+        "queue/recover.c",
         re.compile(r"(            if \(verdict == HAPPENED\)\n)"),
         r"            shmq_store_release(&record->intent, 0);\n\1",
         "reaper_after_get",
@@ -222,7 +222,7 @@ MUTANTS = {
         "reaper_after_get",
     ),
     "a port is free before its cells are": (
-        "port.c",
+        "queue/attach.c",
         re.compile(r"(void shmq_port_detach\(struct shmq_port \*port\) \{\n)"),
         r"\1    shmq_store_release(&port->record->owner, 0);\n",
         "detacher",
@@ -242,7 +242,7 @@ MUTANTS = {
         "bell_owner",
     ),
     "nobody helps a sequence that its dead mover has left behind": (
-        "queue/ring.c",
+        "queue/sight.h",
         re.compile(r"state == SHMQ_READY \? PASSED : NONSENSE"),
         "state == SHMQ_READY ? CANNOT : NONSENSE",
         "putter",

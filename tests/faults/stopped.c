@@ -16,7 +16,6 @@
  */
 #include "../native/harness.h"
 
-#include "bell.h"
 
 #include <errno.h>
 #include <signal.h>

@@ -3,8 +3,8 @@
     python tests/model/bells.py PPLLC --puts 2
     python tests/model/bells.py PLS --crashes 1 --mutant "looks before it arms"
 
-exchange.py says that no message is lost; this model says that none lies there while somebody waits for it (wait.c, bell.c; the
-ends of a wait in _waiting/bell.py, _waiting/awaiting.py and _binding/handle.pxi). Messages are a number, the waiters of one
+exchange.py says that no message is lost; this model says that none lies there while somebody waits for it (wait, wake, bell;
+the ends of a wait in _waiting/bell.py, _waiting/awaiting.py and _binding/handle.pxi). Messages are a number, the waiters of one
 side take one each. A role has a letter:
 
     P  publishes: exchange, look at the count of waiters, post a sleeper, else ring a bell

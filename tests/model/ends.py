@@ -2,7 +2,7 @@
 
     python tests/model/ends.py --moves 2 --crashes 1
 
-After a shutdown a loop goes on while anything can come back to it (wait.c, shmq_nothing_comes with `stays`). One message goes
+After a shutdown a loop goes on while anything can come back to it (look.c, shmq_nothing_comes with `stays`). One message goes
 its way: put into the backlog, moved into the ring, taken by a process through an exchange, which acks it, gives it back, is too
 late with it, or is killed. Threads of the loop's own process end leases that are over, reap the dead, and attach anew where a
 port is free. The loop looks at one word after the other, announces itself and sleeps as a consumer does (shmq_wait_park), and

@@ -6,9 +6,9 @@ A step is one access to shared memory: a load, a store or a compare-and-swap of 
 says why no other process can tell. Any process may be killed before any of its steps, reapers included, up to a number of times.
 
 Modelled, from shmq/_native: the ring with its two sequences that anybody helps (ring.c), the intent around each exchange,
-claiming and releasing in-flight cells (port.c), leases with and without a deadline, ack, nack, extension, expiry, the count of
-failed deliveries, adoption under orphan_epoch (lease.c), the reaper step by step with its scan and its lock (reap.c), and a new
-process on a freed port.
+claiming and releasing in-flight cells (cell.c), leases with and without a deadline, ack, nack, extension, expiry, the count of
+failed deliveries, adoption under orphan_epoch (resting.c), the reaper step by step with its scan (recover.c) and its lock
+(reap.c), and a new process on a freed port.
 
 Checked in every state: (1) the slots named by all cells, open exchanges resolved, are a permutation; (2) a published message is
 in exactly one place until it is acked; (3) an ack ends no lease but its own, and none twice; (5) the failed deliveries of a
@@ -508,7 +508,7 @@ class Protocol:
             self.rest(after, port)
         found.append((port, "moves write_seq", after))
 
-    # -- receive (lease.c: shmq_orphan_adopt; port.c: claim; ring.c: shmq_ring_get_many of one) --
+    # -- receive (resting.c: shmq_orphan_adopt; cell.c: shmq_cell_claim; ring.c: shmq_ring_get_many of one) --
 
     def receive(self, state: bytes, port: int, found: Successors) -> None:
         """Load orphan_epoch. NEWS goes already here, as if the scan had found nothing; whoever tells of an orphan meanwhile sets
@@ -761,7 +761,7 @@ class Protocol:
         self.rest(after, port)
         found.append((port, "moves orphan_epoch", after))
 
-    # -- reaping (reap.c) --
+    # -- reaping (reap.c, recover.c) --
 
     def reap(self, state: bytes, port: int, found: Successors) -> None:
         """Take the lock and look at the dead port's intent and in-flight cell: one step, since under the lock nobody else

@@ -2,8 +2,8 @@
 
     python tests/model/views.py 2 --rounds 2 --expiries 2 --crashes 1
 
-exchange.py checks who owns which slot; this model checks when a slot may be used again (lease.c, "who looks"; shmq_cell_let_go in
-port.c; the reaper's part in reap.c). Consumers lease the message of the cell, look at it or not, and ack it, give it back or
+exchange.py checks who owns which slot; this model checks when a slot may be used again (view.c; the
+reaper's part in recover.c). Consumers lease the message of the cell, look at it or not, and ack it, give it back or
 lose it to somebody who ends leases, or detach; a new message is then written into the slot as soon as the cell is free. A step
 is one access to shared memory, and any process may be killed before any of its steps, the reaper too.
 

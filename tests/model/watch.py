@@ -3,7 +3,7 @@
     python tests/model/watch.py 3 --faults 1 --arrivals 1
 
 bells.py says that nobody sleeps on beside a message; this model says that somebody looks in time for what nobody rings for, and
-that not all do (wait.c, "who looks for the dead"). Time is counted in steps of 20 ms: a look is due after LOOK, a deputy is LATE
+that not all do (watch.c: who looks for the dead). Time is counted in steps of 20 ms: a look is due after LOOK, a deputy is LATE
 by one, other sleepers sleep MOST. A step of a process is one access to shared memory and takes no time; time goes on when all
 sleep.
 

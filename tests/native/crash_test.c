@@ -201,7 +201,7 @@ static pid_t sleeper(struct world *w, int number) {
     uint32_t cell;
     CHECK(shmq_owner_self() != 0, "identity");
     attach(w, &port);
-    while (receive(&port, &cell) != SHMQ_OK) shmq_wait(&port, SHMQ_ITEMS, SHMQ_FOREVER, &patience);
+    while (receive(&port, &cell) != SHMQ_OK) shmq_await(&port, SHMQ_ITEMS, SHMQ_FOREVER, &patience);
     told->received[number] = true;
     ack(&port, cell);
     shmq_port_detach(&port);

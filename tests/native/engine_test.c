@@ -17,11 +17,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "queue/lease.h"
-#include "owner.h"
-#include "reap.h"
-#include "queue/ring.h"
-#include "wait.h"
+#include "engine.h"
 
 enum { WATCHDOG = 100 };
 
@@ -188,7 +184,7 @@ static void give_way(struct shmq_port *port, enum shmq_side side, struct shmq_pa
         return;
     }
     /* Consumers that sleep when the last message is gone are woken by time: nobody tells them. */
-    shmq_status status = shmq_wait(port, side, shmq_now_ns() + 100000000u, patience);
+    shmq_status status = shmq_await(port, side, shmq_now_ns() + 100000000u, patience);
     CHECK(status == SHMQ_OK || status == SHMQ_TIMED_OUT, "wait: %d", status);
 }
 
@@ -293,7 +289,7 @@ static void *consume_in_order(void *unused) {
         for (uint32_t i = 0; i < wanted; i++) shmq_cell_return(&port, cells[i], i < done);
         if (flow.mode == PARK) {
             if (done) shmq_wake_after(&port, SHMQ_SPACE);
-            if (done && port.caught_up) shmq_wait_linger(&port);
+            if (done && port.caught_up) shmq_linger(&port);
         }
         if (done) patience = (struct shmq_patience){0};
         else give_way(&port, SHMQ_ITEMS, &patience);
@@ -806,35 +802,35 @@ static void shutting(void) {
     attach(&a, &mine);
     CHECK(shmq_port_attach(&others, a.base, &a.g, shmq_owner_self() + 1) == SHMQ_OK, "no port"); /* of another process */
     struct shmq_port *holders[] = {&port, &mine, &others};
-    CHECK(!shmq_wait_over(&port, false) && !shmq_wait_over(&port, true), "over, and not shut");
+    CHECK(!shmq_is_over(&port, false) && !shmq_is_over(&port, true), "over, and not shut");
     for (int i = 0; i < 3; i++) {
         snprintf(context, sizeof context, "held by %d", i);
         shmq_store_seq(&port.header->shut, SHMQ_NOT_SHUT);
         CHECK(put(&port, 7) == SHMQ_OK, "put");
         shmq_store_seq(&port.header->shut, SHMQ_SHUT_FOR_PUTS);
-        CHECK(!shmq_wait_over(&port, false) && !shmq_wait_over(&port, true), "over, with a message in the ring");
+        CHECK(!shmq_is_over(&port, false) && !shmq_is_over(&port, true), "over, with a message in the ring");
         cell = lease(holders[i]);
-        CHECK(shmq_wait_over(&port, false), "a lease is somebody's");
-        CHECK(shmq_wait_over(&port, true) == (i != 2), "what another process holds may come back");
+        CHECK(shmq_is_over(&port, false), "a lease is somebody's");
+        CHECK(shmq_is_over(&port, true) == (i != 2), "what another process holds may come back");
         CHECK(shmq_lease_give_back(holders[i], cell, shmq_cell_load(holders[i], cell), SHMQ_NACKED, UINT64_C(3600000000000)) == SHMQ_OK, "nack");
-        CHECK(shmq_orphan_adopt(&port, 0, &number) == SHMQ_WOULD_BLOCK && !shmq_wait_promising(&port, SHMQ_ITEMS), "it rests");
-        CHECK(!shmq_wait_over(&port, false) && !shmq_wait_over(&port, true), "over, with a message that rests");
+        CHECK(shmq_orphan_adopt(&port, 0, &number) == SHMQ_WOULD_BLOCK && !shmq_promising(&port, SHMQ_ITEMS, false), "it rests");
+        CHECK(!shmq_is_over(&port, false) && !shmq_is_over(&port, true), "over, with a message that rests");
         CHECK(!shmq_orphan_claim(&port, SHMQ_TO_BURY, &number), "it has not failed too often");
         CHECK(shmq_orphan_claim(&port, SHMQ_TO_DISCARD, &number) && number == cell, "what rests can be discarded");
-        CHECK(shmq_wait_over(&port, true), "mine");
+        CHECK(shmq_is_over(&port, true), "mine");
         shmq_delivery_ended(&port, cell, shmq_cell_load(&port, cell), SHMQ_REJECTED, 0);
         CHECK(shmq_lease_give_back(&port, cell, shmq_cell_load(&port, cell), SHMQ_RELEASED, UINT64_C(3600000000000)) == SHMQ_OK, "back");
-        CHECK(shmq_wait_over(&port, false) && shmq_wait_over(&port, true), "a dead letter that could not be written is not waited for");
+        CHECK(shmq_is_over(&port, false) && shmq_is_over(&port, true), "a dead letter that could not be written is not waited for");
         CHECK(shmq_orphan_claim(&port, SHMQ_TO_DISCARD, &number) && number == cell, "and can be discarded");
         ack(&port, cell);
     }
     shmq_store_seq(&others.record->intent, shmq_intent_word(SHMQ_GETTING, 0, 0, 0));
-    CHECK(shmq_wait_over(&port, false) && !shmq_wait_over(&port, true), "another process is about to take");
+    CHECK(shmq_is_over(&port, false) && !shmq_is_over(&port, true), "another process is about to take");
     shmq_store_seq(&others.record->intent, 0);
     shmq_store_seq(&port.header->backlog, 1);
-    CHECK(!shmq_wait_over(&port, false) && !shmq_wait_over(&port, true), "over, with a message in the backlog");
+    CHECK(!shmq_is_over(&port, false) && !shmq_is_over(&port, true), "over, with a message in the backlog");
     shmq_store_seq(&port.header->backlog, 0);
-    CHECK(shmq_wait_promising(&port, SHMQ_ITEMS) && shmq_wait_promising(&port, SHMQ_SPACE), "nobody is told");
+    CHECK(shmq_promising(&port, SHMQ_ITEMS, false) && shmq_promising(&port, SHMQ_SPACE, false), "nobody is told");
     shmq_port_detach(&others);
     shmq_port_detach(&mine);
     end(&a, &port);
@@ -1351,14 +1347,14 @@ static void try_anything(struct shmq_port *port, uint64_t *random, bool quiet) {
     case 8:
         shmq_ring_has_item(port), shmq_ring_has_space(port), shmq_ring_has_items(port, left), shmq_ring_has_spaces(port, left);
         port->spins = true;
-        shmq_wait_spin(port, left % 2 ? SHMQ_ITEMS : SHMQ_SPACE, shmq_now_ns());
+        shmq_spin(port, left % 2 ? SHMQ_ITEMS : SHMQ_SPACE, shmq_now_ns());
         shmq_wake(port, SHMQ_ITEMS), shmq_wake(port, SHMQ_SPACE);
         return;
     case 9: shmq_reap(port); return;
     default: {
         struct shmq_patience patience = {0};
         if (left == 0) shmq_wait_park(port, SHMQ_ITEMS, shmq_now_ns() + 100000, &patience);
-        shmq_wait_linger(port);
+        shmq_linger(port);
     }
     }
 }

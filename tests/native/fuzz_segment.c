@@ -21,7 +21,6 @@
 
 #define _Exit(status) abort() /* of a check that fails: libFuzzer then writes the input down */
 #include "harness.h"
-#include "queue/lease.h"
 
 #include "client/client.c"
 
@@ -333,7 +332,7 @@ static bool attached(struct program *program) {
  * been written, it must be one; otherwise a program looks, as the bindings do. */
 static bool slot_handed(const shmq_queue *queue, uint32_t cell, uint64_t before, uint32_t *slot) {
     CHECK(cell < queue->port.geometry.cells);
-    bool inside = slot_of(queue, cell, slot);
+    bool inside = checked_slot(queue, cell, slot);
     CHECK(inside || scribbled != before);
     return inside;
 }
@@ -443,7 +442,7 @@ static void operate(struct program *program, enum operation operation) {
         if (done) shmq_wake_after(port, SHMQ_ITEMS);
         break;
     case GET:
-        if (port->caught_up && waits_left && waits_left--) shmq_wait_linger(port);
+        if (port->caught_up && waits_left && waits_left--) shmq_linger(port);
         if ((status = shmq_orphan_adopt(port, 0, &cell)) == SHMQ_WOULD_BLOCK) {
             if ((status = shmq_cell_take(port, SHMQ_TO_GIVE, &cell)) != SHMQ_OK) break;
             CHECK(cell < g->cells);
@@ -586,7 +585,7 @@ static void operate(struct program *program, enum operation operation) {
         n = byte();
         if (waits_left == 0) break;
         waits_left--;
-        status = shmq_wait(port, n & 1, shmq_now_ns() + 20000, &patience);
+        status = shmq_await(port, n & 1, shmq_now_ns() + 20000, &patience);
         CHECK(status == SHMQ_OK || status == SHMQ_TIMED_OUT || status == SHMQ_INTERRUPTED);
         break;
     }

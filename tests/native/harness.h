@@ -16,11 +16,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "queue/lease.h"
-#include "owner.h"
-#include "reap.h"
-#include "queue/ring.h"
-#include "wait.h"
+#include "engine.h"
 
 #define WATCHDOG_SECONDS 60 /* then SIGALRM ends the program */
 
@@ -198,7 +194,7 @@ static inline shmq_status try_take(struct shmq_port *port, bool for_long, uint32
 static inline shmq_status wait_after(struct shmq_port *port, shmq_status why, enum shmq_side side, uint64_t deadline_ns,
                                      struct shmq_patience *patience) {
     CHECK(why == SHMQ_WOULD_BLOCK || why == SHMQ_NO_CELLS);
-    shmq_status status = why == SHMQ_NO_CELLS ? shmq_wait_for_cell(port, deadline_ns, patience) : shmq_wait(port, side, deadline_ns, patience);
+    shmq_status status = why == SHMQ_NO_CELLS ? shmq_await_cell(port, deadline_ns, patience) : shmq_await(port, side, deadline_ns, patience);
     CHECK(status == SHMQ_OK || status == SHMQ_TIMED_OUT || status == SHMQ_INTERRUPTED);
     return status == SHMQ_TIMED_OUT ? status : SHMQ_OK;
 }

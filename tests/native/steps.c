@@ -12,7 +12,6 @@
 #include <stdarg.h>
 #include <sys/wait.h>
 
-#include "bell.h"
 
 uint64_t shmq_accesses, shmq_accesses_until = UINT64_MAX;
 void shmq_access_met(void) {}
@@ -71,7 +70,7 @@ static void all_done(void) { CHECK(shmq_all_done(&port)); }
 static void detach(void) { shmq_port_detach(&port); }
 static void attach(void) { CHECK_EQUAL(port_attach(&port, &segment), SHMQ_OK); }
 static void look(void) { CHECK_EQUAL(shmq_reap(&port), 0); }
-static void poll_again(void) { CHECK(!shmq_reap_now_and_then(&port)); }
+static void poll_again(void) { CHECK(!shmq_tend(&port)); }
 static void wake(void) { shmq_wake(&port, SHMQ_ITEMS); }
 /* Somebody waited for the end of all work, and does no more. */
 static void join_ended(void) {
@@ -155,7 +154,7 @@ static int count_idle(uint32_t sleepers, uint32_t milliseconds) {
         struct shmq_port mine;
         struct shmq_patience patience = {0};
         CHECK_EQUAL(port_attach(&mine, &segment), SHMQ_OK);
-        while (shmq_wait(&mine, SHMQ_ITEMS, end, &patience) != SHMQ_TIMED_OUT) {}
+        while (shmq_await(&mine, SHMQ_ITEMS, end, &patience) != SHMQ_TIMED_OUT) {}
         _exit(0);
     }
     for (uint32_t i = 0; i < sleepers; i++) {

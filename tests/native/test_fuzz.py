@@ -36,16 +36,20 @@ PLANTED = {
         "",
     ),
     "a claim that believes the slot in a spare cell": (
-        "port.c",
+        "queue/cell.c",
         "|| shmq_word_slot(word) >= port->geometry.total_slots) return false;",
         ") return false;",
     ),
     "a put that believes the sequence": ("queue/ring.c", "if (shmq_unlikely(index >= slots)) return SHMQ_CORRUPT;", ""),
-    "a reaper that believes an intent": ("reap.c", "if (cell < port->geometry.cells && index < port->geometry.slots) {", "{"),
-    "an attach that believes in the length of the file": ("port.c", " || out->segment_bytes > file_bytes", ""),
+    "a reaper that believes an intent": (
+        "queue/recover.c",
+        "if (cell < port->geometry.cells && index < port->geometry.slots) {",
+        "{",
+    ),
+    "an attach that believes in the length of the file": ("queue/attach.c", " || out->segment_bytes > file_bytes", ""),
     "a sequence that is helped for ever": ("queue/ring.c", "tries < HELPS", "true"),
-    "a waiter that is taken off for ever": ("wait.c", " && tries < TAKES", ""),
-    "a wait that looks again for ever": ("wait.c", "    if (patience->late) return false;\n", ""),
+    "a waiter that is taken off for ever": ("wake.c", " && tries < TAKES", ""),
+    "a wait that looks again for ever": ("queue/await.c", "    if (patience->late) return false;\n", ""),
     "a receive that loses for ever": ("client/client.c", "if (lost++ < LOSSES) continue;", "lost++; continue;"),
 }
 

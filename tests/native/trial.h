@@ -13,12 +13,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "bell.h"
-#include "queue/lease.h"
-#include "owner.h"
-#include "reap.h"
-#include "queue/ring.h"
-#include "wait.h"
+#include "engine.h"
 
 enum { PORTS = 6, IN_FLIGHT = 8, MOST = 64 };
 

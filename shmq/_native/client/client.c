@@ -12,11 +12,16 @@
 #include <unistd.h>
 
 #include "../files.h"
-#include "../queue/lease.h"
 #include "../owner.h"
-#include "../reap.h"
+#include "../queue/attach.h"
+#include "../queue/await.h"
+#include "../queue/cell.h"
+#include "../queue/lease.h"
+#include "../queue/look.h"
+#include "../queue/resting.h"
 #include "../queue/ring.h"
-#include "../wait.h"
+#include "../reap.h"
+#include "../wake.h"
 
 /* shmq.h states the numbers so that it needs no other header; they must stay the engine's. */
 _Static_assert((int)SHMQ_ERROR_TIMED_OUT == SHMQ_TIMED_OUT && (int)SHMQ_ERROR_NO_CELLS == SHMQ_NO_CELLS, "errors");
@@ -120,12 +125,12 @@ static uint64_t deadline_of(int64_t timeout_ns) { return timeout_ns < 0 ? SHMQ_F
 /* The waiting half of every blocking call. Signals end a sleep, not the call. */
 static int wait_on(shmq_queue *queue, int status, enum shmq_side side, uint64_t deadline, struct shmq_patience *patience) {
     if (status == SHMQ_WOULD_BLOCK && side == SHMQ_SPACE && shmq_load_seq(&queue->port.header->shut)) return SHMQ_SHUT;
-    if (status == SHMQ_WOULD_BLOCK && side == SHMQ_ITEMS && shmq_wait_over(&queue->port, false)) return SHMQ_SHUT;
-    if (status == SHMQ_WOULD_BLOCK) status = (int)shmq_wait(&queue->port, side, deadline, patience);
+    if (status == SHMQ_WOULD_BLOCK && side == SHMQ_ITEMS && shmq_is_over(&queue->port, false)) return SHMQ_SHUT;
+    if (status == SHMQ_WOULD_BLOCK) status = (int)shmq_await(&queue->port, side, deadline, patience);
     else if (status == SHMQ_NO_CELLS) {
         if (!patience->begun_ns) patience->begun_ns = shmq_now_ns();
         uint64_t moment = patience->begun_ns + SHMQ_CELL_PATIENCE_NS;
-        status = (int)shmq_wait_for_cell(&queue->port, deadline < moment && shmq_cells_move(&queue->port, true) ? moment : deadline, patience);
+        status = (int)shmq_await_cell(&queue->port, deadline < moment && shmq_cells_move(&queue->port, true) ? moment : deadline, patience);
         /* Of messages that rest one will come, and not yet. */
         if (status == SHMQ_TIMED_OUT) return side == SHMQ_ITEMS && queue->port.due_ns != SHMQ_FOREVER ? SHMQ_TIMED_OUT : SHMQ_NO_CELLS;
     } else return status;

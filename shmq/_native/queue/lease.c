@@ -2,46 +2,15 @@
 #include "lease.h"
 
 #include "../owner.h"
-#include "../wait.h"
+#include "../wake.h"
+#include "slots.h"
 
-/* -- policy ---------------------------------------------------------------------------------------------------------- */
-
-#define LONGEST_NS (UINT64_C(86400) * 366 * 1000000000) /* a year: nothing waits longer, and no sum of times overflows */
 #define UNSAID_NS UINT64_C(30000000000) /* for a holder that was stopped before it could say until when */
-
-static double clamped(double value, double least, double most) { return value >= least ? value <= most ? value : most : least; }
-
-struct shmq_policy shmq_policy_of(const struct shmq_header *header) {
-    struct shmq_policy policy = header->policy;
-    if (policy.lease_timeout_ns > LONGEST_NS) policy.lease_timeout_ns = LONGEST_NS;
-    if (policy.retry_initial_ns > LONGEST_NS) policy.retry_initial_ns = LONGEST_NS;
-    if (policy.retry_maximum_ns > LONGEST_NS) policy.retry_maximum_ns = LONGEST_NS;
-    policy.retry_factor = clamped(policy.retry_factor, 1, 1000); /* NaN is the least */
-    policy.retry_jitter = clamped(policy.retry_jitter, 0, 1);
-    return policy;
-}
-
-/* How long a message rests after its nth failed delivery. `salt` is whatever differs from message to message. */
-static uint64_t rest_ns(const struct shmq_policy *policy, uint32_t failed, uint64_t salt) {
-    double rest = (double)policy->retry_initial_ns, most = (double)policy->retry_maximum_ns;
-    if (rest <= 0) return 0;
-    for (uint32_t i = 1; i < failed && rest < most; i++) rest *= policy->retry_factor;
-    if (rest > most) rest = most;
-    salt = (salt ^ salt >> 31) * UINT64_C(0x9e3779b97f4a7c15); /* spread over all bits: Knuth's multiplicative hash */
-    double chance = (double)(salt >> 11) / (double)(UINT64_C(1) << 53);
-    return (uint64_t)(rest * (1 + policy->retry_jitter * (2 * chance - 1)));
-}
 
 /* -- while it lasts -------------------------------------------------------------------------------------------------- */
 
-/* From the first lease with a deadline on, those who wait look for expired ones; at our own we look in time. */
-static void begin_timing(struct shmq_port *port, uint64_t deadline_ns) {
-    if (shmq_unlikely(!shmq_load_relaxed(&port->header->timing))) shmq_store_release(&port->header->timing, 1);
-    if (deadline_ns < port->expiry_ns) port->expiry_ns = deadline_ns;
-}
-
 void shmq_lease_time(struct shmq_port *port, uint32_t cell, uint64_t deadline_ns) {
-    begin_timing(port, deadline_ns);
+    shmq_lease_begin_timing(port, deadline_ns);
     uint64_t generation = shmq_cell_generation(shmq_cell_load(port, cell)) + 1; /* the exchange moves it on */
     shmq_store_relaxed(&port->cells[cell].expires, shmq_expires_word(generation, deadline_ns)); /* released by the exchange */
 }
@@ -51,7 +20,7 @@ shmq_status shmq_lease_extend(struct shmq_port *port, uint32_t cell, uint64_t *l
     uint64_t word = *leased, next = shmq_cell_next(word, SHMQ_TIMED, port->index, shmq_word_slot(word));
     uint64_t expires = shmq_load_acquire(&mine->expires), wanted = shmq_expires_word(shmq_cell_generation(next), deadline_ns);
     bool begun = shmq_lease_begun(port, cell, word);
-    begin_timing(port, deadline_ns);
+    shmq_lease_begin_timing(port, deadline_ns);
     /* The deadline first, for the word to come; until that stands, whoever looks for expired leases takes it for ours
      * (shmq_expires_ahead). A swap, since the cell may be another's by now, and the deadline that of another lease. */
     if (shmq_cell_state(word) == SHMQ_TIMED && shmq_expires_ahead(expires, word) != 0) return SHMQ_LOST;
@@ -78,72 +47,6 @@ bool shmq_lease_begun(const struct shmq_port *port, uint32_t cell, uint64_t leas
      * owner dead. The words of another lease lie further off, since no lease follows another at once. */
     uint64_t ahead_and_one = (shmq_cell_generation(prefetched) - shmq_cell_generation(leased) + 1) & (UINT64_MAX >> 37);
     return prefetched == 0 || ahead_and_one > 2 || shmq_word_slot(prefetched) != shmq_word_slot(leased);
-}
-
-/* -- who looks ------------------------------------------------------------------------------------------------------- */
-
-#define VIEWERS 4
-
-static uint32_t viewer_at(uint64_t viewers, int place) { return (uint32_t)(viewers >> 16 * place & 0xffff); }
-
-/* Change the first entry that reads `from`. False: there is none. */
-static bool change_viewer(struct shmq_port *port, uint32_t cell, uint32_t from, uint32_t to) {
-    shmq_word *word = &port->cells[cell].viewers;
-    uint64_t before = shmq_load_seq(word);
-    for (int place = 0, tries = 0; place < VIEWERS && tries < 64; place++) { /* only a scribbler makes it that many */
-        if (viewer_at(before, place) != from) continue;
-        uint64_t after = (before & ~(UINT64_C(0xffff) << 16 * place)) | (uint64_t)to << 16 * place;
-        if (shmq_swap_seq(word, &before, after)) return true; /* [view] */
-        place = -1, tries++;
-    }
-    return false;
-}
-
-shmq_status shmq_view_begin(struct shmq_port *port, uint32_t cell, uint64_t leased) {
-    if (!change_viewer(port, cell, 0, port->index + 1)) return SHMQ_NO_CELLS;
-    SHMQ_CRASH_POINT(view_begun);
-    if (shmq_load_seq(&port->cells[cell].word) == leased) return SHMQ_OK; /* [view] whoever gets it after us sees us */
-    shmq_view_end(port, cell);
-    return SHMQ_LOST;
-}
-
-void shmq_view_end(struct shmq_port *port, uint32_t cell) {
-    change_viewer(port, cell, port->index + 1, 0);
-    SHMQ_CRASH_POINT(view_ended);
-    if (shmq_view_is(port, cell, port->index)) return;
-    uint64_t word = shmq_load_seq(&port->cells[cell].word); /* [view] */
-    if (shmq_cell_state(word) != SHMQ_HELD || shmq_cell_owner(word) != port->index) return;
-    if (shmq_load_acquire(&port->cells[cell].handed) == word) shmq_cell_let_go(port, cell, word, SHMQ_SPARE); /* not acked by me */
-}
-
-bool shmq_view_is(const struct shmq_port *port, uint32_t cell, uint32_t viewer) {
-    uint64_t viewers = shmq_load_seq(&port->cells[cell].viewers); /* [view] */
-    for (int place = 0; place < VIEWERS; place++)
-        if (viewer_at(viewers, place) == viewer + 1) return true;
-    return false;
-}
-
-uint32_t shmq_view_first(struct shmq_port *port, uint32_t cell) {
-    uint64_t viewers = shmq_load_seq(&port->cells[cell].viewers); /* [view] */
-    for (int place = 0; viewers && place < VIEWERS; place++) {
-        uint32_t viewer = viewer_at(viewers, place);
-        if (viewer == 0) continue;
-        if (viewer <= port->geometry.ports && shmq_load_acquire(&port->records[viewer - 1].owner)) return viewer - 1;
-        change_viewer(port, cell, viewer, 0); /* nobody's: it detached, or died, when it was about to end its view */
-    }
-    return SHMQ_NO_PORT;
-}
-
-void shmq_view_forget(struct shmq_port *port, uint32_t cell, uint32_t viewer) {
-    if (shmq_likely(shmq_load_seq(&port->cells[cell].viewers) == 0)) return;
-    for (int place = 0; place < VIEWERS; place++) change_viewer(port, cell, viewer + 1, 0);
-}
-
-void shmq_view_settle(struct shmq_port *port, uint32_t cell) {
-    uint64_t word = shmq_load_seq(&port->cells[cell].word); /* [view] after what was forgotten before */
-    if (shmq_cell_state(word) != SHMQ_HELD || shmq_load_acquire(&port->cells[cell].handed) != word) return;
-    /* The living may be about to do the same: all swap from this very word, and one of them does it. */
-    if (!shmq_view_is(port, cell, shmq_cell_owner(word))) shmq_cell_let_go(port, cell, word, SHMQ_SPARE);
 }
 
 /* -- how it ends ----------------------------------------------------------------------------------------------------- */
@@ -187,10 +90,10 @@ void shmq_delivery_ended(struct shmq_port *port, uint32_t cell, uint64_t leased,
             deliveries = tag | (uint64_t)cause << 57 | failed;
             shmq_swap_seq(&slot->deliveries, &before, deliveries);
         }
-        if (delay_ns == SHMQ_BY_POLICY) delay_ns = rest_ns(&port->policy, failed, slot->id ^ failed ^ shmq_now_ns());
+        if (delay_ns == SHMQ_BY_POLICY) delay_ns = shmq_policy_rest_ns(&port->policy, failed, slot->id ^ failed ^ shmq_now_ns());
     } else if (delay_ns == SHMQ_BY_POLICY) delay_ns = 0;
     uint64_t due = delay_ns && !shmq_message_exhausted(port, deliveries) ? /* who is to be buried need not rest */
-        shmq_now_ns() + (delay_ns < LONGEST_NS ? delay_ns : LONGEST_NS) : 0;
+        shmq_now_ns() + (delay_ns < SHMQ_LONGEST_NS ? delay_ns : SHMQ_LONGEST_NS) : 0;
     shmq_store_relaxed(&port->cells[cell].due_ns, due); /* released by the word that makes it ORPHAN */
     /* A deadline of long ago must not be taken for that of the next lease, when the generations come round to its 16 bits. */
     shmq_store_relaxed(&port->cells[cell].expires, shmq_expires_word(shmq_cell_generation(leased) + 0x8000, 0));
@@ -239,91 +142,4 @@ uint32_t shmq_lease_expire(struct shmq_port *port) {
         shmq_add_seq(&shmq_owner_ended, 1); /* [end] */
     }
     return expired;
-}
-
-/* -- what came back -------------------------------------------------------------------------------------------------- */
-
-/* After an adoption that made the cell TIMED: until when, unless somebody already started the clock for us. */
-static void write_deadline(struct shmq_port *port, uint32_t cell, uint64_t word, uint64_t deadline_ns) {
-    uint64_t before = shmq_load_acquire(&port->cells[cell].expires), wanted = shmq_expires_word(shmq_cell_generation(word), deadline_ns);
-    for (int tries = 0; tries < 8 && shmq_expires_ahead(before, word) != 0; tries++) /* only a scribbler loses it more often */
-        if (shmq_swap_seq(&port->cells[cell].expires, &before, wanted)) return;
-}
-
-/* The oldest of those that may be taken (buried) now: its cell and word. Otherwise SHMQ_NO_CELL, and *next_due is when the first that
- * rests is due, or SHMQ_FOREVER. */
-static uint32_t oldest_orphan(const struct shmq_port *port, enum shmq_wish wish, uint64_t *found, bool *exhausted, uint64_t *next_due) {
-    uint64_t now = 0, first = 0;
-    uint32_t oldest = SHMQ_NO_CELL;
-    *next_due = SHMQ_FOREVER;
-    for (uint32_t i = 0; i < port->geometry.cells; i++) {
-        const struct shmq_cell *cell = &port->cells[i];
-        uint64_t word = shmq_load_acquire(&cell->word); /* [hand] */
-        if (shmq_cell_state(word) != SHMQ_ORPHAN || shmq_word_slot(word) >= port->geometry.total_slots) continue;
-        bool failed = shmq_message_exhausted(port, shmq_load_relaxed(&shmq_slot_at(port, shmq_word_slot(word))->deliveries));
-        if (wish == SHMQ_TO_BURY ? !failed : wish == SHMQ_TO_TAKE && failed && !port->buries) continue;
-        uint64_t due = wish == SHMQ_TO_DISCARD ? 0 : shmq_load_relaxed(&cell->due_ns), taken_at = shmq_load_relaxed(&cell->taken_at);
-        if (due && now == 0) now = shmq_now_ns();
-        if (due > now) {
-            if (due < *next_due) *next_due = due;
-        } else if (oldest == SHMQ_NO_CELL || shmq_seq_ahead(taken_at, first) < 0) {
-            oldest = i;
-            first = taken_at;
-            *found = word;
-            *exhausted = failed;
-        }
-    }
-    return oldest;
-}
-
-/* How often an adopter finds that another was quicker, before it says that it found nothing: it looks again the next time. */
-#define ADOPTIONS 64
-
-shmq_status shmq_orphan_adopt(struct shmq_port *port, uint64_t deadline_ns, uint32_t *cell) {
-    uint64_t epoch = shmq_load_seq(&port->header->orphan_epoch); /* [epoch] */
-    if (shmq_likely(epoch == port->epoch_seen)) {
-        if (shmq_likely(port->due_ns == SHMQ_FOREVER) || shmq_now_ns() < port->due_ns) return SHMQ_WOULD_BLOCK;
-    }
-    for (int tries = 0; tries < ADOPTIONS; tries++) {
-        uint64_t word, next_due;
-        bool exhausted;
-        uint32_t oldest = oldest_orphan(port, SHMQ_TO_TAKE, &word, &exhausted, &next_due);
-        if (oldest == SHMQ_NO_CELL) {
-            port->epoch_seen = epoch;
-            port->due_ns = next_due;
-            return SHMQ_WOULD_BLOCK;
-        }
-        bool timed = deadline_ns && !exhausted;
-        uint64_t mine = shmq_cell_next(word, timed ? SHMQ_TIMED : SHMQ_LEASED, port->index, shmq_word_slot(word));
-        if (timed) begin_timing(port, deadline_ns);
-        if (!shmq_swap_seq(&port->cells[oldest].word, &word, mine)) continue;
-        SHMQ_CRASH_POINT(orphan_adopted);
-        if (timed) write_deadline(port, oldest, mine, deadline_ns);
-        *cell = oldest;
-        if (exhausted) return SHMQ_EXHAUSTED;
-        shmq_count(&port->record->counters[SHMQ_REDELIVERIES], 1);
-        return SHMQ_OK;
-    }
-    return SHMQ_WOULD_BLOCK;
-}
-
-bool shmq_orphan_due(struct shmq_port *port) {
-    uint64_t epoch = shmq_load_seq(&port->header->orphan_epoch), word, next_due; /* [epoch] */
-    bool exhausted;
-    if (shmq_likely(epoch == port->epoch_seen) && (shmq_likely(port->due_ns == SHMQ_FOREVER) || shmq_now_ns() < port->due_ns)) return false;
-    if (oldest_orphan(port, SHMQ_TO_TAKE, &word, &exhausted, &next_due) != SHMQ_NO_CELL) return true;
-    port->epoch_seen = epoch; /* as an adoption that found nothing */
-    port->due_ns = next_due;
-    return false;
-}
-
-bool shmq_orphan_claim(struct shmq_port *port, enum shmq_wish wish, uint32_t *cell) {
-    uint64_t word, next_due;
-    bool exhausted;
-    for (int tries = 0; tries < ADOPTIONS; tries++) {
-        *cell = oldest_orphan(port, wish, &word, &exhausted, &next_due); /* not one that could not be written a moment ago */
-        if (*cell == SHMQ_NO_CELL) return false;
-        if (shmq_swap_seq(&port->cells[*cell].word, &word, shmq_cell_next(word, SHMQ_LEASED, port->index, shmq_word_slot(word)))) return true;
-    }
-    return false;
 }

@@ -1,9 +1,9 @@
 #define _GNU_SOURCE
 #include "ring.h"
 
-#include <string.h>
-
-#include "../wait.h"
+#include "../wake.h"
+#include "sight.h"
+#include "slots.h"
 
 /* A call looks at as many ring cells as there are, since a sequence may lag by a lap, and at so many more, for what it meets of others'
  * progress. Then it returns to its caller, which looks at signals and tries again. A hostile segment may also get here; it
@@ -60,51 +60,10 @@ static inline bool exchange(struct shmq_port *port, unsigned operation, uint32_t
     return happened;
 }
 
-/* What a look at the ring cell under a sequence tells. */
-enum sight { CAN, CANNOT, PASSED, NONSENSE };
-
-/* At write_seq = t: EMPTY of t's lap can be filled. READY of the lap before: full. READY of t's lap, or any later lap:
- * somebody published here and write_seq has not moved yet; that includes a message that was already taken again, which
- * would stop everybody for ever if its publisher died before it moved write_seq and nobody helped. */
-static inline enum sight look_for_space(uint64_t word, uint64_t lap) {
-    int64_t ahead = shmq_lap_ahead(shmq_ring_lap(word), lap);
-    unsigned state = shmq_ring_state(word);
-    if (shmq_likely(ahead == 0)) return state == SHMQ_EMPTY ? CAN : state == SHMQ_READY ? PASSED : NONSENSE;
-    if (ahead > 0) return PASSED;
-    return ahead == -1 && state == SHMQ_READY ? CANNOT : NONSENSE;
-}
-
-/* At read_seq = h: READY of h's lap can be taken, EMPTY of h's lap means empty, a later lap that it was taken. */
-static inline enum sight look_for_item(uint64_t word, uint64_t lap) {
-    int64_t ahead = shmq_lap_ahead(shmq_ring_lap(word), lap);
-    unsigned state = shmq_ring_state(word);
-    if (shmq_likely(ahead == 0)) return state == SHMQ_READY ? CAN : state == SHMQ_EMPTY ? CANNOT : NONSENSE;
-    return ahead > 0 ? PASSED : NONSENSE;
-}
-
-/* Where a sequence should be that reads `at`: behind every cell that is through. Whoever died in a batch may have left thousands.
- * That a cell was filled (emptied) in some lap says that every cell before it was, so earlier laps are skipped. Each look takes
- * one from *looks; at zero the answer is as far as they led. */
-static uint64_t past(const struct shmq_port *port, uint64_t at, enum shmq_side side, uint32_t *looks) {
-    const uint32_t slots = port->geometry.slots;
-    for (; *looks && shmq_seq_index(at) < slots; --*looks) {
-        uint64_t word = shmq_load_acquire(&port->ring[shmq_seq_index(at)]), lap = shmq_seq_lap(at);
-        if ((side == SHMQ_SPACE ? look_for_space(word, lap) : look_for_item(word, lap)) != PASSED) break;
-        bool filled = side == SHMQ_SPACE && shmq_ring_state(word) == SHMQ_READY; /* in the lap of the word; else in the one before */
-        at = shmq_seq_next(shmq_seq_word(shmq_ring_lap(word) - !filled, shmq_seq_index(at)), slots);
-    }
-    return at;
-}
-
 /* A transfer of a cache line between cores takes as long as two or three messages. So fetch early what will be touched:
  * the slot in the ring cell after `t` is taken by the next put and written by the one after. */
 #define AHEAD 2
 #define AHEAD_IN_BATCH 7 /* a batch spends less time on each message */
-
-static inline uint32_t index_after(uint32_t index, uint32_t distance, uint32_t slots) {
-    index += distance;
-    return index < slots ? index : index - slots < slots ? index - slots : 0;
-}
 
 static inline void prefetch_for_writing(struct shmq_port *port, uint64_t t, uint32_t slots, uint32_t distance) {
     uint64_t ahead = shmq_load_relaxed(&port->ring[index_after(shmq_seq_index(t), distance, slots)]); /* a hint for the cache */
@@ -258,85 +217,4 @@ uint32_t shmq_ring_get_many(struct shmq_port *port, const uint32_t *cells, uint3
         sequence_advance(sequence, from, h);
     }
     return done;
-}
-
-bool shmq_ring_has_space(struct shmq_port *port) {
-    uint64_t t = shmq_load_seq(&port->header->write_seq);
-    uint32_t looks = port->geometry.slots;
-    if (shmq_seq_index(t) >= port->geometry.slots) return true; /* corrupt: let the caller's try find out */
-    enum sight sight = look_for_space(shmq_load_seq(&port->ring[shmq_seq_index(t)]), shmq_seq_lap(t)); /* [park] */
-    if (shmq_likely(sight != PASSED)) return sight != CANNOT;
-    t = past(port, t, SHMQ_SPACE, &looks);
-    return look_for_space(shmq_load_seq(&port->ring[shmq_seq_index(t)]), shmq_seq_lap(t)) != CANNOT; /* [park] */
-}
-
-bool shmq_ring_has_item(struct shmq_port *port) {
-    uint64_t h = shmq_load_seq(&port->header->read_seq);
-    uint32_t looks = port->geometry.slots;
-    if (shmq_seq_index(h) >= port->geometry.slots) return true;
-    enum sight sight = look_for_item(shmq_load_seq(&port->ring[shmq_seq_index(h)]), shmq_seq_lap(h)); /* [park] */
-    if (shmq_likely(sight != PASSED)) return sight != CANNOT;
-    h = past(port, h, SHMQ_ITEMS, &looks);
-    return look_for_item(shmq_load_seq(&port->ring[shmq_seq_index(h)]), shmq_seq_lap(h)) != CANNOT; /* [park] */
-}
-
-bool shmq_ring_has_items(struct shmq_port *port, uint32_t nth) {
-    uint64_t h = shmq_load_relaxed(&port->header->read_seq);
-    uint32_t index = shmq_seq_index(h), slots = port->geometry.slots;
-    if (nth >= slots || index >= slots) return false;
-    uint64_t lap = shmq_seq_lap(h) + (index + nth >= slots);
-    return look_for_item(shmq_load_relaxed(&port->ring[index_after(index, nth, slots)]), lap) == CAN;
-}
-
-bool shmq_ring_has_spaces(struct shmq_port *port, uint32_t nth) {
-    uint64_t t = shmq_load_relaxed(&port->header->write_seq);
-    uint32_t index = shmq_seq_index(t), slots = port->geometry.slots;
-    if (nth >= slots || index >= slots) return false;
-    uint64_t lap = shmq_seq_lap(t) + (index + nth >= slots);
-    return look_for_space(shmq_load_relaxed(&port->ring[index_after(index, nth, slots)]), lap) != CANNOT;
-}
-
-static uint32_t distance(uint64_t h, uint64_t t, uint32_t slots) {
-    int64_t laps = shmq_lap_ahead(shmq_seq_lap(t), shmq_seq_lap(h));
-    int64_t length = laps * (int64_t)slots + (int64_t)shmq_seq_index(t) - (int64_t)shmq_seq_index(h);
-    return length < 0 ? 0 : length > (int64_t)slots ? slots : (uint32_t)length;
-}
-
-uint32_t shmq_ring_estimate(const struct shmq_port *port) {
-    uint64_t h = shmq_load_acquire(&port->header->read_seq), t = shmq_load_acquire(&port->header->write_seq);
-    return distance(h, t, port->geometry.slots);
-}
-
-/* Where the oldest message is or will be taken (the next one put), though the sequence may lag behind those who have not moved it (yet). */
-static uint64_t front(const struct shmq_port *port, uint64_t h, enum shmq_side side) {
-    uint32_t looks = port->geometry.slots;
-    return past(port, h, side, &looks);
-}
-
-uint32_t shmq_ring_length(const struct shmq_port *port) {
-    uint64_t h = shmq_load_acquire(&port->header->read_seq), t = shmq_load_acquire(&port->header->write_seq);
-    uint64_t end = front(port, t, SHMQ_SPACE); /* first: what is put meanwhile is not counted, rather than what is taken counted still */
-    return distance(front(port, h, SHMQ_ITEMS), end, port->geometry.slots);
-}
-
-bool shmq_ring_peek(struct shmq_port *port, uint32_t nth, struct shmq_slot *slot, void *payload, uint64_t limit, bool *moved) {
-    const uint32_t slots = port->geometry.slots;
-    uint64_t h = front(port, shmq_load_acquire(&port->header->read_seq), SHMQ_ITEMS);
-    *moved = false;
-    if (nth >= slots || shmq_seq_index(h) >= slots) return false;
-    uint32_t index = shmq_seq_index(h) + nth; /* no overflow: both below 2^24 */
-    uint64_t lap = shmq_seq_lap(h);
-    if (index >= slots) index -= slots, lap++;
-    uint64_t word = shmq_load_acquire(&port->ring[index]); /* [publish] */
-    enum sight sight = look_for_item(word, lap);
-    *moved = sight == PASSED;
-    if (sight != CAN || shmq_word_slot(word) >= port->geometry.total_slots) return false;
-    const struct shmq_slot *there = shmq_slot_at(port, shmq_word_slot(word));
-    memcpy(slot, there, sizeof *slot);
-    uint64_t nbytes = slot->nbytes + slot->described;
-    if (nbytes < slot->nbytes) nbytes = limit;
-    memcpy(payload, shmq_payload_at(port, shmq_word_slot(word)), nbytes < limit ? nbytes : limit);
-    atomic_thread_fence(memory_order_acquire); /* the copy before the second look */
-    *moved = shmq_load_relaxed(&port->ring[index]) != word;
-    return !*moved;
 }

@@ -1,8 +1,8 @@
-/* The exchange ring: put, get, and what can be known about the ring from outside.
+/* The exchange ring: put and get.
  *
  * The only thing that happens to a message is that a ring cell and an in-flight cell exchange their slots, by one
  * compare-and-swap on the ring cell. Before it the port writes its intent, after it the in-flight cell is brought up to
- * date; reap.c settles the one question that a death between the two leaves open.
+ * date; recover.c settles the one question that a death between the two leaves open.
  */
 #ifndef SHMQ_RING_H
 #define SHMQ_RING_H
@@ -29,23 +29,5 @@ uint32_t shmq_ring_get_many(struct shmq_port *port, const uint32_t *cells, uint3
 /* Publishes many from one cell: `fill` writes the next message into the cell's slot and returns false at the end. */
 typedef bool (*shmq_fill)(void *context, struct shmq_port *port, uint32_t slot);
 uint32_t shmq_ring_put_many(struct shmq_port *port, uint32_t cell, shmq_fill fill, void *context, shmq_status *status);
-
-/* Would a put (get) find room (a message) now? Sequentially consistent: the second half of the handshake [park]. */
-bool shmq_ring_has_space(struct shmq_port *port);
-bool shmq_ring_has_item(struct shmq_port *port);
-
-/* Is the nth cell from the front filled (from the back free)? A look that takes a cache line from whoever writes it. */
-bool shmq_ring_has_items(struct shmq_port *port, uint32_t nth);
-bool shmq_ring_has_spaces(struct shmq_port *port, uint32_t nth);
-
-/* Messages in the ring: exact at a quiet moment, otherwise between what it was and what it is. */
-uint32_t shmq_ring_length(const struct shmq_port *port);
-
-/* The same by the sequences alone, which may lag: touches no ring cell that others are working on. */
-uint32_t shmq_ring_estimate(const struct shmq_port *port);
-
-/* Copy the header and up to `limit` payload bytes of the nth message from the front without taking it. False: there is
- * none, or it was taken in the meantime (then *moved). The copy is whole: the cell is looked at again after it. */
-bool shmq_ring_peek(struct shmq_port *port, uint32_t nth, struct shmq_slot *slot, void *payload, uint64_t limit, bool *moved);
 
 #endif

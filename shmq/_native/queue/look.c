@@ -1,0 +1,209 @@
+#define _GNU_SOURCE
+#include "look.h"
+
+#include <string.h>
+
+#include "../owner.h"
+#include "policy.h"
+#include "sight.h"
+#include "slots.h"
+
+/* -- the ring -------------------------------------------------------------------------------------------------------- */
+
+bool shmq_ring_has_space(struct shmq_port *port) {
+    uint64_t t = shmq_load_seq(&port->header->write_seq);
+    uint32_t looks = port->geometry.slots;
+    if (shmq_seq_index(t) >= port->geometry.slots) return true; /* corrupt: let the caller's try find out */
+    enum sight sight = look_for_space(shmq_load_seq(&port->ring[shmq_seq_index(t)]), shmq_seq_lap(t)); /* [park] */
+    if (shmq_likely(sight != PASSED)) return sight != CANNOT;
+    t = past(port, t, SHMQ_SPACE, &looks);
+    return look_for_space(shmq_load_seq(&port->ring[shmq_seq_index(t)]), shmq_seq_lap(t)) != CANNOT; /* [park] */
+}
+
+bool shmq_ring_has_item(struct shmq_port *port) {
+    uint64_t h = shmq_load_seq(&port->header->read_seq);
+    uint32_t looks = port->geometry.slots;
+    if (shmq_seq_index(h) >= port->geometry.slots) return true;
+    enum sight sight = look_for_item(shmq_load_seq(&port->ring[shmq_seq_index(h)]), shmq_seq_lap(h)); /* [park] */
+    if (shmq_likely(sight != PASSED)) return sight != CANNOT;
+    h = past(port, h, SHMQ_ITEMS, &looks);
+    return look_for_item(shmq_load_seq(&port->ring[shmq_seq_index(h)]), shmq_seq_lap(h)) != CANNOT; /* [park] */
+}
+
+bool shmq_ring_has_items(struct shmq_port *port, uint32_t nth) {
+    uint64_t h = shmq_load_relaxed(&port->header->read_seq);
+    uint32_t index = shmq_seq_index(h), slots = port->geometry.slots;
+    if (nth >= slots || index >= slots) return false;
+    uint64_t lap = shmq_seq_lap(h) + (index + nth >= slots);
+    return look_for_item(shmq_load_relaxed(&port->ring[index_after(index, nth, slots)]), lap) == CAN;
+}
+
+bool shmq_ring_has_spaces(struct shmq_port *port, uint32_t nth) {
+    uint64_t t = shmq_load_relaxed(&port->header->write_seq);
+    uint32_t index = shmq_seq_index(t), slots = port->geometry.slots;
+    if (nth >= slots || index >= slots) return false;
+    uint64_t lap = shmq_seq_lap(t) + (index + nth >= slots);
+    return look_for_space(shmq_load_relaxed(&port->ring[index_after(index, nth, slots)]), lap) != CANNOT;
+}
+
+static uint32_t distance(uint64_t h, uint64_t t, uint32_t slots) {
+    int64_t laps = shmq_lap_ahead(shmq_seq_lap(t), shmq_seq_lap(h));
+    int64_t length = laps * (int64_t)slots + (int64_t)shmq_seq_index(t) - (int64_t)shmq_seq_index(h);
+    return length < 0 ? 0 : length > (int64_t)slots ? slots : (uint32_t)length;
+}
+
+uint32_t shmq_ring_estimate(const struct shmq_port *port) {
+    uint64_t h = shmq_load_acquire(&port->header->read_seq), t = shmq_load_acquire(&port->header->write_seq);
+    return distance(h, t, port->geometry.slots);
+}
+
+/* Where the oldest message is or will be taken (the next one put), though the sequence may lag behind those who have not moved it (yet). */
+static uint64_t front(const struct shmq_port *port, uint64_t h, enum shmq_side side) {
+    uint32_t looks = port->geometry.slots;
+    return past(port, h, side, &looks);
+}
+
+uint32_t shmq_ring_length(const struct shmq_port *port) {
+    uint64_t h = shmq_load_acquire(&port->header->read_seq), t = shmq_load_acquire(&port->header->write_seq);
+    uint64_t end = front(port, t, SHMQ_SPACE); /* first: what is put meanwhile is not counted, rather than what is taken counted still */
+    return distance(front(port, h, SHMQ_ITEMS), end, port->geometry.slots);
+}
+
+bool shmq_ring_peek(struct shmq_port *port, uint32_t nth, struct shmq_slot *slot, void *payload, uint64_t limit, bool *moved) {
+    const uint32_t slots = port->geometry.slots;
+    uint64_t h = front(port, shmq_load_acquire(&port->header->read_seq), SHMQ_ITEMS);
+    *moved = false;
+    if (nth >= slots || shmq_seq_index(h) >= slots) return false;
+    uint32_t index = shmq_seq_index(h) + nth; /* no overflow: both below 2^24 */
+    uint64_t lap = shmq_seq_lap(h);
+    if (index >= slots) index -= slots, lap++;
+    uint64_t word = shmq_load_acquire(&port->ring[index]); /* [publish] */
+    enum sight sight = look_for_item(word, lap);
+    *moved = sight == PASSED;
+    if (sight != CAN || shmq_word_slot(word) >= port->geometry.total_slots) return false;
+    const struct shmq_slot *there = shmq_slot_at(port, shmq_word_slot(word));
+    memcpy(slot, there, sizeof *slot);
+    uint64_t nbytes = slot->nbytes + slot->described;
+    if (nbytes < slot->nbytes) nbytes = limit;
+    memcpy(payload, shmq_payload_at(port, shmq_word_slot(word)), nbytes < limit ? nbytes : limit);
+    atomic_thread_fence(memory_order_acquire); /* the copy before the second look */
+    *moved = shmq_load_relaxed(&port->ring[index]) != word;
+    return !*moved;
+}
+
+/* -- what is not done ------------------------------------------------------------------------------------------------- */
+
+static uint64_t taken_by(const struct shmq_port *port, uint32_t index) { return shmq_load_relaxed(&port->records[index].counters[SHMQ_GETS]); }
+
+bool shmq_has_taken(const struct shmq_port *port, uint64_t count) {
+    const uint32_t ports = shmq_ports_used(port), begin = port->index < ports ? port->index : 0;
+    uint64_t taken = 0;
+    for (uint32_t n = 0, i = begin; n < ports && taken < count; n++, i = i + 1 < ports ? i + 1 : 0) taken += taken_by(port, i);
+    return taken >= count;
+}
+
+/* Taken by get, and not said to be done. What is done is read before what was taken. */
+static uint64_t worked_on(const struct shmq_port *port) {
+    uint64_t done = shmq_load_seq(&port->header->done), taken = 0;
+    for (uint32_t i = 0; i < shmq_ports_used(port); i++) taken += taken_by(port, i);
+    return taken > done ? taken - done : 0;
+}
+
+static bool is_getting(const struct shmq_port *port, uint32_t index) {
+    return shmq_intent_operation(shmq_load_seq(&port->records[index].intent)) == SHMQ_GETTING;
+}
+
+static bool is_unfinished(const struct shmq_port *port, uint32_t cell) {
+    unsigned state = shmq_cell_state(shmq_load_seq(&port->cells[cell].word));
+    return shmq_state_leased(state) || state == SHMQ_ORPHAN;
+}
+
+/* In the order in which a message goes its way, so that one which moves meanwhile is seen twice rather than overlooked: backlog,
+ * ring, an exchange that is open, cells, work on what get took. */
+uint64_t shmq_unfinished(const struct shmq_port *port) {
+    uint64_t unfinished = shmq_load_seq(&port->header->backlog) + shmq_ring_length(port);
+    for (uint32_t i = 0; i < shmq_ports_used(port); i++) unfinished += is_getting(port, i);
+    for (uint32_t i = 0; i < port->geometry.cells; i++) unfinished += is_unfinished(port, i);
+    return unfinished + worked_on(port);
+}
+
+bool shmq_all_done(struct shmq_port *port) {
+    const uint32_t cells = port->geometry.cells, begin = port->unfinished_hint < cells ? port->unfinished_hint : 0;
+    if (is_unfinished(port, begin)) return false; /* whoever is done with that looks again */
+    if (shmq_load_seq(&port->header->backlog) || shmq_ring_length(port)) return false;
+    for (uint32_t i = 0; i < shmq_ports_used(port); i++)
+        if (is_getting(port, i)) return false;
+    for (uint32_t n = 0, i = begin; n < cells; n++, i = i + 1 < cells ? i + 1 : 0)
+        if (is_unfinished(port, i)) return port->unfinished_hint = i, false;
+    return worked_on(port) == 0;
+}
+
+/* -- what can come ---------------------------------------------------------------------------------------------------- */
+
+bool shmq_cells_move(const struct shmq_port *port, bool for_long) {
+    for (uint32_t i = for_long || !port->geometry.paged ? port->geometry.reserved : 0; i < port->geometry.cells; i++) {
+        uint64_t word = shmq_load_acquire(&port->cells[i].word); /* [hand] */
+        uint32_t owner = shmq_cell_owner(word);
+        unsigned state = shmq_cell_state(word);
+        if (shmq_word_slot(word) >= port->geometry.total_slots) continue; /* nobody takes a cell that was scribbled over */
+        if (state == SHMQ_SPARE || (state == SHMQ_WARM && port->geometry.paged)) return true;
+        if (state == SHMQ_WARM || owner >= port->geometry.ports || !shmq_load_acquire(&port->records[owner].owner)) continue;
+        if (state == SHMQ_IDLE || (shmq_state_leased(state) && shmq_load_relaxed(&port->cells[i].leased_ns) == 0)) return true;
+    }
+    return false;
+}
+
+bool shmq_nothing_comes(struct shmq_port *port, bool stays) {
+    /* In the order in which a message goes its way: backlog, ring, an exchange that is open, cells. What a thread of this process is about
+     * to give back is no lease of its own: none may be in the middle of that between the two ends of this look. [end] */
+    const uint64_t ended = shmq_load_seq(&shmq_owner_ended);
+    if (shmq_load_seq(&port->header->backlog) || shmq_ring_has_item(port)) return false;
+    for (uint32_t i = 0; stays && i < shmq_ports_used(port); i++)
+        if (shmq_intent_operation(shmq_load_seq(&port->records[i].intent)) == SHMQ_GETTING && port->records[i].owner != port->owner) return false;
+    for (uint32_t i = 0; i < port->geometry.cells; i++) {
+        uint64_t word = shmq_load_seq(&port->cells[i].word);
+        uint32_t slot = shmq_word_slot(word), owner = shmq_cell_owner(word);
+        if (slot >= port->geometry.total_slots) continue;
+        if (shmq_cell_state(word) == SHMQ_ORPHAN) {
+            if (!shmq_message_exhausted(port, shmq_load_relaxed(&shmq_slot_at(port, slot)->deliveries))) return false;
+        } else if (stays && shmq_state_leased(shmq_cell_state(word)) && owner < port->geometry.ports) {
+            if (shmq_load_acquire(&port->records[owner].owner) != port->owner) return false;
+            if (shmq_load_seq(&port->cells[i].word) != word) return false; /* the port may have been another's, and the cell with it */
+        }
+    }
+    return !stays || shmq_load_seq(&shmq_owner_begun) == ended;
+}
+
+bool shmq_all_wait(const struct shmq_port *port) {
+    for (uint32_t i = 0; i < port->geometry.ports; i++) {
+        const struct shmq_port_record *record = &port->records[i];
+        bool waits = shmq_load_seq(&record->asleep[SHMQ_ITEMS]) || shmq_load_seq(&record->asleep[SHMQ_SPACE]) ||
+                     (shmq_load_seq(&record->bell) & (SHMQ_BELL_MADE - 1));
+        if (i != port->index && shmq_load_seq(&record->owner) && !waits) return false;
+    }
+    return true;
+}
+
+bool shmq_is_over(struct shmq_port *port, bool stays) {
+    return shmq_unlikely(shmq_load_seq(&port->header->shut)) && shmq_nothing_comes(port, stays); /* [park] */
+}
+
+bool shmq_promising(struct shmq_port *port, enum shmq_side side, bool stays) {
+    if (side == SHMQ_SPACE) return shmq_ring_has_space(port) || shmq_load_seq(&port->header->shut); /* [park] */
+    if (side == SHMQ_DONE) return shmq_all_done(port);
+    if (shmq_unlikely(shmq_load_seq(&port->header->backlog))) return true; /* [park] */
+    return shmq_ring_has_item(port) || shmq_load_seq(&port->header->orphan_epoch) != port->epoch_seen ||
+           (shmq_unlikely(port->due_ns != SHMQ_FOREVER) && shmq_now_ns() >= port->due_ns) || shmq_is_over(port, stays);
+}
+
+/* A producer that waits for space is worth waking for a quarter of the ring (at most this many cells) at once. Waking it
+ * for every freed cell would put a context switch (20 to 45 us) behind every message of a full ring. */
+#define SPACE_WORTH 256u
+/* … or when nobody was woken for this long: a slow consumer frees a cell now and then, and each is announced at once. */
+#define SPACE_PATIENCE_NS 200000u
+
+bool shmq_worth_waking(const struct shmq_port *port, uint64_t now) {
+    uint32_t space = port->geometry.slots - shmq_ring_estimate(port), worth = port->geometry.slots / 4;
+    if (space >= (worth < SPACE_WORTH ? worth : SPACE_WORTH)) return true;
+    return now - shmq_load_relaxed(&port->header->space_woken_ns) >= SPACE_PATIENCE_NS; /* a hint */
+}

@@ -1,0 +1,90 @@
+#define _GNU_SOURCE
+#include "resting.h"
+
+#include "lease.h"
+#include "slots.h"
+
+/* After an adoption that made the cell TIMED: until when, unless somebody already started the clock for us. */
+static void write_deadline(struct shmq_port *port, uint32_t cell, uint64_t word, uint64_t deadline_ns) {
+    uint64_t before = shmq_load_acquire(&port->cells[cell].expires), wanted = shmq_expires_word(shmq_cell_generation(word), deadline_ns);
+    for (int tries = 0; tries < 8 && shmq_expires_ahead(before, word) != 0; tries++) /* only a scribbler loses it more often */
+        if (shmq_swap_seq(&port->cells[cell].expires, &before, wanted)) return;
+}
+
+/* The oldest of those that may be taken (buried) now: its cell and word. Otherwise SHMQ_NO_CELL, and *next_due is when the first that
+ * rests is due, or SHMQ_FOREVER. */
+static uint32_t oldest_orphan(const struct shmq_port *port, enum shmq_wish wish, uint64_t *found, bool *exhausted, uint64_t *next_due) {
+    uint64_t now = 0, first = 0;
+    uint32_t oldest = SHMQ_NO_CELL;
+    *next_due = SHMQ_FOREVER;
+    for (uint32_t i = 0; i < port->geometry.cells; i++) {
+        const struct shmq_cell *cell = &port->cells[i];
+        uint64_t word = shmq_load_acquire(&cell->word); /* [hand] */
+        if (shmq_cell_state(word) != SHMQ_ORPHAN || shmq_word_slot(word) >= port->geometry.total_slots) continue;
+        bool failed = shmq_message_exhausted(port, shmq_load_relaxed(&shmq_slot_at(port, shmq_word_slot(word))->deliveries));
+        if (wish == SHMQ_TO_BURY ? !failed : wish == SHMQ_TO_TAKE && failed && !port->buries) continue;
+        uint64_t due = wish == SHMQ_TO_DISCARD ? 0 : shmq_load_relaxed(&cell->due_ns), taken_at = shmq_load_relaxed(&cell->taken_at);
+        if (due && now == 0) now = shmq_now_ns();
+        if (due > now) {
+            if (due < *next_due) *next_due = due;
+        } else if (oldest == SHMQ_NO_CELL || shmq_seq_ahead(taken_at, first) < 0) {
+            oldest = i;
+            first = taken_at;
+            *found = word;
+            *exhausted = failed;
+        }
+    }
+    return oldest;
+}
+
+/* How often an adopter finds that another was quicker, before it says that it found nothing: it looks again the next time. */
+#define ADOPTIONS 64
+
+shmq_status shmq_orphan_adopt(struct shmq_port *port, uint64_t deadline_ns, uint32_t *cell) {
+    uint64_t epoch = shmq_load_seq(&port->header->orphan_epoch); /* [epoch] */
+    if (shmq_likely(epoch == port->epoch_seen)) {
+        if (shmq_likely(port->due_ns == SHMQ_FOREVER) || shmq_now_ns() < port->due_ns) return SHMQ_WOULD_BLOCK;
+    }
+    for (int tries = 0; tries < ADOPTIONS; tries++) {
+        uint64_t word, next_due;
+        bool exhausted;
+        uint32_t oldest = oldest_orphan(port, SHMQ_TO_TAKE, &word, &exhausted, &next_due);
+        if (oldest == SHMQ_NO_CELL) {
+            port->epoch_seen = epoch;
+            port->due_ns = next_due;
+            return SHMQ_WOULD_BLOCK;
+        }
+        bool timed = deadline_ns && !exhausted;
+        uint64_t mine = shmq_cell_next(word, timed ? SHMQ_TIMED : SHMQ_LEASED, port->index, shmq_word_slot(word));
+        if (timed) shmq_lease_begin_timing(port, deadline_ns);
+        if (!shmq_swap_seq(&port->cells[oldest].word, &word, mine)) continue;
+        SHMQ_CRASH_POINT(orphan_adopted);
+        if (timed) write_deadline(port, oldest, mine, deadline_ns);
+        *cell = oldest;
+        if (exhausted) return SHMQ_EXHAUSTED;
+        shmq_count(&port->record->counters[SHMQ_REDELIVERIES], 1);
+        return SHMQ_OK;
+    }
+    return SHMQ_WOULD_BLOCK;
+}
+
+bool shmq_orphan_due(struct shmq_port *port) {
+    uint64_t epoch = shmq_load_seq(&port->header->orphan_epoch), word, next_due; /* [epoch] */
+    bool exhausted;
+    if (shmq_likely(epoch == port->epoch_seen) && (shmq_likely(port->due_ns == SHMQ_FOREVER) || shmq_now_ns() < port->due_ns)) return false;
+    if (oldest_orphan(port, SHMQ_TO_TAKE, &word, &exhausted, &next_due) != SHMQ_NO_CELL) return true;
+    port->epoch_seen = epoch; /* as an adoption that found nothing */
+    port->due_ns = next_due;
+    return false;
+}
+
+bool shmq_orphan_claim(struct shmq_port *port, enum shmq_wish wish, uint32_t *cell) {
+    uint64_t word, next_due;
+    bool exhausted;
+    for (int tries = 0; tries < ADOPTIONS; tries++) {
+        *cell = oldest_orphan(port, wish, &word, &exhausted, &next_due); /* not one that could not be written a moment ago */
+        if (*cell == SHMQ_NO_CELL) return false;
+        if (shmq_swap_seq(&port->cells[*cell].word, &word, shmq_cell_next(word, SHMQ_LEASED, port->index, shmq_word_slot(word)))) return true;
+    }
+    return false;
+}

@@ -1,0 +1,33 @@
+/* Where the cells and slots of a queue are. */
+#ifndef SHMQ_SLOTS_H
+#define SHMQ_SLOTS_H
+
+#include "../port.h"
+
+/* My own cell's word. */
+static inline uint64_t shmq_cell_load(const struct shmq_port *port, uint32_t cell) {
+    return shmq_load_relaxed(&port->cells[cell].word); /* mine: no other process stores to it */
+}
+
+/* Change the state of my own cell; the slot stays. */
+static inline void shmq_cell_become(struct shmq_port *port, uint32_t cell, enum shmq_cell_state state) {
+    uint64_t word = shmq_cell_load(port, cell);
+    /* [hand] */
+    shmq_store_release(&port->cells[cell].word, shmq_cell_next(word, state, port->index, shmq_word_slot(word)));
+}
+
+static inline struct shmq_slot *shmq_slot_at(const struct shmq_port *port, uint32_t slot) {
+    return (struct shmq_slot *)(port->base + port->geometry.slot_offset + slot * port->geometry.slot_stride);
+}
+static inline unsigned char *shmq_payload_at(const struct shmq_port *port, uint32_t slot) {
+    return port->base + port->geometry.payload_offset + slot * port->geometry.payload_stride;
+}
+
+/* Id and time for the message about to be published in my cell's slot; everything else is the caller's. */
+static inline void shmq_slot_stamp(struct shmq_port *port, struct shmq_slot *slot) {
+    slot->id = shmq_next_id(port);
+    slot->published_ns = shmq_now_coarse_ns();
+    shmq_store_relaxed(&slot->deliveries, 0); /* published by the exchange */
+}
+
+#endif
