@@ -24,7 +24,7 @@ from shmq._segment import lifecycle
 from shmq._segment import segment as _segment
 from shmq._segment.config import Config, check_mode
 from shmq._segment.segment import Segment
-from shmq._waiting.bell import ITEMS, SPACE, Ears, wait_done
+from shmq._waiting.bell import ITEMS, SPACE, ListeningHandles, wait_done
 
 if TYPE_CHECKING:
     import logging
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from shmq._segment.backoff import Backoff
     from shmq._segment.config import Lifetime, Overflow, Oversize, Values
     from shmq._store.dead_letters import DeadLetter, DeadLetters
-    from shmq._waiting.awaiting import Place, Receiving
+    from shmq._waiting.awaiting import LoopWaiters, Receiving
     from shmq._waiting.fileno import Readable
 
     T = TypeVar("T", default=Any)  # what it carries; for type checkers
@@ -46,7 +46,13 @@ else:
 
 __all__ = ["Queue"]
 
-OF_A_HANDLE = {"_ears", "_places", "_backlog", "_creator_pid", "_of_children"}  # attributes that each process has of its own
+OF_A_HANDLE = {
+    "_listening_handles",
+    "_loop_waiters",
+    "_backlog",
+    "_creator_pid",
+    "_of_children",
+}  # attributes that each process has of its own
 
 
 class Queue(_core.Port[T]):
@@ -192,8 +198,8 @@ class Queue(_core.Port[T]):
         self._creator_pid = os.getpid() if mine else None
 
     def _attached(self) -> None:
-        self._ears = Ears()  # of this process
-        self._places: dict[AbstractEventLoop, Place] = {}
+        self._listening_handles = ListeningHandles()  # of this process
+        self._loop_waiters: dict[AbstractEventLoop, LoopWaiters] = {}
         _open_queues.add(self)
         if self.grows and (self._backlog is None or self._backlog.segment is not self.segment):
             from shmq._store.backlog import Backlog
@@ -336,12 +342,12 @@ class Queue(_core.Port[T]):
 
     def close(self) -> None:
         if not self.closed:
-            here = not self._ears.foreign  # otherwise the loops are the parent's
+            here = not self._listening_handles.foreign  # otherwise the loops are the parent's
             super().close()
-            for loop, place in list(self._places.items()) if here else ():
+            for loop, waiters in list(self._loop_waiters.items()) if here else ():
                 with contextlib.suppress(RuntimeError):  # it was closed under those who waited
-                    loop.call_soon_threadsafe(place.watch)  # those who wait there are told
-            self._ears.close()
+                    loop.call_soon_threadsafe(waiters.watch)  # those who wait there are told
+            self._listening_handles.close()
             if self._readable is not None:
                 self._readable.close()
                 self._readable = None

@@ -123,17 +123,17 @@ class Queue(Generic[T]):
 
     def _tell(self, *sides: int) -> None:
         """Wake the tasks of this very loop at once: by the bell they would be a turn of the loop later."""
-        place = self._place()
-        if place is not None:
+        waiters = self._waiters_here()
+        if waiters is not None:
             for side in sides:
-                place.rouse(side)
+                waiters.wake_if_worth(side)
 
-    def _place(self) -> awaiting.Place | None:
-        return self.queue._places.get(asyncio._get_running_loop()) if self.queue._places else None  # type: ignore[arg-type]
+    def _waiters_here(self) -> awaiting.LoopWaiters | None:
+        return self.queue._loop_waiters.get(asyncio._get_running_loop()) if self.queue._loop_waiters else None  # type: ignore[arg-type]
 
     def _waiting(self, side: int) -> deque[asyncio.Future[bool]]:
-        place = self._place()
-        return deque() if place is None else place.waiting[side]
+        waiters = self._waiters_here()
+        return deque() if waiters is None else waiters.waiting[side]
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} at {id(self):#x} {self._format()}>"

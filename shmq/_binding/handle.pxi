@@ -21,7 +21,7 @@ cdef class Handle(Observer):
     cdef uint32_t *looks            # by cell: who of this process is in its slot, each view one, and more (INSIDE) who may write or settle
     cdef readonly bint spin
     cdef Py_ssize_t users           # leases, loans, and calls that run Python code or have given up the interpreter lock
-    cdef public object _awakened    # called whenever a call that waits here has slept for a while; what it raises ends the call
+    cdef public object _after_sleep    # called whenever a call that waits here has slept for a while; what it raises ends the call
     cdef bytes place                # where the bells are: see bell.h
     cdef int bell                   # the descriptor of this port's own bell, or -1
     cdef identity_t bell_identity   # … which is the bell's only as long as it leads to this file
@@ -317,8 +317,8 @@ cdef class Handle(Observer):
             self.enter() # raises Closed
         try:
             PyErr_CheckSignals() # also at the end of a slice: the signal may have met another thread
-            if self._awakened is not None:
-                self._awakened()
+            if self._after_sleep is not None:
+                self._after_sleep()
             self.watch_name()
         except:
             if status == SHMQ_OK and not cells:
@@ -367,7 +367,7 @@ cdef class Handle(Observer):
             identify(self.bell, &self.bell_identity)
         return self.bell
 
-    def _hears(self) -> bool:
+    def _owns_bell(self) -> bool:
         """Is the bell's descriptor still its own? The program may have closed it, and opened a file that has its number."""
         return is_descriptor_of(self.bell, &self.bell_identity)
 
@@ -391,10 +391,10 @@ cdef class Handle(Observer):
         return self.attached and self.port.owner == shmq_owner_self()
 
     @cython.critical_section
-    def _hush(self) -> None:
+    def _clear_bell(self) -> None:
         """Read what was rung."""
         cdef char rings[4096]
-        if self._hears():
+        if self._owns_bell():
             read_descriptor(self.bell, rings, sizeof(rings))
 
     @cython.critical_section
@@ -403,7 +403,7 @@ cdef class Handle(Observer):
         if self.is_own():
             shmq_pass_on(&self.port, <shmq_side>side)
 
-    def _rouse(self, int side) -> None:
+    def _wake_all(self, int side) -> None:
         """Wake all who wait at this side, that they look about them. Never raises."""
         if self.is_own():
             shmq_wake_all(&self.port, <shmq_side>side)

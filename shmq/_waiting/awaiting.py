@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from shmq._core import Lease, Leases, Loan
     from shmq._queue import Queue
 
-__all__ = ["Place", "Receiving", "any_of", "done", "next_lease", "publish", "wait"]
+__all__ = ["LoopWaiters", "Receiving", "any_of", "done", "next_lease", "publish", "wait"]
 
 Result = TypeVar("Result")
 T = TypeVar("T")
@@ -31,7 +31,7 @@ CELL_PATIENCE = 1.0  # … as long as `receive` waits for an in-flight cell befo
 IN_VAIN = 4  # looks that promised something and did not keep it, before we look by the clock
 
 
-class Place:
+class LoopWaiters:
     """Where the tasks of one event loop wait at one queue. It is there as long as somebody waits."""
 
     def __init__(self, queue: Queue, loop: asyncio.AbstractEventLoop) -> None:
@@ -52,52 +52,52 @@ class Place:
         self.timer = loop.call_later(SLICE, self.watch)
 
     def enter(self, side: int) -> asyncio.Future[bool]:
-        """Wait for one's turn: the future's result is True when it is worth a try."""
-        turn: asyncio.Future[bool] = self.loop.create_future()
-        self.waiting[side].append(turn)
-        self.rouse(side)
+        """Queue up at the end: the future's result is True when it is worth a try."""
+        waiter: asyncio.Future[bool] = self.loop.create_future()
+        self.waiting[side].append(waiter)
+        self.wake_if_worth(side)
         self.look_again_in(SOONEST if side == SPACE else SLICE)
-        return turn
+        return waiter
 
     def again(self, side: int, scarce: bool = False) -> asyncio.Future[bool]:
         """A woken task came too late, and waits on. `scarce`: it lacks something that nobody rings for."""
-        turn: asyncio.Future[bool] = self.loop.create_future()
-        self.waiting[side].insert(self.back[side], turn)
+        waiter: asyncio.Future[bool] = self.loop.create_future()
+        self.waiting[side].insert(self.back[side], waiter)
         self.back[side] += 1
         self.woken[side] -= 1
         if scarce:
             self.in_vain = IN_VAIN + 1
         elif not self.woken[side]:
             self.in_vain += 1
-        self.rouse(side)
-        return turn
+        self.wake_if_worth(side)
+        return waiter
 
     def served(self, side: int) -> None:
         """A woken task has taken what it wanted: it is the next one's turn. Never raises: it has been taken."""
         self.in_vain = 0
         self.woken[side] -= 1
         self.listener.took(side)
-        self.rouse(side)
+        self.wake_if_worth(side)
         self.end_if_idle(side)
 
-    def leave(self, side: int, turn: asyncio.Future[bool], keeps: bool = False) -> None:
-        """Wait no longer: cancelled, failed, or the time is over. Another one is told in his stead, here or in another process,
-        unless he `keeps` what he was told of."""
+    def leave(self, side: int, waiter: asyncio.Future[bool], keeps: bool = False) -> None:
+        """Wait no longer: cancelled, failed, or the time is over. Another waiter is told instead, here or in another
+        process, unless this one `keeps` what it was told of."""
         try:
-            self.waiting[side].remove(turn)
+            self.waiting[side].remove(waiter)
         except ValueError:
             self.woken[side] -= 1
         if keeps:
             self.listener.took(side)
-            self.loop.call_soon(self.rouse, side)  # when he has taken it
+            self.loop.call_soon(self.wake_if_worth, side)  # when it has taken it
         else:
-            self.rouse(side)
+            self.wake_if_worth(side)
         self.end_if_idle(side)
 
-    def rouse(self, side: int, by_the_clock: bool = False) -> None:
+    def wake_if_worth(self, side: int, by_the_clock: bool = False) -> None:
         """Wake as many as there is something for, and be told of what comes. Never raises."""
         waiting = self.waiting[side]
-        if not waiting or self.woken[side] or self.listener.ears.foreign or self.loop.is_closed():
+        if not waiting or self.woken[side] or self.listener.handles.foreign or self.loop.is_closed():
             return  # who was woken calls this again; in a forked child, or under a loop that was closed, nobody goes on
         self.back[side] = 0
         try:
@@ -115,42 +115,42 @@ class Place:
     def wake(self, side: int, count: int) -> None:
         waiting = self.waiting[side]
         while waiting and count:
-            turn = waiting.popleft()
+            waiter = waiting.popleft()
             self.woken[side] += 1
-            if turn.done():  # cancelled, and yet to leave
+            if waiter.done():  # cancelled, and yet to leave
                 continue
-            turn.set_result(True)
+            waiter.set_result(True)
             count -= 1
 
     def rung(self) -> None:
         """Called by the loop when the bell was rung."""
-        self.listener.hush()
+        self.listener.clear()
         self.in_vain = 0
         for side in (ITEMS, SPACE, DONE):
-            self.rouse(side)
+            self.wake_if_worth(side)
 
     def watch(self) -> None:
         """Called by the clock: what nobody rings for."""
-        if self.queue._places.get(self.loop) is not self:
+        if self.queue._loop_waiters.get(self.loop) is not self:
             return
         try:
             soon = self.queue._watch()
             self.listen_again()
         except SegmentNotFound as error:  # nobody is left who would wake them
-            for turn in [turn for side in self.waiting for turn in side if not turn.done()]:
-                turn.set_exception(error)
+            for waiter in [waiter for side in self.waiting for waiter in side if not waiter.done()]:
+                waiter.set_exception(error)
             soon = SLICE
         except ShmqError:  # closed: the tasks find out
             soon = SLICE
         for side in (ITEMS, SPACE, DONE):
-            self.rouse(side, by_the_clock=True)
+            self.wake_if_worth(side, by_the_clock=True)
         self.pause = min(2 * self.pause, SLICE)
         self.timer.cancel()
         self.timer = self.loop.call_later(max(min(self.pause, soon), SOONEST), self.watch)
 
     def listen_again(self) -> None:
         """Where somebody has removed the bell, it is made anew."""
-        if self.listener.is_deaf():
+        if self.listener.bell_is_gone():
             self.forget_bell()
             with contextlib.suppress(OSError):  # then the clock must do, and tries again
                 self.listener.listen_on()
@@ -158,7 +158,7 @@ class Place:
 
     def forget_bell(self) -> None:
         descriptor = self.listener.descriptor
-        if descriptor >= 0 and (self.listener.ear._hears() or not is_watched_by_others(self.loop, descriptor, self.rung)):
+        if descriptor >= 0 and (self.listener.handle._owns_bell() or not is_watched_by_others(self.loop, descriptor, self.rung)):
             self.loop.remove_reader(descriptor)
         self.listener.descriptor = -1
 
@@ -174,7 +174,7 @@ class Place:
 
     def end_if_idle(self, side: int) -> None:
         """Who has ceased to wait at this side may have been the last: then what is rung there is rung for others."""
-        if self.listener.ears.foreign:
+        if self.listener.handles.foreign:
             return  # the bell is the parent's, and so is what its loop listens to
         if not self.waiting[side] and not self.woken[side]:
             self.listener.disarm(side)
@@ -188,9 +188,9 @@ class Place:
 
     def end_if_still_idle(self) -> None:
         self.ending = False
-        if any(self.waiting) or any(self.woken) or self.queue._places.get(self.loop) is not self:
+        if any(self.waiting) or any(self.woken) or self.queue._loop_waiters.get(self.loop) is not self:
             return
-        del self.queue._places[self.loop]
+        del self.queue._loop_waiters[self.loop]
         self.end()
 
     def end(self) -> None:
@@ -209,16 +209,16 @@ def is_watched_by_others(loop: asyncio.AbstractEventLoop, descriptor: int, callb
     return reader is None or reader._callback != callback
 
 
-def place_of(queue: Queue) -> Place:
-    """The place of the running loop at this queue."""
+def waiters_of(queue: Queue) -> LoopWaiters:
+    """The waiters of the running loop at this queue."""
     loop = asyncio.get_running_loop()
-    place = queue._places.get(loop)
-    if place is None:
-        for other in list(queue._places):  # which other threads may change
-            if other.is_closed() and (left := queue._places.pop(other, None)):
+    waiters = queue._loop_waiters.get(loop)
+    if waiters is None:
+        for other in list(queue._loop_waiters):  # which other threads may change
+            if other.is_closed() and (left := queue._loop_waiters.pop(other, None)):
                 left.end()  # closed under those who waited
-        place = queue._places[loop] = Place(queue, loop)
-    return place
+        waiters = queue._loop_waiters[loop] = LoopWaiters(queue, loop)
+    return waiters
 
 
 async def wait(queue: Queue, side: int, attempt: Callable[[], Result], timeout: float | None) -> Result:
@@ -229,14 +229,14 @@ async def wait(queue: Queue, side: int, attempt: Callable[[], Result], timeout: 
     loop = asyncio.get_running_loop()
     deadline = None if timeout is None else loop.time() + timeout
     cells_deadline: float | None = None
-    place = place_of(queue)
-    turn = place.enter(side)
+    waiters = waiters_of(queue)
+    waiter = waiters.enter(side)
     while True:
-        timer = None if deadline is None else loop.call_at(deadline, expire, turn)
+        timer = None if deadline is None else loop.call_at(deadline, expire, waiter)
         try:
-            in_time = await turn
+            in_time = await waiter
         except BaseException:  # cancelled
-            place.leave(side, turn)
+            waiters.leave(side, waiter)
             raise
         finally:
             if timer is not None:
@@ -245,24 +245,24 @@ async def wait(queue: Queue, side: int, attempt: Callable[[], Result], timeout: 
             try:
                 return attempt()  # a last look: it may have come with the last tick
             finally:
-                place.leave(side, turn)
+                waiters.leave(side, waiter)
         try:
             result = attempt()
         except (Empty, Full):
-            turn = place.again(side)
+            waiter = waiters.again(side)
             continue
         except InFlightLimit:  # nobody tells when a lease is settled
             now = loop.time()
             cells_deadline = cells_deadline or now + CELL_PATIENCE
             if now > min(cells_deadline, deadline or cells_deadline):
-                place.leave(side, turn)
+                waiters.leave(side, waiter)
                 raise
-            turn = place.again(side, scarce=True)
+            waiter = waiters.again(side, scarce=True)
             continue
         except BaseException:
-            place.leave(side, turn)
+            waiters.leave(side, waiter)
             raise
-        place.served(side)
+        waiters.served(side)
         return result
 
 
@@ -276,31 +276,31 @@ async def any_of(queues: Sequence[Queue], timeout: float | None) -> Queue | None
             return queue
     if timeout is not None and timeout <= 0:
         return None
-    entered: list[tuple[Place, asyncio.Future[bool]]] = []
+    entered: list[tuple[LoopWaiters, asyncio.Future[bool]]] = []
     ready: Queue | None = None
     try:
         for queue in queues:
-            place = place_of(queue)
-            entered.append((place, place.enter(ITEMS)))
+            waiters = waiters_of(queue)
+            entered.append((waiters, waiters.enter(ITEMS)))
         while True:
             left = None if deadline is None else max(deadline - loop.time(), 0)
-            woken, _ = await asyncio.wait([turn for _, turn in entered], timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            woken, _ = await asyncio.wait([waiter for _, waiter in entered], timeout=left, return_when=asyncio.FIRST_COMPLETED)
             ready = next((queue for queue in queues if queue._ready()), None)
             if ready is not None or not woken:
                 return ready
-            for turn in woken:
-                turn.result()  # raises SegmentNotFound: see Place.watch
-            for number, (place, turn) in enumerate(entered):
-                if turn in woken:
-                    entered[number] = place, place.again(ITEMS)
+            for waiter in woken:
+                waiter.result()  # raises SegmentNotFound: see LoopWaiters.watch
+            for number, (waiters, waiter) in enumerate(entered):
+                if waiter in woken:
+                    entered[number] = waiters, waiters.again(ITEMS)
     finally:
-        for place, turn in entered:
-            place.leave(ITEMS, turn, keeps=place.queue is ready)
+        for waiters, waiter in entered:
+            waiters.leave(ITEMS, waiter, keeps=waiters.queue is ready)
 
 
-def expire(turn: asyncio.Future[bool]) -> None:
-    if not turn.done():
-        turn.set_result(False)
+def expire(waiter: asyncio.Future[bool]) -> None:
+    if not waiter.done():
+        waiter.set_result(False)
 
 
 async def done(queue: Queue, timeout: float | None) -> bool:

@@ -31,7 +31,7 @@ ITEMS, SPACE, DONE = range(3)  # enum shmq_side of port.h
 SLICE = 0.08  # seconds, SHMQ_SLICE_MS of watch.h
 
 
-class Ears:
+class ListeningHandles:
     """The handles through which this process listens to one queue: the queue's own, and further ones where several listen.
 
     Without a lock, so that a fork, a signal handler or a finalizer may come between any two lines: taking and giving back are one
@@ -51,15 +51,15 @@ class Ears:
             return self.further.pop()
         return queue._inspect(queue.segment)
 
-    def give(self, queue: Queue, ear: Queue) -> None:
+    def give(self, queue: Queue, handle: Queue) -> None:
         if self.foreign:
             return
-        if ear is queue:
+        if handle is queue:
             self.own.append(None)
         elif queue.closed or self.further:
-            ear.close()  # one is kept for the next; more would be ports that others lack
+            handle.close()  # one is kept for the next; more would be ports that others lack
         else:
-            self.further.append(ear)
+            self.further.append(handle)
             if queue.closed:  # meanwhile, and whoever closed it may have come too early for this one
                 self.close()
 
@@ -70,7 +70,7 @@ class Ears:
 
     @property
     def foreign(self) -> bool:
-        """In a forked child: they are the parent's, and the child has ears of its own."""
+        """In a forked child: they are the parent's, and the child has handles of its own."""
         return self.pid != os.getpid()
 
     def close(self) -> None:
@@ -85,23 +85,23 @@ class Listener:
 
     def __init__(self, queue: Queue) -> None:
         self.queue = queue
-        self.ears = queue._ears
-        self.ear = self.ears.take(queue)
+        self.handles = queue._listening_handles
+        self.handle = self.handles.take(queue)
         self.armed: set[int] = set()
         self.told = [0, 0, 0]  # by side: how often it was rung for something that nobody has taken
         try:
-            self.descriptor = self.ear._bell()
+            self.descriptor = self.handle._bell()
         except BaseException:
-            self.ears.give(queue, self.ear)
+            self.handles.give(queue, self.handle)
             raise
 
     def listen_on(self) -> None:
         """Where somebody has removed the bell, or the program closed its descriptor, make another. **Raises** OSError, Closed."""
-        self.descriptor = self.ear._bell()
+        self.descriptor = self.handle._bell()
 
     def arm(self, side: int) -> None:
         """Be told once when it is worth a look. The caller looks again before it waits."""
-        if not self.ear._arm(side) and side in self.armed:
+        if not self.handle._arm(side) and side in self.armed:
             self.told[side] += 1
         self.armed.add(side)
 
@@ -113,26 +113,26 @@ class Listener:
         """Be told no more. What we were told, heard or not, and have not taken is another one's."""
         if side in self.armed:
             self.armed.remove(side)
-            if not self.ear._disarm(side):
+            if not self.handle._disarm(side):
                 self.told[side] += 1
         told, self.told[side] = self.told[side], 0
         for _ in range(told):
-            (self.ear if self.queue.closed else self.queue)._pass_on(side)  # the queue knows better than the ear what is there
+            (self.handle if self.queue.closed else self.queue)._pass_on(side)  # the queue knows better what is there
 
-    def is_deaf(self) -> bool:
+    def bell_is_gone(self) -> bool:
         """Has somebody removed the bell, so that nobody can ring it?"""
-        return not self.ear._has_bell()
+        return not self.handle._has_bell()
 
-    def hush(self) -> None:
+    def clear(self) -> None:
         """The bell was rung, and heard."""
-        self.ear._hush()
+        self.handle._clear_bell()
 
     def close(self) -> None:
         """Listen no longer."""
         for side in (ITEMS, SPACE, DONE):
             self.disarm(side)
-        self.ear._hush()
-        self.ears.give(self.queue, self.ear)
+        self.handle._clear_bell()
+        self.handles.give(self.queue, self.handle)
 
 
 def wait_many(
@@ -160,7 +160,7 @@ def wait_many(
         while True:
             for listener in listeners:
                 listener.listen_on()
-                listener.hush()
+                listener.clear()
                 listener.arm(ITEMS)
             pause = min([SLICE, *(queue._watch() for queue in queues)])  # before the look: what falls due between them is seen
             ready = [queue for queue in queues if queue._ready()]
@@ -214,7 +214,7 @@ def wait_done(queue: Queue, timeout: float | None = None) -> bool:
     try:
         while True:
             listener.listen_on()
-            listener.hush()
+            listener.clear()
             listener.arm(DONE)
             if queue._unfinished() == 0:
                 return True

@@ -32,12 +32,12 @@ class Readable:
 
     def __init__(self, queue: Queue) -> None:
         self.pid = os.getpid()
-        self.ear = queue._inspect(queue.segment)
+        self.handle = queue._inspect(queue.segment)
         try:
-            self.descriptor = self.ear._bell()
+            self.descriptor = self.handle._bell()
             self.found_nothing()
         except BaseException:
-            self.ear.close()
+            self.handle.close()
             raise
         watch(self)
 
@@ -50,27 +50,27 @@ class Readable:
         """A get has found the queue empty: be silent until there is something. Never raises ShmqError."""
         if not self.foreign:
             with contextlib.suppress(ShmqError):  # closed by another thread
-                self.ear._hush()
-                self.ear._arm(ITEMS)
+                self.handle._clear_bell()
+                self.handle._arm(ITEMS)
                 self.ring_if_worth()
 
     def ring_if_worth(self) -> None:
-        if self.ear._worth(ITEMS) and not bell.readable([self.descriptor], 0):
+        if self.handle._worth(ITEMS) and not bell.readable([self.descriptor], 0):
             with contextlib.suppress(BlockingIOError):
                 os.write(self.descriptor, b"\0")
 
     def look(self) -> float:
         """What nobody rings for. Returns the seconds until something of that kind is due. **Raises** Closed."""
-        soon = self.ear._watch()
+        soon = self.handle._watch()
         self.ring_if_worth()
         return soon
 
     def close(self) -> None:
         """Whoever is closed with a ring that it has not heard, or has not answered, leaves it to another one."""
-        if not self.foreign and not self.ear.closed:
-            if not self.ear._disarm(ITEMS):
-                self.ear._pass_on(ITEMS)
-            self.ear.close()
+        if not self.foreign and not self.handle.closed:
+            if not self.handle._disarm(ITEMS):
+                self.handle._pass_on(ITEMS)
+            self.handle.close()
 
 
 class Clock:

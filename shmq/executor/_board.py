@@ -9,7 +9,7 @@ crew is dead. From then on only the worker writes to it (but for `ASKED`), each 
 is, and several as they were a moment apart. That is enough: the queue decides what becomes of a task, the board tells people.
 
 A worker is asked to leave on the board, too. It looks there between its tasks, and whenever its wait for one is interrupted, as
-`rouse` does: no signal, which a program may handle as it likes, and which its own children would inherit.
+`wake_all` does: no signal, which a program may handle as it likes, and which its own children would inherit.
 
 Each claim is a *turn* of its row, with a number. A worker whose turn is over has been disowned: its crew was interrupted while
 it started it, and does not know of it. It leaves.
@@ -132,10 +132,10 @@ class Board:
             if self._words[at + STATE] != FREE and self._words[at + OWNER] and _core.alive(self._words[at + OWNER])
         ]
 
-    def rouse(self) -> None:
+    def wake_all(self) -> None:
         """Let the workers that wait for a task look at the board."""
         if not self._queue.closed:
-            self._queue._rouse(ITEMS)
+            self._queue._wake_all(ITEMS)
 
     def close(self) -> None:
         self._words = memoryview(b"").cast("Q")

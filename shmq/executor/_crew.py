@@ -248,7 +248,7 @@ class Crew:
                 idle_last = sorted(self._members, key=lambda pid: self._members[pid].row.words[_board.TASK] == 0)
                 for pid in idle_last[wanted:]:
                     self._members[pid].row.ask(_board.LEAVE)
-                self.board.rouse()
+                self.board.wake_all()
             self.wanted = wanted
             self.fill()
 
@@ -273,7 +273,7 @@ class Crew:
             self.leaving = True
             for member in self._members.values():
                 member.row.ask(what)
-            self.board.rouse()
+            self.board.wake_all()
             return [member.process for member in self._members.values()]
 
     def after_fork(self) -> None:

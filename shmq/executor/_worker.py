@@ -52,7 +52,7 @@ class Worker:
         self.idle = False
         self.poor = False  # something was lacking
         self.looked = time.monotonic()
-        queue._awakened = self.leave_if_asked
+        queue._after_sleep = self.leave_if_asked
 
     # -- what kinds of workers differ in --------------------------------------------------------------------------------
 

@@ -48,11 +48,11 @@ class Adapted(unittest.TestCase):
 
             @property
             def _getters(made) -> Any:
-                return [turn for place in made.queue._places.values() for turn in place.waiting[0]]
+                return [waiter for waiters in made.queue._loop_waiters.values() for waiter in waiters.waiting[0]]
 
             @property
             def _putters(made) -> Any:
-                return [turn for place in made.queue._places.values() for turn in place.waiting[1]]
+                return [waiter for waiters in made.queue._loop_waiters.values() for waiter in waiters.waiting[1]]
 
         self.q_class = Queue  # type: ignore[misc]
         self.genuine = asyncio.Queue

@@ -111,10 +111,10 @@ def test_a_cancelled_task_leaves_its_message_to_another_process(queue, other, an
         waiting = another()
         queue.put("for one of them")
         assert not waiting.was_told()
-        place = other._places[asyncio.get_running_loop()]
+        waiters = other._loop_waiters[asyncio.get_running_loop()]
         if gap == "heard, and about to take":
-            place.rung()
-            assert place.woken[ITEMS] == 1
+            waiters.rung()
+            assert waiters.woken[ITEMS] == 1
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         return waiting.was_told()
@@ -216,7 +216,7 @@ def test_room_that_was_freed_is_passed_on_at_once(make, another):
             task = asyncio.create_task(other.aput("more"))
             await turns()
             queue.get()
-            assert was_rung(other._places[asyncio.get_running_loop()].listener)
+            assert was_rung(other._loop_waiters[asyncio.get_running_loop()].listener)
             waiting = Another(third, SPACE)
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
@@ -239,7 +239,7 @@ def test_whoever_wait_any_returns_for_takes_before_the_others_are_woken(queue):
         tasks = [asyncio.create_task(first()), asyncio.create_task(queue.aget())]
         await turns()
         queue.put(1)
-        queue._places[asyncio.get_running_loop()].rung()
+        queue._loop_waiters[asyncio.get_running_loop()].rung()
         queue.put(2)  # while the first is woken, and has yet to go on
         came.append(await asyncio.wait_for(tasks[1], LONG))
         await tasks[0]
@@ -323,11 +323,11 @@ def test_a_wait_that_is_ended_from_outside_leaves_nothing(make, call, how):
             else:
                 coroutine.close()
         await turns()
-        assert not queue._places
+        assert not queue._loop_waiters
         assert queue._waiters() == (0, 0)
 
     run(main())
-    assert queue._ears.own_is_free
+    assert queue._listening_handles.own_is_free
     assert queue.qsize() == (call in ("ajoin", "aput"))
 
 
@@ -430,17 +430,17 @@ def test_a_batch_that_others_take_first_leaves_nobody_deaf(queue, other):
     async def main() -> str:
         tasks = [asyncio.create_task(other.aget()) for _ in range(8)]
         await turns()
-        place = other._places[asyncio.get_running_loop()]
+        waiters = other._loop_waiters[asyncio.get_running_loop()]
         for _ in range(5):
             for number in range(6):
                 queue.put(number)
-            place.listener.hush()
+            waiters.listener.clear()
             for side in (ITEMS,):
-                place.rouse(side)
+                waiters.wake_if_worth(side)
             while queue.qsize():
                 queue.get()
             await turns(2)
-            place.listener.hush()  # as if nobody had rung: what was rung so far was for what is gone
+            waiters.listener.clear()  # as if nobody had rung: what was rung so far was for what is gone
         queue.put("the next")
         done, others = await asyncio.wait(tasks, timeout=LONG, return_when=asyncio.FIRST_COMPLETED)
         for task in others:
@@ -455,11 +455,11 @@ def test_tasks_that_came_too_late_keep_their_order(queue, other):
     async def main() -> list[int]:
         tasks = [asyncio.create_task(other.aget()) for _ in range(6)]
         await turns()
-        place = other._places[asyncio.get_running_loop()]
+        waiters = other._loop_waiters[asyncio.get_running_loop()]
         for number in range(3):
             queue.put(number)
-        place.rung()
-        assert place.woken[ITEMS] == 3
+        waiters.rung()
+        assert waiters.woken[ITEMS] == 3
         while queue.qsize():
             queue.get()
         await turns()
@@ -502,7 +502,7 @@ def test_a_bell_that_was_replaced_is_not_followed_and_is_made_anew(queue, other,
         task = asyncio.create_task(other.aget())
         await turns()
         queue.put("by the new bell")
-        assert was_rung(other._places[asyncio.get_running_loop()].listener)
+        assert was_rung(other._loop_waiters[asyncio.get_running_loop()].listener)
         came.append(await task)
         return came
 
@@ -517,7 +517,7 @@ def test_a_bell_that_was_removed_is_made_anew_while_somebody_waits(queue, other)
         bell_of(other).unlink()
         await until(lambda: any(file.endswith(".bell") for file in files_of(other.name)))
         queue.put("message")
-        assert was_rung(other._places[asyncio.get_running_loop()].listener)
+        assert was_rung(other._loop_waiters[asyncio.get_running_loop()].listener)
         return await task
 
     assert run(main()) == "message"
@@ -563,7 +563,7 @@ def test_a_wait_without_descriptors_fails_and_the_next_one_does_not(queue):
     async def main() -> str:
         with no_descriptors(), pytest.raises(OSError):
             await queue.aget()
-        assert not queue._places
+        assert not queue._loop_waiters
         task = asyncio.create_task(queue.aget())
         await turns()
         queue.put("message")
@@ -573,7 +573,7 @@ def test_a_wait_without_descriptors_fails_and_the_next_one_does_not(queue):
     with shmq.Queue.attach(queue.name) as other:
         with no_descriptors(), pytest.raises(OSError):
             shmq.wait_any([other], 1)
-        assert other._ears.own_is_free
+        assert other._listening_handles.own_is_free
 
 
 def test_a_loop_that_cannot_watch_descriptors_gives_the_bell_back(queue):
@@ -589,8 +589,8 @@ def test_a_loop_that_cannot_watch_descriptors_gives_the_bell_back(queue):
         asyncio.SelectorEventLoop.add_reader(loop, 0, print)
         loop.remove_reader(0)
         loop.close()
-    assert queue._ears.own_is_free
-    assert not queue._places
+    assert queue._listening_handles.own_is_free
+    assert not queue._loop_waiters
 
 
 def select_only() -> Any:
@@ -645,7 +645,7 @@ def test_a_loop_that_is_closed_under_a_message_complains_of_nothing(queue, monke
         run(queue.aget(0.01))  # whoever comes next clears away what is left of the closed loop
     gc.collect()
     assert not complaints
-    assert queue._ears.own_is_free
+    assert queue._listening_handles.own_is_free
 
 
 def test_a_queue_that_nobody_holds_is_freed_whoever_had_waited(queue):
@@ -704,7 +704,7 @@ def test_a_child_that_is_forked_under_those_who_wait_takes_nothing_from_them(que
         if child == 0:
             with contextlib.suppress(BaseException):
                 task.get_coro().close()
-                queue._places.clear()
+                queue._loop_waiters.clear()
                 queue.close()
                 gc.collect()
                 os._exit(0)

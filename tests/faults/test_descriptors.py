@@ -94,14 +94,14 @@ def test_a_task_goes_on_waiting_when_the_program_closes_the_bells_descriptor(mak
     async def main() -> None:
         waiting = asyncio.ensure_future(q.aget())
         await asyncio.sleep(0.05)
-        place = q._places[asyncio.get_running_loop()]
-        number = place.listener.descriptor
+        waiters = q._loop_waiters[asyncio.get_running_loop()]
+        number = waiters.listener.descriptor
         os.close(number)
         r, w = os.pipe()
         os.dup2(r, number)
         os.write(w, b"the program's")
         await asyncio.sleep(0.3)  # longer than the loop's look by the clock
-        assert place.listener.descriptor != number
+        assert waiters.listener.descriptor != number
         q.put("x")
         assert await waiting == "x"
         await asyncio.sleep(0.05)

@@ -106,7 +106,7 @@ def test_an_idle_worker_leaves_without_a_wake_up(monkeypatch: pytest.MonkeyPatch
     """A wake-up may be lost with the process that was to pass it on: the board is looked at in between."""
     pool = shmq.Executor(2, "fork")
     assert pool.submit(square, 3).result(WATCHDOG) == 9
-    monkeypatch.setattr(pool._client.board, "rouse", lambda: None)
+    monkeypatch.setattr(pool._client.board, "wake_all", lambda: None)
     pool.shutdown()
     assert pool._client.crew.deaths == 0
 

@@ -125,7 +125,7 @@ def test_a_handler_or_a_finalizer_may_use_and_close_the_queue_between_any_two_li
         nth += 1
     assert nth > 3
     use_everything(queue)
-    assert (queue.qsize(), queue._ears.own_is_free, queue._waiters()) == (0, True, (0, 0))
+    assert (queue.qsize(), queue._listening_handles.own_is_free, queue._waiters()) == (0, True, (0, 0))
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)

@@ -48,7 +48,7 @@ async def turns(count: int = 3) -> None:
 
 def idle(queue: shmq.Queue) -> bool:
     """Nobody of this process waits at the queue, and nothing is left of those that did."""
-    return not queue._places and queue._waiters() == (0, 0) and queue._ears.own_is_free
+    return not queue._loop_waiters and queue._waiters() == (0, 0) and queue._listening_handles.own_is_free
 
 
 # -- taking and putting ------------------------------------------------------------------------------------------------------
@@ -179,9 +179,9 @@ def test_a_task_that_is_cancelled_after_it_was_woken_passes_its_message_on(run, 
     async def main() -> None:
         first, second = (asyncio.create_task(queue.aget()) for _ in range(2))
         await turns()
-        place = queue._places[asyncio.get_running_loop()]
+        waiters = queue._loop_waiters[asyncio.get_running_loop()]
         queue.put("one")
-        place.rouse(0)  # the first is woken, and has not run
+        waiters.wake_if_worth(0)  # the first is woken, and has not run
         first.cancel()
         assert await second == "one"
         assert first.cancelled()
@@ -477,7 +477,7 @@ def test_closing_the_handle_wakes_those_that_wait(run, make):
             await queue.aget()
 
     run(main())
-    assert not queue._places
+    assert not queue._loop_waiters
 
 
 def test_what_a_killed_process_held_comes_to_a_task_that_waits(run, make, children):

@@ -93,7 +93,7 @@ def test_who_joins_is_woken_by_the_last_step(queue, how):
     step = getattr(queue if lease is None else lease, how)
     joined = threading.Thread(target=queue.join)
     joined.start()
-    wait_until(lambda: queue.segment and queue._ears.own_is_free is False)
+    wait_until(lambda: queue.segment and queue._listening_handles.own_is_free is False)
     step()
     joined.join(LONG)
     assert not joined.is_alive()

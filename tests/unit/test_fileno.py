@@ -211,7 +211,7 @@ def test_a_message_that_rests_makes_it_readable_when_it_is_due(queue: shmq.Queue
 
 def test_a_ring_that_was_lost_with_who_rang_is_made_up_for(queue: shmq.Queue) -> None:
     queue.fileno()
-    queue._readable.ear._disarm(ITEMS)  # as one who claims the bell, and is killed before it rings
+    queue._readable.handle._disarm(ITEMS)  # as one who claims the bell, and is killed before it rings
     queue.put("x")
     assert is_readable(queue, LONG)
 
