@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import json
+import operator
 import re
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from pathlib import Path
 
 import pytest
 from test_floors import FLOORS
+
+import shmq
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted(
@@ -74,10 +77,26 @@ FILES = {
 
 @pytest.mark.parametrize("document", [path for path in DOCUMENTS if path.parent in (ROOT, ROOT / "docs")], ids=name_of)
 def test_every_file_that_a_document_names_exists(document):
-    text = document.read_text()
-    folders = {name.rstrip("/") for name in re.findall(r"`((?:shmq|tests|docs|benchmarks|examples)/[\w./]+)`", text)}
-    files = set(re.findall(r"`([\w./]+\.(?:pyx|pxi|py|c|h))`", text))
-    assert {name for name in folders | files if not any(f"/{there}".endswith(f"/{name}") for there in FILES)} == set()
+    spans = re.findall(r"`([^`\n]+)`", document.read_text())
+    named = {
+        name for span in spans for name in re.findall(r"(?<![\w./-])((?:shmq|tests|docs|benchmarks|examples)/[\w./]*\w)", span)
+    }
+    named |= {span for span in spans if re.fullmatch(r"[\w./]+\.(?:pyx|pxi|py|c|h)", span)}
+    assert {name for name in named if not any(f"/{there}".endswith(f"/{name}") for there in FILES)} == set()
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
+def test_every_command_and_public_name_that_a_document_names_exists(document):
+    pytest.importorskip("click")
+    from shmq.cli._group import group
+
+    for span in re.findall(r"`(shmq[^`\n]*)`", document.read_text()):
+        if dotted := re.match(r"shmq((?:\.\w+)+)(?!\.|/)", span):
+            if dotted[1] not in (".c", ".h"):
+                operator.attrgetter(dotted[1][1:])(shmq)
+        elif command := re.match(r"shmq ([a-z]\S*)", span):
+            options = {option for parameter in group.commands[command[1]].params for option in parameter.opts}
+            assert set(re.findall(r"(?<=\s)--?[a-z][a-z-]*", span)) <= options | {"--help"}, span
 
 
 def test_every_document_is_reached_from_the_readme():
