@@ -16,6 +16,10 @@ from typing import Any
 
 import pytest
 
+# OpenBLAS starts a thread per core when NumPy is imported, which takes half of that time; no test computes with it. It is set
+# before the first import of NumPy, and each process that a test starts inherits it.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import shmq
 
 WATCHDOG = 120.0  # seconds: no test waits longer, for anything; one that does is ended by faulthandler_timeout

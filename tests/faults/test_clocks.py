@@ -176,7 +176,7 @@ sys.stdin.readline()
         assert [lease.delivery_count for lease in leases] == [2, 2]
     finally:
         holder.kill()
-        holder.wait()
+        holder.communicate()
     ours.ack()
     clock.step(0)
 
