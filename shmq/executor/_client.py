@@ -155,7 +155,7 @@ class Client:
         self.pending.tell()
         if finished:
             return True
-        self.manager.sleep(self.results.small, timeout, self.crew.sentinels)
+        self.manager.sleep(self.results.small, timeout, self.crew.end)
         return False
 
     def patience(self) -> float | None:
@@ -317,10 +317,10 @@ class Client:
             self.crew.kill()
         self.crew.join()  # for as long as their finalizers, and the threads that tasks have started, take
         with contextlib.ExitStack() as closing:
-            for part in (self.results, self.tasks, self.board):
+            for part in (self.results, self.tasks, self.board, self.crew):
                 closing.callback(self.close_part, part)
 
-    def close_part(self, part: Channel | Board) -> None:
+    def close_part(self, part: Channel | Board | Crew) -> None:
         """Where something is lacking for the removal of its files, whoever opens a pool next removes them."""
         try:
             part.close()

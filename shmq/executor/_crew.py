@@ -79,7 +79,7 @@ class Crew:
         self.sums = dict.fromkeys(COUNTED, 0)  # of the workers that have ended
         self.leaving = False
         self._members: dict[int, Member] = {}  # by pid
-        self._poll = select.poll()
+        self._ends = select.epoll()  # in which the end of each of them can be read
         self._lock = threading.RLock()
 
     # -- starting ----------------------------------------------------------------------------------------------------------
@@ -148,7 +148,7 @@ class Crew:
             end = os.pidfd_open(process.pid)
         except OSError:
             end = process.sentinel
-        self._poll.register(end, select.POLLIN)
+        self._ends.register(end, select.EPOLLIN)
         self._members[process.pid] = Member(process, row, end, self.failed_starts)
 
     def _note_failed_start(self) -> None:
@@ -183,21 +183,23 @@ class Crew:
             return {pid: member.process for pid, member in self._members.items()}
 
     @property
-    def sentinels(self) -> list[int]:
-        with Hold(self._lock):
-            return [member.end for member in self._members.values()]
+    def end(self) -> int:
+        """A descriptor that is readable while a worker has ended and was not collected."""
+        return self._ends.fileno()
 
     def collect(self) -> list[Death]:
         """The workers that have ended since the last look; their rows are free from then on."""
         with Hold(self._lock):
             if self.failed_starts and any(row.words[_board.STATE] == _board.READY for _, row, _, _ in self._members.values()):
                 self.failed_starts = 0
-            readable = {end for end, _ in self._poll.poll(0)} if self._members else set()
-            return [self._dismiss(pid) for pid, member in list(self._members.items()) if member.end in readable]
+            ended = {end for end, _ in self._ends.poll(0)}
+            for end in ended - {member.end for member in self._members.values()}:  # Ctrl-C came before it was a member
+                self._ends.unregister(end)
+            return [self._dismiss(pid) for pid, member in list(self._members.items()) if member.end in ended]
 
     def _dismiss(self, pid: int) -> Death:
         process, row, end, attempt = self._members.pop(pid)
-        self._poll.unregister(end)
+        self._ends.unregister(end)
         if end != process.sentinel:
             os.close(end)
         if process.exitcode is None:  # the fork server may be about to tell
@@ -283,10 +285,17 @@ class Crew:
     def join(self, timeout: float | None = None) -> bool:
         """Wait until all have ended; False where some have not in time."""
         deadline = None if timeout is None else time.monotonic() + timeout
-        for end in self.sentinels:
-            wait([end], None if deadline is None else max(deadline - time.monotonic(), 0))
-        self.collect()
-        return not self._members
+        while self._members:
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                return False
+            wait([self.end], left)
+            self.collect()
+        return True
+
+    def close(self) -> None:
+        """Once all have ended."""
+        self._ends.close()
 
 
 def describe_exit(code: int | None) -> str:

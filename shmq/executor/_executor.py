@@ -306,6 +306,12 @@ class Executor(futures.Executor):
         """As terminate_workers, by SIGKILL."""
         self._client.end_workers(Crew.kill, "the workers were ended by kill_workers()")
 
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            "an executor cannot be pickled or copied, so it is no argument of a task: it belongs to the process that made it. "
+            "A task may make one of its own, with the same name= to share the workers"
+        )
+
     def __del__(self) -> None:
         client = getattr(self, "_client", None)
         if client is not None and not client.shut:

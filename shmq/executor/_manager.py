@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from shmq._core import Hold
 from shmq._errors import ShmqError
@@ -88,9 +89,14 @@ class Manager:
         time.sleep(PAUSE)
         return False
 
-    def sleep(self, queue: Queue, timeout: float | None, descriptors: Iterable[int]) -> None:
-        """Wait until somebody wakes this thread, the queue has a message, or one of the descriptors is readable."""
-        _, woken = wait_many([queue], timeout, [self._wake_read, *descriptors])
+    def sleep(self, queue: Queue, timeout: float | None, descriptor: int) -> None:
+        """Wait until somebody wakes this thread, the queue has a message, or the descriptor is readable."""
+        try:
+            _, woken = wait_many([queue], timeout, [self._wake_read, descriptor])
+        except OSError as error:
+            if error.errno == errno.EINVAL:  # from poll(2)
+                raise OSError(errno.EMFILE, "RLIMIT_NOFILE is below the number of descriptors that are waited for") from None
+            raise
         if self._wake_read in woken:
             with contextlib.suppress(BlockingIOError):
                 os.read(self._wake_read, 4096)

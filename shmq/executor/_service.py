@@ -164,6 +164,7 @@ class Service:
             lost = f", {number_of(given_up, 'message')} given up" if self.wish.function else ""
             log.info("the end: %d done, %d failed%s", done, failed, lost)
             self.crew.board.close()
+            self.crew.close()
         if self.channel is not None:
             self.channel.close()
         if self.queue is not None:
@@ -182,11 +183,11 @@ class Service:
             pauses.append(self.scale.patience(self.crew.wanted) or 0.25)
         if not self.asked:
             pauses.append(LOOK_ROUND)
-        self.sleep(min(pauses, default=None), self.crew.sentinels)
+        self.sleep(min(pauses, default=None), self.crew.end)
 
-    def sleep(self, seconds: float | None, ends: list[int] | None = None) -> None:
-        """So long, or until a signal comes or one of these descriptors is readable."""
-        _, woken = wait_many([], seconds, [self._read, *(ends or ())])
+    def sleep(self, seconds: float | None, *descriptors: int) -> None:
+        """Wait so long, or until a signal comes or one of these descriptors is readable."""
+        _, woken = wait_many([], seconds, [self._read, *descriptors])
         if self._read in woken:
             with contextlib.suppress(BlockingIOError):
                 os.read(self._read, 4096)

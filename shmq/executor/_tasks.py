@@ -199,6 +199,10 @@ def load_outcome(data: Any, kind: int, count: int, in_place: bool) -> Any:
     pickled, text = body
     try:
         error = loads(pickled)
+        if not isinstance(error, BaseException):
+            error = TypeError(
+                f"the task's exception was pickled as {error!r:.200}, which is no exception: see its class's __reduce__"
+            )
     except BaseException as failure:  # its own class does not take back what it gave: the text still says what happened
         error = failure
     error.__cause__ = _RemoteTraceback(f'\n"""\n{text}"""')  # type: ignore[arg-type]

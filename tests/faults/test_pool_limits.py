@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import WATCHDOG, wait_until
+from faults import run_program
 
 import shmq
 from shmq._store import dead_letters
@@ -286,6 +287,25 @@ def test_a_client_that_is_lacking_descriptors_for_a_moment_goes_on(
             assert pool.submit(square, 3).result(WATCHDOG) == 9
             assert [record.message for record in caplog.records if "something is lacking" in record.message] != []
             assert len(caplog.records) == 1
+
+
+LOWERED = """
+import resource, sys, time
+import shmq
+pool = shmq.Executor(12, "fork")
+asked = [pool.submit(time.sleep, 0.1) for _ in range(24)]
+soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[1]), hard))
+print(*{future.result() for future in asked})
+resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+pool.shutdown()
+"""
+
+
+@pytest.mark.parametrize("limit", [8, 1])
+def test_a_pool_goes_on_below_a_limit_of_descriptors_that_was_lowered(limit: int) -> None:
+    """poll(2) takes no more descriptors than the limit says, however many are open: EINVAL."""
+    assert run_program(LOWERED, limit) == "None\n"
 
 
 @pytest.mark.parametrize("meets", ["attached_large", "make_large"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import functools
 import gc
 import io
@@ -145,6 +146,17 @@ class NeedsTwo(Exception):
         super().__init__(f"{what} in {where}")
 
 
+class BecomesSomethingElse(Exception):
+    """What pickle makes of it is no exception."""
+
+    def __reduce__(self) -> Any:
+        return self.args
+
+
+def fail_with(*reduction: Any) -> None:
+    raise BecomesSomethingElse(*reduction)
+
+
 def fail_with_two() -> None:
     raise NeedsTwo("dust", "the lens")
 
@@ -265,6 +277,13 @@ def test_map_with_a_buffersize_reads_no_further_ahead(pool: shmq.Executor) -> No
 def test_map_refuses_sizes_that_cannot_be(pool: shmq.Executor, named: dict[str, Any], error: type[Exception]) -> None:
     with pytest.raises(error, match="must be"):
         pool.map(square, [1], **named)
+
+
+@pytest.mark.parametrize("becomes", [(str, ("a text",)), (object, ()), (threading.Event, ())], ids=lambda it: it[0].__name__)
+def test_an_exception_that_pickle_makes_something_else_of_is_a_type_error(pool: shmq.Executor, becomes: Any) -> None:
+    error = pool.submit(fail_with, *becomes).exception(WATCHDOG)
+    assert isinstance(error, TypeError) and "is no exception: see its class's __reduce__" in str(error)
+    assert "BecomesSomethingElse" in str(error.__cause__)
 
 
 def test_map_raises_what_an_item_raised_when_its_turn_comes(pool: shmq.Executor) -> None:
@@ -669,6 +688,14 @@ def test_those_who_wait_for_our_futures_and_for_others_do_not_wait_for_each_othe
 def test_a_future_does_not_travel(pool: shmq.Executor) -> None:
     with pytest.raises(TypeError, match="cannot be pickled"):
         pool.submit(square, pool.submit(square, 1)).result(WATCHDOG)
+
+
+def test_an_executor_does_not_travel(pool: shmq.Executor) -> None:
+    for ask in (lambda: pool.submit(square, pool), lambda: pool.submit(pool.submit, square)):  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match=r"an executor cannot be pickled.*make one of its own, with the same name="):
+            ask().result(WATCHDOG)
+    with pytest.raises(TypeError, match="an executor cannot be pickled"):
+        copy.copy(pool)
 
 
 def test_a_future_that_failed_before_it_was_put_is_freed_without_a_collection(pool: shmq.Executor) -> None:
