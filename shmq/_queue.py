@@ -387,11 +387,6 @@ class Queue(_core.Port[T]):
 
     # -- what the compiled half calls ------------------------------------------------------------------------------------
 
-    def _backlog_side_keys(self) -> set[bytes]:
-        """Keys of the side segments to which messages of the backlog lead."""
-        images = self._in_backlog(self._backlog_count) if self.grows else []
-        return {key for image in images if (key := self._image_side_key(image)) is not None}
-
     def _anext(self, leases: _core.Leases, timeout: float | None) -> Any:
         from shmq._waiting.awaiting import next_lease
 

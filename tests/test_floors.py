@@ -28,7 +28,7 @@ FLOORS = {  # folders, and the modules beside them
     "aio": 6,
     "executor": 6,
     "mp": 6,
-    "_observe.doctor": 6,  # it repairs through a queue
+    "_repair": 6,
     "_screen": 6,
     "demo": 7,
     "cli": 8,
@@ -226,7 +226,7 @@ def test_locks_are_taken_by_a_hold_that_gives_them_back_when_it_is_dropped() -> 
         if isinstance(item.context_expr, ast.Name | ast.Attribute)
     }
     assert {name for name in bare if not name.startswith(("cli/", "demo/"))} == {
-        "_observe/doctor.py: queue",
+        "_repair.py: queue",
         "executor/_client.py: future._condition",
         "executor/_future.py: self._condition",
     }

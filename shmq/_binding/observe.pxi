@@ -86,6 +86,15 @@ cdef class Observer:
                 count += due <= now and not self.to_be_dead_lettered(shmq_word_slot(word))
         return count
 
+    def _hopeless(self) -> int:
+        """Messages that failed too often or were rejected, and are not dead letters yet: nobody has come by since."""
+        cdef uint32_t i, count = 0
+        cdef uint64_t word
+        for i in range(self.port.geometry.cells):
+            word = shmq_load_acquire(&self.port.cells[i].word)
+            count += shmq_cell_state(word) == SHMQ_ORPHAN and self.to_be_dead_lettered(shmq_word_slot(word))
+        return count
+
     cdef bint to_be_dead_lettered(self, uint32_t slot) noexcept:
         return slot < self.port.geometry.total_slots and shmq_message_exhausted(
             &self.port, shmq_load_relaxed(&shmq_slot_at(&self.port, slot).deliveries))

@@ -1,7 +1,8 @@
-"""The doctor: finds what the dead, an unlucky logout or a small /dev/shm left of this user's queues, and repairs what it can.
+"""The doctor: what the dead, an unlucky logout or a small /dev/shm left of this user's queues.
 
-Most of it every process that opens a queue does as well (take back what the dead held, give back what was held too long);
-the doctor does it for all queues, also those that nobody opens any more, and looks at what is beside them.
+It looks, takes no port, and changes nothing. What can be repaired is repaired by shmq/_repair.py, which goes the same way.
+
+Whoever opens a queue takes back what the dead held as well. The doctor sees queues that nobody opens, and what is beside them.
 """
 
 from __future__ import annotations
@@ -14,25 +15,24 @@ from dataclasses import dataclass
 from functools import cache
 from glob import escape as glob_escape
 from glob import glob
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import psutil
 
 from shmq import _core
 from shmq._core import Observer
-from shmq._errors import SegmentNotFound, ShmqError, TooManyPorts
-from shmq._observe.look import look, older
+from shmq._errors import SegmentNotFound, ShmqError
+from shmq._observe.look import Sight, look, older
 from shmq._observe.stats import verify
-from shmq._queue import Queue
 from shmq._segment import files as _files
-from shmq._segment import lifecycle, listing
+from shmq._segment import listing
 from shmq._segment import segment as _segment
 from shmq._segment.files import SEPARATOR, SHM
 from shmq._segment.segment import Segment
+from shmq._store import sides
 from shmq._store.dead_letters import DeadLetters
-from shmq._store.sides import sweep
 
-__all__ = ["Finding", "examine"]
+__all__ = ["Finding", "examine", "walk"]
 
 LOGIND = ("/etc/systemd/logind.conf", "/etc/systemd/logind.conf.d/*.conf")  # the later ones win
 SYSTEMD = "/run/systemd/system"
@@ -40,7 +40,6 @@ LINGER = "/var/lib/systemd/linger"
 FIRST_USER = 1000  # systemd removes nothing of system users
 SMALL = 64 << 20  # bytes: what a Docker container has unless it is told otherwise
 NEARLY_FULL = 0.95
-PATIENCE = 2.0  # seconds for who has a name locked: it takes microseconds, unless it is stopped
 REMAINS = {  # what nobody can use any more, by its state
     "half-made": "that was never finished",
     "other boot": "of another boot",
@@ -54,16 +53,23 @@ BESIDE = re.compile(rf"(?:sem\.)?shmq-\d+\.(?P<name>[^+]+){re.escape(SEPARATOR)}
 class Finding:
     """Something that is not as it should be."""
 
-    level: Literal["repaired", "warning", "error"]
+    level: Literal["repairable", "repaired", "warning", "error"]
     subject: str  # a queue's name, or a path
     text: str  # what was found, and what was done or is to be done about it
 
 
-def examine(names: Collection[str] = ()) -> list[Finding]:
-    """Look at everything, or at the queues of these names and what is beside them; repair what can be, and tell what was found.
+Used: TypeAlias = Callable[[], set[str]]
+OfQueue: TypeAlias = Callable[[str], Iterator[Finding]]
+OfStrays: TypeAlias = Callable[[str, "list[re.Match[str]]", Used], Iterator[Finding]]
 
-    Nothing that it does loses a message.
-    """
+
+def examine(names: Collection[str] = ()) -> list[Finding]:
+    """Look at everything, or at the queues of these names and what is beside them; tell what was found, and change nothing."""
+    return walk(names, examine_queue, examine_strays)
+
+
+def walk(names: Collection[str], of_queue: OfQueue, of_strays: OfStrays) -> list[Finding]:
+    """Go through everything, or through what is of these names; `of_queue` and `of_strays` look, or repair as well."""
     for name in names:
         _segment.check_name(name)
     if wrong := _files.without_memory():
@@ -71,12 +77,12 @@ def examine(names: Collection[str] = ()) -> list[Finding]:
     there = [name for name in listing.list_segments() if not names or name in names]
     findings = [] if names else [*examine_place(), *examine_logind(), *examine_older()]
     for name in there:
-        findings += each_for_itself(name, examine_queue(name))
+        findings += each_for_itself(name, of_queue(name))
     used = cache(listing.used_although_removed)  # which takes a look at every process
     untouched = {finding.subject for finding in findings if finding.level == "error"}
     for name, files in strays(names).items():
         if name not in untouched:  # its lock would be waited for once more
-            findings += each_for_itself(name, examine_strays(name, files, used))
+            findings += each_for_itself(name, of_strays(name, files, used))
     known = {*there, *(finding.subject for finding in findings)}
     return findings + [examine_nothing(name) for name in dict.fromkeys(names) if name not in known]
 
@@ -179,50 +185,74 @@ def examine_nothing(name: str) -> Finding:
 
 
 def examine_queue(name: str) -> Iterator[Finding]:
-    """One segment, and what belongs to it: what it is, by looking; then what can be repaired."""
+    """One segment, and what belongs to it, without a port."""
     sight = look(name)
     if sight.state in REMAINS:
-        yield from examine_remains(name, REMAINS[sight.state])
-        return
-    if sight.state != "usable" or sight.observer is None:
-        yield Finding("error", name, f"{sight.state}: {sight.problem}")
-        return
-    with lifecycle.NameLock(name, PATIENCE):
-        segment = lifecycle.find(name)
-        if segment is None:
-            return  # it went while we looked
-        yield from examine_semaphores(segment)
-    dead = _core.attachments(segment.memory)[1]
-    try:
-        queue = Queue._inspect(segment)  # takes back what the dead held
-    except TooManyPorts as error:
-        yield Finding("error", name, f"{error}. Until one of them is closed it can only be looked at, and nothing be repaired")
+        yield Finding("repairable", name, remains(sight))
+    elif sight.state != "usable" or sight.observer is None:
+        yield unusable(sight)
+    else:
+        yield from examine_what_the_dead_left(sight.observer)
         yield from examine_numbers(sight.observer)
-        return
-    with queue:
-        if gone := sorted(set(dead)):
-            who = ", ".join(map(str, gone))
-            yield Finding("repaired", name, f"{number(len(gone), 'process')} (pid {who}) had died: what they held was taken back")
-        if left := len([alive for _, _, _, alive, _ in queue._ports() if not alive]):
-            yield Finding("error", name, f"{number(left, 'handle')} of the dead cannot be taken back: is the segment damaged?")
-        if expired := queue._expire():
-            yield Finding("repaired", name, f"{number(expired, 'lease')} over, and nobody was waiting: given back")
-        if made := queue._dead_letter_all():
-            yield Finding("repaired", name, f"{number(made, 'message')} failed too often or rejected: dead letters now")
-        yield from examine_leftovers(queue)
-        yield from examine_sides(queue)
-        yield from examine_numbers(queue)
 
 
-def examine_remains(name: str, which: str) -> Iterator[Finding]:
-    with lifecycle.NameLock(name, PATIENCE):  # not in the middle of its creation
-        if lifecycle.find(name) is None:
-            lifecycle.remove(name)
-            yield Finding("repaired", name, f"the remains of a queue {which}: removed")
+def remains(sight: Sight) -> str:
+    return f"the remains of a queue {REMAINS[sight.state]}"
+
+
+def unusable(sight: Sight) -> Finding:
+    return Finding("error", sight.name, f"{sight.state}: {sight.problem}")
+
+
+def examine_what_the_dead_left(queue: Observer) -> Iterator[Finding]:
+    """What `shmq doctor` repairs: see shmq/_repair.py, which counts again what it finds when it repairs."""
+    found = []
+    if gone := queue.segment.missing_semaphores():
+        found.append(semaphores(gone))
+    if pids := sorted(set(_core.attachments(queue.segment.memory)[1])):
+        found.append(died(pids))
+    rows, now = queue._holdings(), _core.monotonic_ns() * 1e-9
+    if count := sum(state == "leased" and ends is not None and ends < now for state, _, _, _, ends, *_ in rows):
+        found.append(over(count))
+    if count := queue._hopeless():
+        found.append(hopeless(count))
+    found += [interrupted(leftover) for leftover in DeadLetters(queue)._leftovers()]
+    if leaked := sides.leaked(queue):
+        found.append(leading_nowhere(len(leaked)))
+    yield from (Finding("repairable", queue.name, text) for text in found)
+
+
+# What is found, in words. What was done about it follows.
+
+
+def semaphores(gone: list[str]) -> str:
+    return f"its semaphores ({', '.join(gone)}) were gone, as after a logout with systemd's RemoveIPC"
+
+
+def died(pids: list[int]) -> str:
+    return f"{number(len(pids), 'process')} (pid {', '.join(map(str, pids))}) had died"
+
+
+def over(leases: int) -> str:
+    return f"{number(leases, 'lease')} over, and nobody was waiting"
+
+
+def hopeless(messages: int) -> str:
+    return f"{number(messages, 'message')} failed too often or rejected"
+
+
+def interrupted(leftover: str) -> str:
+    put_back = ".out." in leftover
+    what = "being put back by a process that died, perhaps after it was" if put_back else "half-written by a process that died"
+    return f"dead letter {leftover.partition('.')[0]} was {what}"
+
+
+def leading_nowhere(count: int) -> str:
+    return f"{number(count, 'side segment')} to which no message leads"
 
 
 def examine_numbers(queue: Observer) -> Iterator[Finding]:
-    """What takes no more than looking."""
+    """What nobody repairs: dead letters that wait for a decision, and invariants that are broken."""
     if count := len(DeadLetters(queue)):
         text = f"{number(count, 'dead letter')}: `shmq dead {queue.name}` shows them, `shmq redrive {queue.name}` puts them back"
         yield Finding("warning", queue.name, text)
@@ -230,33 +260,6 @@ def examine_numbers(queue: Observer) -> Iterator[Finding]:
         verify(queue)
     except ShmqError as error:
         yield Finding("error", queue.name, f"{error}. The queue is damaged: `shmq unlink` it, and create it anew")
-
-
-def examine_semaphores(segment: Segment) -> Iterator[Finding]:
-    """Under the name's lock."""
-    if made := segment.repair_semaphores():
-        yield Finding(
-            "repaired",
-            segment.name,
-            f"its semaphores ({', '.join(made)}) were gone, as after a logout with systemd's RemoveIPC: made anew. "
-            "Processes that had it open before are woken up to 0.25 s late until they open it again",
-        )
-
-
-def examine_leftovers(queue: Queue) -> Iterator[Finding]:
-    letters = queue.dead_letters
-    for leftover in letters._leftovers():
-        letters._repair(leftover)
-        put_back = ".out." in leftover
-        what = (
-            "being put back by one who died, perhaps after it was: kept" if put_back else "half-written by one who died: removed"
-        )
-        yield Finding("repaired", queue.name, f"dead letter {leftover.partition('.')[0]} was {what}")
-
-
-def examine_sides(queue: Queue) -> Iterator[Finding]:
-    if leaked := sweep(queue):
-        yield Finding("repaired", queue.name, f"{number(leaked, 'side segment')} to which no message leads: removed")
 
 
 # -- what no queue leads to ---------------------------------------------------------------------------------------------------
@@ -271,28 +274,29 @@ def strays(names: Collection[str] = ()) -> dict[str, list[re.Match[str]]]:
     return found
 
 
-def examine_strays(name: str, files: list[re.Match[str]], used: Callable[[], set[str]]) -> Iterator[Finding]:
+def examine_strays(name: str, files: list[re.Match[str]], used: Used) -> Iterator[Finding]:
     """Files beside a queue that is gone, or that was made anew since."""
-    with lifecycle.NameLock(name, PATIENCE):
-        try:
-            segment = lifecycle.find(name)
-        except SegmentNotFound:
-            segment = None
-        nonce = "" if segment is None else f"{segment.nonce:016x}"
-        old = [file for file in files if file["nonce"] != nonce]
-        if not old:
-            return
-        if name in used():
-            yield Finding(
-                "warning",
-                name,
-                f"{number(len(old), 'file')} of a queue that was unlinked, but is still open in some process: left alone",
-            )
-            return
-        removed = sum(_files.remove(file.string) for file in old)
-    if removed:
-        yield Finding(
-            "repaired",
-            name,
-            f"{number(removed, 'file')} (semaphore, side segment, dead letters) of a queue that is gone: removed",
-        )
+    try:
+        observer = look(name).observer
+    except SegmentNotFound:
+        observer = None
+    old = of_no_queue(files, None if observer is None else observer.segment)
+    if old and name in used():
+        yield still_open(name, old)
+    elif old:
+        yield Finding("repairable", name, astray(len(old)))
+
+
+def of_no_queue(files: list[re.Match[str]], segment: Segment | None) -> list[str]:
+    """Which of the files beside queues of a name are not this segment's."""
+    nonce = "" if segment is None else f"{segment.nonce:016x}"
+    return [file.string for file in files if file["nonce"] != nonce]
+
+
+def still_open(name: str, old: list[str]) -> Finding:
+    text = f"{number(len(old), 'file')} of a queue that was unlinked, but is still open in some process: left alone"
+    return Finding("warning", name, text)
+
+
+def astray(count: int) -> str:
+    return f"{number(count, 'file')} (semaphore, side segment, dead letters) of a queue that is gone"

@@ -56,12 +56,16 @@ class Segment:
         """POSIX name of the semaphore of a side: 0 items, 1 space."""
         return f"/{self.beside}.{SIDES[side]}"
 
+    def missing_semaphores(self) -> list[str]:
+        """The sides whose semaphores are gone. Raises SegmentForeign, SegmentMismatch where something else has such a name."""
+        return [name for side, name in enumerate(SIDES) if not files.has_semaphore(self.semaphore_name(side))]
+
     def repair_semaphores(self) -> list[str]:
         """Make those anew that are gone; return which. Under the name's lock. Raises SegmentForeign, SegmentMismatch."""
-        gone = [index for index in range(len(SIDES)) if not files.has_semaphore(self.semaphore_name(index))]
-        for index in gone:
-            files.make_semaphore(self.semaphore_name(index))
-        return [SIDES[index] for index in gone]
+        gone = self.missing_semaphores()
+        for name in gone:
+            files.make_semaphore(self.semaphore_name(SIDES.index(name)))
+        return gone
 
     def side_file(self, key: bytes) -> str:
         text = key.decode("ascii", "replace")

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from shmq import _core
 from shmq._errors import ShmqError
@@ -18,47 +19,57 @@ from shmq._segment import files as _files
 from shmq._store.dead_letters import DeadLetters
 
 if TYPE_CHECKING:
-    from shmq._queue import Queue
+    from shmq._core import Observer, Port
 
-__all__ = ["sweep", "sweep_after"]
+__all__ = ["leaked", "sweep", "sweep_after"]
 
 KEY = re.compile("[0-9a-f]{16}")
 LOOKS = 3  # at letters that others write and put back meanwhile
 FEW = 1000  # letters that whoever opens a queue reads
 
 
-def sweep_after(deaths: int, queue: Queue) -> None:
-    """For one who opens the queue: remove what the dead had left at this count of deaths.
+def sweep_after(deaths: int, queue: Port[Any]) -> None:
+    """For whoever opens the queue: remove what the dead had left at this count of deaths.
 
-    Where that takes long or cannot be done now, the next one tries, or the doctor.
+    Where that takes long or cannot be done now, the next process that opens it tries, or the doctor.
     """
     with contextlib.suppress(ShmqError, OSError, MemoryError):
         if sweep(queue, briefly=True) is not None:
             queue._swept(deaths)
 
 
-def sweep(queue: Queue, briefly: bool = False) -> int | None:
+def sweep(queue: Port[Any], briefly: bool = False) -> int | None:
     """Remove the side segments of the dead to which nothing leads; return how many, or None where that cannot be told now.
 
     **Waits** for the lock of the backlog, unless it is to be done briefly. **Raises** what reading letters raises.
     """
+    keys = leaked(queue, None if briefly else lambda: keys_in_backlog(queue))
+    for key in keys or ():
+        queue.segment.unlink_side(key)
+    return None if keys is None else len(keys)
+
+
+def leaked(queue: Observer, of_backlog: Callable[[], set[bytes]] | None = None) -> set[bytes] | None:
+    """Keys of the side segments of the dead to which nothing leads; None where that cannot be told now.
+
+    `of_backlog` looks into the backlog, for which it takes a port and a lock, and lets all dead letters be read, however many.
+    Without it, nothing can be told while messages wait there. **Raises** what reading letters raises.
+    """
     beginning = f"{queue.segment.beside}."
     keys = [key for file in _files.list_files(beginning) if KEY.fullmatch(key := file.removeprefix(beginning))]
     writing = queue._serials()  # after the listing, before the look: what was published in between is found by the look
-    leaked = {key.encode() for key in keys if int(key, 16) >> _core.ID_BITS not in writing}
-    if leaked:
-        leaked -= queue._side_keys()
-    if leaked:  # only now what takes long
-        used = keys_in_use(queue, briefly)
+    nowhere = {key.encode() for key in keys if int(key, 16) >> _core.ID_BITS not in writing}
+    if nowhere:
+        nowhere -= queue._side_keys()
+    if nowhere:  # only now what takes long
+        used = keys_in_use(queue, of_backlog)
         if used is None:
             return None
-        leaked -= used
-    for dead in leaked:
-        queue.segment.unlink_side(dead)
-    return len(leaked)
+        nowhere -= used
+    return nowhere
 
 
-def keys_in_use(queue: Queue, briefly: bool) -> set[bytes] | None:
+def keys_in_use(queue: Observer, of_backlog: Callable[[], set[bytes]] | None) -> set[bytes] | None:
     """Keys of the side segments to which something leads; None where that cannot be told now.
 
     Messages move from the backlog to the ring to a cell, and the look goes the same way. Letters come from cells and go back to
@@ -67,10 +78,17 @@ def keys_in_use(queue: Queue, briefly: bool) -> set[bytes] | None:
     letters = DeadLetters(queue)
     for _ in range(LOOKS):
         files = letters._files()
-        if briefly and (queue._backlog_count or len(files) > FEW):
+        if of_backlog is None and (queue._backlog_count or len(files) > FEW):
             return None
         with contextlib.suppress(FileNotFoundError):
-            used = letters._side_keys(files) | queue._backlog_side_keys() | queue._side_keys()
+            waiting = set() if of_backlog is None else of_backlog()
+            used = letters._side_keys(files) | waiting | queue._side_keys()
             if letters._files() == files:
                 return used
     return None
+
+
+def keys_in_backlog(queue: Port[Any]) -> set[bytes]:
+    """Keys of the side segments to which messages of the backlog lead."""
+    images = queue._in_backlog(queue._backlog_count) if queue.grows else []
+    return {key for image in images if (key := queue._image_side_key(image)) is not None}

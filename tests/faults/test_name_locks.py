@@ -15,8 +15,8 @@ import pytest
 from conftest import PREFIX, SHM, Children
 
 import shmq
-from shmq import _core
-from shmq._observe import doctor
+from shmq import _core, _repair
+from shmq._repair import repair
 from shmq._segment import lifecycle
 
 NEVER = 3600.0  # whoever waits for this long waits for itself
@@ -216,7 +216,7 @@ def test_a_child_forked_inside_a_name_lock_waits_for_its_parent_and_no_longer(na
 def test_the_doctor_keeps_its_findings_where_a_name_is_locked_and_says_by_whom(
     name: str, children: Children, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doctor, "PATIENCE", 0.05)
+    monkeypatch.setattr(_repair, "PATIENCE", 0.05)
     queues = [shmq.Queue.create(f"{name}.{letter}", slots=4, slot_size=64, max_deliveries=1) for letter in "abc"]
     for queue in queues:
         queue.put("x")
@@ -225,7 +225,7 @@ def test_the_doctor_keeps_its_findings_where_a_name_is_locked_and_says_by_whom(
     here, there = children.context.Pipe()
     children.start(hold_name, queues[1].name, there)
     blocker = here.recv()
-    found = {finding.subject: finding for finding in doctor.examine([queue.name for queue in queues])}
+    found = {finding.subject: finding for finding in repair([queue.name for queue in queues])}
     assert "dead letter" in found[queues[0].name].text
     assert found[queues[1].name].level == "error" and f"pid {blocker}" in found[queues[1].name].text
     assert queues[2].name in found

@@ -12,7 +12,7 @@ WAYS = """
     import shmq
     from click.testing import CliRunner
     from shmq import aio, mp
-    from shmq._observe import doctor
+    from shmq._repair import repair
     from shmq.cli._group import group
 
     word = sys.argv[1]
@@ -35,7 +35,7 @@ WAYS = """
     is_told("mp", mp.Queue)
     is_told("executor", shmq.Executor, 1)
     is_told("shared executor", shmq.Executor, 1, name="pool")
-    (finding,) = doctor.examine()
+    (finding,) = repair()
     assert finding.level == "error" and word in finding.text
     for command in (["ls"], ["doctor"], ["doctor", "jobs"], ["unlink", "-y", "jobs"]):
         done = CliRunner().invoke(group, command, env={"COLUMNS": "400"})
@@ -59,7 +59,7 @@ def test_every_way_in_says_what_is_wrong_with_shared_memory(mounting: str, word:
 REMOUNTED = """
     import os, subprocess
     import shmq
-    from shmq._observe import doctor
+    from shmq._repair import repair
 
     queue = shmq.Queue("jobs", slots=4, slot_size=64, oversize="spill", overflow="grow", max_deliveries=1, ports=4)
     for word in ("a", "b", "c"):

@@ -19,7 +19,7 @@ from conftest import PREFIX, SHM, side_files
 from users import STRANGER, as_user, needs_two_users, stranger
 
 import shmq
-from shmq._observe import doctor
+from shmq._repair import repair
 from shmq._segment import files, listing
 from shmq._waiting import bell
 from shmq.executor import _board
@@ -118,7 +118,7 @@ def test_unlink_and_doctor_go_on_over_it_and_leave_it(
     there = trapped(trap, path, precious, stranger)
     theirs = there[2] == STRANGER
     try:
-        doctor.examine([name])
+        repair([name])
         if theirs:
             assert lies_at(path) == there
         queue.close()
@@ -142,7 +142,7 @@ def test_a_file_with_any_name_beside_a_segment_is_no_reason_to_fail(
     try:
         assert name in shmq.list_segments()
         listing.memory_of_all()
-        doctor.examine([name])
+        repair([name])
         queue.close()
         shmq.unlink(name)
         assert not os.path.exists(f"{SHM}/{PREFIX}{name}")
@@ -352,7 +352,7 @@ def test_a_semaphore_of_another_user_is_not_opened_even_with_an_open_mode(name: 
     try:
         with pytest.raises(shmq.SegmentForeign, match="items"):
             shmq.Queue.attach(name)
-        found = doctor.examine([name])
+        found = repair([name])
         assert any(finding.level == "error" and "items" in finding.text for finding in found)
         assert os.lstat(path).st_uid == STRANGER
     finally:
@@ -367,7 +367,7 @@ def test_nothing_of_another_user_blocks_whoever_looks(name: str, stranger: Stran
     for kind in ("dead", "workers"):
         clear(path_of(queue, kind))
         stranger(os.mkfifo, path_of(queue, kind), 0o666)
-    looked = threading.Thread(target=lambda: (doctor.examine([name]), queue.stats(), list(queue.dead_letters)))
+    looked = threading.Thread(target=lambda: (repair([name]), queue.stats(), list(queue.dead_letters)))
     looked.start()
     looked.join(30)
     assert not looked.is_alive()

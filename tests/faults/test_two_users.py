@@ -11,7 +11,7 @@ from conftest import SHM
 from users import STRANGER, needs_two_users, stranger
 
 import shmq
-from shmq._observe import doctor
+from shmq._repair import repair
 
 __all__ = ["stranger"]
 
@@ -47,7 +47,7 @@ def test_unlink_and_doctor_leave_the_same_name_of_another_user_alone(name: str, 
     assert name not in shmq.list_segments()
     with pytest.raises(shmq.SegmentNotFound):
         shmq.unlink(name)
-    (finding,) = doctor.examine([name])
+    (finding,) = repair([name])
     assert finding.level == "error" and f"user {STRANGER}" in finding.text  # that there is no queue of ours, and whose there is
     shmq.Queue(name).close()
     shmq.unlink(name)

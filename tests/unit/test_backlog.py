@@ -24,7 +24,8 @@ from conftest import Children, is_stopped, side_files, wait_until
 
 import shmq
 from shmq import _core
-from shmq._observe import doctor
+from shmq._repair import repair
+from shmq._store.sides import keys_in_backlog
 
 Make = Callable[..., shmq.Queue]
 LONG = 60.0
@@ -361,7 +362,7 @@ def test_side_segments_of_the_backlog_are_no_leftovers(make: Make, children: Chi
     process = children.start(spill_and_die, q)
     process.join()
     children.started.clear()
-    findings = doctor.examine([q.name])
+    findings = repair([q.name])
     assert not [finding for finding in findings if "side segment" in finding.text]
     assert q.drain() == [b"x" * 1000 + bytes([number]) for number in range(6)]
 
@@ -411,7 +412,7 @@ def test_an_interrupt_at_any_moment_of_a_put_leaves_it_whole_or_not_at_all(make:
             got = q.drain()
             assert got in ([0, 1, 2, 3], [0, 1, 2, 3, big])
             done[got[-1] == big] += 1
-            assert q._side_keys() | q._backlog_side_keys() == set()
+            assert q._side_keys() | keys_in_backlog(q) == set()
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)

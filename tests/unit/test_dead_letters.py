@@ -24,7 +24,7 @@ from conftest import PREFIX, Children, side_files, wait_until
 
 import shmq
 from shmq import _core
-from shmq._observe import doctor
+from shmq._repair import repair
 from shmq._store import dead_letters
 
 Make = Callable[..., shmq.Queue]
@@ -605,7 +605,7 @@ def test_a_redrive_that_is_killed_loses_nothing(q: shmq.Queue, children: Childre
     children.start(redrive_and_die, q, moment)
     children.started[-1].join()
     assert len(letter_files(q)) == 1 and len(q.dead_letters) == 0
-    found = doctor.examine([q.name])
+    found = repair([q.name])
     assert any("put back" in finding.text for finding in found)
     assert [letter.data for letter in q.dead_letters] == ["x"]
     assert q.drain() == ([] if moment == "before the put" else ["x"])
@@ -808,7 +808,7 @@ def test_the_doctor_removes_a_letter_that_was_half_written(q: shmq.Queue, childr
     children.start(write_half_a_dead_letter, q).join()
     (half,) = letter_files(q)
     assert ".new." in half and len(q.dead_letters) == 0
-    found = doctor.examine([q.name])
+    found = repair([q.name])
     assert any("half-written" in finding.text for finding in found)
     assert [letter.data for letter in q.dead_letters] == ["x"]
     assert letter_files(q) == [f"{q.dead_letters[0].id:016x}"]

@@ -21,6 +21,7 @@ from conftest import PREFIX, Children, side_files, wait_until
 import shmq
 from shmq import _core
 from shmq._observe import doctor
+from shmq._repair import repair
 from shmq.cli._group import group
 
 Make = Callable[..., shmq.Queue]
@@ -30,7 +31,7 @@ SHM = "/dev/shm"
 
 def found_about(subject: str) -> list[doctor.Finding]:
     """Other tests run at the same time, and want their leases to end by themselves: of our own queue alone."""
-    return doctor.examine([subject])
+    return repair([subject])
 
 
 def texts(subject: str) -> str:
@@ -349,7 +350,7 @@ def test_strange_files_beside_a_queue_do_not_stop_the_doctor(make: Make) -> None
         with open(f"{SHM}/{path}", "wb"):
             pass
     try:
-        doctor.examine([queue.name])
+        repair([queue.name])
         assert all(os.path.exists(f"{SHM}/{path}") for path in strange)
     finally:
         for path in strange:
@@ -445,7 +446,7 @@ def test_whoever_lingers_or_is_of_the_system_or_without_systemd_is_safe(logind: 
 
 
 def test_the_command_says_when_there_is_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shmq.cli.doctor.examine", list)
+    monkeypatch.setattr("shmq.cli.doctor.repair", list)
     result = run()
     assert (result.output, result.exit_code) == ("nothing to repair\n", 0)
 
@@ -453,7 +454,7 @@ def test_the_command_says_when_there_is_nothing(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize(("level", "status"), [("repaired", 0), ("warning", 0), ("error", 1)])
 def test_only_what_cannot_be_repaired_is_the_exit_status(monkeypatch: pytest.MonkeyPatch, level: Any, status: int) -> None:
     found = [doctor.Finding("repaired", "one", "text"), doctor.Finding(level, "a\x1b[31mqueue", "[bold]what\nit is[/bold]")]
-    monkeypatch.setattr("shmq.cli.doctor.examine", lambda names: found)
+    monkeypatch.setattr("shmq.cli.doctor.repair", lambda names: found)
     result = run()
     assert result.exit_code == status
     assert level in result.output and "[bold]" in result.output and "\x1b" not in result.output

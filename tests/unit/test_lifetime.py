@@ -17,7 +17,7 @@ import pytest
 from conftest import PREFIX, Children, is_stopped, wait_until
 
 import shmq
-from shmq._observe import doctor
+from shmq._repair import repair
 from shmq._segment import lifecycle
 from shmq._segment import segment as _segment
 from shmq.executor import _channel
@@ -312,7 +312,7 @@ def test_what_a_killed_creator_left_is_swept(name: str, children: Children, life
     children.kill()
     assert there(name)
     if sweep == "doctor":
-        found = doctor.examine([name])
+        found = repair([name])
         assert [finding.level for finding in found] == ["repaired"]
     elif sweep == "attach":
         with pytest.raises(shmq.SegmentNotFound, match="outlived"):
