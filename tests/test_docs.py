@@ -210,6 +210,13 @@ def test_the_table_of_floors_is_the_one_that_the_imports_are_held_to():
     assert {name: int(floor) for floor, names in rows for name in re.findall(r"`([\w.]+)`", names)} == FLOORS
 
 
+def test_the_table_of_the_engine_names_all_its_parts():
+    table = ARCHITECTURE.partition("The engine, `shmq/_native`")[2].partition("The binding is one extension")[0]
+    engine = ROOT / "shmq" / "_native"
+    parts = {path.stem for path in engine.rglob("*.c") if path.parent.name != "client"}
+    assert parts - {name.partition(".")[0] for name in re.findall(r"`([\w.]+)`", table)} == set()
+
+
 def test_the_table_of_the_binding_names_all_its_files():
     table = ARCHITECTURE.partition("The binding is one extension")[2].partition("\n\nWho may")[0]
     assert set(re.findall(r"`(\w+\.pxi)`", table)) == {path.name for path in (ROOT / "shmq" / "_binding").glob("*.pxi")}
