@@ -14,7 +14,12 @@ from pathlib import Path
 import pytest
 from conftest import WATCHDOG, left_behind_by, survivors_of
 from support import pages
+from support.texts import all_words, texts_of
 
+import shmq
+from shmq import _errors
+
+PACKAGE = Path(shmq.__file__).parent
 ROOT = Path(__file__).parent.parent
 GUIDE = sorted((ROOT / "docs" / "guide").glob("*.md"))
 COMPILED = {path for path in GUIDE if any(block.language == "c" for block in pages.blocks_of(path.read_text()))}
@@ -72,3 +77,32 @@ def test_a_unit_of_the_guide_is_one_that_systemd_takes(unit: pages.Block, tmp_pa
         (tmp_path / unit.file).write_text(text)
         checked = subprocess.run(["systemd-analyze", "verify", tmp_path / unit.file], capture_output=True, text=True)
         assert (checked.returncode, unit.file in checked.stderr) == (0, False), checked.stderr
+
+
+TROUBLE = (ROOT / "docs" / "guide" / "troubleshooting.md").read_text()
+SAYINGS = sorted(
+    {saying for cells in re.findall(r"^\| (`.*?`) \|", TROUBLE, re.MULTILINE) for saying in re.findall(r"`([^`]+)`", cells)}
+)
+ENTRIES = {saying: re.compile("…(?:[^:\n]*…)?".join(map(re.escape, saying.strip("… ").split("…")))) for saying in SAYINGS}
+OF_DEMONSTRATIONS = ("demo/", "cli/bench")  # which say what they found when they checked themselves
+
+
+def test_each_exception_has_its_place_among_the_troubles() -> None:
+    headings = set(re.findall(r"^### (\w+)", TROUBLE, re.MULTILINE))
+    assert {*_errors.__all__, "WorkerLost"} - headings == set()
+
+
+def test_each_text_of_an_error_has_its_place_among_the_troubles() -> None:
+    said = [text for text in texts_of(PACKAGE) if not text.place.startswith(OF_DEMONSTRATIONS)]
+    assert len(said) > 150
+    missing = [
+        f"{place}: {words}"
+        for place, words in said
+        if sum(map(str.isalpha, words)) > 9 and not any(entry.search(words) for entry in ENTRIES.values())
+    ]
+    assert missing == [], "docs/guide/troubleshooting.md has no entry for these"
+
+
+def test_each_trouble_is_one_that_shmq_tells_of() -> None:
+    words = all_words(PACKAGE)
+    assert [saying for saying, entry in ENTRIES.items() if not entry.search(words)] == []
