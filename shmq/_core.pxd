@@ -11,6 +11,7 @@ cdef extern from "<semaphore.h>" nogil:
     int sem_close(sem_t *semaphore)
 
 cdef extern from "format/queue.h" nogil:
+    enum: SHMQ_KIND_QUEUE
     ctypedef uint64_t shmq_word
     ctypedef uint32_t shmq_half
     enum: SHMQ_NO_CELL, SHMQ_NO_PORT, SHMQ_MAX_SLOTS, SHMQ_MAX_CELLS, SHMQ_ID_BITS, SHMQ_MAX_PORTS, SHMQ_PAGE, SHMQ_RESERVED_WHERE_PAGED, SHMQ_VERSION, SHMQ_ENDIAN
@@ -78,6 +79,7 @@ cdef extern from "format/queue.h" nogil:
         uint64_t lock_inode
         uint8_t boot_id[16]
         char codec[32]
+        uint32_t kind
         shmq_policy policy
         shmq_word write_seq
         shmq_word read_seq
@@ -138,7 +140,7 @@ cdef extern from "sync.h" nogil:
 cdef extern from "port.h" nogil:
     ctypedef enum shmq_status:
         SHMQ_OK, SHMQ_WOULD_BLOCK, SHMQ_NO_CELLS, SHMQ_TIMED_OUT, SHMQ_INTERRUPTED, SHMQ_LOST, SHMQ_CORRUPT
-        SHMQ_NO_PORTS, SHMQ_TOO_LARGE, SHMQ_NOT_FOUND, SHMQ_MISMATCH, SHMQ_FOREIGN, SHMQ_SYSTEM, SHMQ_EXHAUSTED, SHMQ_SHUT
+        SHMQ_NO_PORTS, SHMQ_TOO_LARGE, SHMQ_NOT_FOUND, SHMQ_MISMATCH, SHMQ_FOREIGN, SHMQ_SYSTEM, SHMQ_EXHAUSTED, SHMQ_SHUT, SHMQ_UNKNOWN_KIND
     const uint64_t SHMQ_FOREVER
     ctypedef enum shmq_side "enum shmq_side":
         SHMQ_ITEMS, SHMQ_SPACE, SHMQ_DONE, SHMQ_SIDES

@@ -231,6 +231,9 @@ def read_header(memory) -> dict | None:
             if <uint64_t>buffer.len < sizeof(shmq_header):
                 raise SegmentMismatch(f"{buffer.len} bytes are too few for a segment of shmq")
             raise SegmentMismatch(mismatch_of(<shmq_header *>buffer.buf))
+        if status == SHMQ_UNKNOWN_KIND:
+            raise SegmentMismatch(f"it holds something of kind {(<shmq_header *>buffer.buf).kind}, which this version of shmq does not know; "
+                                  f"a queue is of kind {SHMQ_KIND_QUEUE}")
         if status != SHMQ_OK:
             raise SegmentCorrupt(f"its header's numbers contradict each other or its size of {buffer.len:,} bytes")
         header = <shmq_header *>buffer.buf

@@ -6,16 +6,32 @@
 
 #include "owner.h"
 
+void shmq_segment_begin(void *base, enum shmq_segment_kind kind, uint64_t segment_bytes, uint32_t ports, uint64_t nonce,
+                        const uint8_t boot_id[16], uint64_t creator, uint64_t lock_inode) {
+    struct shmq_header *header = base;
+    header->version = SHMQ_VERSION;
+    header->endian = SHMQ_ENDIAN;
+    header->kind = kind;
+    header->segment_bytes = segment_bytes;
+    header->ports = ports;
+    header->nonce = nonce;
+    memcpy(header->boot_id, boot_id, sizeof header->boot_id);
+    header->creator = creator;
+    header->lock_inode = lock_inode;
+    header->created_unix_ns = shmq_clock_ns(CLOCK_REALTIME);
+}
+
 void shmq_segment_ready(void *base) {
     shmq_store_release(&((struct shmq_header *)base)->magic, SHMQ_MAGIC); /* [ready] */
 }
 
-shmq_status shmq_segment_look(const void *base, uint64_t file_bytes) {
+shmq_status shmq_segment_look(const void *base, uint64_t file_bytes, enum shmq_segment_kind kind) {
     const struct shmq_header *header = base;
     if (file_bytes < sizeof *header) return file_bytes == 0 ? SHMQ_WOULD_BLOCK : SHMQ_MISMATCH;
     uint64_t magic = shmq_load_acquire(&header->magic); /* [ready] */
     if (magic == 0) return SHMQ_WOULD_BLOCK;
-    return magic != SHMQ_MAGIC || header->version != SHMQ_VERSION || header->endian != SHMQ_ENDIAN ? SHMQ_MISMATCH : SHMQ_OK;
+    if (magic != SHMQ_MAGIC || header->version != SHMQ_VERSION || header->endian != SHMQ_ENDIAN) return SHMQ_MISMATCH;
+    return header->kind == kind ? SHMQ_OK : SHMQ_UNKNOWN_KIND;
 }
 
 void shmq_port_point(struct shmq_port *port, void *base, uint32_t ports, const struct shmq_behaviour *behaviour) {

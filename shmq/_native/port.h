@@ -29,6 +29,7 @@ typedef enum shmq_status {
     SHMQ_SYSTEM,           /* errno tells */
     SHMQ_EXHAUSTED,        /* a message that has failed too often: bury it */
     SHMQ_SHUT,             /* no message goes in any more, since somebody has shut the queue */
+    SHMQ_UNKNOWN_KIND,     /* the segment holds something that this build does not know, or that the function is not for */
 } shmq_status;
 
 #define SHMQ_FOREVER UINT64_MAX
@@ -82,9 +83,14 @@ struct shmq_port {
     uint32_t lingers, linger_probe;
 };
 
+/* Write what the header of each segment says, into zeroed bytes: everything but `magic`, which the creator stores with
+ * shmq_segment_ready() once all else is there. */
+void shmq_segment_begin(void *base, enum shmq_segment_kind kind, uint64_t segment_bytes, uint32_t ports, uint64_t nonce,
+                        const uint8_t boot_id[16], uint64_t creator, uint64_t lock_inode);
+
 /* Does the segment's header of `file_bytes` bytes say that this build can read it? OK; WOULD_BLOCK: not ready yet (or abandoned
- * half-made); MISMATCH: another format, version or byte order. */
-shmq_status shmq_segment_look(const void *base, uint64_t file_bytes);
+ * half-made); MISMATCH: another format, version or byte order; UNKNOWN_KIND: it holds something else than `kind`. */
+shmq_status shmq_segment_look(const void *base, uint64_t file_bytes, enum shmq_segment_kind kind);
 
 /* The segment is complete: from now on it can be attached. */
 void shmq_segment_ready(void *base);

@@ -1154,6 +1154,9 @@ static void headers(void) {
     header->endian = 0x04030201;
     CHECK(shmq_segment_check(a.base, a.g.segment_bytes, &g) == SHMQ_MISMATCH, "byte order");
     header->endian = SHMQ_ENDIAN;
+    header->kind++;
+    CHECK(shmq_segment_check(a.base, a.g.segment_bytes, &g) == SHMQ_UNKNOWN_KIND, "kind");
+    header->kind--;
     for (size_t bit = 8 * 16; bit < 8 * 52; bit++) { /* from segment_bytes to ports, the nonce excepted */
         if (bit >= 8 * 24 && bit < 8 * 32) continue;
         a.base[bit / 8] ^= (unsigned char)(1 << bit % 8);
@@ -1400,6 +1403,7 @@ static void hostile(uint64_t seed, uint32_t rounds) {
         header.magic = SHMQ_MAGIC;
         header.version = SHMQ_VERSION;
         header.endian = SHMQ_ENDIAN;
+        header.kind = SHMQ_KIND_QUEUE;
         header.slots = 4;
         header.slot_size = 64;
         header.cells = 9;

@@ -147,7 +147,7 @@ static bool make_any(uint8_t how) {
         if (nbytes > 104) nbytes = 104;
         memcpy(s->base, input, nbytes);
         input += nbytes;
-        if (how & 2) header->magic = SHMQ_MAGIC, header->version = SHMQ_VERSION, header->endian = SHMQ_ENDIAN;
+        if (how & 2) header->magic = SHMQ_MAGIC, header->version = SHMQ_VERSION, header->endian = SHMQ_ENDIAN, header->kind = SHMQ_KIND_QUEUE;
         header->nonce = (uint64_t)getpid() << 8;
     } else { /* four numbers, small or of any size, in an otherwise whole segment */
         unsigned width = how & 2 ? 8 : 1;
@@ -167,7 +167,7 @@ static bool make_any(uint8_t how) {
     ASAN_POISON_MEMORY_REGION(s->base + file_bytes, FILE_BYTES - file_bytes);
     shmq_status status = shmq_segment_check(s->base, file_bytes, &s->geometry);
     if (status != SHMQ_OK) {
-        CHECK(status == SHMQ_WOULD_BLOCK || status == SHMQ_MISMATCH || status == SHMQ_CORRUPT);
+        CHECK(status == SHMQ_WOULD_BLOCK || status == SHMQ_MISMATCH || status == SHMQ_UNKNOWN_KIND || status == SHMQ_CORRUPT);
         return false;
     }
     check_geometry(&s->geometry, file_bytes);

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import select
 import signal
 import struct
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -19,6 +21,7 @@ import shmq
 INCLUDE = Path(shmq.get_include())
 SOURCE = Path(__file__).with_name("client_test.c")
 NO_CELLS, TIMED_OUT, LOST, CORRUPT, NO_PORTS, TOO_LARGE, NOT_FOUND, MISMATCH, FOREIGN = 2, 3, 5, 6, 7, 8, 9, 10, 11
+UNKNOWN_KIND = 15
 WARNINGS = ["-Wall", "-Wextra", "-Werror", "-pedantic"]
 HEADER, PORT, CELL = 1024, 128, 64  # bytes of the segment's parts, for those who scribble over them
 
@@ -535,16 +538,17 @@ def test_leases_beyond_the_in_flight_limit_are_refused_and_take_nothing(start, m
     client.receive(0)
 
 
-def test_a_segment_of_another_version_is_refused(start, queue):
+@pytest.mark.parametrize(("offset", "error"), [(8, MISMATCH), (184, UNKNOWN_KIND)], ids=["version", "kind"])
+def test_a_segment_of_another_version_or_kind_is_refused(start, queue, offset, error):
     with open(f"/dev/shm/{PREFIX}{queue.name}", "r+b") as file:
-        file.seek(8)
-        version = file.read(4)
-        file.seek(8)
+        file.seek(offset)
+        before = file.read(4)
+        file.seek(offset)
         file.write(b"\xff\0\0\0")
         file.flush()
-        assert start().error("attach", queue.name) == MISMATCH
-        file.seek(8)
-        file.write(version)
+        assert start().error("attach", queue.name) == error
+        file.seek(offset)
+        file.write(before)
 
 
 @pytest.mark.parametrize(("offset", "value"), [(32, 1 << 60), (40, 0xFFFFFFFF), (16, 1)], ids=["slot_size", "slots", "bytes"])
@@ -643,11 +647,59 @@ def test_ring_cells_that_name_no_slot_end_in_an_error_and_not_in_a_crash(client,
     assert client.error("put", "00", 0) in (CORRUPT, TIMED_OUT)
 
 
-def test_every_error_has_words(start):
+WORDS = {  # what each error of shmq.h says
+    "NONE": "success",
+    "NO_CELLS": "every in-flight cell of the queue is loaned or leased",
+    "TIMED_OUT": "timed out",
+    "LOST": "the message is no longer yours",
+    "CORRUPT": "the segment is corrupt",
+    "NO_PORTS": "every port of the queue is in use: close a handle, or create it with more ports",
+    "TOO_LARGE": "the message is larger than a slot of the queue",
+    "NOT_FOUND": "there is no queue of this name",
+    "MISMATCH": "the segment is of another format, version or machine",
+    "FOREIGN": "the segment belongs to another user",
+    "SHUT": "the queue was shut down: no message goes in any more",
+    "UNKNOWN_KIND": "the segment holds no queue, but something that this version of shmq does not know",
+}
+ERRORS = dict(re.findall(r"^    SHMQ_ERROR_(\w+) = (\d+)", (INCLUDE / "shmq.h").read_text(), re.MULTILINE))
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_every_error_has_its_words(start, error):
+    words = start().ask("strerror", ERRORS[error])[1]
+    assert words == WORDS[error] if error != "SYSTEM" else words not in WORDS.values() and "unknown" not in words
+
+
+def test_every_other_number_is_an_unknown_error(start):
     client = start()
-    words = [client.ask("strerror", error)[1] for error in range(12)]
-    assert len(set(words)) == 12 and all(words)
-    assert client.ask("strerror", 99)[1] == client.ask("strerror", -1)[1] == "unknown error"
+    assert {client.ask("strerror", number)[1] for number in (-1, 16, 99, 2**31 - 1)} == {"unknown error"}
+
+
+def test_a_shut_queue_takes_nothing_from_c_and_says_so(start, make):
+    q = make(slots=4)
+    client = start(q.name)
+    q.put(b"before")
+    q.shutdown()
+    assert client.ask("put", "00", 1000) == (int(ERRORS["SHUT"]), WORDS["SHUT"])
+    assert client.receive(0)[3] == b"before"
+    client.do("ack", 0)
+    assert client.ask("receive", 0, 1000) == (int(ERRORS["SHUT"]), WORDS["SHUT"])
+
+
+def test_the_command_that_the_header_shows_builds_a_program(tmp_path):
+    lines = re.findall(r"^ \*     (.+)$", (INCLUDE / "shmq.h").read_text().partition("*/")[0], re.MULTILINE)
+    assert [line.partition(" ")[0].partition("=")[0] for line in lines] == ["DIR", "cc"]
+    (tmp_path / "program.c").write_text(
+        '#include <shmq.h>\nint main(void) { shmq_queue *q; return shmq_attach("none", &q) != SHMQ_ERROR_NOT_FOUND; }\n'
+    )
+    python = tmp_path / "python"  # whatever is called so elsewhere
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": str(Path(shmq.__file__).parent.parent)}
+    done = subprocess.run(
+        ["sh", "-ec", "\n".join([*lines, "./a.out"])], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 # -- life -----------------------------------------------------------------------------------------------------------------------

@@ -765,6 +765,14 @@ def test_another_format_is_refused(queue: shmq.Queue, name: str, place: Path, of
         shmq.Queue.attach(name)
 
 
+@FORMS
+@pytest.mark.parametrize("kind", [0, 2, 2**32 - 1])
+def test_a_kind_of_segment_that_is_not_known_is_refused(queue: shmq.Queue, name: str, place: Path, form: Make, kind: int) -> None:
+    write_file(place, patched(segment_bytes(queue), 184, struct.pack("<I", kind)))
+    with pytest.raises(shmq.SegmentMismatch, match=rf"{name}.* of kind {kind}, which this version of shmq does not know"):
+        form(name)
+
+
 def test_a_segment_of_another_lock_file_is_refused(queue: shmq.Queue, name: str, place: Path) -> None:
     write_file(place, patched(segment_bytes(queue), 80, struct.pack("<Q", 1)))
     with pytest.raises(shmq.SegmentMismatch, match="lock file"):

@@ -28,7 +28,7 @@ _Static_assert((int)SHMQ_ERROR_TIMED_OUT == SHMQ_TIMED_OUT && (int)SHMQ_ERROR_NO
 _Static_assert((int)SHMQ_ERROR_LOST == SHMQ_LOST && (int)SHMQ_ERROR_CORRUPT == SHMQ_CORRUPT, "errors");
 _Static_assert((int)SHMQ_ERROR_NO_PORTS == SHMQ_NO_PORTS && (int)SHMQ_ERROR_TOO_LARGE == SHMQ_TOO_LARGE, "errors");
 _Static_assert((int)SHMQ_ERROR_NOT_FOUND == SHMQ_NOT_FOUND && (int)SHMQ_ERROR_MISMATCH == SHMQ_MISMATCH, "errors");
-_Static_assert((int)SHMQ_ERROR_SHUT == SHMQ_SHUT, "errors");
+_Static_assert((int)SHMQ_ERROR_SHUT == SHMQ_SHUT && (int)SHMQ_ERROR_UNKNOWN_KIND == SHMQ_UNKNOWN_KIND, "errors");
 _Static_assert((int)SHMQ_ERROR_FOREIGN == SHMQ_FOREIGN && (int)SHMQ_ERROR_SYSTEM == SHMQ_SYSTEM, "errors");
 
 struct shmq_queue {
@@ -314,12 +314,22 @@ int shmq_extend(shmq_queue *queue, shmq_message *message, int64_t nanoseconds) {
 
 const char *shmq_strerror(int error) {
     static const char *const words[] = {
-        "success", "would block", "every in-flight cell of the queue is loaned or leased", "timed out",
-        "interrupted by a signal", "the message is no longer yours", "the segment is corrupt",
-        "every port of the queue is in use: close a handle, or create it with more ports",
-        "the message is larger than a slot of the queue", "there is no queue of this name",
-        "the segment is of another format, version or machine", "the segment belongs to another user",
+        [SHMQ_OK] = "success",
+        [SHMQ_WOULD_BLOCK] = "would block",
+        [SHMQ_NO_CELLS] = "every in-flight cell of the queue is loaned or leased",
+        [SHMQ_TIMED_OUT] = "timed out",
+        [SHMQ_INTERRUPTED] = "interrupted by a signal",
+        [SHMQ_LOST] = "the message is no longer yours",
+        [SHMQ_CORRUPT] = "the segment is corrupt",
+        [SHMQ_NO_PORTS] = "every port of the queue is in use: close a handle, or create it with more ports",
+        [SHMQ_TOO_LARGE] = "the message is larger than a slot of the queue",
+        [SHMQ_NOT_FOUND] = "there is no queue of this name",
+        [SHMQ_MISMATCH] = "the segment is of another format, version or machine",
+        [SHMQ_FOREIGN] = "the segment belongs to another user",
+        [SHMQ_EXHAUSTED] = "the message has failed too often",
+        [SHMQ_SHUT] = "the queue was shut down: no message goes in any more",
+        [SHMQ_UNKNOWN_KIND] = "the segment holds no queue, but something that this version of shmq does not know",
     };
     if (error == SHMQ_SYSTEM) return strerror(errno);
-    return error >= 0 && (unsigned)error < sizeof words / sizeof *words ? words[error] : "unknown error";
+    return error >= 0 && (unsigned)error < sizeof words / sizeof *words && words[error] ? words[error] : "unknown error";
 }

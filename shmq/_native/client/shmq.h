@@ -30,6 +30,7 @@ enum shmq_error {
     SHMQ_ERROR_MISMATCH = 10,   /* another format, version or byte order; a queue without a bound (overflow="grow") */
     SHMQ_ERROR_FOREIGN = 11,    /* another user's */
     SHMQ_ERROR_SYSTEM = 12,     /* errno tells */
+    SHMQ_ERROR_UNKNOWN_KIND = 15, /* the segment holds no queue, but something that this version does not know */
     SHMQ_ERROR_SHUT = 14,       /* somebody has shut the queue: nothing goes in any more, and for a receive: it is empty */
 };
 

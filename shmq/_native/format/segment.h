@@ -1,4 +1,4 @@
-/* The format of a segment, version 4: what is in each, whatever it holds. A queue's part is in queue.h.
+/* The format of a segment, version 5: what is in each, whatever it holds. A queue's part is in queue.h.
  *
  *   +--------+--------+----------------------+
  *   | header | ports  | what the kind lays out |
@@ -15,7 +15,7 @@
 #include "../sync.h"
 
 #define SHMQ_MAGIC UINT64_C(0x31676e6972716d73) /* "smqring1" */
-#define SHMQ_VERSION 4u
+#define SHMQ_VERSION 5u
 #define SHMQ_ENDIAN 0x01020304u
 #define SHMQ_PAGE 4096u
 
@@ -54,6 +54,9 @@ struct shmq_port_record {
 };
 
 /* -- header --------------------------------------------------------------------------------------------------------- */
+
+/* What the segment holds. A kind that a build does not know is attached by none of its functions. */
+enum shmq_segment_kind { SHMQ_KIND_QUEUE = 1 };
 
 enum shmq_segment_flag {
     SHMQ_SPILLS = 1,        /* payloads above slot_size go to a side segment; with or without it, what has no room for its description */
@@ -96,7 +99,8 @@ struct shmq_header {
     uint8_t boot_id[16];      /*  88 */
     char codec[32];           /* 104  name of the codec, zero-padded */
     struct shmq_policy policy; /* 136 */
-    uint8_t reserved0[72];
+    uint32_t kind;            /* 184  enum shmq_segment_kind */
+    uint8_t reserved0[68];
     /* one line each for the words that everybody writes */
     _Alignas(SHMQ_LINE) shmq_word write_seq;      /* 256 */
     _Alignas(SHMQ_LINE) shmq_word read_seq;       /* 320 */
@@ -113,8 +117,7 @@ struct shmq_header {
     shmq_word watch[2];                           /* 520  until when a sleeper has taken it upon itself to look in time; … another one, to look after that one */
     shmq_half ports_used;                         /* 536  no port from this one on was ever attached; raised before one is claimed */
     shmq_half spilled;                            /* 540  1 once a message was larger than a slot: before, nobody looks for side segments of the dead */
-    shmq_word swept;                              /* 544  the count of deaths, `events`, after which side segments of the dead were last looked for;
-                                                   *      both words were reserved, and zero, before; version 4 was not released then */
+    shmq_word swept;                              /* 544  the count of deaths, `events`, after which side segments of the dead were last looked for */
     uint8_t reserved2[24];
     _Alignas(SHMQ_LINE) shmq_word events[SHMQ_EVENTS]; /* 576  enum shmq_event */
     shmq_word timing;                             /* 600  1 once a lease had a time-out: nobody looks for expired ones before */
@@ -125,6 +128,7 @@ struct shmq_header {
 _Static_assert(sizeof(struct shmq_port_record) == 128, "layout");
 _Static_assert(offsetof(struct shmq_port_record, intent) == 64, "layout");
 _Static_assert(offsetof(struct shmq_header, policy) == 136, "layout");
+_Static_assert(offsetof(struct shmq_header, kind) == 184, "layout");
 _Static_assert(offsetof(struct shmq_header, write_seq) == 256, "layout");
 _Static_assert(offsetof(struct shmq_header, backlog) == 408, "layout");
 _Static_assert(offsetof(struct shmq_header, swept) == 544, "layout");

@@ -16,20 +16,12 @@ static const struct shmq_behaviour behaviour_of_queue = {shmq_promising, shmq_wo
 void shmq_segment_format(void *base, const struct shmq_geometry *g, uint64_t nonce, uint32_t flags, const char *codec,
                          const uint8_t boot_id[16], uint64_t creator, uint64_t lock_inode, const struct shmq_policy *policy) {
     struct shmq_header *header = base;
-    header->version = SHMQ_VERSION;
-    header->endian = SHMQ_ENDIAN;
-    header->segment_bytes = g->segment_bytes;
-    header->nonce = nonce;
+    shmq_segment_begin(base, SHMQ_KIND_QUEUE, g->segment_bytes, g->ports, nonce, boot_id, creator, lock_inode);
     header->slot_size = g->slot_size;
     header->slots = g->slots;
     header->cells = g->cells;
-    header->ports = g->ports;
     header->flags = flags;
-    header->creator = creator;
-    header->lock_inode = lock_inode;
     header->policy = *policy;
-    header->created_unix_ns = shmq_clock_ns(CLOCK_REALTIME);
-    memcpy(header->boot_id, boot_id, sizeof header->boot_id);
     strncpy(header->codec, codec, sizeof header->codec - 1);
     unsigned char *bytes = base;
     shmq_word *ring = (shmq_word *)(bytes + g->ring_offset);
@@ -41,7 +33,7 @@ void shmq_segment_format(void *base, const struct shmq_geometry *g, uint64_t non
 
 shmq_status shmq_segment_check(const void *base, uint64_t file_bytes, struct shmq_geometry *out) {
     const struct shmq_header *header = base;
-    shmq_status status = shmq_segment_look(base, file_bytes);
+    shmq_status status = shmq_segment_look(base, file_bytes, SHMQ_KIND_QUEUE);
     if (status != SHMQ_OK) return status;
     if (!shmq_geometry(header->slots, header->slot_size, header->cells, header->ports, out)) return SHMQ_CORRUPT;
     if (out->segment_bytes != header->segment_bytes || out->segment_bytes > file_bytes) return SHMQ_CORRUPT;

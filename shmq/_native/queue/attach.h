@@ -11,7 +11,7 @@ void shmq_segment_format(void *base, const struct shmq_geometry *geometry, uint6
                          const struct shmq_policy *policy);
 
 /* Check a mapped header of `file_bytes` bytes. Post: OK and *out; WOULD_BLOCK: not ready yet (or abandoned half-made);
- * MISMATCH: another format, version or byte order; CORRUPT: the numbers contradict each other or the file's size. */
+ * MISMATCH: another format, version or byte order; UNKNOWN_KIND: no queue; CORRUPT: the numbers contradict each other or the file's size. */
 shmq_status shmq_segment_check(const void *base, uint64_t file_bytes, struct shmq_geometry *out);
 
 /* Note where everything is, and take nothing: enough to look at a segment, also one that is mapped for reading only. */
