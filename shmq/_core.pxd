@@ -185,6 +185,9 @@ cdef extern from "wake.h" nogil:
 cdef extern from "reap.h" nogil:
     uint32_t shmq_reap(shmq_port *port)
 
+cdef extern from "watch.h" nogil:
+    enum: SHMQ_SLICE_MS
+
 cdef extern from "wait.h" nogil:
     struct shmq_patience:
         bint spun

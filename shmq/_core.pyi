@@ -12,6 +12,10 @@ T = TypeVar("T", default=Any)  # what a queue carries
 MAX_CELLS: int
 ID_BITS: int
 PAGE: int
+ITEMS: int
+SPACE: int
+DONE: int
+SLICE: float
 FLAG_SPILLS: int
 FLAG_PICKLES: int
 FLAG_WITH_CREATOR: int

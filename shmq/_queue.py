@@ -24,7 +24,8 @@ from shmq._segment import lifecycle
 from shmq._segment import segment as _segment
 from shmq._segment.config import Config, check_mode
 from shmq._segment.segment import Segment
-from shmq._waiting.bell import ITEMS, SPACE, ListeningHandles, wait_done
+from shmq._waiting.bell import ITEMS, SPACE, wait_done
+from shmq._waiting.handles import ListeningHandles
 
 if TYPE_CHECKING:
     import logging
@@ -256,7 +257,7 @@ class Queue(_core.Port[T]):
         """
         from shmq._waiting.awaiting import Receiving
 
-        return Receiving(self, _core.seconds_of(timeout), {"lease_timeout": lease_timeout, "extend": extend})
+        return Receiving(self, lambda: self.receive(0, lease_timeout, extend), _core.seconds_of(timeout))
 
     async def ajoin(self, timeout: float | None = None) -> bool:
         """join, awaited."""

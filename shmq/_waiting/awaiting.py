@@ -18,13 +18,22 @@ from shmq._errors import Closed, Empty, Full, InFlightLimit, SegmentNotFound, Sh
 from shmq._waiting.bell import DONE, ITEMS, SLICE, SPACE, Listener
 
 if TYPE_CHECKING:
+    from typing import Protocol
+
     from shmq._core import Lease, Leases, Loan
-    from shmq._queue import Queue
+    from shmq._waiting.handles import Waitable
+
+    class WaitableInLoop(Waitable, Protocol):
+        """What tasks wait for: it keeps the waiters of each event loop."""
+
+        _loop_waiters: dict[asyncio.AbstractEventLoop, LoopWaiters]
+
 
 __all__ = ["LoopWaiters", "Receiving", "any_of", "done", "next_lease", "publish", "wait"]
 
 Result = TypeVar("Result")
 T = TypeVar("T")
+Q = TypeVar("Q", bound="WaitableInLoop")
 
 SOONEST = 0.001  # seconds: a producer's first look by itself, since a consumer does not announce every freed cell
 CELL_PATIENCE = 1.0  # … as long as `receive` waits for an in-flight cell before it says who holds them all
@@ -34,7 +43,7 @@ IN_VAIN = 4  # looks that promised something and did not keep it, before we look
 class LoopWaiters:
     """Where the tasks of one event loop wait at one queue. It is there as long as somebody waits."""
 
-    def __init__(self, queue: Queue, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, queue: WaitableInLoop, loop: asyncio.AbstractEventLoop) -> None:
         self.queue = queue
         self.loop = loop
         self.waiting: tuple[deque[asyncio.Future[bool]], ...] = (deque(), deque(), deque())  # by side
@@ -209,7 +218,7 @@ def is_watched_by_others(loop: asyncio.AbstractEventLoop, descriptor: int, callb
     return reader is None or reader._callback != callback
 
 
-def waiters_of(queue: Queue) -> LoopWaiters:
+def waiters_of(queue: WaitableInLoop) -> LoopWaiters:
     """The waiters of the running loop at this queue."""
     loop = asyncio.get_running_loop()
     waiters = queue._loop_waiters.get(loop)
@@ -221,7 +230,7 @@ def waiters_of(queue: Queue) -> LoopWaiters:
     return waiters
 
 
-async def wait(queue: Queue, side: int, attempt: Callable[[], Result], timeout: float | None) -> Result:
+async def wait(queue: WaitableInLoop, side: int, attempt: Callable[[], Result], timeout: float | None) -> Result:
     """Try again whenever it is worth it, until it is neither Empty nor Full. Raises what the last try raised on time-out."""
     timeout = _core.seconds_of(timeout)
     if timeout is not None and timeout <= 0:
@@ -266,7 +275,7 @@ async def wait(queue: Queue, side: int, attempt: Callable[[], Result], timeout: 
         return result
 
 
-async def any_of(queues: Sequence[Queue], timeout: float | None) -> Queue | None:
+async def any_of(queues: Sequence[Q], timeout: float | None) -> Q | None:
     """The first of the queues that has something; None on time-out. See shmq.aio.wait_any."""
     timeout = _core.seconds_of(timeout)
     loop = asyncio.get_running_loop()
@@ -277,7 +286,7 @@ async def any_of(queues: Sequence[Queue], timeout: float | None) -> Queue | None
     if timeout is not None and timeout <= 0:
         return None
     entered: list[tuple[LoopWaiters, asyncio.Future[bool]]] = []
-    ready: Queue | None = None
+    ready: Q | None = None
     try:
         for queue in queues:
             waiters = waiters_of(queue)
@@ -303,7 +312,7 @@ def expire(waiter: asyncio.Future[bool]) -> None:
         waiter.set_result(False)
 
 
-async def done(queue: Queue, timeout: float | None) -> bool:
+async def done(queue: WaitableInLoop, timeout: float | None) -> bool:
     """See Queue.ajoin."""
 
     def attempt() -> bool:
@@ -327,10 +336,10 @@ class Receiving(Coroutine[Any, Any, "Lease[T]"], Generic[T]):
     Nothing is begun, and no message taken, before it is awaited, made a task, or entered.
     """
 
-    def __init__(self, queue: Queue[T], timeout: float | None, arguments: dict[str, Any]) -> None:
+    def __init__(self, queue: WaitableInLoop, attempt: Callable[[], Lease[T]], timeout: float | None) -> None:
         self.queue = queue
+        self.attempt = attempt  # at once, without waiting
         self.timeout = timeout
-        self.arguments = arguments
         self.lease: Lease[T] | None = None
         self.running: Coroutine[Any, Any, Lease[T]] | None = None
         self.__name__ = "areceive"  # of the task that runs it
@@ -341,9 +350,6 @@ class Receiving(Coroutine[Any, Any, "Lease[T]"], Generic[T]):
             return self.attempt()
         except (Empty, InFlightLimit):
             return await wait(self.queue, ITEMS, self.attempt, self.timeout)
-
-    def attempt(self) -> Lease[T]:
-        return self.queue.receive(0, **self.arguments)
 
     # What a coroutine has: asyncio's tasks drive it by these.
 
@@ -379,7 +385,7 @@ class Receiving(Coroutine[Any, Any, "Lease[T]"], Generic[T]):
         self.lease.__exit__(*exc)
 
 
-async def next_lease(queue: Queue[T], leases: Leases[T], timeout: float | None) -> Lease[T]:
+async def next_lease(queue: WaitableInLoop, leases: Leases[T], timeout: float | None) -> Lease[T]:
     """The next step of an `async for` over a queue."""
     leases._finish()
     try:
@@ -391,7 +397,7 @@ async def next_lease(queue: Queue[T], leases: Leases[T], timeout: float | None) 
         raise StopAsyncIteration from None
 
 
-async def publish(queue: Queue, loan: Loan[Any], nbytes: int | None, timeout: float | None) -> None:
+async def publish(queue: WaitableInLoop, loan: Loan[Any], nbytes: int | None, timeout: float | None) -> None:
     """See Loan.apublish."""
 
     def attempt() -> None:

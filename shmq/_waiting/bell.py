@@ -10,8 +10,6 @@ again after a slice of time, as rarely as a sleeper does.
 
 from __future__ import annotations
 
-import contextlib
-import os
 import select
 import time
 from collections.abc import Iterable, Sequence
@@ -21,69 +19,20 @@ from shmq import _core
 from shmq._errors import Empty
 
 if TYPE_CHECKING:
-    from shmq._queue import Queue
+    from shmq._waiting.handles import Waitable
 
 __all__ = ["DONE", "ITEMS", "SLICE", "SPACE", "Listener", "wait_any", "wait_done", "wait_many"]
 
-T = TypeVar("T")
+Q = TypeVar("Q", bound="Waitable")
 
-ITEMS, SPACE, DONE = range(3)  # enum shmq_side of port.h
-SLICE = 0.08  # seconds, SHMQ_SLICE_MS of watch.h
-
-
-class ListeningHandles:
-    """The handles through which this process listens to one queue: the queue's own, and further ones where several listen.
-
-    Without a lock, so that a fork, a signal handler or a finalizer may come between any two lines: taking and giving back are one
-    step of a list each, which threads share.
-    """
-
-    def __init__(self) -> None:
-        self.pid = os.getpid()
-        self.own: list[None] = [None]  # an entry: the queue's own is free
-        self.further: list[Queue] = []  # free ones
-
-    def take(self, queue: Queue) -> Queue:
-        with contextlib.suppress(IndexError):
-            self.own.pop()
-            return queue
-        with contextlib.suppress(IndexError):
-            return self.further.pop()
-        return queue._inspect(queue.segment)
-
-    def give(self, queue: Queue, handle: Queue) -> None:
-        if self.foreign:
-            return
-        if handle is queue:
-            self.own.append(None)
-        elif queue.closed or self.further:
-            handle.close()  # one is kept for the next; more would be ports that others lack
-        else:
-            self.further.append(handle)
-            if queue.closed:  # meanwhile, and whoever closed it may have come too early for this one
-                self.close()
-
-    @property
-    def own_is_free(self) -> bool:
-        """Does nobody listen by the queue's own handle?"""
-        return bool(self.own)
-
-    @property
-    def foreign(self) -> bool:
-        """In a forked child: they are the parent's, and the child has handles of its own."""
-        return self.pid != os.getpid()
-
-    def close(self) -> None:
-        """Once the queue's handle is closed. Those in use are closed by their listeners."""
-        with contextlib.suppress(IndexError):
-            while True:
-                self.further.pop().close()
+ITEMS, SPACE, DONE = _core.ITEMS, _core.SPACE, _core.DONE  # sides
+SLICE = _core.SLICE  # seconds
 
 
 class Listener:
     """One listener at one queue, until it is closed. **Raises** Closed, TooManyPorts, OSError where there can be no bell."""
 
-    def __init__(self, queue: Queue) -> None:
+    def __init__(self, queue: Waitable) -> None:
         self.queue = queue
         self.handles = queue._listening_handles
         self.handle = self.handles.take(queue)
@@ -135,9 +84,7 @@ class Listener:
         self.handles.give(self.queue, self.handle)
 
 
-def wait_many(
-    queues: Sequence[Queue], timeout: float | None = None, descriptors: Iterable[int] = ()
-) -> tuple[list[Queue], list[int]]:
+def wait_many(queues: Sequence[Q], timeout: float | None = None, descriptors: Iterable[int] = ()) -> tuple[list[Q], list[int]]:
     """Wait until one of the queues has something (a message, or a shutdown), or one of the descriptors is readable.
 
     Returns those that have, and those that are; nothing where the time is over. Nothing is taken: another consumer may be
@@ -188,7 +135,7 @@ def readable(descriptors: Sequence[int], seconds: float) -> list[int]:
     return [descriptor for descriptor, _ in poll.poll(max(seconds * 1000, 0))] if descriptors or seconds > 0 else []
 
 
-def wait_any(queues: Iterable[Queue[T]], timeout: float | None = None) -> Queue[T]:
+def wait_any(queues: Iterable[Q], timeout: float | None = None) -> Q:
     """Wait until one of several queues has a message, and return that queue: the first in the order given.
 
     Nothing is taken: where others consume from the same queue, they may be quicker, so take with `get_nowait` or `receive(0)` and
@@ -204,7 +151,7 @@ def wait_any(queues: Iterable[Queue[T]], timeout: float | None = None) -> Queue[
     return ready[0]
 
 
-def wait_done(queue: Queue, timeout: float | None = None) -> bool:
+def wait_done(queue: Waitable, timeout: float | None = None) -> bool:
     """Wait until no message of the queue is unfinished: see Queue.join."""
     timeout = _core.seconds_of(timeout)
     deadline = None if timeout is None else time.monotonic() + timeout

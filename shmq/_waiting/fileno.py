@@ -22,7 +22,7 @@ from shmq._waiting import bell
 from shmq._waiting.bell import ITEMS
 
 if TYPE_CHECKING:
-    from shmq._queue import Queue
+    from shmq._waiting.handles import Waitable
 
 __all__ = ["Readable"]
 
@@ -30,7 +30,7 @@ __all__ = ["Readable"]
 class Readable:
     """The descriptor of one queue in this process, until it is closed. **Raises** Closed, TooManyPorts, OSError."""
 
-    def __init__(self, queue: Queue) -> None:
+    def __init__(self, queue: Waitable) -> None:
         self.pid = os.getpid()
         self.handle = queue._inspect(queue.segment)
         try:
