@@ -22,11 +22,12 @@ machine.use_the_tree()  # before anything imports shmq: it may be installed else
 
 from cases import Case  # noqa: E402
 from harness import Failed, Hangs, Work  # noqa: E402
-from native import content  # noqa: E402
 from peers import NAMES, installed  # noqa: E402
 from peers.base import Peer  # noqa: E402
 from table import show  # noqa: E402
 from topologies import CASES  # noqa: E402
+
+from native import content  # noqa: E402
 
 SECONDS, QUICK_SECONDS = 0.5, 0.1
 REPEAT, QUICK_REPEAT = 5, 2

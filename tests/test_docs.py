@@ -12,9 +12,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_floors import FLOORS
 
 import shmq
+from test_floors import FLOORS
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted(

@@ -12,12 +12,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import WATCHDOG, left_behind_by, survivors_of
-from support import pages
-from support.texts import all_words, texts_of
 
 import shmq
 from shmq import _errors
+from support import pages
+from support.processes import WATCHDOG, survivors_of
+from support.shared_memory import left_behind_by
+from support.texts import all_words, texts_of
 
 PACKAGE = Path(shmq.__file__).parent
 ROOT = Path(__file__).parent.parent

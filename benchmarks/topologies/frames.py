@@ -12,8 +12,9 @@ from cases import SHMQ_ONLY, Case
 from counter import Counter
 from flow import stream
 from harness import Line, Span, Work, elapsed, label, run_roles
-from native import content, limit
 from peers.base import Channel, Peer, Receiver, Sender, Shape
+
+from native import content, limit
 
 KIB, MIB = 1 << 10, 1 << 20
 

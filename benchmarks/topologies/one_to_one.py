@@ -8,8 +8,9 @@ from time import perf_counter_ns
 from cases import SHMQ_ONLY, Case
 from flow import batches, messages, stream
 from harness import Work
-from native import limit
 from peers.base import Peer, Receiver, Sender, Shape
+
+from native import limit
 
 _SHAPE = Shape()
 _PAUSE = range(6)

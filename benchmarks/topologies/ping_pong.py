@@ -11,8 +11,9 @@ from time import perf_counter_ns, sleep
 from cases import Case
 from flow import MESSAGES, opened
 from harness import Failed, Line, Work, label, run_roles
-from native import limit
 from peers.base import Channel, Peer, Shape
+
+from native import limit
 
 _SHAPE = Shape(slots=16)
 _PAUSE_SECONDS = 0.001

@@ -14,10 +14,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import Children, wait_until
 
 import shmq
 import shmq.mp
+from support.processes import Children, wait_until
 
 Factory = Callable[[int], Any]  # maxsize -> a queue
 Make = Callable[..., shmq.Queue]

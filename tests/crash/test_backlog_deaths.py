@@ -12,10 +12,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import WATCHDOG, Children, wait_until
 
 import shmq
 from shmq import _core
+from support.processes import WATCHDOG, Children, wait_until
 
 Make = Callable[..., shmq.Queue]
 LONG = 60.0

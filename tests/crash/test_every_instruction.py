@@ -14,7 +14,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import engine_sources
+
+from support.engine import engine_sources
 
 # The engine of this very checkout, as the sources of the test are: an installed shmq may be another one.
 ENGINE = Path(__file__).parents[2] / "shmq" / "_native"

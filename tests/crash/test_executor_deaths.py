@@ -18,9 +18,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import WATCHDOG, left_behind_by, wait_until
 
 import shmq
+from support.processes import WATCHDOG, wait_until
+from support.shared_memory import left_behind_by
 
 START_METHODS = ["fork", "spawn", "forkserver"]
 LARGE = 300_000

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from conftest import engine_sources
 
 import shmq
+from support.engine import engine_sources
 
 pytestmark = pytest.mark.engine
 

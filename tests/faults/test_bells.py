@@ -21,12 +21,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Children, wait_until
-from faults import LONG, Words, files_of, reap_all
 
 import shmq
 from shmq import aio
 from shmq._waiting import awaiting, bell
+from support.processes import Children, reap_all, wait_until
+from support.programs import LONG
+from support.shared_memory import files_of
+from support.words import Words
 
 Make = Callable[..., shmq.Queue]
 ITEMS, SPACE, DONE = bell.ITEMS, bell.SPACE, bell.DONE

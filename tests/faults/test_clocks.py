@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Children, wait_until
-from faults import LONG, PROMPT, Words, files_of, reap_all, require, run_program
 
 import shmq
 from shmq import _core
+from support.processes import Children, reap_all, wait_until
+from support.programs import LONG, PROMPT, require, run_program
+from support.shared_memory import files_of
+from support.words import Words
 
 Make = Callable[..., shmq.Queue]
 

@@ -23,10 +23,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import PREFIX, wait_until
-from faults import LONG, Words, reap_all
 
 import shmq
+from support.processes import reap_all, wait_until
+from support.programs import LONG
+from support.shared_memory import PREFIX
+from support.words import Words
 
 Make = Callable[..., shmq.Queue]
 

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from faults import run_program
 
 import shmq
+from support.programs import run_program
 
 Make = Callable[..., shmq.Queue]
 

@@ -10,10 +10,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import Children, wait_until
-from faults import LONG, descriptors, files_of, reap_all
 
 import shmq
+from support.processes import Children, descriptors, reap_all, wait_until
+from support.programs import LONG
+from support.shared_memory import files_of
 
 Make = Callable[..., shmq.Queue]
 

@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from conftest import Children, wait_until
-from faults import LONG
 
 import shmq
+from support.processes import Children, wait_until
+from support.programs import LONG
 
 Make = Callable[..., shmq.Queue]
 

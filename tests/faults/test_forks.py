@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from conftest import wait_until
-from faults import LONG, PROMPT, descriptors, reap_all, run_program
 
 import shmq
 from shmq import _core
+from support.processes import descriptors, reap_all, wait_until
+from support.programs import LONG, PROMPT, run_program
 
 Make = Callable[..., shmq.Queue]
 

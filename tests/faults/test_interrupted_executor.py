@@ -19,12 +19,12 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from conftest import WATCHDOG, wait_until
-from faults import run_program
 
 import shmq
 import shmq.executor
 from shmq._core import Hold
+from support.processes import WATCHDOG, wait_until
+from support.programs import run_program
 
 SOURCES = (str(Path(shmq.executor.__file__).parent), _base.__file__)
 LARGE = 5000  # bytes: more than a small slot has

@@ -14,10 +14,10 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from conftest import WATCHDOG
 
 import shmq
 import shmq.executor
+from support.processes import WATCHDOG
 
 SOURCES = str(Path(shmq.executor.__file__).parent)
 LARGE = 5000  # bytes: more than a small slot has

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import WATCHDOG, wait_until
 
 import shmq
 from shmq.executor import _client
+from support.processes import WATCHDOG, wait_until
 
 START_METHODS = ["fork", "spawn", "forkserver"]
 

@@ -12,12 +12,13 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from conftest import PREFIX, SHM, Children
 
 import shmq
 from shmq import _core, _repair
 from shmq._repair import repair
 from shmq._segment import lifecycle
+from support.processes import Children
+from support.shared_memory import PREFIX, SHM
 
 NEVER = 3600.0  # whoever waits for this long waits for itself
 

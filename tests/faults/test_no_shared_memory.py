@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from faults import require, run_program
+
+from support.programs import require, run_program
 
 MISSING = "mount -t tmpfs tmpfs /dev && exec"  # a /dev in which there is no shm
 READ_ONLY = "mount -t tmpfs -o ro tmpfs /dev/shm && exec"

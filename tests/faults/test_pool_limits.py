@@ -17,8 +17,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import WATCHDOG, wait_until
-from faults import run_program
 
 import shmq
 from shmq._store import dead_letters
@@ -27,6 +25,8 @@ from shmq.executor._channel import Channel, shape_of
 from shmq.executor._plan import Plan
 from shmq.executor._reply import Reply
 from shmq.executor._reserve import Reserve, is_limit
+from support.processes import WATCHDOG, wait_until
+from support.programs import run_program
 
 LARGE = 300_000  # bytes: beyond a small slot
 Pool = Callable[..., shmq.Executor]

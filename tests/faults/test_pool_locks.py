@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from conftest import WATCHDOG, wait_until
 
 import shmq
 from shmq.executor import _future
+from support.processes import WATCHDOG, wait_until
 
 
 def square(number: int) -> int:

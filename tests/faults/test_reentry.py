@@ -18,11 +18,11 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from faults import LONG
 
 import shmq
 from shmq import aio
 from shmq._waiting import awaiting, bell, fileno, renewal
+from support.programs import LONG
 
 Make = Callable[..., shmq.Queue]
 FILES = {module.__file__ for module in (awaiting, bell, fileno, renewal, aio)}

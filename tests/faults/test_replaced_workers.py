@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import WATCHDOG, wait_until
 
 import shmq
+from support.processes import WATCHDOG, wait_until
 
 ERRORS = [OSError("no more processes"), EOFError("unexpected EOF"), pickle.PicklingError("it has changed since")]
 

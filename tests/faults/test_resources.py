@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faults import files_of, require, run_program
 
 import shmq
 import shmq.mp
+from support.programs import require, run_program
+from support.shared_memory import files_of
 
 Make = Callable[..., shmq.Queue]
 ENOUGH = 16  # descriptors with which everything works

@@ -21,10 +21,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from conftest import PREFIX, Children, side_files, wait_until
-from faults import LONG, PROMPT
 
 import shmq
+from support.processes import Children, wait_until
+from support.programs import LONG, PROMPT
+from support.shared_memory import PREFIX, side_files
 
 Make = Callable[..., shmq.Queue]
 SLACK = 0.05  # seconds that a time-out may be off, and as much again for each core that others have taken

@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Children, engine_sources, wait_until
 
 import shmq
 from shmq._segment import lifecycle
+from support.engine import engine_sources
+from support.processes import Children, wait_until
 
 pytestmark = pytest.mark.engine
 

@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import PREFIX, SHM, side_files
-from users import STRANGER, as_user, needs_two_users, stranger
 
 import shmq
 from shmq._repair import repair
 from shmq._segment import files, listing
 from shmq._waiting import bell
 from shmq.executor import _board
+from support.shared_memory import PREFIX, SHM, side_files
+from support.users import STRANGER, as_user, needs_two_users, stranger
 
 __all__ = ["stranger"]
 

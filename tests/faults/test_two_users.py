@@ -7,11 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import SHM
-from users import STRANGER, needs_two_users, stranger
 
 import shmq
 from shmq._repair import repair
+from support.shared_memory import SHM
+from support.users import STRANGER, needs_two_users, stranger
 
 __all__ = ["stranger"]
 

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import wait_until
-from faults import run_program
 
 import shmq
+from support.processes import wait_until
+from support.programs import run_program
 
 Make = Callable[..., shmq.Queue]
 LONG = 60.0

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import SHM, WATCHDOG, Children, side_files, wait_until
 
 import shmq
 from shmq.executor._channel import Channel
+from support.processes import WATCHDOG, Children, wait_until
+from support.shared_memory import SHM, side_files
 
 LARGE = 300_000  # bytes: into a large slot
 SPILLED = 3_000_000  # … into a file of its own

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import PREFIX, WATCHDOG, side_files, wait_until
 
 import shmq
+from support.processes import WATCHDOG, wait_until
+from support.shared_memory import PREFIX, side_files
 
 INCLUDE = Path(shmq.get_include())
 SOURCE = Path(__file__).with_name("client_test.c")

@@ -16,9 +16,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import engine_sources
 
 import shmq
+from support.engine import engine_sources
 
 ENGINE = Path(shmq.get_include()).parent
 HERE = Path(__file__).parent

@@ -7,9 +7,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import engine_sources
 
 import shmq
+from support.engine import engine_sources
 
 ENGINE = Path(shmq.get_include()).parent
 SOURCE = Path(__file__).with_name("kinds.c")

@@ -7,9 +7,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import engine_sources
 
 import shmq
+from support.engine import engine_sources
 
 pytestmark = pytest.mark.engine
 

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import engine_sources
 
 import shmq
+from support.engine import engine_sources
 
 pytestmark = pytest.mark.engine
 

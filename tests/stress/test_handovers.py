@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import Children, wait_until
 
 import shmq
+from support.processes import Children, wait_until
 
 Make = Callable[..., shmq.Queue]
 LONG = 100.0

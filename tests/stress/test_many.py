@@ -9,9 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import Children
 
 import shmq
+from support.processes import Children
 
 Make = Callable[..., shmq.Queue]
 LONG = 100.0

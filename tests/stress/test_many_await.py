@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Children, wait_until
 
 import shmq
 from shmq import aio
 from shmq._waiting import awaiting, bell
+from support.processes import Children, wait_until
 
 Make = Callable[..., shmq.Queue]
 LONG = 30.0

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
-from model import Message, Model
 
 import shmq
+from model import Message, Model
 
 Make = Callable[..., shmq.Queue]
 GEOMETRIES: dict[str, dict[str, Any]] = {

@@ -11,10 +11,10 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
-from conftest import receive_and_stay
 
 import shmq
 from shmq import aio
+from support.processes import receive_and_stay
 
 Make = Callable[..., shmq.Queue]
 Run = Callable[[Coroutine[Any, Any, Any]], Any]

@@ -20,12 +20,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Children, is_stopped, side_files, wait_until
 
 import shmq
 from shmq import _core
 from shmq._repair import repair
 from shmq._store.sides import keys_in_backlog
+from support.processes import Children, is_stopped, wait_until
+from support.shared_memory import side_files
 
 Make = Callable[..., shmq.Queue]
 LONG = 60.0

@@ -21,9 +21,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import PREFIX, Children, left_behind_by
 
 import shmq
+from support.processes import Children
+from support.shared_memory import PREFIX, left_behind_by
 
 SHM = Path("/dev/shm")
 Make = Callable[..., shmq.Queue]

@@ -16,9 +16,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from conftest import PREFIX, left_behind_by, session_of, survivors_of
 
 import shmq
+from support.processes import session_of, survivors_of
+from support.shared_memory import PREFIX, left_behind_by
 
 click_testing = pytest.importorskip("click.testing")
 pytest.importorskip("rich")

@@ -20,12 +20,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import PREFIX, Children, side_files, wait_until
 
 import shmq
 from shmq import _core
 from shmq._repair import repair
 from shmq._store import dead_letters
+from support.processes import Children, wait_until
+from support.shared_memory import PREFIX, side_files
 
 Make = Callable[..., shmq.Queue]
 LONG = 60.0

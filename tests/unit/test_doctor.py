@@ -16,13 +16,14 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from conftest import PREFIX, Children, side_files, wait_until
 
 import shmq
 from shmq import _core
 from shmq._observe import doctor
 from shmq._repair import repair
 from shmq.cli._group import group
+from support.processes import Children, wait_until
+from support.shared_memory import PREFIX, side_files
 
 Make = Callable[..., shmq.Queue]
 LONG = 60.0

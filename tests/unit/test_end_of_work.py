@@ -12,9 +12,10 @@ import time
 from collections.abc import Callable
 
 import pytest
-from conftest import PREFIX, receive_and_stay, wait_until
 
 import shmq
+from support.processes import receive_and_stay, wait_until
+from support.shared_memory import PREFIX
 
 Make = Callable[..., shmq.Queue]
 LONG = 30.0

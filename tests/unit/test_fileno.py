@@ -13,11 +13,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import Children, receive_and_stay, wait_until
 
 import shmq
 from shmq._waiting import fileno
 from shmq._waiting.bell import ITEMS
+from support.processes import Children, receive_and_stay, wait_until
 
 Make = Callable[..., shmq.Queue]
 LONG = 60.0

@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import PREFIX, Children, is_stopped, wait_until
 
 import shmq
+from support.processes import Children, is_stopped, wait_until
+from support.shared_memory import PREFIX
 
 Make = Callable[..., shmq.Queue]
 LONG = 60.0

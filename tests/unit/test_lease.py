@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Children
 
 import shmq
+from support.processes import Children
 
 Make = Callable[..., shmq.Queue]
 

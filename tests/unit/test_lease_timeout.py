@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Children, is_stopped, wait_until
 
 import shmq
+from support.processes import Children, is_stopped, wait_until
 
 Make = Callable[..., shmq.Queue]
 LONG = 60.0

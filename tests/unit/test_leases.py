@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Children, wait_until
 
 import shmq
+from support.processes import Children, wait_until
 
 Make = Callable[..., shmq.Queue]
 

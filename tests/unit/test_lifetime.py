@@ -14,13 +14,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import PREFIX, Children, is_stopped, wait_until
 
 import shmq
 from shmq._repair import repair
 from shmq._segment import lifecycle
 from shmq._segment import segment as _segment
 from shmq.executor import _channel
+from support.processes import Children, is_stopped, wait_until
+from support.shared_memory import PREFIX
 
 Make = Callable[..., shmq.Queue]
 LONG = 60.0

@@ -17,11 +17,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import PREFIX, Children
 
 import shmq
 from shmq import _core
 from shmq._segment import files
+from support.processes import Children
+from support.shared_memory import PREFIX
 
 Make = Callable[..., shmq.Queue]
 LONG = 60.0

@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import side_files
 
 import shmq
+from support.shared_memory import side_files
 
 Make = Callable[..., shmq.Queue]
 Way = Callable[[shmq.Queue, Any], list[Any]]

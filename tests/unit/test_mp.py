@@ -36,10 +36,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Children, wait_until
 
 import shmq
 import shmq.mp
+from support.processes import Children, wait_until
 
 LONG = 60.0
 FACES = (shmq.mp.Queue, shmq.mp.JoinableQueue, shmq.mp.SimpleQueue)

@@ -16,9 +16,9 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from conftest import Children, wait_until
 
 import shmq
+from support.processes import Children, wait_until
 
 Make = Callable[..., shmq.Queue]
 LONG = 60.0  # seconds: longer than anything here takes; a call that lasts so long has failed

@@ -15,12 +15,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import PREFIX, Children, wait_until
 
 import shmq
 from shmq import _core
 from shmq._segment import anonymous, lifecycle
 from shmq._segment import files as _files
+from support.processes import Children, wait_until
+from support.shared_memory import PREFIX
 
 SHM = Path("/dev/shm")
 BOOT_ID_AT = 88  # format/queue.h

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import WATCHDOG, wait_until
 
 import shmq
+from support.processes import WATCHDOG, wait_until
 
 METHODS = pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 cloudpickle = pytest.mark.skipif(importlib.util.find_spec("cloudpickle") is None, reason="cloudpickle is not installed")

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Children, side_files, wait_until
 
 import shmq
 from shmq import _core
@@ -20,6 +19,8 @@ from shmq._observe.look import look
 from shmq._segment import files as _files
 from shmq._store import sides
 from shmq._store.dead_letters import DeadLetters
+from support.processes import Children, wait_until
+from support.shared_memory import side_files
 
 Make = Callable[..., shmq.Queue]
 LONG = 60.0

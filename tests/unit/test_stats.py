@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import PREFIX, Children, wait_until
 
 import shmq
+from support.processes import Children, wait_until
+from support.shared_memory import PREFIX
 
 Make = Callable[..., shmq.Queue]
 SLOT_MASK = (1 << 24) - 1  # format/queue.h: the low bits of every cell

@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from conftest import Children, wait_until
 
 import shmq
+from support.processes import Children, wait_until
 
 Make = Callable[..., shmq.Queue]
 GEOMETRIES = pytest.mark.parametrize("slot_size", [256, 8192], ids=["small slots", "large slots"])

@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import PREFIX, receive_and_stay, wait_until
 
 import shmq
 from shmq._waiting.bell import wait_many
+from support.processes import receive_and_stay, wait_until
+from support.shared_memory import PREFIX
 
 Make = Callable[..., shmq.Queue]
 SHM = Path("/dev/shm")

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Children, wait_until
 
 import shmq
+from support.processes import Children, wait_until
 
 Make = Callable[..., shmq.Queue]
 LONG = 60.0  # seconds: longer than anything here takes; a call that lasts so long has failed

@@ -15,10 +15,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import WATCHDOG, wait_until
 
 import shmq
 from shmq.executor._function import Function, find_function
+from support.processes import WATCHDOG, wait_until
 
 pytest.importorskip("click")
 pytest.importorskip("rich")

@@ -28,11 +28,11 @@ import numpy as np
 import pytest
 import rich.console
 import rich.progress
-from conftest import WATCHDOG, wait_until
 
 import shmq
 from shmq._segment import lifecycle
 from shmq.executor import _channel, _crew, _future
+from support.processes import WATCHDOG, wait_until
 
 LARGE = 300_000  # bytes: beyond a small slot
 START_METHODS = ["fork", "spawn", "forkserver"]

@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from conftest import SHM, WATCHDOG
+
+from support.processes import WATCHDOG
+from support.shared_memory import SHM
 
 STRANGER = 65534  # "nobody" where there is one; the kernel asks for no entry in /etc/passwd
 
