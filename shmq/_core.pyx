@@ -110,7 +110,7 @@ cdef enum:
     PEEKS = 1000  # how often peek begins anew while others take what it looks at
 # How long put and get wait for an in-flight cell before they say who holds them all.
 cdef uint64_t CELL_PATIENCE_NS = 1000000000
-# How often whoever waits looks whether the queue's name is another queue's by now.
+# How often a waiter looks whether the queue's name is another queue's.
 cdef uint64_t NAME_NS = 1000000000
 # A wait for room or for a cell that lasts longer is logged, once.
 cdef uint64_t STALL_NS = 5000000000

@@ -89,8 +89,8 @@ class Queue(_core.Port[T]):
 
     _reducers = reducers
 
-    _sweeps = True  # whoever attaches removes the side segments that the dead left
-    _replaced = False  # it was said that the name is another queue's by now
+    _reaps_sides = True  # whoever attaches removes the side segments that the dead left
+    _replaced = False  # it was said that the name is another queue's
 
     def __init__(
         self,
@@ -115,7 +115,7 @@ class Queue(_core.Port[T]):
         check_mode(mode)
         config = Config.asked({name: arguments[name] for name in Config.TABLE})
         if name is None:
-            _anonymous.sweep_anonymous()
+            _anonymous.reap_anonymous()
             config.given.setdefault("lifetime", "creator")
             self._begin(lifecycle.create(_anonymous.anonymous_name(), config, anonymous=True), config, codec, spin)
             return
@@ -170,13 +170,13 @@ class Queue(_core.Port[T]):
             if lifecycle.has_stayed(segment):
                 return queue
             queue.close()
-        raise SegmentNotFound(f"there is no segment {name!r}: it was unlinked, or went with its last user, this very moment")
+        raise SegmentNotFound(f"there is no segment {name!r}: it was unlinked, or went with its last user, while it was opened")
 
     @classmethod
     def _inspect(cls, segment: Segment) -> Queue:
         """Attach whatever the codec: to operate, not to put or to take."""
         queue = cls.__new__(cls)
-        queue._sweeps = False
+        queue._reaps_sides = False
         queue._open(segment, None)
         queue._creator_pid = None
         return queue
@@ -209,10 +209,10 @@ class Queue(_core.Port[T]):
         if "multiprocessing.util" in sys.modules and os.getpid() not in _leaves_with_multiprocessing:
             _leaves_with_multiprocessing.add(os.getpid())
             _leave_with_multiprocessing()
-        if self._sweeps and (deaths := self._deaths_to_sweep()) is not None:
-            from shmq._store.sides import sweep_after
+        if self._reaps_sides and (deaths := self._deaths_to_reap_sides_of()) is not None:
+            from shmq._store.sides import reap_sides_after
 
-            sweep_after(deaths, self)
+            reap_sides_after(deaths, self)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _attach_again, (type(self), self.name, self.segment.nonce, self.codec, self.spin), self.__getstate__()
@@ -361,14 +361,14 @@ class Queue(_core.Port[T]):
     def unlink(self) -> None:
         """Remove the queue's name: nobody new finds it, and its memory is freed when the last handle is closed.
 
-        A second call does nothing. **Raises** SegmentNotFound where the name by now is another queue's.
+        A second call does nothing. **Raises** SegmentNotFound where the name is another queue's.
         """
         try:
             there = lifecycle.attach(self.name)
         except SegmentNotFound:
             return
         if there.nonce != self.segment.nonce:
-            raise SegmentNotFound(f"the name {self.name!r} is another queue's by now: nothing was unlinked")
+            raise SegmentNotFound(f"the name {self.name!r} is another queue's: nothing was unlinked")
         lifecycle.unlink(self.name)
 
     def __enter__(self) -> Self:
@@ -559,7 +559,7 @@ def _note_failure(process: Any) -> None:
 
 
 def _attach_again(cls: type[Queue], name: str, nonce: int, codec: Codec | None, spin: bool) -> Queue:
-    """Unpickle a handle: attach to the very queue that it named."""
+    """Unpickle a handle: attach to the queue that it named, not to another of that name."""
     queue = cls.attach(name, codec=codec, spin=spin)
     if queue.segment.nonce != nonce:
         queue.close()

@@ -65,7 +65,7 @@ def repair_queue(name: str) -> Iterator[Finding]:
         for leftover in letters._leftovers():
             letters._repair(leftover)
             yield Finding("repaired", name, f"{doctor.interrupted(leftover)}: {'kept' if '.out.' in leftover else 'removed'}")
-        if leaked := sides.sweep(queue):
+        if leaked := sides.reap_sides(queue):
             yield Finding("repaired", name, f"{doctor.leading_nowhere(leaked)}: removed")
         yield from doctor.examine_numbers(queue)
 

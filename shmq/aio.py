@@ -122,7 +122,7 @@ class Queue(Generic[T]):
         self.queue.close()
 
     def _tell(self, *sides: int) -> None:
-        """Wake the tasks of this very loop at once: by the bell they would be a turn of the loop later."""
+        """Wake the tasks of this loop at once: by the bell they would be woken an iteration of the loop later."""
         waiters = self._waiters_here()
         if waiters is not None:
             for side in sides:

@@ -90,7 +90,7 @@ cdef class Log:
         self.words = <shmq_word *>self.memory.buf
 
     def _open_again(self) -> int:
-        """A descriptor of the file, by its name. Raises SegmentCorrupt where the name leads elsewhere by now."""
+        """A descriptor of the file, by its name. Raises SegmentCorrupt where the name leads elsewhere."""
         raise NotImplementedError
 
     def _failure(self, int failure, uint64_t nbytes) -> BaseException:

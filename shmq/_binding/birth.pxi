@@ -84,7 +84,7 @@ cdef class NameLock:
             under = [], []
             name_locks[thread] = under
         elif self.key in under[0]:
-            raise ShmqError(f"{self.name!r} is being opened or removed by this very thread: what runs in the middle of that, such "
+            raise ShmqError(f"{self.name!r} is being opened or removed by this thread: what runs in the middle of that, such "
                             "as a signal handler, must use another name, or wait until it is done")
         under[0].append(self.key)
         self.thread, self.under, self.forks = thread, under, shmq_owner_forks

@@ -119,7 +119,7 @@ cdef object build_bytes(const char *data, uint64_t nbytes):
 
 
 cdef cnp.ndarray array_over(Handle port, shmq_slot *header, char *data):
-    """An array over `data`, or a new one of the same shape where `data` is NULL. The payload must have its very size."""
+    """An array over `data`, or a new one of the same shape where `data` is NULL. The payload must have exactly its size."""
     cdef cnp.npy_intp shape[64]
     cdef int i, flags, ndim = header.ndim
     cdef uint64_t total = header.itemsize

@@ -62,7 +62,7 @@ cdef class Handle(Observer):
         cdef sem_t *semaphores[2]
         cdef int side
         self.check(&geometry)
-        if (<shmq_header *>self.memory.buf).lock_inode != shmq_owner_lock_inode(): # a forked child that is another user's by now, or has another root
+        if (<shmq_header *>self.memory.buf).lock_inode != shmq_owner_lock_inode(): # a forked child that is another user's now, or has another root
             raise SegmentForeign(f"queue {self.segment.name!r} was opened before this process became user {_os.geteuid()} or changed its root, and its "
                                  "users could not tell it from the dead: refused")
         self.attached = False # in a forked child: the port was the parent's, and so was the bell
@@ -242,14 +242,14 @@ cdef class Handle(Observer):
             close_descriptor(self.bell)
         self.bell = -1
 
-    def _deaths_to_sweep(self) -> int | None:
+    def _deaths_to_reap_sides_of(self) -> int | None:
         """The count of deaths, where messages were ever spilled and nobody has looked since the last death for what the dead left."""
         cdef uint64_t deaths = shmq_load_acquire(&self.port.header.events[<int>SHMQ_DEATHS])
         if deaths == shmq_load_acquire(&self.port.header.swept) or not shmq_load_half(&self.port.header.spilled):
             return None
         return deaths
 
-    def _swept(self, uint64_t deaths) -> None:
+    def _reaped_sides_of(self, uint64_t deaths) -> None:
         """What the dead had left at that count is removed. Of two who say so the later one may be behind: then it is looked for again."""
         shmq_store_release(&self.port.header.swept, deaths)
 
@@ -333,7 +333,7 @@ cdef class Handle(Observer):
         return SHMQ_TIMED_OUT if status == SHMQ_TIMED_OUT else SHMQ_OK
 
     cdef int watch_name(self) except -1:
-        """For whoever waits: is the name another queue's by now, so that nobody new comes to this one? Raises SegmentNotFound."""
+        """For waiters: is the name another queue's, so that nobody new comes to this one? Raises SegmentNotFound."""
         cdef uint64_t now = shmq_now_coarse_ns()
         if now - self.name_looked_ns >= NAME_NS:
             if self.name_looked_ns and (shmq_nothing_comes(&self.port, True) or not shmq_ring_has_space(&self.port)): # soon after, it has just come
@@ -399,7 +399,7 @@ cdef class Handle(Observer):
 
     @cython.critical_section
     def _pass_on(self, int side) -> None:
-        """Wake another one who waits at this side, if there is something for him. Never raises."""
+        """Wake another waiter of this side, if there is something for it. Never raises."""
         if self.is_own():
             shmq_pass_on(&self.port, <shmq_side>side)
 

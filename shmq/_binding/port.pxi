@@ -373,7 +373,7 @@ cdef class Port(Consumer):
             copy = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>limit)
             self.look_again()
             if not shmq_ring_peek(&self.port, nth, &header, PyBytes_AS_STRING(copy), limit, &moved):
-                if moved and again < PEEKS: # taken while we looked: the front is elsewhere by now
+                if moved and again < PEEKS: # taken while we looked: the front is elsewhere now
                     nth = 0
                     again += 1
                     result.clear()

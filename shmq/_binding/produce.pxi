@@ -224,7 +224,7 @@ cdef class Producer(Handle):
         return self.append(draft, deadline)
 
     cdef int append(self, const draft_t *draft, uint64_t deadline) except -1:
-        """To the end of the backlog, or into the ring where there is none by now and there is room."""
+        """To the end of the backlog, or into the ring where there is none any more and there is room."""
         cdef bytes record = record_of(draft)
         cdef Log log = self._backlog
         cdef shmq_status status = SHMQ_LOST

@@ -92,7 +92,7 @@ cdef class Slot:
             return True
         status = shmq_view_begin(&self.port.port, self.cell, self.word)
         if status == SHMQ_LOST:
-            raise LeaseLost(f"the lease of a message in queue {self.port.name!r} has ended: it is somebody else's by now")
+            raise LeaseLost(f"the lease of a message in queue {self.port.name!r} has ended: it is another consumer's")
         self.watching = status == SHMQ_OK
         return self.watching
 

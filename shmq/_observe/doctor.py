@@ -146,7 +146,7 @@ def examine_older() -> Iterator[Finding]:
 
 
 def examine_logind() -> Iterator[Finding]:
-    """systemd removes a user's files from /dev/shm at his last logout, unless it is told not to."""
+    """systemd removes a user's files from /dev/shm at the last logout, unless it is told not to."""
     uid = os.geteuid()
     if uid < FIRST_USER or not os.path.isdir(SYSTEMD):
         return
@@ -165,7 +165,7 @@ def examine_logind() -> Iterator[Finding]:
     yield Finding(
         "warning",
         "RemoveIPC",
-        "systemd removes this user's queues from /dev/shm at his last logout, also from under running processes: "
+        "systemd removes this user's queues from /dev/shm at the last logout, also from under running processes: "
         "set RemoveIPC=no in /etc/systemd/logind.conf, or `loginctl enable-linger`",
     )
 

@@ -18,7 +18,7 @@ def describe(pid: int, alive: bool | None = None, here: bool | None = None) -> s
     """
     import psutil  # on first use: `import shmq` stays light
 
-    if here is False or (alive is False and not here):  # whoever else has that pid by now is not meant
+    if here is False or (alive is False and not here):  # another process that has that pid now is not meant
         return f"pid {pid} ({'in another namespace or container' if alive else 'gone'})"
     try:
         command = " ".join(psutil.Process(pid).cmdline()) or psutil.Process(pid).name()

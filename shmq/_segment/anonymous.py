@@ -19,7 +19,7 @@ def anonymous_name() -> str:
     return f"{ANONYMOUS_PREFIX}{os.getpid()}.{os.urandom(4).hex()}"
 
 
-class Sweeper:
+class AnonymousReaper:
     """Removes anonymous segments whose creator was killed before it could: some with each that is made.
 
     A list of all is made once, and again when so many have been made since that it costs each of them the same, however
@@ -32,7 +32,7 @@ class Sweeper:
         self.names: list[str] = []
         self.rest = 0  # creations before all are listed again
 
-    def sweep(self) -> list[str]:
+    def reap(self) -> list[str]:
         """Look at some, remove what is left over; return their names."""
         if not self.names:
             if self.rest > 0:
@@ -45,7 +45,7 @@ class Sweeper:
         return list(filter(remove_if_left_over, looked_at))
 
 
-sweep_anonymous = Sweeper().sweep
+reap_anonymous = AnonymousReaper().reap
 
 
 def seems_abandoned(name: str) -> bool:

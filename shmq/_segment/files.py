@@ -19,7 +19,7 @@ shmq/_native/files.h keeps for the engine:
 
 - A file is used only if it is this user's, of the expected kind, without permissions for others, and under one name. That is
   asked of the open descriptor, and what is in a folder is reached from the folder's descriptor.
-- What is another user's is never listed, read, followed or removed, and no reason to fail. Only a caller that needs that very
+- What is another user's is never listed, read, followed or removed, and no reason to fail. Only a caller that needs that
   name is told what is in its way.
 """
 

@@ -30,11 +30,11 @@ class Segment:
         self.created_at: float = header["created_at"]
         self.config = Config.found(header)
         self.identity = identity  # device and inode
-        self.made = False  # … by this very handle
+        self.made = False  # … by this handle
 
     @property
     def beside(self) -> str:
-        """What the names of all files begin with that stand beside this very segment."""
+        """What the names of all files begin with that stand beside this segment."""
         return f"{file_of(self.name)}{SEPARATOR}{self.nonce:016x}"
 
     @property
@@ -152,7 +152,7 @@ def out_of_sight(segment: Segment) -> NoSharedMemory:
 
 
 def is_replaced(segment: Segment) -> bool:
-    """Does the segment's name lead to another one by now? Not where it leads nowhere: that may be wanted."""
+    """Does the segment's name lead to another one? Not where it leads nowhere: that may be wanted."""
     try:
         return files.identity_of(os.lstat(f"{SHM}/{file_of(segment.name)}")) != segment.identity
     except OSError:

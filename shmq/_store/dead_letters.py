@@ -136,7 +136,7 @@ class DeadLetters:
         now = time.time()
         name = f"{id:016x}"
         if not reason and name in self._names():
-            return  # whoever rejected it had written this letter, with his reason, and died before he freed the cell
+            return  # a process that rejected it wrote this letter, with its reason, and died before it freed the cell
         text = "" if error is None else "".join(traceback.format_exception(type(error), error, error.__traceback__))
         head = {
             "reason": reason, "cause": cause, "error": text[-LONGEST_ERROR:], "delivery_count": delivery_count,

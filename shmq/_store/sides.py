@@ -3,7 +3,7 @@
 Whoever opens a queue in which processes have died since somebody last looked removes those to which nothing leads, and `shmq
 doctor` does it for all queues. A key is an id of the port that wrote the file. Where that port's process is dead, and neither the
 ring, a cell, the backlog nor a dead letter has the key, nobody will ever have it again. So nothing needs a lock: two who look at
-once find the same, and who is killed meanwhile leaves the rest to the next one, his own death being counted as well.
+once find the same, and a process that is killed meanwhile leaves the rest to the next one: its own death is counted as well.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from shmq._store.dead_letters import DeadLetters
 if TYPE_CHECKING:
     from shmq._core import Observer, Port
 
-__all__ = ["leaked", "sweep", "sweep_after"]
+__all__ = ["leaked", "reap_sides", "reap_sides_after"]
 
 KEY = re.compile("[0-9a-f]{16}")
 LOOKS = 3  # at letters that others write and put back meanwhile
 FEW = 1000  # letters that whoever opens a queue reads
 
 
-def sweep_after(deaths: int, queue: Port[Any]) -> None:
+def reap_sides_after(deaths: int, queue: Port[Any]) -> None:
     """For whoever opens the queue: remove what the dead had left at this count of deaths.
 
     Where that takes long or cannot be done now, the next process that opens it tries, or the doctor.
     """
     with contextlib.suppress(ShmqError, OSError, MemoryError):
-        if sweep(queue, briefly=True) is not None:
-            queue._swept(deaths)
+        if reap_sides(queue, briefly=True) is not None:
+            queue._reaped_sides_of(deaths)
 
 
-def sweep(queue: Port[Any], briefly: bool = False) -> int | None:
+def reap_sides(queue: Port[Any], briefly: bool = False) -> int | None:
     """Remove the side segments of the dead to which nothing leads; return how many, or None where that cannot be told now.
 
     **Waits** for the lock of the backlog, unless it is to be done briefly. **Raises** what reading letters raises.

@@ -60,7 +60,7 @@ def ports_for(workers: int, least: int) -> int:
 class Channel:
     """One end, for taking or for putting. Threads take turns by themselves.
 
-    `private`: nobody finds it by name but those who were told, and it is swept away like an anonymous queue. `attach`: only
+    `private`: nobody finds it by name but those who were told, and it is reaped like an anonymous queue. `attach`: only
     where it is already; raises SegmentNotFound where it is not.
     """
 
@@ -234,7 +234,7 @@ class Channel:
                 return lease
             if certain or time.monotonic() > deadline:
                 return None
-            # The ticket may be a dead man's, and what he held not yet be taken back, or be taken back by another this very
+            # The ticket may be a dead worker's, and what it held not yet be taken back, or be taken back by another this
             # moment. So this is certain before the last look, not after it.
             certain = not large._reap() and not dead_ports(large)
 

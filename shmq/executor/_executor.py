@@ -119,7 +119,7 @@ class Executor(futures.Executor):
         for module in STARTERS[mp_context.get_start_method(allow_none=False)], "resource_tracker":
             importlib.import_module(f"multiprocessing.{module}")
         if name is None:
-            anonymous.sweep_anonymous()
+            anonymous.reap_anonymous()
         self._max_workers = max_workers
         self._mp_context = mp_context
         channel = shape_of(max_workers, name is None) | {"slot_size": slot_size, "max_deliveries": max_deliveries}

@@ -82,7 +82,7 @@ class Losses:
             del self._clients[name]
 
     def _unexplained(self, number: int, deliveries: int) -> bool:
-        """Have more workers of ours died in this task than we know of by now?"""
+        """Have more workers of ours died in this task than we know of?"""
         return self.private and len(self._suspects.get(number, ())) < deliveries
 
     def _loss(self, number: int, name: str, deliveries: int) -> WorkerLost:

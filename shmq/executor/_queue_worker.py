@@ -84,7 +84,7 @@ class QueueWorker(Worker):
             if lease.expires_at is not None:
                 lease.extend()  # its time begins now, not when it was taken ahead
         except LeaseLost:
-            return  # somebody else has it by now, and nothing was begun
+            return  # another consumer has it, and nothing was begun
         began, how = self.begin(0, lease.id), _board.FAILED
         try:
             how = self.attempt(lease)

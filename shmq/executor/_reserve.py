@@ -26,9 +26,7 @@ class Reserve:
     """Kept until it is spent."""
 
     def __init__(self) -> None:
-        self._identity: tuple[int, int] | None = (
-            None  # of the file that all of them lead to: a number alone may be another's by now
-        )
+        self._identity: tuple[int, int] | None = None  # of the file that all of them lead to: a number alone may be another's
         self._descriptors: list[int] = []
         self._memory: bytearray | None = None
         self.restore()

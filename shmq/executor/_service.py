@@ -31,7 +31,7 @@ from shmq.executor._task_worker import run
 __all__ = ["Service", "Wish", "log_to_stderr"]
 
 LOOK_ROUND = 1.0  # seconds between two looks whether the queue still has its name
-LOOK_OUT = 0.2  # … whether it is there by now
+LOOK_OUT = 0.2  # … whether it is there
 FORMAT = "%(asctime)s %(levelname)s [%(process)d] %(name)s: %(message)s"
 
 log = logging.getLogger("shmq")

@@ -305,23 +305,23 @@ def hold_and_wait(name: str, lifetime: str, ready: Any) -> None:
 
 
 @pytest.mark.parametrize("lifetime", GOES)
-@pytest.mark.parametrize("sweep", ["open", "attach", "create", "doctor"])
-def test_what_a_killed_creator_left_is_swept(name: str, children: Children, lifetime: str, sweep: str) -> None:
+@pytest.mark.parametrize("how", ["open", "attach", "create", "doctor"])
+def test_what_a_killed_creator_left_is_reaped(name: str, children: Children, lifetime: str, how: str) -> None:
     ours, theirs = children.context.Pipe()
     children.start(hold_and_wait, name, lifetime, theirs)
     assert ours.poll(LONG) and ours.recv() == "lost"
     children.kill()
     assert there(name)
-    if sweep == "doctor":
+    if how == "doctor":
         found = repair([name])
         assert [finding.level for finding in found] == ["repaired"]
-    elif sweep == "attach":
+    elif how == "attach":
         with pytest.raises(shmq.SegmentNotFound, match="outlived"):
             shmq.Queue.attach(name)
     else:
-        with opened(name, lifetime) if sweep == "open" else shmq.Queue.create(name, slots=8, slot_size=256) as queue:
+        with opened(name, lifetime) if how == "open" else shmq.Queue.create(name, slots=8, slot_size=256) as queue:
             assert queue.empty() and queue.stats().puts == 0
-        shmq.unlink(name) if sweep == "create" else None
+        shmq.unlink(name) if how == "create" else None
     assert files_of(name) == []
 
 

@@ -474,7 +474,7 @@ def make_anonymous_and_wait(connection: Any) -> None:
     signal.pause()
 
 
-def test_an_anonymous_queue_whose_creator_was_killed_is_swept_by_the_next(children: Children) -> None:
+def test_an_anonymous_queue_whose_creator_was_killed_is_reaped_by_the_next(children: Children) -> None:
     ours, theirs = children.context.Pipe()
     child = children.start(make_anonymous_and_wait, theirs)
     name = ours.recv()
@@ -484,11 +484,11 @@ def test_an_anonymous_queue_whose_creator_was_killed_is_swept_by_the_next(childr
     child.join(60)
     assert len(files_of(name)) == 4
 
-    def swept_by_the_next() -> bool:
+    def reaped_by_the_next() -> bool:
         shmq.Queue(slots=2, slot_size=64).close()
         return files_of(name) == []
 
-    wait_until(swept_by_the_next)
+    wait_until(reaped_by_the_next)
 
 
 def test_what_making_an_anonymous_queue_looks_at_does_not_grow_with_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -515,12 +515,13 @@ def test_what_making_an_anonymous_queue_looks_at_does_not_grow_with_their_number
         steps.append((len(looks) + sum(listed)) / number)
     for queue in queues:
         queue.close()
-    most = 2 + anonymous.Sweeper.LOOKS  # each is looked for before it is made; 16 are looked at
-    assert steps[0] <= most + 5 * anonymous.Sweeper.LOOKS and steps[1] <= most + 5 * anonymous.Sweeper.LOOKS, steps
+    most = 2 + anonymous.AnonymousReaper.LOOKS  # each is looked for before it is made; 16 are looked at
+    most += 5 * anonymous.AnonymousReaper.LOOKS
+    assert max(steps) <= most, steps
     assert steps[1] < 2 * steps[0], steps
 
 
-def test_a_leftover_that_somebody_is_opening_is_not_swept(children: Children) -> None:
+def test_a_leftover_that_somebody_is_opening_is_not_reaped(children: Children) -> None:
     ours, theirs = children.context.Pipe()
     child = children.start(make_anonymous_and_wait, theirs)
     name = ours.recv()
@@ -534,7 +535,7 @@ def test_a_leftover_that_somebody_is_opening_is_not_swept(children: Children) ->
     assert files_of(name) == []
 
 
-def test_an_anonymous_queue_made_beside_another_lock_file_is_not_swept(
+def test_an_anonymous_queue_made_beside_another_lock_file_is_not_reaped(
     make: Callable[..., shmq.Queue], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with shmq.Queue(slots=1, slot_size=16) as queue:
@@ -548,7 +549,7 @@ def test_an_anonymous_queue_made_beside_another_lock_file_is_not_swept(
         monkeypatch.undo()
 
 
-def test_a_leftover_that_came_back_to_life_before_the_lock_is_not_swept(
+def test_a_leftover_that_came_back_to_life_before_the_lock_is_not_reaped(
     make: Callable[..., shmq.Queue], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     queue = make(slots=1, slot_size=16)

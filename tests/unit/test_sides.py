@@ -140,7 +140,7 @@ def test_two_who_open_at_once_and_a_second_look_find_nothing_amiss(make: Make, c
     for thread in threads:
         thread.join(LONG)
     reopened(queue)
-    assert side_files(queue) == [] and queue._deaths_to_sweep() is None
+    assert side_files(queue) == [] and queue._deaths_to_reap_sides_of() is None
 
 
 # -- what is not ---------------------------------------------------------------------------------------------------------------
@@ -182,11 +182,11 @@ def test_while_messages_wait_in_a_backlog_an_open_leaves_the_look_to_later(make:
     queue.put("full")
     killed_after_put(children, queue)  # into the backlog
     reopened(queue)
-    assert len(side_files(queue)) == 1 and queue._deaths_to_sweep() == 1
-    assert sides.sweep(queue) == 0  # the doctor, which reads the backlog
+    assert len(side_files(queue)) == 1 and queue._deaths_to_reap_sides_of() == 1
+    assert sides.reap_sides(queue) == 0  # the doctor, which reads the backlog
     assert queue.drain() == ["full", LARGE]
     reopened(queue)
-    assert queue._deaths_to_sweep() is None
+    assert queue._deaths_to_reap_sides_of() is None
 
 
 def test_what_a_living_process_is_putting_is_kept_when_another_one_dies(make: Make, children: Children) -> None:
@@ -344,7 +344,7 @@ def test_letters_are_read_only_where_something_is_left_over(
     looks: list[int] = []
     monkeypatch.setattr(DeadLetters, "_files", lambda self: looks.append(1) or set())
     reopened(queue)
-    assert looks == [] and queue._deaths_to_sweep() is None
+    assert looks == [] and queue._deaths_to_reap_sides_of() is None
     assert queue.get(timeout=0) == LARGE
 
 
