@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import inspect
 import json
 import operator
 import re
@@ -97,6 +98,19 @@ def test_every_command_and_public_name_that_a_document_names_exists(document):
         elif command := re.match(r"shmq ([a-z]\S*)", span):
             options = {option for parameter in group.commands[command[1]].params for option in parameter.opts}
             assert set(re.findall(r"(?<=\s)--?[a-z][a-z-]*", span)) <= options | {"--help"}, span
+
+
+def test_the_methods_that_the_readme_lists_exist_with_these_parameters():
+    table = (ROOT / "README.md").read_text().partition("### Work queues")[2].partition("\n### ")[0].partition("| | |")[2]
+    calls = [re.fullmatch(r"(?:q\.|lease\.|\.)?(\w+)(?:\((.*)\))?", span) for span in re.findall(r"`([^`]+)`", table)]
+    named = {call[1]: call[2] or "" for call in calls if call and hasattr(shmq.Queue, call[1]) | hasattr(shmq.Lease, call[1])}
+    unknown = {call[1] for call in calls if call} - set(named) - {"Full", "Empty", "LeaseLost"}
+    assert unknown == set()
+    assert len(named) >= 30
+    for name, parameters in named.items():
+        method = getattr(shmq.Queue, name, None) or getattr(shmq.Lease, name)
+        for parameter, default in re.findall(r"(\w+)=([\w.]+)", parameters):
+            assert str(inspect.signature(method).parameters[parameter].default) == default, name
 
 
 def test_every_document_is_reached_from_the_readme():
