@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import configparser
+import json
 import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -32,27 +34,29 @@ UNITS = [
 ]
 
 
+@pytest.fixture(scope="module")
+def runner() -> Iterator[subprocess.Popen[str]]:
+    """The program that runs pages: one for all, since most of a page's time would be imports."""
+    command = [sys.executable, pages.__file__]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        yield process
+        process.communicate("", timeout=WATCHDOG)
+        assert process.returncode == 0
+
+
 @pytest.mark.parametrize("page", GUIDE, ids=lambda path: path.stem)
-def test_a_page_of_the_guide_does_what_it_shows(page: Path, name: str, tmp_path: Path) -> None:
+def test_a_page_of_the_guide_does_what_it_shows(page: Path, name: str, tmp_path: Path, runner: subprocess.Popen[str]) -> None:
     if page in COMPILED and shutil.which("cc") is None:
         pytest.skip("no C compiler")
-    process = subprocess.Popen(
-        [sys.executable, pages.__file__, page, name],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        output, _ = process.communicate(timeout=WATCHDOG)
-    finally:
-        survivors = survivors_of(process.pid)
-        for pid in survivors:
-            os.kill(pid, signal.SIGKILL)
-    assert process.returncode == 0, output
+    assert runner.stdin is not None and runner.stdout is not None
+    print(json.dumps([str(page), name, str(tmp_path)]), file=runner.stdin, flush=True)
+    pid, status = json.loads(runner.stdout.readline())
+    survivors = survivors_of(pid)
+    for survivor in survivors:
+        os.kill(survivor, signal.SIGKILL)
+    assert status == 0, (tmp_path / "said").read_text()
     assert not survivors, f"still running: {survivors}"
-    assert left_behind_by(process.pid) == []
+    assert left_behind_by(pid) == []
 
 
 def test_every_page_of_the_guide_is_in_its_index() -> None:
@@ -64,7 +68,7 @@ def test_every_page_of_the_guide_is_in_its_index() -> None:
 def test_a_unit_of_the_guide_is_one_that_systemd_takes(unit: pages.Block, tmp_path: Path) -> None:
     text = re.sub(r"(?<=ExecStart=)\S*/", f"{Path(sys.executable).parent}/", unit.text)
     parsed = configparser.ConfigParser(interpolation=None)
-    parsed.optionxform = str  # type: ignore[method-assign,assignment]
+    parsed.optionxform = str
     parsed.read_string(text)
     assert parsed.sections() == ["Unit", "Service", "Install"]
     program = parsed["Service"]["ExecStart"].split()
@@ -107,3 +111,11 @@ def test_each_text_of_an_error_has_its_place_among_the_troubles() -> None:
 def test_each_trouble_is_one_that_shmq_tells_of() -> None:
     words = all_words(PACKAGE)
     assert [saying for saying, entry in ENTRIES.items() if not entry.search(words)] == []
+
+
+def test_each_text_of_the_c_client_has_its_place_among_its_troubles() -> None:
+    client = (Path(shmq.get_include()) / "client.c").read_text()
+    texts = re.findall(r'"([^"]+)"', client.partition("shmq_strerror(int error) {")[2].partition("};")[0])
+    assert len(texts) > 10
+    troubles = (ROOT / "docs" / "guide" / "c-producers.md").read_text().partition("`shmq_strerror` says")[2]
+    assert [text for text in texts if text != "success" and text not in troubles] == []

@@ -1,4 +1,4 @@
-"""A page of the guide as a program: its blocks are run in their order, in one process, and say what the page says that they say.
+"""A page of the guide as a program: its blocks are run in their order, in one process, and print what the page shows.
 
 A block's first lines decide what becomes of it:
 
@@ -17,15 +17,18 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import re
 import runpy
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
+PATIENCE = 60  # seconds for a page
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 FILE = re.compile(r"(?:#|/\*) (?:/\S*/)?([\w.-]+\.(?:py|c|service|conf))(?: \*/)?\n")
 NAME = re.compile(r"""(?:Queue(?:\.\w+)?\(\s*|\bname=|\battach\(\s*)"([a-z][\w.-]*)\"""")
@@ -144,7 +147,29 @@ class Page:
         return printed.getvalue()
 
 
-if __name__ == "__main__":
+def run_one(path: str, prefix: str, folder: str) -> None:
+    """The life of a process that was forked for a page: what it and its children say goes into a file of that folder."""
+    os.setsid()  # so that who is left of it can be found
+    signal.alarm(PATIENCE)
+    os.chdir(folder)
+    sys.path[0] = folder  # where the page's files are
+    said = os.open("said", os.O_WRONLY | os.O_CREAT)
+    os.dup2(said, 1)
+    os.dup2(said, 2)
+    Page(Path(path), prefix).run()
+
+
+def serve() -> None:
+    """Run each page that is asked for on the standard input in a fork of this process; tell its pid, and how it ended."""
     os.environ["PATH"] = f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"
-    sys.path[0] = os.getcwd()  # where the page's files are
-    Page(Path(sys.argv[1]), sys.argv[2]).run()
+    import shmq.cli._group  # noqa: F401  # once for all pages, with NumPy and rich
+
+    for line in sys.stdin:
+        if (pid := os.fork()) == 0:
+            run_one(*json.loads(line))
+            return
+        print(json.dumps([pid, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])]), flush=True)
+
+
+if __name__ == "__main__":
+    serve()
