@@ -33,7 +33,9 @@ from shmq._errors import (
     TooManyPorts,
 )
 from shmq._include import get_include
-from shmq._observe.stats import Holding, QueueStats, verify
+from shmq._observe.holdings import Holding
+from shmq._observe.stats import QueueStats
+from shmq._observe.verify import verify
 from shmq._queue import Queue
 from shmq._segment.backoff import Backoff
 from shmq._segment.lifecycle import unlink

@@ -111,6 +111,7 @@ cdef extern from "format/queue.h" nogil:
     uint32_t shmq_word_slot(uint64_t word)
     uint64_t shmq_ring_lap(uint64_t word)
     unsigned shmq_ring_state(uint64_t word)
+    int64_t shmq_ring_ahead(uint64_t word, uint64_t other)
     unsigned shmq_cell_state(uint64_t word)
     uint32_t shmq_cell_owner(uint64_t word)
     uint64_t shmq_cell_generation(uint64_t word)

@@ -1,7 +1,7 @@
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from pickle import PickleBuffer
 from types import TracebackType
-from typing import Any, Generic, overload
+from typing import Any, Generic, NamedTuple, overload
 
 from numpy.typing import DTypeLike, NDArray
 from typing_extensions import Self, TypeVar
@@ -10,7 +10,6 @@ Handed = TypeVar("Handed")
 T = TypeVar("T", default=Any)  # what a queue carries
 
 MAX_CELLS: int
-ID_BITS: int
 PAGE: int
 ITEMS: int
 SPACE: int
@@ -22,8 +21,77 @@ FLAG_WITH_CREATOR: int
 FLAG_WITH_HANDLES: int
 FLAG_ANONYMOUS: int
 FLAG_GROWS: int
-CELL_STATES: tuple[str, ...]
 AS_CREATED: Any
+
+class Process(NamedTuple):
+    pid: int
+    alive: bool
+    here: bool | None
+
+class AttachedPort(NamedTuple):
+    number: int
+    owner: int
+    pid: int
+    alive: bool
+    in_exchange: bool
+
+class RingCell(NamedTuple):
+    lap: int
+    ready: bool
+    slot: int
+
+class Cell(NamedTuple):
+    state: str
+    owner: int
+    slot: int
+    leased_at: float
+
+class CellCounts(NamedTuple):
+    spare: int
+    warm: int
+    idle: int
+    loaned: int
+    leased: int
+    held: int
+    orphan: int
+
+class Occupied(NamedTuple):
+    state: str
+    owner: int
+    message_id: int
+    since: float
+    ends: float | None
+    begun: bool
+    failed: int
+    nbytes: int
+
+class Exchange(NamedTuple):
+    cell: int
+    gives: int
+    takes: int
+
+class Placement(NamedTuple):
+    ring_slots: memoryview
+    half_laps: memoryview
+    cells: list[Cell]
+    exchanges: list[Exchange]
+
+class Counters(NamedTuple):
+    puts: int
+    gets: int
+    receives: int
+    acks: int
+    nacks: int
+    redeliveries: int
+
+class Events(NamedTuple):
+    expired: int
+    deaths: int
+    dead_lettered: int
+
+class Waiters(NamedTuple):
+    consumers: int
+    producers: int
 
 class Observer:
     segment: Any
@@ -50,17 +118,18 @@ class Observer:
     def _shut(self) -> bool: ...
     def _unfinished(self) -> int: ...
     def _hopeless(self) -> int: ...
-    def _events(self) -> tuple[int, ...]: ...
-    def _holdings(self) -> list[tuple[str, int, int, float, float | None, bool, int, int]]: ...
-    def _words(self) -> tuple[bytes, list[int], list[tuple[int, int, int]]]: ...
+    def _events(self) -> Events: ...
+    def _occupied(self) -> list[Occupied]: ...
+    def _placement(self) -> Placement: ...
     def _serials(self) -> set[int]: ...
     def _side_keys(self) -> set[bytes]: ...
-    def _counters(self) -> tuple[int, ...]: ...
-    def _waiters(self) -> tuple[int, int]: ...
-    def _ports(self) -> list[tuple[int, int, int, bool, bool]]: ...
-    def _processes(self) -> dict[int, tuple[int, bool, bool | None]]: ...
-    def _cells(self) -> list[tuple[str, int, int, float]]: ...
-    def _ring(self) -> list[tuple[int, bool, int]]: ...
+    def _counters(self) -> Counters: ...
+    def _waiters(self) -> Waiters: ...
+    def _ports(self) -> list[AttachedPort]: ...
+    def _processes(self) -> dict[int, Process]: ...
+    def _cells(self) -> list[Cell]: ...
+    def _cell_counts(self) -> CellCounts: ...
+    def _ring(self) -> list[RingCell]: ...
     def _holders(self) -> str: ...
     def _image_bytes(self, image: bytes) -> int: ...
     def _image_side_key(self, image: bytes) -> bytes | None: ...
@@ -372,4 +441,5 @@ def mark_ready(memory: Any) -> None: ...
 def read_header(memory: Any) -> dict[str, Any] | None: ...
 def attachments(memory: Any, apart_from: int = 0) -> tuple[int, list[int], int]: ...
 def die_in_window(number: int) -> None: ...
+def serial_of(message_id: int) -> int: ...
 def monotonic_ns() -> int: ...

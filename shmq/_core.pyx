@@ -49,9 +49,10 @@ from libc.string cimport memcpy, memset
 
 import os as _os
 import sys as _sys
+from collections import namedtuple
 from copyreg import dispatch_table as copyreg_table
 from operator import index as operator_index
-from pickle import Pickler, loads as pickle_loads
+from pickle import Pickler, UnpicklingError, loads as pickle_loads
 from types import GenericAlias
 
 from numpy import ascontiguousarray as np_ascontiguousarray, void as np_void
@@ -216,6 +217,7 @@ CAUSES = ("released", "nacked", "expired", "died", "rejected", "?", "?", "?")
 include "_binding/dumper.pxi"
 include "_binding/draft.pxi"
 include "_binding/decode.pxi"
+include "_binding/rows.pxi"
 include "_binding/observe.pxi"
 include "_binding/backlog.pxi"
 include "_binding/handle.pxi"

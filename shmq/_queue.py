@@ -18,7 +18,8 @@ from shmq import _core
 from shmq._codec.codec import Codec, json_codec
 from shmq._codec.reducers import reducers, state_beside
 from shmq._errors import Closed, Empty, Full, SegmentCorrupt, SegmentMismatch, SegmentNotFound
-from shmq._observe.stats import Holding, QueueStats, attached_report, holders_report, holdings_of, stats_of
+from shmq._observe.holdings import Holding, attached_report, holders_report, holdings_of
+from shmq._observe.stats import QueueStats, stats_of
 from shmq._segment import anonymous as _anonymous
 from shmq._segment import lifecycle
 from shmq._segment import segment as _segment

@@ -55,7 +55,7 @@ def repair_queue(name: str) -> Iterator[Finding]:
     with queue:
         if pids := sorted(set(dead)):
             yield Finding("repaired", name, f"{doctor.died(pids)}: what they held was taken back")
-        if left := sum(not alive for _, _, _, alive, _ in queue._ports()):
+        if left := sum(not port.alive for port in queue._ports()):
             yield Finding("error", name, f"{number(left, 'handle')} of the dead cannot be taken back: is the segment damaged?")
         if count := queue._expire():
             yield Finding("repaired", name, f"{doctor.over(count)}: given back")

@@ -311,13 +311,17 @@ cdef class Mapping:
             unmap_pages(self.address, self.size)
 
 
+def serial_of(uint64_t message_id) -> int:
+    """The serial of the port that gave a message its id; side segments are named by such ids, too."""
+    return message_id >> SHMQ_ID_BITS
+
+
 def monotonic_ns() -> int:
     """CLOCK_MONOTONIC, the clock of every time inside a segment."""
     return shmq_now_ns()
 
 
 MAX_CELLS = SHMQ_MAX_CELLS
-ID_BITS = SHMQ_ID_BITS
 PAGE = SHMQ_PAGE
 ITEMS, SPACE, DONE = SHMQ_ITEMS, SHMQ_SPACE, SHMQ_DONE # the sides at which one waits
 SLICE = SHMQ_SLICE_MS * 1e-3

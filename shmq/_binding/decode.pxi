@@ -102,9 +102,26 @@ cdef object build(Handle port, shmq_slot *header, const char *data, object owner
             return pickle_loads(PyBytes_FromStringAndSize(data, <Py_ssize_t>nbytes))
         if not header.described:
             return pickle_loads(glance_at(owner, data, <Py_ssize_t>nbytes))
-        description = PyBytes_FromStringAndSize(data + nbytes, header.described)
-        return _codec.load_pickle(glance_at(owner, data, <Py_ssize_t>nbytes), description)
+        parts = parts_of(glance_at(owner, data, <Py_ssize_t>nbytes), data + nbytes, header.described)
+        return _codec.load_pickle(parts[0], parts[1:])
     return decode_by_codec(port, data, <Py_ssize_t>nbytes, owner)
+
+
+cdef list parts_of(payload, const char *sizes, uint32_t described):
+    """A pickle's stream and its out-of-band buffers, each of which begins at a boundary: as draft_describe laid them down."""
+    cdef uint64_t size, offset = 0, nbytes = len(payload)
+    cdef uint32_t i
+    parts = []
+    for i in range(described // sizeof(size)):
+        memcpy(&size, sizes + i * sizeof(size), sizeof(size))
+        offset = align(offset)
+        if size > nbytes or offset > nbytes - size:
+            raise UnpicklingError(f"out-of-band buffers reach beyond a payload of {nbytes} bytes")
+        parts.append(payload[offset : offset + size])
+        offset += size
+    if offset != nbytes or not parts or described % sizeof(size):
+        raise UnpicklingError(f"out-of-band buffers of {offset} bytes in a payload of {nbytes}")
+    return parts
 
 
 cdef object build_bytes(const char *data, uint64_t nbytes):

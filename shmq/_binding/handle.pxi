@@ -73,7 +73,7 @@ cdef class Handle(Observer):
         while status == SHMQ_NO_PORTS:
             shmq_reap(&self.port)
             status = shmq_port_attach(&self.port, self.memory.buf, &geometry, owner)
-            if status != SHMQ_NO_PORTS or shmq_now_ns() - begun > REAPER_PATIENCE_NS or all([alive for _, _, _, alive, _ in self._ports()]):
+            if status != SHMQ_NO_PORTS or shmq_now_ns() - begun > REAPER_PATIENCE_NS or all([port.alive for port in self._ports()]):
                 break
             usleep(1000) # another one is taking back what the dead had
         for side in range(2):

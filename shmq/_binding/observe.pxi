@@ -1,6 +1,6 @@
 # An observer: a segment that is mapped and looked at. Looking takes no port and changes nothing in the segment.
 
-CELL_STATES = ("spare", "warm", "idle", "loaned", "leased", "held", "orphan", "timed")
+cdef tuple CELL_STATES = ("spare", "warm", "idle", "loaned", "leased", "held", "orphan", "leased") # the last one: leased for a time
 
 
 @cython.no_gc_clear # the collector would take the mapping away before the last lease of a cycle is gone
@@ -114,20 +114,20 @@ cdef class Observer:
         """Payload bytes of a slot."""
         return self.port.geometry.slot_size
 
-    def _counters(self) -> tuple:
+    def _counters(self) -> Counters:
         """Sums over all ports, over all who ever had them, in the order of enum shmq_counter."""
         cdef uint32_t i, k, kinds = SHMQ_COUNTERS
         totals = [0] * kinds
         for i in range(self.port.geometry.ports):
             for k in range(kinds):
                 totals[k] += shmq_load_relaxed(&self.port.records[i].counters[k])
-        return tuple(totals)
+        return Counters(*totals)
 
-    def _events(self) -> tuple:
+    def _events(self) -> Events:
         """Leases that expired, handles whose process died, dead letters, since the segment was made."""
-        return tuple([shmq_load_relaxed(&self.port.header.events[k]) for k in range(3)])
+        return Events(*[shmq_load_relaxed(&self.port.header.events[k]) for k in range(SHMQ_EVENTS)])
 
-    def _waiters(self) -> tuple:
+    def _waiters(self) -> Waiters:
         """Consumers and producers that wait, asleep or for their bell to be rung."""
         cdef uint32_t i
         cdef uint64_t bell, items = shmq_load_half(&self.port.header.items_waiters), space = shmq_load_half(&self.port.header.space_waiters)
@@ -136,23 +136,25 @@ cdef class Observer:
             bell = shmq_load_relaxed(&self.port.records[i].bell)
             items += bell >> <int>SHMQ_ITEMS & 1
             space += bell >> <int>SHMQ_SPACE & 1
-        return items, space
+        return Waiters(items, space)
 
     def _ports(self) -> list:
-        """(index, owner, pid, alive, intent is open) of each attached port."""
+        """Each attached port, as an AttachedPort."""
         cdef uint32_t i
         cdef uint64_t owner
         result = []
         for i in range(self.port.geometry.ports):
             owner = shmq_load_acquire(&self.port.records[i].owner)
             if owner:
-                result.append((i, owner, shmq_load_relaxed(&self.port.records[i].pid), shmq_owner_alive(owner),
-                               shmq_load_acquire(&self.port.records[i].intent) != 0))
+                result.append(AttachedPort(i, owner, shmq_load_relaxed(&self.port.records[i].pid), shmq_owner_alive(owner),
+                                           shmq_load_acquire(&self.port.records[i].intent) != 0))
         return result
 
     def _processes(self) -> dict:
-        """(pid, alive, here) of each attached port. Whether it lives is the kernel's answer; `here`: whether it lives in this process's
-        pid namespace, so that its pid is its pid for us too; None where that is not known."""
+        """The Process of each attached port, by the port's index. Whether it lives is the kernel's answer.
+
+        `here`: whether it lives in this process's pid namespace, so that its pid is its pid for us too; None where that is not known.
+        """
         cdef uint32_t i
         cdef uint64_t owner, namespace, ours = shmq_owner_namespace()
         result = {}
@@ -161,26 +163,34 @@ cdef class Observer:
             if owner:
                 pid, namespace = shmq_load_relaxed(&self.port.records[i].pid), shmq_load_relaxed(&self.port.records[i].namespace)
                 alive = shmq_owner_alive(owner)
-                result[i] = (pid, alive, (alive and namespace == ours) if namespace and ours else None)
+                result[i] = Process(pid, alive, (alive and namespace == ours) if namespace and ours else None)
         return result
 
     def _cells(self) -> list:
-        """(state, owner port, slot, leased since) of each in-flight cell; a timed one is leased."""
+        """Each in-flight cell, as a Cell."""
         cdef uint32_t i
         cdef uint64_t word
         result = []
         for i in range(self.port.geometry.cells):
             word = shmq_load_acquire(&self.port.cells[i].word)
-            state = shmq_cell_state(word)
-            result.append(("leased" if state == SHMQ_TIMED else CELL_STATES[state], shmq_cell_owner(word), shmq_word_slot(word),
-                           shmq_load_relaxed(&self.port.cells[i].leased_ns) * 1e-9))
+            result.append(Cell(CELL_STATES[shmq_cell_state(word)], shmq_cell_owner(word), shmq_word_slot(word),
+                               shmq_load_relaxed(&self.port.cells[i].leased_ns) * 1e-9))
         return result
 
-    def _holdings(self) -> list:
-        """(state, owner port, message id, since, ends, begun, failed, bytes) of each cell that is loaned, leased, held, or came back.
+    def _cell_counts(self) -> CellCounts:
+        """How many in-flight cells are in each state."""
+        cdef uint32_t i
+        cdef uint32_t[8] counts = [0, 0, 0, 0, 0, 0, 0, 0]
+        for i in range(self.port.geometry.cells):
+            counts[shmq_cell_state(shmq_load_acquire(&self.port.cells[i].word))] += 1
+        return CellCounts(counts[<int>SHMQ_SPARE], counts[<int>SHMQ_WARM], counts[<int>SHMQ_IDLE], counts[<int>SHMQ_LOANED],
+                          counts[<int>SHMQ_LEASED] + counts[<int>SHMQ_TIMED], counts[<int>SHMQ_HELD], counts[<int>SHMQ_ORPHAN])
 
-        Times are monotonic seconds; `ends` is None without a time-out, and for what came back when it is due. What was
-        changed while it was read is left out.
+    def _occupied(self) -> list:
+        """Each cell that is loaned, leased, held, or has a message that came back, as an Occupied.
+
+        `ends`: when the lease ends, None without a time-out; of what came back: when it is due. What was changed while it was read is
+        left out.
         """
         cdef uint32_t i, slot
         cdef uint64_t word, ends
@@ -199,13 +209,13 @@ cdef class Observer:
             ends = shmq_load_acquire(&cell.due_ns) if state == SHMQ_ORPHAN else 0
             if state == SHMQ_TIMED and shmq_expires_ahead(shmq_load_acquire(&cell.expires), word) <= 1:
                 ends = shmq_expires_ns(shmq_load_acquire(&cell.expires))
-            row = ("leased" if state == SHMQ_TIMED else CELL_STATES[state], shmq_cell_owner(word), there.id,
+            row = (CELL_STATES[state], shmq_cell_owner(word), there.id,
                    shmq_load_relaxed(&cell.leased_ns) * 1e-9, ends * 1e-9 if ends else None, shmq_lease_begun(&self.port, i, word),
                    shmq_deliveries_failed(shmq_load_relaxed(&there.deliveries)))
             nbytes, described = there.nbytes, there.described
             key = None if state == SHMQ_LOANED else self.side_key_in(slot)
             if shmq_load_acquire(&cell.word) == word:
-                result.append((*row, nbytes if key is None else max(self.segment.side_bytes(key) - described, 0)))
+                result.append(Occupied(*row, nbytes if key is None else max(self.segment.side_bytes(key) - described, 0)))
         return result
 
     cdef object side_key_in(self, uint32_t slot):
@@ -214,18 +224,30 @@ cdef class Observer:
             return None
         return PyBytes_FromStringAndSize(<const char *>shmq_payload_at(&self.port, slot), SPILL_KEY_BYTES)
 
-    def _words(self) -> tuple:
-        """The words of the ring cells, of the in-flight cells, and (intent, what it expects) of each port, as one look finds them."""
-        cdef uint32_t i
-        cdef uint64_t intent
-        ring = PyMemoryView_FromMemory(<char *>self.port.ring, self.port.geometry.slots * sizeof(shmq_word), PyBUF_READ).tobytes()
-        cells = [shmq_load_acquire(&self.port.cells[i].word) for i in range(self.port.geometry.cells)]
-        intents = []
+    def _placement(self) -> Placement:
+        """Which cell names which slot, in one look: first the ring, then the in-flight cells, then what exchanges are open.
+
+        `half_laps`: how far each ring cell is ahead of the first one.
+        """
+        cdef uint32_t i, slots = self.port.geometry.slots
+        cdef uint64_t word, first, intent
+        cdef bytes ring_slots = PyBytes_FromStringAndSize(NULL, slots * sizeof(uint32_t))
+        cdef bytes half_laps = PyBytes_FromStringAndSize(NULL, slots * sizeof(int64_t))
+        cdef uint32_t *slot_of = <uint32_t *>PyBytes_AS_STRING(ring_slots)
+        cdef int64_t *ahead = <int64_t *>PyBytes_AS_STRING(half_laps)
+        first = shmq_load_acquire(&self.port.ring[0])
+        for i in range(slots):
+            word = shmq_load_acquire(&self.port.ring[i]) if i else first
+            slot_of[i] = shmq_word_slot(word)
+            ahead[i] = shmq_ring_ahead(word, first)
+        cells = self._cells()
+        exchanges = []
         for i in range(self.port.geometry.ports):
             intent = shmq_load_acquire(&self.port.records[i].intent)
             if shmq_intent_operation(intent):
-                intents.append((shmq_intent_cell(intent), shmq_word_slot(intent), shmq_word_slot(shmq_load_relaxed(&self.port.records[i].expected))))
-        return ring, cells, intents
+                exchanges.append(Exchange(shmq_intent_cell(intent), shmq_word_slot(intent),
+                                          shmq_word_slot(shmq_load_relaxed(&self.port.records[i].expected))))
+        return Placement(memoryview(ring_slots).cast("I"), memoryview(half_laps).cast("q"), cells, exchanges)
 
     def _side_keys(self) -> set:
         """Keys of the side segments to which messages lead: those in the ring first, since from there they only move to a cell.
@@ -263,22 +285,22 @@ cdef class Observer:
             owner = shmq_load_acquire(&self.port.records[i].owner)
             if owner and shmq_owner_alive(owner):
                 for serial in (shmq_load_acquire(&self.port.records[i].serial), shmq_load_relaxed(&self.port.records[i].serial_before)):
-                    result.add((<uint64_t>serial << SHMQ_ID_BITS) >> SHMQ_ID_BITS) # what an id has room for
+                    result.add(serial_of(<uint64_t>serial << SHMQ_ID_BITS)) # what an id has room for
         return result
 
     def _ring(self) -> list:
-        """(lap, ready, slot) of each ring cell."""
+        """Each cell of the ring, as a RingCell."""
         cdef uint32_t i
         cdef uint64_t word
         result = []
         for i in range(self.port.geometry.slots):
             word = shmq_load_acquire(&self.port.ring[i])
-            result.append((shmq_ring_lap(word), shmq_ring_state(word) == SHMQ_READY, shmq_word_slot(word)))
+            result.append(RingCell(shmq_ring_lap(word), shmq_ring_state(word) == SHMQ_READY, shmq_word_slot(word)))
         return result
 
     def _holders(self) -> str:
         """Who is attached, in words; shmq.Queue knows more about processes."""
-        return ", ".join(f"pid {pid}" for _, _, pid, _, _ in self._ports())
+        return ", ".join(f"pid {port.pid}" for port in self._ports())
 
     @property
     def _backlog_count(self) -> int:

@@ -110,21 +110,13 @@ def _raw(obj: Any) -> np.ndarray[Any, Any] | Encoded | None:
 
 
 def describe_parts(parts: list[Any]) -> bytes:
-    """The sizes of a pickle's stream and of its out-of-band buffers, for load_pickle."""
+    """The sizes of a pickle's stream and of its out-of-band buffers, which lie behind one another in the payload."""
     return struct.pack(f"<{len(parts)}Q", *(len(part) for part in parts))
 
 
-def load_pickle(data: memoryview, description: bytes) -> Any:
+def load_pickle(stream: memoryview, buffers: list[memoryview]) -> Any:
     """Unpickle a stream with out-of-band buffers; each buffer is copied out of the slot and is writable."""
-    sizes = struct.unpack(f"<{len(description) // 8}Q", description)
-    parts, offset = [], 0
-    for size in sizes:
-        offset = (offset + 63) & ~63
-        parts.append(data[offset : offset + size])
-        offset += size
-    if offset != len(data):
-        raise pickle.UnpicklingError(f"out-of-band buffers of {offset} bytes in a payload of {len(data)}")
-    return pickle.loads(parts[0], buffers=[bytearray(part) for part in parts[1:]])
+    return pickle.loads(stream, buffers=[bytearray(part) for part in buffers])
 
 
 def decode(data: memoryview, codec: Codec | None) -> Any:

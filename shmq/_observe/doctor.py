@@ -23,7 +23,7 @@ from shmq import _core
 from shmq._core import Observer
 from shmq._errors import SegmentNotFound, ShmqError
 from shmq._observe.look import Sight, look, older
-from shmq._observe.stats import verify
+from shmq._observe.verify import verify
 from shmq._segment import files as _files
 from shmq._segment import listing
 from shmq._segment import segment as _segment
@@ -38,7 +38,8 @@ LOGIND = ("/etc/systemd/logind.conf", "/etc/systemd/logind.conf.d/*.conf")  # th
 SYSTEMD = "/run/systemd/system"
 LINGER = "/var/lib/systemd/linger"
 FIRST_USER = 1000  # systemd removes nothing of system users
-SMALL = 64 << 20  # bytes: what a Docker container has unless it is told otherwise
+MIB = 1 << 20
+SMALL = 64 * MIB  # bytes: what a Docker container has unless it is told otherwise
 NEARLY_FULL = 0.95
 REMAINS = {  # what nobody can use any more, by its state
     "half-made": "that was never finished",
@@ -110,7 +111,7 @@ def examine_place() -> Iterator[Finding]:
     size, free = space.f_blocks * space.f_frsize, space.f_bavail * space.f_frsize
     advice = "enlarge it: `mount -o remount,size=… /dev/shm`, Docker: --shm-size"
     if size <= SMALL:
-        yield Finding("warning", SHM, f"it has only {size >> 20} MiB; {advice}")
+        yield Finding("warning", SHM, f"it has only {size // MIB} MiB; {advice}")
     if size and free < size * (1 - NEARLY_FULL):
         yield Finding(
             "warning", SHM, f"only {free:,} of {size:,} bytes are free; unlink queues that are no longer used, or {advice}"
@@ -211,8 +212,8 @@ def examine_what_the_dead_left(queue: Observer) -> Iterator[Finding]:
         found.append(semaphores(gone))
     if pids := sorted(set(_core.attachments(queue.segment.memory)[1])):
         found.append(died(pids))
-    rows, now = queue._holdings(), _core.monotonic_ns() * 1e-9
-    if count := sum(state == "leased" and ends is not None and ends < now for state, _, _, _, ends, *_ in rows):
+    now = _core.monotonic_ns() * 1e-9
+    if count := sum(cell.state == "leased" and cell.ends is not None and cell.ends < now for cell in queue._occupied()):
         found.append(over(count))
     if count := queue._hopeless():
         found.append(hopeless(count))

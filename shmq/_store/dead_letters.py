@@ -230,7 +230,7 @@ class DeadLetters:
 
     def _unsettled(self) -> set[int]:
         """Ids of the messages that are in an in-flight cell; the slot of a loan still bears the id of an earlier one."""
-        return {id for state, _, id, *_ in self._port._holdings() if state != "loaned"}
+        return {cell.message_id for cell in self._port._occupied() if cell.state != "loaned"}
 
     def _side_key(self, letter: DeadLetter) -> list[bytes]:
         key = self._port._image_side_key(letter.image)

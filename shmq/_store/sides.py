@@ -58,7 +58,7 @@ def leaked(queue: Observer, of_backlog: Callable[[], set[bytes]] | None = None) 
     beginning = f"{queue.segment.beside}."
     keys = [key for file in _files.list_files(beginning) if KEY.fullmatch(key := file.removeprefix(beginning))]
     writing = queue._serials()  # after the listing, before the look: what was published in between is found by the look
-    nowhere = {key.encode() for key in keys if int(key, 16) >> _core.ID_BITS not in writing}
+    nowhere = {key.encode() for key in keys if _core.serial_of(int(key, 16)) not in writing}
     if nowhere:
         nowhere -= queue._side_keys()
     if nowhere:  # only now what takes long

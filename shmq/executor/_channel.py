@@ -275,4 +275,4 @@ class Channel:
 
 def dead_ports(queue: Queue) -> bool:
     """Is there a port whose process is dead, and somebody else at taking back what it held?"""
-    return not all(alive for _, _, _, alive, _ in queue._ports())
+    return not all(port.alive for port in queue._ports())

@@ -50,7 +50,7 @@ class Losses:
         for queue in queues:
             queue._reap()
             queue._dead_letter_all()
-            dead_letters += queue._events()[2]
+            dead_letters += queue._events().dead_lettered
         if dead_letters == self._dead_letters and not self.expected:
             return []
         self.expected, self._dead_letters = False, dead_letters

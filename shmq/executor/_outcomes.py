@@ -83,7 +83,8 @@ class Outcomes:
         while large is not None:
             # Half of the cells at most for views that are kept: the workers need the others.
             data: Any
-            in_place = self.in_place and 2 * sum(cell[0] in ("leased", "held") for cell in large._cells()) < len(large._cells())
+            cells = large._cell_counts()
+            in_place = self.in_place and 2 * (cells.leased + cells.held) < sum(cells)
             try:
                 lease = large.receive(0)
                 data = lease.view

@@ -855,7 +855,7 @@ def rests(queue: shmq.Queue, failures: int) -> list[float]:
         earliest = time.monotonic()
         lease.nack()
         latest = time.monotonic()
-        ((due),) = [ends for state, _, _, _, ends, *_ in queue._holdings() if state == "orphan"]
+        ((due),) = [ends for state, _, _, _, ends, *_ in queue._occupied() if state == "orphan"]
         found.append(due - (earliest + latest) / 2)
         end_rests(queue)
     queue.receive(timeout=LONG).ack()
@@ -891,7 +891,7 @@ def test_chance_stays_within_its_share_and_is_there(make: Make) -> None:
     now = time.monotonic()
     for lease in leases:
         lease.nack()
-    dues = [ends - now for state, _, _, _, ends, *_ in queue._holdings() if state == "orphan"]
+    dues = [ends - now for state, _, _, _, ends, *_ in queue._occupied() if state == "orphan"]
     assert len(dues) == 50 and all(49.9 <= due <= 151 for due in dues)
     assert min(dues) < 85 and max(dues) > 115 and len({round(due, 3) for due in dues}) > 40
 

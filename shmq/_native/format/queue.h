@@ -102,6 +102,10 @@ static inline uint32_t shmq_word_slot(uint64_t word) { return (uint32_t)(word & 
 static inline int64_t shmq_lap_ahead(uint64_t word_lap, uint64_t lap) {
     return (int64_t)((word_lap - lap) << (64 - SHMQ_LAP_BITS)) >> (64 - SHMQ_LAP_BITS);
 }
+/* How many half laps the ring cell's word is ahead of another's, modulo the width of a lap. A lap has two: EMPTY, then READY. */
+static inline int64_t shmq_ring_ahead(uint64_t word, uint64_t other) {
+    return 2 * shmq_lap_ahead(shmq_ring_lap(word), shmq_ring_lap(other)) + (int64_t)shmq_ring_state(word) - (int64_t)shmq_ring_state(other);
+}
 
 /* -- sequences ------------------------------------------------------------------------------------------------------ */
 

@@ -1,0 +1,80 @@
+"""Verification: does a queue keep the invariants of its format?"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from shmq._errors import SegmentCorrupt
+
+if TYPE_CHECKING:
+    from shmq._core import Exchange, Observer
+
+__all__ = ["verify"]
+
+LOOKS = 400  # at a segment where others are at work: in each of them every slot is on its way now and then
+LOOK_PAUSE = 0.0005
+OWNED = ("idle", "loaned", "leased", "held")  # states of a cell that has an owner
+
+
+def verify(port: Observer) -> None:
+    """Check a queue against the format's invariants: every slot in exactly one cell, owners attached, laps in step.
+
+    Raises SegmentCorrupt that names a violation. Others may be at work meanwhile: one look then finds slots on their way from
+    cell to cell, so what is wrong in one look is looked at again, and only what stays wrong is reported. A process that is
+    stopped in the middle of an exchange is no violation: its intent says which of two slots its cell names.
+    """
+    port.qsize()  # raises Closed
+    problems = look(port)
+    for _ in range(LOOKS):
+        if not problems:
+            return
+        time.sleep(LOOK_PAUSE)
+        again = look(port)
+        problems = {what: text for what, text in again.items() if what in problems}
+    if problems:
+        raise SegmentCorrupt(f"queue {port.name!r}: {'; '.join(sorted(problems.values())[:5])}")
+
+
+def look(port: Observer) -> dict[tuple[str, int], str]:
+    """What one look finds wrong, by (kind, number)."""
+    placement = port._placement()
+    cells = placement.cells
+    total = len(placement.ring_slots) + len(cells)
+    slots = np.concatenate([np.asarray(placement.ring_slots), np.array([cell.slot for cell in cells], dtype=np.uint32)])
+    problems = {("slot", int(slot)): f"a cell names slot {slot}, beyond its {total}" for slot in slots[slots >= total]}
+    counts = np.bincount(slots[slots < total], minlength=total)
+    settle(counts, [found for found in placement.exchanges if found.cell < len(cells) and cells[found.cell].slot == found.gives])
+    for slot in np.flatnonzero(counts != 1)[:1000]:
+        problems["slot", int(slot)] = f"slot {slot} is named by {counts[slot]} cells"
+    problems |= look_at_laps(np.asarray(placement.half_laps))
+    owners = {attached.number for attached in port._ports()}
+    for number, cell in enumerate(cells):
+        if (cell.state in OWNED) != (cell.owner in owners):
+            problems["cell", number] = (
+                f"in-flight cell {number} is {cell.state} with owner {cell.owner}, attached are {sorted(owners)}"
+            )
+    return problems
+
+
+def settle(counts: np.ndarray[Any, np.dtype[np.int64]], open_exchanges: list[Exchange]) -> None:
+    """Count for each port in an open exchange the slot that it has, instead of the one that its cell still names.
+
+    It has given away the one and taken the other, or not: whichever is nowhere else. Where both are nowhere else, another
+    open exchange decides; where none does, they are of a circle, and it does not matter who has which.
+    """
+    left = [(found.gives, found.takes) for found in open_exchanges if max(found.gives, found.takes) < len(counts)]
+    for give, _ in left:
+        counts[give] -= 1
+    while left:
+        give, take = next((pair for pair in left if counts[pair[0]] or counts[pair[1]]), left[0])
+        left.remove((give, take))
+        counts[take if counts[give] else give] += 1
+
+
+def look_at_laps(half_laps: np.ndarray[Any, np.dtype[np.int64]]) -> dict[tuple[str, int], str]:
+    """The laps go down by one where write_seq or read_seq is, and nowhere else; READY cells lie between the two."""
+    wrong = np.flatnonzero((half_laps > 0) | (half_laps < -2) | (np.diff(half_laps, prepend=0) > 0))
+    return {("lap", int(cell)): f"ring cell {cell} is {half_laps[cell]} half laps from the first" for cell in wrong[:1000]}
