@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import cloudpickle
 
 import shmq
 
@@ -22,6 +26,8 @@ class Children:
         self.started: list[Any] = []
 
     def start(self, target: Callable[..., object], *arguments: object) -> Any:
+        if self.context.get_start_method() != "fork":
+            target, arguments = call_pickled, (pickled_whole(target), *arguments)
         process = self.context.Process(target=target, args=arguments)
         process.start()
         self.started.append(process)
@@ -42,6 +48,20 @@ class Children:
                 process.kill()
             process.join()
         self.started.clear()
+
+
+def pickled_whole(function: Callable[..., object]) -> bytes:
+    """A function of a test module with all that it uses of that module: a child need not import it, and with it pytest."""
+    module = sys.modules[function.__module__]
+    cloudpickle.register_pickle_by_value(module)
+    try:
+        return cloudpickle.dumps(function)
+    finally:
+        cloudpickle.unregister_pickle_by_value(module)
+
+
+def call_pickled(function: bytes, *arguments: object) -> None:
+    pickle.loads(function)(*arguments)
 
 
 def wait_until(condition: Callable[[], object], seconds: float = WATCHDOG / 4) -> None:
