@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import importlib
 import itertools
 import multiprocessing
 import os
 import shutil
+import sys
+import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,6 +31,39 @@ _numbers = itertools.count()
 
 # What each child of the fork server would import anew. Not shmq: it is to meet it as a new process does.
 multiprocessing.set_forkserver_preload(["numpy", "pytest"])
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Where the workers of pytest-xdist share byte code if none is to be written beside the sources."""
+    if not hasattr(config, "workerinput"):
+        folder = tempfile.TemporaryDirectory(prefix="shmq-tests-")
+        config.add_cleanup(folder.cleanup)
+        os.environ["SHMQ_TESTS_BYTECODE"] = folder.name
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection(session: pytest.Session) -> Iterator[None]:
+    """Each worker of pytest-xdist needs all test modules: it rewrites the assertions of a share, and finds the others' rewritten.
+
+    Otherwise each would rewrite all, which takes twice as long as the rest of the collection.
+    """
+    worker = getattr(session.config, "workerinput", None)
+    if worker is None:
+        return (yield)
+    prefix, never = sys.pycache_prefix, sys.dont_write_bytecode
+    if never:
+        sys.pycache_prefix, sys.dont_write_bytecode = os.environ["SHMQ_TESTS_BYTECODE"], False
+    number, count = int(worker["workerid"].removeprefix("gw")), worker["workercount"]
+    asked = {Path(argument.partition("::")[0]).resolve() for argument in session.config.args}
+    files = sorted(file for file in Path(__file__).parent.rglob("test_*.py") if asked & {file, *file.parents})
+    for file in files[number::count]:
+        sys.path.insert(0, str(file.parent))
+        with contextlib.suppress(pytest.skip.Exception):
+            importlib.import_module(file.stem)
+    try:
+        return (yield)
+    finally:
+        sys.pycache_prefix, sys.dont_write_bytecode = prefix, never
 
 
 def pytest_collection_finish() -> None:
