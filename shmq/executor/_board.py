@@ -4,15 +4,17 @@
 
     shmq-UID.NAME+NONCE.workers     rows of 16 words; a row is one worker's, or free
 
-A row is claimed by the crew that starts the worker and freed by it when it has read what a dead one was at, or by others once the
-crew is dead. From then on only the worker writes to it (but for `ASKED`), each word by one store; a reader sees one word as it
-is, and several as they were a moment apart. That is enough: the queue decides what becomes of a task, the board tells people.
+The crew that starts a worker claims a row for it. It frees the row when the worker has ended and the crew has read what it was
+at; another crew frees it once this one is dead. While the worker runs, it alone writes to its row (but for `ASKED`), each word by
+one store. A reader sees one word as it is, and several words as they were a moment apart. That is enough: the queue decides what
+becomes of a task, and the board tells people.
 
-A worker is asked to leave on the board, too. It looks there between its tasks, and whenever its wait for one is interrupted, as
-`wake_all` does: no signal, which a program may handle as it likes, and which its own children would inherit.
+A crew asks a worker to leave on the board, too. The worker looks there between its tasks, and whenever its wait for a task is
+interrupted, as `wake_all` does. A signal would not do: a program may handle it as it likes, and its own children would inherit
+that.
 
-Each claim is a *turn* of its row, with a number. A worker whose turn is over has been disowned: its crew was interrupted while
-it started it, and does not know of it. It leaves.
+Each claim has a number, which the row keeps: its *claim*. A worker whose claim is over is *disowned*: its crew was interrupted
+while it started the worker, and does not know of it. The worker sees that, and leaves.
 """
 
 from __future__ import annotations
@@ -32,9 +34,9 @@ __all__ = ["DIE", "FREE", "LEAVE", "LEFT", "READY", "STARTING", "Board", "Row", 
 
 WORDS = 16
 ROWS = 1024
-OWNER, PID, STATE, CREW, TURN, ASKED, STARTED, DONE, FAILED, BUSY, CLIENT, TASK, SINCE, GIVEN_UP = range(14)
+OWNER, PID, STATE, CREW, CLAIM, ASKED, STARTED, DONE, FAILED, BUSY, CLIENT, TASK, SINCE, DEAD_LETTERED = range(14)
 FREE, STARTING, READY, LEFT = range(4)
-LEAVE, DIE = 1, 2  # what a worker is asked for: to end when it has done its task, or at once
+LEAVE, DIE = 1, 2  # what a worker is asked for: to end when its task is done, or at once
 STATES = ("free", "starting", "ready", "left")
 
 
@@ -43,13 +45,13 @@ class WorkerStats:
     """One worker process at one moment."""
 
     pid: int
-    state: str  # "starting", "ready", or "left" for one that has ended as it should
+    state: str  # "starting", "ready", or "left" where it has ended because it was asked to
     started_at: float  # seconds since the epoch
     done: int  # tasks that returned
     failed: int  # tasks that raised
-    busy: float  # seconds in tasks, without the one that is running
+    busy: float  # seconds in tasks that are done
     running: int  # the number of the task that it runs, or 0
-    running_for: float  # seconds
+    running_for: float  # seconds since that task was begun
 
 
 class Row:
@@ -60,16 +62,16 @@ class Row:
         self.words = words[index * WORDS : (index + 1) * WORDS]
 
     def free(self) -> None:
-        """The turn is over."""
-        self.words[TURN] += 1
-        self.words[STATE] = FREE  # after that it may be another crew's
+        """End this claim."""
+        self.words[CLAIM] += 1
+        self.words[STATE] = FREE  # from here on the row may be another crew's
 
     def ask(self, what: int) -> None:
-        """Ask the worker to leave, or to die. It learns that when it is roused, or within a quarter of a second."""
+        """Ask the worker to LEAVE, or to DIE. It sees that when it is woken, or within a quarter of a second."""
         self.words[ASKED] = max(self.words[ASKED], what)
 
     def enter(self) -> None:
-        """This process is the worker."""
+        """Say that this process is the worker of the row."""
         for word in range(STARTED, WORDS):
             self.words[word] = 0
         self.words[STARTED] = time.time_ns()
@@ -101,7 +103,7 @@ class Board:
         with lifecycle.NameLock(file):
             try:
                 memory, _ = files.map_file(file)
-            except (SegmentNotFound, BlockingIOError):  # never made, or its maker died before it had a size
+            except (SegmentNotFound, BlockingIOError):  # not made yet, or its maker died before it had a size
                 files.remove(file)
                 memory = files.make_file(file, ROWS * WORDS * 8)
         self._words = memoryview(memory).cast("Q")
@@ -110,22 +112,22 @@ class Board:
         return Row(self._words, index)
 
     def claim(self) -> Row:
-        """A free row, for a worker of this process. Raises OSError where there is none."""
+        """Claim a free row for a worker of this process. **Raises** OSError where there is none."""
         words = self._words
         with lifecycle.NameLock(self._file):
             for at in range(0, len(words), WORDS):
                 if words[at + STATE] == FREE or not _core.alive(words[at + CREW]):
                     words[at + OWNER] = words[at + PID] = words[at + TASK] = words[at + ASKED] = 0
                     words[at + CREW] = _core.identity()
-                    words[at + TURN] += 1
+                    words[at + CLAIM] += 1
                     words[at + STATE] = STARTING
                     return Row(words, at // WORDS)
         raise BlockingIOError(
-            errno.EAGAIN, f"a pool has at most {ROWS} workers, and all rows of its board are taken by living ones"
+            errno.EAGAIN, f"a pool has at most {ROWS} workers, and as many run now: each has a row of the pool's board"
         )
 
     def rows(self) -> list[Row]:
-        """Those of workers that live, or of which a living crew has not yet read how they ended."""
+        """The rows of workers whose process lives."""
         return [
             Row(self._words, at // WORDS)
             for at in range(0, len(self._words), WORDS)
@@ -133,7 +135,7 @@ class Board:
         ]
 
     def wake_all(self) -> None:
-        """Let the workers that wait for a task look at the board."""
+        """Let the workers that wait for a task look at the board now."""
         if not self._queue.closed:
             self._queue._wake_all(ITEMS)
 

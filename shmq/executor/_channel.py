@@ -1,17 +1,19 @@
 """Channel: one line of messages of any size, made of two queues.
 
-Small messages go into small slots. A large one goes into a slot of the second queue, which its owner makes when the first one
-comes, and a *ticket* into the first: an empty message that says no more than "there is a large one". So everybody waits on one
-queue, and who never sends arrays reserves no memory for them. What finds no large slots, or is larger than they are, is spilled.
+A small message goes into a slot of the first queue. A large message goes into a slot of the second queue, and a *ticket* into the
+first: an empty message that says "there is a large one". So a consumer waits on one queue. The owner of the channel makes the
+second queue when the first large message comes, so a program that sends no arrays reserves no memory for them. A message that
+finds no large slot, or is larger than the slots are, is spilled.
 
-Putting never waits, and taking never depends on what those who put hold. A producer holds a cell of the large queue for as long
-as a copy takes, and spills the message where there is no slot or no cell for it. Loans and leases leave two cells of that queue
-alone; `get_large` uses those, and so the client can always take outcomes. A worker needs a cell for a large task as long as the
-task runs; so a client spills those that are more than there are cells for.
+Putting never waits, and taking never depends on what producers hold. A producer holds a cell of the large queue while it copies,
+and spills the message where there is no slot or no cell for it. Loans and leases leave two cells of that queue alone; `get_large`
+uses those, so that a client can always take outcomes. A worker needs a cell for a large task as long as the task runs, so a
+client spills the tasks for which there are no cells.
 
-A ticket names no message. Whoever takes one takes large messages until there is none, and only then acks it; and a ticket is
-never begun with, so that no number of deaths wears it out. So there is always a ticket for each large message that waits, or
-somebody who holds one and will look again. A message without a ticket, whose sender died between the two, goes with the next.
+A ticket names no message. A consumer that takes a ticket takes large messages until there is none, and only then acks the ticket.
+A ticket is never begun with, so that no number of deaths makes it a dead letter. So for each large message that waits there is a
+ticket, or a consumer that holds one and will look again. Where a producer dies after it has put a message and before its ticket,
+the message is taken with the next one's ticket.
 """
 
 from __future__ import annotations
@@ -35,19 +37,19 @@ TICKET = b""
 SLOTS = 1024
 LEAST_PORTS = 64
 MOST_PORTS = 1000  # of 1,022 that a segment can have
-GUESTS = 32  # handles at a queue of a pool that are not its workers'
+GUESTS = 32  # handles at a queue of a pool that are not those of its workers
 MOST_WORKERS = MOST_PORTS - 2 * GUESTS
 CELL_PAUSE = 0.002  # seconds between two looks whether a cell has become free
 LARGE_BYTES = 32 << 20  # at most so much memory for the large slots of a channel, if that is two slots or more
 REAPER_PATIENCE = 5.0
 MOST_DELIVERIES = 3
 LARGE_SLOT = 1 << 20
-# What a program says of a pool with a name that it does not make itself, or makes as it is usual.
+# The shape of a pool with a name, where the program says nothing of it.
 SHARED = {"private": False, "slot_size": None, "large_slots": 16, "ports": 256, "max_deliveries": None}
 
 
 def shape_of(workers: int, private: bool) -> dict[str, Any]:
-    """How the channels of a pool are made for so many workers. Of a pool with a name there may be others' workers, too."""
+    """How the channels of a pool are made for so many workers. A pool with a name may have workers of other programs, too."""
     if private:
         return SHARED | {"private": True, "large_slots": max(4, 4 * workers), "ports": ports_for(workers, LEAST_PORTS)}
     return SHARED | {"ports": ports_for(workers, 256)}
@@ -58,10 +60,10 @@ def ports_for(workers: int, least: int) -> int:
 
 
 class Channel:
-    """One end, for taking or for putting. Threads take turns by themselves.
+    """One end of a channel, for taking or for putting. Threads may share it.
 
-    `private`: nobody finds it by name but those who were told, and it is reaped like an anonymous queue. `attach`: only
-    where it is already; raises SegmentNotFound where it is not.
+    `private`: the name is told only to the pool's own processes, and the queues are removed like anonymous ones. `attach`: the
+    channel is another process's, and SegmentNotFound is raised where it does not exist.
     """
 
     def __init__(
@@ -94,7 +96,7 @@ class Channel:
         self._no_large = False
 
     def _open(self, name: str, **shape: Any) -> Queue:
-        """The queue of this name, made where there is none. Raises SegmentMismatch where another max_deliveries was asked for."""
+        """Open or make the queue of this name. **Raises** SegmentMismatch where it has another max_deliveries."""
         deliveries = MOST_DELIVERIES if self.max_deliveries is None else self.max_deliveries
         config = Config.asked({**shape, "ports": self.ports, "max_deliveries": deliveries, "lifetime": "handles"})
         while True:
@@ -115,10 +117,11 @@ class Channel:
     # -- putting -----------------------------------------------------------------------------------------------------------
 
     def put(self, message: Message, crowded: Crowded = "waits") -> bool:
-        """Put a message; return whether it lies in a large slot. Does not wait. **Raises** Full, OutOfMemory, OSError.
+        """Put a message without waiting; return whether it lies in a large slot. **Raises** Full, OutOfMemory, OSError.
 
-        `crowded`: what becomes of a message for which the large slots have no room. It "waits" (Full is raised), or it "spills",
-        even where there is room, where it "goes beside" them. A message that is larger than a slot is always spilled.
+        `crowded`: what becomes of a large message. "waits": Full is raised where the large slots have no room for it. "spills":
+        it is spilled where they have none. "goes beside": it is spilled even where they have room. A message that is larger than
+        a slot is always spilled.
         """
         if isinstance(message, bytes):
             self.small.put(message, False)
@@ -137,7 +140,7 @@ class Channel:
         return False
 
     def _lay(self, large: Queue, message: list[Any], nbytes: int) -> bool:
-        """Put a message into a large slot. False where there is none, or no cell: others keep views of them all."""
+        """Put a message into a large slot. False where no slot is free, or no cell, since views of others hold them all."""
         try:
             loan = large.loan(nbytes)
         except InFlightLimit:
@@ -150,7 +153,7 @@ class Channel:
                 at += len(piece)
             view.release()
             loan.publish(timeout=0)
-        except Full:  # others were quicker
+        except Full:  # another producer took the last slot meanwhile
             return False
         finally:
             loan.abandon()
@@ -158,8 +161,8 @@ class Channel:
 
     @property
     def places(self) -> int:
-        """How many large messages can be under way at once, so that everybody who takes one has a cell for it."""
-        return 0 if self.large is None else self.large.segment.config.in_flight - 1  # one is a loan's
+        """How many large messages can be under way at once, so that each consumer has a cell for the one that it takes."""
+        return 0 if self.large is None else self.large.segment.config.in_flight - 1  # one is for a loan
 
     def settle(self) -> None:
         """Put the tickets for which there was no room."""
@@ -171,16 +174,16 @@ class Channel:
             self.owed -= 1
 
     def _large(self, nbytes: int) -> Queue | None:
-        """The queue of large slots; None where there is none, or its slots are too small."""
+        """The queue of large slots, for a message of that size; None where there is none, or its slots are smaller."""
         if self.large is None and nbytes <= self.slot_size:
-            if self._guest:  # what a guest makes would go with it, and its message too
+            if self._guest:  # a queue that a guest made would be removed with the guest, and the message in it
                 self.attached_large()
             else:
                 self.make_large()
         return None if self.large is None or nbytes > self.large.slot_size else self.large
 
     def make_large(self) -> None:
-        """Have large slots from now on, if there is room for them."""
+        """Make the queue of large slots, if /dev/shm has room for it."""
         if self.large is None and not self._no_large:
             cells = min(2 * self.large_slots, 64)
             try:
@@ -191,9 +194,9 @@ class Channel:
     # -- taking ------------------------------------------------------------------------------------------------------------
 
     def receive(self, timeout: float) -> Lease:
-        """The next message, not begun with. **Waits** for one; **raises** Empty, and keeps a ticket until then if it has one.
+        """Lease the next message, not begun with. **Waits** for one, and for a cell where others hold them all; **raises** Empty.
 
-        Where others hold all cells it waits for one of them, as for a message.
+        A ticket that this consumer has taken is kept between the calls.
         """
         deadline = None
         while True:
@@ -203,7 +206,9 @@ class Channel:
                 now = time.monotonic()
                 deadline = now + timeout if deadline is None else deadline
                 if now >= deadline:
-                    raise Empty(f"there are messages in {self.small.name!r}, and others hold all cells") from None
+                    raise Empty(
+                        f"there are messages in {self.small.name!r}, but other consumers hold all in-flight cells"
+                    ) from None
             time.sleep(CELL_PAUSE)
             timeout = max(deadline - time.monotonic(), 0)
 
@@ -221,12 +226,12 @@ class Channel:
             self._ticket, self._took = lease, 0
 
     def _receive_large(self) -> Lease | None:
-        """A large message; None where there is none for this ticket, for certain."""
+        """Lease a large message; None where it is certain that there is none for this ticket."""
         large = self.attached_large()
         if large is None:
             return None
         deadline = time.monotonic() + REAPER_PATIENCE
-        certain = self._took > 0  # there was one for this ticket: those of others have their own
+        certain = self._took > 0  # one was taken for this ticket, and each other message has a ticket of its own
         while True:
             with contextlib.suppress(Empty):
                 lease = large.receive_many(1, 0)[0]
@@ -234,12 +239,12 @@ class Channel:
                 return lease
             if certain or time.monotonic() > deadline:
                 return None
-            # The ticket may be a dead worker's, and what it held not yet be taken back, or be taken back by another this
-            # moment. So this is certain before the last look, not after it.
+            # The ticket may be that of a dead consumer, whose message was not yet taken back, or is just being taken back by
+            # another reaper. So this must be certain before the last look, not after it.
             certain = not large._reap() and not dead_ports(large)
 
     def get_large(self) -> bytes:
-        """A copy of the next large message, by one of the cells that loans and leases leave alone. **Raises** Empty."""
+        """Take a copy of the next large message, by a cell that loans and leases leave alone. **Raises** Empty."""
         large = self.attached_large()
         if large is None:
             raise Empty
@@ -247,14 +252,16 @@ class Channel:
         return message
 
     def attached_large(self) -> Queue | None:
-        """The queue of large slots, if there is one. **Raises** NoSharedMemory where this process could not see it."""
+        """The queue of large slots, if it exists. **Raises** NoSharedMemory where this process has another /dev/shm."""
         if self.large is None:
             with contextlib.suppress(SegmentNotFound):
                 if _segment.is_out_of_sight(self.small.segment):
                     raise _segment.out_of_sight(self.small.segment)
                 if not self._guest:
                     self.large = Queue.attach(self.large_name)
-                elif segment := lifecycle.find(self.large_name):  # not under its name's lock: whoever makes it may be stopped
+                elif segment := lifecycle.find(
+                    self.large_name
+                ):  # not under its name's lock: the process that makes it may be stopped
                     self.large = Queue._inspect(segment)
         return self.large
 
@@ -266,7 +273,7 @@ class Channel:
         return [self.small] if large is None else [self.small, large]
 
     def close(self) -> None:
-        """Close both queues; a ticket goes back."""
+        """Close both queues. A ticket goes back to the other consumers."""
         self._ticket = None
         self.small.close()
         if self.large is not None:
@@ -274,5 +281,5 @@ class Channel:
 
 
 def dead_ports(queue: Queue) -> bool:
-    """Is there a port whose process is dead, and somebody else at taking back what it held?"""
+    """Is there a port of a dead process, whose messages another reaper is just taking back?"""
     return not all(port.alive for port in queue._ports())

@@ -42,26 +42,26 @@ from shmq.executor._window import Window
 
 __all__ = ["Client", "ExecutorStats"]
 
-DUPLICATES = 124  # outcomes that come twice, since a worker died between one and the ack, have room, too
+DUPLICATES = 124  # slots for outcomes that come twice, since a worker died between putting one and the ack
 LINGER = 0.0002  # seconds to hold back while outcomes come one by one and many are out
-LINGER_BATCH = 32
-LOOK_ROUND = 0.5  # seconds between two looks at what nobody announces: dead letters of workers that others have started
-STARVED = 0.005  # … and for room in a queue that others have filled
-SUSPICIOUS = 0.05
+LINGER_BATCH = 32  # outcomes; with so many there is no need to hold back
+LOOK_ROUND = 0.5  # seconds between two looks at what nothing announces: dead letters of workers of other programs
+STARVED = 0.005  # seconds between two looks for room in a queue that other programs have filled
+SUSPICIOUS = 0.05  # seconds between two looks for the dead letter of a task whose worker has died
 GRACE = 5.0  # seconds for the workers of a broken pool to leave before they are killed
 
 
 @dataclass(frozen=True)
 class ExecutorStats:
-    """A pool, as one of its clients sees it."""
+    """A pool, as one of the programs that use it sees it."""
 
     name: str
-    pending: int  # tasks of this client that are not done
-    waiting: int  # tasks of this client that are not handed over yet, so that they can be cancelled
-    done: int
+    pending: int  # tasks of this program that are not done
+    waiting: int  # pending tasks that are not handed over yet, so that they can be cancelled
+    done: int  # tasks of this program
     window: int  # how many tasks may be handed over at once
-    deaths: int  # workers of this client that died
-    workers: list[WorkerStats]  # all of the pool, whoever started them
+    deaths: int  # workers of this program that died
+    workers: list[WorkerStats]  # all workers of the pool, whichever program has started them
 
 
 class Client:
@@ -81,7 +81,7 @@ class Client:
         self.private = private
         self.id = os.getpid() << 32 | secrets.randbits(32)
         self.tasks = Channel(tasks_name(pool), **channel)
-        # As many slots as tasks are handed over at once: no worker has to wait with an outcome.
+        # A slot for each task that is handed over at once, so that no worker has to wait with an outcome.
         slots = max(SLOTS, most_workers + DUPLICATES)
         ports = self.tasks.small.segment.config.ports
         answers = channel | {"private": True, "max_deliveries": 0, "ports": ports}
@@ -93,7 +93,7 @@ class Client:
         self.max_deliveries = self.tasks.small.segment.config.max_deliveries or 0
         identity = _core.identity()
         self.crew = Crew(
-            context, self.board, run, Plan(pool=pool, channel=channel, row=0, turn=0, crew=identity, client=self.id, **plan)
+            context, self.board, run, Plan(pool=pool, channel=channel, row=0, claim=0, crew=identity, client=self.id, **plan)
         )
         self.manager = Manager(pool)
         self.pending = Pending()
@@ -133,7 +133,7 @@ class Client:
         try:
             while not self.manager.look_patiently(self.look):
                 pass
-        except BaseException as error:  # nobody may wait for ever for what this thread will not bring
+        except BaseException as error:  # the futures must not wait for ever for outcomes that this thread will not take
             log().error("the executor of %r cannot go on", self.pool, exc_info=True)
             self.fail_all(worker_lost(f"the executor cannot go on: {error!r}", error))
         finally:
@@ -213,6 +213,7 @@ class Client:
             self.look_for_workers()
 
     def note_death(self, death: Death) -> None:
+        """A worker of this program has ended: its task may be lost."""
         self.losses.note(death)
         self.vanished.expected = True
         if not death.left and not self.crew.leaving:
@@ -238,12 +239,12 @@ class Client:
         self.finish([(number, vanished_task(number), 1) for number in candidates])
 
     def look_for_workers(self) -> None:
-        """Others may have workers in this pool, more than this program has; or nobody has any."""
+        """Adapt the window to the workers of all programs, and warn where the pool has none."""
         now = time.monotonic()
         if now - self._looked_for_workers < LOOK_ROUND:
             return
         self._looked_for_workers = now
-        self.vanished.expected = True  # workers of others have met what has vanished
+        self.vanished.expected = True  # the worker that met a removed file may be another program's
         if not self.pending.askers:
             self.unserved.look(0, 0)
             return
@@ -283,7 +284,7 @@ class Client:
                 future.set_running_or_notify_cancel()
         if self.manager.begun:
             self.manager.wake()
-        elif self.pending.askers:  # whoever submitted has not come to it, or was interrupted before
+        elif self.pending.askers:  # the thread that submits has not yet come to it, or was interrupted before
             if not self.crew.wanted and self.most_workers:
                 self.crew.grow(1)
             try:
@@ -311,7 +312,7 @@ class Client:
             return
         self.crew.ask_to_leave()
         if self.broken:
-            # What one of them still runs may be another program's task, which shares the pool; nobody waits for ours.
+            # What a worker still runs may be a task of another program that shares the pool. No future waits for ours.
             while not self.crew.join(GRACE) and not self.private and any(worker.running for worker in self.crew.stats()):
                 pass
             self.crew.kill()
@@ -321,7 +322,7 @@ class Client:
                 closing.callback(self.close_part, part)
 
     def close_part(self, part: Channel | Board | Crew) -> None:
-        """Where something is lacking for the removal of its files, whoever opens a pool next removes them."""
+        """Close a part. Where a limit hinders the removal of its files, the next process that opens a pool removes them."""
         try:
             part.close()
         except (OSError, MemoryError, ShmqError) as error:
@@ -330,7 +331,7 @@ class Client:
             log().warning("the executor of %r leaves files behind for a while, since something is lacking: %r", self.pool, error)
 
     def after_fork(self) -> None:
-        """In a forked child: all this is the parent's."""
+        """In a forked child: refuse tasks, since the pool is the parent's."""
         self.shut = self.pending.foreign = True
         self.manager.after_fork()
         self.crew.after_fork()
@@ -340,7 +341,7 @@ class Client:
 
 
 def worker_lost(why: str, cause: BaseException | None, codes: tuple[int | None, ...] = ()) -> WorkerLost:
-    """An exception for one future alone: each `raise` of one that futures share would lengthen the traceback of all."""
+    """An exception for one future alone: if futures shared one, each `raise` would lengthen the traceback of all."""
     error = WorkerLost(why, codes)
     error.__cause__ = cause
     return error

@@ -1,9 +1,10 @@
 """Crew: worker processes that one program starts, and keeps at their number.
 
-A worker that ends is replaced at once. Where that one cannot be started, or dies before it was ever ready, the next try comes
-after a pause that doubles; after the third in a row, with none ready in between, the crew gives up: what cannot start would
-fail for ever. Those that were started before the last pause count as one: Ctrl-C in a terminal ends all that are just starting.
-Where several in a row came up and died before they had done anything, the next ones come up after such pauses, too.
+A worker that ends is replaced at once. Where the new one cannot be started, or dies before it is ready, the crew tries again
+after a pause, which doubles each time. After the third failure in a row the crew is hopeless: what cannot start would fail for
+ever. Workers that were started before the last pause count as one failure, since Ctrl-C in a terminal ends all that are just
+starting. Where several workers in a row became ready and died before they had done anything, the next ones are started after
+pauses, too.
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ from shmq.executor._signals import HEARD, put_off_signals
 __all__ = ["Crew", "Death", "describe_exit"]
 
 STARTS = 3
-PAUSE = 0.1  # seconds, after the first worker that did not come up
-LONGEST_PAUSE = 5.0  # … after many that came up, and did nothing before they died
+PAUSE = 0.1  # seconds, after the first worker that did not become ready
+LONGEST_PAUSE = 5.0  # seconds, after many workers that became ready, and died before they had done anything
 PASSING = (OSError, MemoryError, EOFError)  # no processes, memory, descriptors, rows; a fork server that has ended
-COUNTED = (_board.DONE, _board.FAILED, _board.GIVEN_UP)  # words of the board
+COUNTED = (_board.DONE, _board.FAILED, _board.DEAD_LETTERED)  # words of the board
 STATUS_PATIENCE = 1.0  # seconds for the exit status of a worker that has ended
 
 
@@ -42,11 +43,11 @@ class Death(NamedTuple):
     """How a worker ended."""
 
     pid: int
-    exit_code: int | None  # None: somebody else has taken it (a waitpid for any child; SIGCHLD ignored)
+    exit_code: int | None  # None: the program has taken it (a waitpid for any child; SIGCHLD ignored)
     was_ready: bool
-    left: bool  # as it should
+    left: bool  # it ended because it was asked to
     client: int
-    task: int  # that it was running, or 0
+    task: int  # number of the task that it was running, or 0
 
 
 class Member(NamedTuple):
@@ -59,9 +60,9 @@ class Member(NamedTuple):
 
 
 class Crew:
-    """The workers that this process has started. `target(plan)` is what one of them runs, the plan with the number of its row.
+    """The workers that this process has started. Each runs `target(plan)`, where the plan has the number of the worker's row.
 
-    Its lock is held while a worker is started, and so while the program's own code pickles its arguments.
+    The crew's lock is held while a worker is started, and so while the program's own code pickles the worker's arguments.
     """
 
     def __init__(self, context: BaseContext, board: Board, target: Callable[[Plan], None], plan: Plan) -> None:
@@ -71,29 +72,30 @@ class Crew:
         self.plan = plan
         self.wanted = 0
         self.failed_starts = 0
-        self.idle_deaths = 0  # in a row: of workers that were ready, and had done nothing
+        self.idle_deaths = 0  # deaths in a row of workers that were ready and had done nothing
         self.last_death: Death | None = None
-        self.start_error: Exception | None = None  # why the last one could not even be started
+        self.start_error: Exception | None = None  # why the last worker could not be started
         self.not_before = 0.0
         self.deaths = 0
         self.sums = dict.fromkeys(COUNTED, 0)  # of the workers that have ended
         self.leaving = False
         self._members: dict[int, Member] = {}  # by pid
-        self._ends = select.epoll()  # in which the end of each of them can be read
+        self._ends = select.epoll()  # readable while one of them has ended
         self._lock = threading.RLock()
 
     # -- starting ----------------------------------------------------------------------------------------------------------
 
     def grow(self, wanted: int) -> None:
-        """Let it be that many workers from now on, at least. Raises what does not pass: whoever asks may have to change it."""
+        """Have at least so many workers from now on. **Raises** what hinders that and will not pass by itself."""
         with Hold(self._lock):
             self.wanted = max(self.wanted, wanted)
             self.fill(PASSING)
 
     def fill(self, passing: tuple[type[Exception], ...] = (Exception,)) -> float | None:
-        """Start what is missing. Return for how many seconds to wait before the next try, None where nothing is missing.
+        """Start the workers that are missing. Return the seconds before the next try, or None where no worker is missing.
 
-        A worker that cannot be started for one of these reasons is tried again, and the others go on meanwhile.
+        Where starting a worker raises one of the exceptions `passing`, the crew tries again later, and the others go on
+        meanwhile.
         """
         with Hold(self._lock):
             while len(self._members) < self.wanted and not self.leaving:
@@ -108,9 +110,9 @@ class Crew:
         return None
 
     def _start(self) -> None:
-        """Interrupted in the middle by Ctrl-C, it may have started a worker that it does not know of: that one is disowned."""
+        """Start a worker. Interrupted by Ctrl-C, it may have started one that the crew does not know of: that one is disowned."""
         row = self.board.claim()
-        plan = self.plan._replace(row=row.index, turn=row.words[_board.TURN])
+        plan = self.plan._replace(row=row.index, claim=row.words[_board.CLAIM])
         make: Callable[..., BaseProcess] = self.context.Process  # type: ignore[attr-defined]  # each kind of context has its own
         process = make(target=self.target, args=(plan,), name="shmq-worker")
         try:
@@ -122,17 +124,17 @@ class Crew:
             raise
 
     def _launch(self, process: BaseProcess) -> None:
-        """Start the worker. What is forked here hears no signal until it says so, as `live` does.
+        """Start the worker's process. A forked worker has SIGINT and SIGTERM blocked until it unblocks them, as `live` does.
 
-        It begins with the handlers of its parent, to whom being asked to leave means something else: asked in its first moments
-        it would run those, and then work on, while the crew waits for it to leave.
+        It begins with the signal handlers of its parent. A SIGTERM in its first moments would run those instead of the worker's
+        own, and the worker would go on, while the sender waits for its end.
 
-        Nor does this thread handle one before the start is over. What a handler raises in a callback that runs at a fork (logging
-        has some), Python prints and forgets, so that a program which was interrupted would go on; and elsewhere in the start it
-        may leave a lock of the standard library taken (CPython 3.14), for which the manager thread would wait for ever.
+        This thread handles no signal either before the start is over. What a handler raises in a callback that runs at a fork
+        (logging has some), Python prints and forgets, so that a program which was interrupted would go on. Elsewhere in the start
+        it may leave a lock of the standard library taken (CPython 3.14), for which the manager thread would wait for ever.
         """
         with put_off_signals():
-            if self.context.get_start_method() != "fork":  # what is executed would keep them blocked
+            if self.context.get_start_method() != "fork":  # a program that is executed would keep them blocked
                 process.start()
                 return
             before = signal.pthread_sigmask(signal.SIG_BLOCK, HEARD)
@@ -143,7 +145,7 @@ class Crew:
 
     def _enlist(self, process: BaseProcess, row: Row) -> None:
         assert process.pid is not None
-        # Not the sentinel of multiprocessing, which is a pipe: what a task has forked keeps it open beyond the worker's end.
+        # Not the sentinel of multiprocessing, a pipe: a process that a task has forked keeps it open beyond the worker's end.
         try:
             end = os.pidfd_open(process.pid)
         except OSError:
@@ -157,11 +159,11 @@ class Crew:
 
     @property
     def hopeless(self) -> bool:
-        """Nothing that was started has come up, again and again."""
+        """As many tries in a row as are made have failed: no worker became ready."""
         return self.failed_starts >= STARTS
 
     def why_hopeless(self, raised: BaseException | None) -> WorkerLost:
-        """What is to be said of that. `raised`: by the initializer."""
+        """The exception that says why no worker became ready. `raised`: by the initializer."""
         death, cause = self.last_death, raised or self.start_error
         if raised:
             why = f"its initializer raised {raised!r}"
@@ -178,7 +180,7 @@ class Crew:
 
     @property
     def processes(self) -> dict[int, BaseProcess]:
-        """By pid."""
+        """The processes of the workers, by pid."""
         with Hold(self._lock):
             return {pid: member.process for pid, member in self._members.items()}
 
@@ -188,7 +190,7 @@ class Crew:
         return self._ends.fileno()
 
     def collect(self) -> list[Death]:
-        """The workers that have ended since the last look; their rows are free from then on."""
+        """How workers have ended since the last call. Their rows of the board are free from then on."""
         with Hold(self._lock):
             if self.failed_starts and any(row.words[_board.STATE] == _board.READY for _, row, _, _ in self._members.values()):
                 self.failed_starts = 0
@@ -205,7 +207,7 @@ class Crew:
         if process.exitcode is None:  # the fork server may be about to tell
             process.join(STATUS_PATIENCE)
         state = row.words[_board.STATE]
-        # One that was asked before it was ready need not have become so.
+        # A worker that was asked to leave before it was ready need not have become ready.
         early = state == _board.STARTING and row.words[_board.ASKED] == _board.LEAVE
         death = Death(
             pid=pid,
@@ -215,7 +217,7 @@ class Crew:
             client=row.words[_board.CLIENT],
             task=row.words[_board.TASK],
         )
-        if state != _board.STARTING:  # otherwise the words are those of whoever had the row before
+        if state != _board.STARTING:  # otherwise the words are those of the worker that had the row before
             for word in COUNTED:
                 self.sums[word] += row.words[word]
             idle = not (death.left or death.task or any(row.words[word] for word in COUNTED))
@@ -239,12 +241,12 @@ class Crew:
     # -- leaving -----------------------------------------------------------------------------------------------------------
 
     def follow(self, scale: Autoscale, waiting: int) -> None:
-        """Let it be as many workers as the scale wants when so many tasks wait."""
+        """Have as many workers as the scale wants while so many tasks wait."""
         busy = sum(worker.running != 0 for worker in self.stats())
         self.resize(scale.wanted(self.wanted, busy, waiting))
 
     def resize(self, wanted: int) -> None:
-        """Let it be that many workers from now on; those that are idle leave first."""
+        """Have so many workers from now on. Where there are more, idle ones are asked to leave first."""
         with Hold(self._lock):
             if wanted < self.wanted:
                 idle_last = sorted(self._members, key=lambda pid: self._members[pid].row.words[_board.TASK] == 0)
@@ -255,17 +257,17 @@ class Crew:
             self.fill()
 
     def ask_to_leave(self) -> None:
-        """Ask all to leave when they are done with the task that they run, and start no more of them."""
+        """Ask all workers to leave when the task that they run is done, and start no more of them."""
         self._ask(_board.LEAVE)
 
     def terminate(self) -> None:
-        """End all by SIGTERM, in the middle of what they run."""
+        """End all workers by SIGTERM, in the middle of what they run."""
         for process in self._ask(_board.DIE):
             with contextlib.suppress(ProcessLookupError, ValueError):
                 process.terminate()
 
     def kill(self) -> None:
-        """End all by SIGKILL."""
+        """End all workers by SIGKILL, in the middle of what they run."""
         for process in self._ask(_board.DIE):
             with contextlib.suppress(ProcessLookupError, ValueError):
                 process.kill()
@@ -283,7 +285,7 @@ class Crew:
         self._lock._at_fork_reinit()  # type: ignore[attr-defined]  # CPython has it, the stubs do not
 
     def join(self, timeout: float | None = None) -> bool:
-        """Wait until all have ended; False where some have not in time."""
+        """Wait until all workers have ended. False where some have not within `timeout` seconds."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while self._members:
             left = None if deadline is None else deadline - time.monotonic()
@@ -294,7 +296,7 @@ class Crew:
         return True
 
     def close(self) -> None:
-        """Once all have ended."""
+        """Close the descriptor, once all workers have ended."""
         self._ends.close()
 
 

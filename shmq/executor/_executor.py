@@ -1,4 +1,4 @@
-"""Executor: what users call; what is behind it is in _client.py."""
+"""Executor: the interface of `concurrent.futures` to a pool. Its client does the work."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ __all__ = ["Executor"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
-MAP_BATCH = 256
+MAP_BATCH = 256  # tasks that `map` submits at once
 STARTERS = {"fork": "popen_fork", "spawn": "popen_spawn_posix", "forkserver": "popen_forkserver"}
 new = object.__new__  # a Future has no state of its own before it is done
 
 
 def whole(what: str, value: Any, kind: str = "a whole number") -> int | None:
-    """A whole number, NumPy's included, or None. **Raises** TypeError that names the parameter."""
+    """The whole number that was given (NumPy's included), or None. **Raises** TypeError that names the parameter."""
     try:
         return None if value is None else operator.index(value)
     except TypeError:
@@ -44,21 +44,22 @@ def whole(what: str, value: Any, kind: str = "a whole number") -> int | None:
 class Executor(futures.Executor):
     """Runs calls in worker processes, and survives their deaths.
 
-    What `concurrent.futures.ProcessPoolExecutor` does, with the same methods. But a task is a leased message: when its worker is
-    killed, it alone is run again on another one, and after `max_deliveries` such deaths its future, and no other one, raises
-    WorkerLost. The worker is replaced, and the pool goes on.
+    It does what `concurrent.futures.ProcessPoolExecutor` does, with the same methods. But a task is a leased message. When its
+    worker is killed, the worker is replaced, the task alone runs again on another worker, and the pool goes on. After
+    `max_deliveries` such deaths the future of that task raises WorkerLost, and no other future does.
 
-    :param max_workers: processes (default: as many as CPUs that this process may use). Of a pool with a name also 0: workers that
-        `shmq worker NAME` has started are enough.
+    :param max_workers: worker processes (default: as many as CPUs that this process may use). A pool with a name may have 0,
+    where
+        `shmq worker NAME` starts its workers.
     :param mp_context: a multiprocessing context, or the name of a start method (default: the platform's).
     :param initializer: called with `initargs` in each worker before its first task.
-    :param max_tasks_per_child: a worker is replaced after so many tasks; not with fork.
-    :param max_deliveries: how often a task is begun before it is given up (default 3).
-    :param name: the pool's name; programs that give the same one share its workers and its queue.
-    :param zero_copy: arrays that a task is given, and that it returns, are read-only views of shared memory, valid as long as
-        they are referred to. They hold slots: whoever keeps many of them keeps the pool waiting.
-    :param slot_size: bytes of a large slot (default 1 MiB), which are reserved once the first message above 2 KiB is sent.
-    :param autoscale: (least, most) workers: more of them while tasks wait, fewer when there is nothing to do.
+    :param max_tasks_per_child: a worker is replaced after so many tasks; not with the start method fork.
+    :param max_deliveries: how often a task may be begun (default 3). A task whose last worker dies as well is given up.
+    :param name: the pool's name. Programs that give the same name share its workers and its queue.
+    :param zero_copy: arrays that a task gets, and arrays that it returns, are read-only views of shared memory, valid as long as
+        they are referred to. Each of them holds a slot, so a program that keeps many of them keeps the pool waiting.
+    :param slot_size: bytes of a large slot (default 1 MiB), which are reserved once the first message above 2 KiB is sent. :param
+    autoscale: (least, most) workers: the pool starts more while tasks wait, and lets some leave when they have nothing to do.
 
     **Raises** ValueError, TypeError; OutOfMemory where /dev/shm has no room for some megabytes.
     """
@@ -78,7 +79,9 @@ class Executor(futures.Executor):
         autoscale: tuple[int, int] | None = None,
     ) -> None:
         if autoscale is not None and max_workers is not None:
-            raise ValueError("max_workers and autoscale exclude each other: autoscale=(least, most) says how many there may be")
+            raise ValueError(
+                "max_workers and autoscale exclude each other: autoscale=(least, most) says how many workers there may be"
+            )
         max_workers = whole("max_workers", max_workers)
         slot_size = whole("slot_size", slot_size)
         if slot_size is not None and slot_size < 1:
@@ -93,10 +96,12 @@ class Executor(futures.Executor):
             max_workers = len(os.sched_getaffinity(0)) if scale is None else scale.most
         if max_workers < (name is None):
             raise ValueError(
-                f"max_workers must be greater than 0, not {max_workers}; 0 where a pool with a name= has other workers"
+                f"max_workers must be greater than 0, not {max_workers}; it may be 0 where a pool with a name= has other workers"
             )
         if max_workers > MOST_WORKERS:
-            raise ValueError(f"max_workers must be at most {MOST_WORKERS}, not {max_workers}: a pool's queue has a port for each")
+            raise ValueError(
+                f"max_workers must be at most {MOST_WORKERS}, not {max_workers}: each needs a port of the pool's queue"
+            )
         if initializer is not None and not callable(initializer):
             raise TypeError(f"initializer must be a callable, not {initializer!r}")
         if not isinstance(initargs, Iterable):
@@ -113,9 +118,10 @@ class Executor(futures.Executor):
                 raise ValueError(f"max_tasks_per_child must be at least 1, not {max_tasks_per_child}")
             if mp_context.get_start_method(allow_none=False) == "fork":
                 raise ValueError(
-                    "max_tasks_per_child needs spawn or forkserver: forking again and again from a program with threads is unsafe"
+                    "max_tasks_per_child needs spawn or forkserver: to fork again and again from a program with threads is unsafe"
                 )
-        # Not when the first worker is started: Ctrl-C in an import may leave its lock taken, and the manager thread waits for it.
+        # Now, and not with the first worker: Ctrl-C in an import may leave its lock taken, for which the manager thread would
+        # wait.
         for module in STARTERS[mp_context.get_start_method(allow_none=False)], "resource_tracker":
             importlib.import_module(f"multiprocessing.{module}")
         if name is None:
@@ -130,15 +136,15 @@ class Executor(futures.Executor):
         self._prefixes: dict[Callable[..., Any], bytes] = {}
         self._forks = mp_context.get_start_method(allow_none=False) == "fork"
         self._main = main_module(self._forks)
-        self._growing = True  # there may be fewer workers than could be; at first not even a thread
+        self._growing = True  # there may be fewer workers than there could be, and at first no manager thread
 
     # -- asking ------------------------------------------------------------------------------------------------------------
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> futures.Future[T]:
-        """Run `fn(*args, **kwargs)` in a worker; return a Future of what it returns.
+        """Run `fn(*args, **kwargs)` in a worker; return a Future of the value that it returns.
 
-        The arguments are sent as they are now: what is done to them afterwards does not reach the task, however long that waits.
-        **Raises** RuntimeError after `shutdown`, WorkerLost where no worker comes up. What pickling raises, the future raises.
+        The arguments are sent as they are now: a later change of them does not reach the task, however long it waits. **Raises**
+        RuntimeError after `shutdown`; WorkerLost where no worker can be started. An exception of pickling is the future's.
         """
         client = self._client
         pending = client.pending
@@ -176,13 +182,15 @@ class Executor(futures.Executor):
         chunksize: int = 1,
         buffersize: int | None = None,
     ) -> Iterator[T]:
-        """The values of `fn` for the items of the iterables, in their order.
+        """Call `fn` with each item of the iterables in a worker; return an iterator of the values, in the order of the items.
 
-        `timeout`: seconds from this call; then TimeoutError. `chunksize`: so many items are one task, and are run again together
-        if their worker dies. `buffersize`: so many tasks are out at most that were not yet asked for (None: all at once). What a
-        call raises is raised when its turn comes, and ends the iteration. Closing the iterator gives up what waits for its turn.
+        `timeout`: seconds from this call, after which the iterator raises TimeoutError. `chunksize`: so many items are one task,
+        and are run again together if their worker dies. `buffersize`: at most so many tasks are submitted whose values were not
+        taken yet (None: all at once).
 
-        An iterable may yield the same memory again, filled anew, where `chunksize` is 1; the items of a chunk are sent together.
+        What a call raises, the iterator raises in the place of its value, and ends. To close the iterator cancels the tasks that
+        are not handed to a worker yet. Where `chunksize` is 1, an iterable may yield the same memory again, with new content; the
+        items of a chunk are sent together.
         """
         if chunksize is None:
             raise TypeError("chunksize must be a whole number, not None")
@@ -207,7 +215,7 @@ class Executor(futures.Executor):
             while (left is None or left > 0) and (asked := self._ask(call, prefix, error, bodies, left or MAP_BATCH)):
                 left = None if left is None else left - asked
             more = None if buffersize is None else iter(lambda: self._ask(call, prefix, error, bodies, 1), 0)
-        except BaseException:  # Ctrl-C, or what an iterable raises: nobody will have the iterator
+        except BaseException:  # Ctrl-C, or an exception of an iterable: nobody will have the iterator
             call.cancel()
             raise
         return call.results(deadline, chunksize > 1, more)
@@ -215,8 +223,8 @@ class Executor(futures.Executor):
     def _ask(self, call: MapCall, prefix: bytes, error: Exception | None, bodies: Iterator[Any], most: int) -> int:
         """Submit up to `most` of these bodies for a map call; return how many: 0 where there are no more.
 
-        One with arrays ends the batch: they are in the queue, or copied, before the iterable is asked for the next one. That
-        may be the same memory, filled anew.
+        A body with arrays ends the batch: it is in the queue, or copied, before the iterable is asked for the next one. That may
+        be the same memory with new content.
         """
         pending, window = self._client.pending, self._client.window
         tasks: list[tuple[int, _tasks.Message]] = []
@@ -250,6 +258,7 @@ class Executor(futures.Executor):
         return len(numbers)
 
     def _prefix(self, fn: Callable[..., Any], flags: int) -> bytes:
+        """What all tasks of this function begin with. **Raises** what pickling raises."""
         prefix, named = _tasks.make_prefix(self._client.id, fn, flags | self._flags, self._main)
         if named and not flags:
             if len(self._prefixes) > 1000:
@@ -258,12 +267,13 @@ class Executor(futures.Executor):
         return prefix
 
     def _refuse(self) -> None:
+        """Raise why no task is taken any more."""
         if self._client.broken is not None:
             raise type(self._client.broken)(*self._client.broken.args) from self._client.broken.__cause__
         raise RuntimeError(self._client.pending.refusal)
 
     def _grow(self) -> None:
-        """Start workers: all at once where they are forked (the fewer threads there are the better), else as they are needed."""
+        """Start workers: all at once where they are forked, since a program should fork before it has threads; else as needed."""
         client = self._client
         if client.scale is not None:
             wanted = most = client.scale.least  # the manager thread sees to more
@@ -277,19 +287,19 @@ class Executor(futures.Executor):
             client.manager.wake()
         else:
             client.begin()
-        self._growing = wanted < most  # not before: whoever is interrupted here comes back with the next task
+        self._growing = wanted < most  # last: a thread that is interrupted before comes back with the next task
 
     # -- looking, and the end ----------------------------------------------------------------------------------------------
 
     def stats(self) -> ExecutorStats:
-        """Counts of this moment, and what each worker is at."""
+        """How many tasks wait and are done at this moment, and what each worker of the pool runs."""
         return self._client.stats()
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Take no more tasks; the workers leave when those that were submitted are done.
+        """Take no more tasks. The workers leave when the tasks that were submitted are done.
 
-        **Waits** for that, unless `wait` is false, or a future's callback asks.
-        `cancel_futures`: cancels those that were not yet handed to the workers.
+        **Waits** for that, unless `wait` is false, or a callback of a future calls this. `cancel_futures`: cancel the tasks that
+        are not handed to a worker yet.
         """
         self._client.shutdown("cannot schedule new futures: the executor was shut down", cancel_futures)
         if wait:
@@ -298,12 +308,17 @@ class Executor(futures.Executor):
     def terminate_workers(self) -> None:
         """End the worker processes of this executor by SIGTERM, in the middle of what they run, and shut it down.
 
-        What waits is cancelled, and what was handed over fails with WorkerLost. As in Python 3.14, on every version.
+        Tasks that wait are cancelled; tasks that were handed to a worker fail with WorkerLost. Python 3.14 has such a method as
+        well.
         """
         self._client.end_workers(Crew.terminate, "the workers were ended by terminate_workers()")
 
     def kill_workers(self) -> None:
-        """As terminate_workers, by SIGKILL."""
+        """End the worker processes of this executor by SIGKILL, in the middle of what they run, and shut it down.
+
+        Tasks that wait are cancelled; tasks that were handed to a worker fail with WorkerLost. Python 3.14 has such a method as
+        well.
+        """
         self._client.end_workers(Crew.kill, "the workers were ended by kill_workers()")
 
     def __reduce__(self) -> Any:

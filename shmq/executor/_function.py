@@ -1,8 +1,8 @@
-"""The function of a user's that a worker calls with each message: found by its name, looked at before anything runs, and called.
+"""Function: the user's function that a worker calls with each message. It is found by its name, and checked before anything runs.
 
-What can be seen to run nothing is refused at the start: to call a generator function makes a generator, and to call a class an
-object, and the message would be acked for that. A coroutine is run, in one event loop per worker: what belongs to a loop (a
-session, a pool of connections) outlasts a message, as it does in any asyncio program.
+A callable that would run nothing is refused at the start. To call a generator function only makes a generator, to call a class
+only makes an object, and the message would be acked for that. A coroutine is run in one event loop per worker, so that what
+belongs to a loop (a session, a pool of connections) outlasts a message, as it does in any asyncio program.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["Function", "find", "find_function"]
 
 
 def find_function(name: str) -> Callable[..., Any]:
-    """The function that MODULE:FUNCTION names. Raises ValueError that says what is wrong."""
+    """Import the function that MODULE:FUNCTION names. **Raises** ValueError that says what is wrong with it."""
     found = find(name, "FUNCTION")
     if problem := problem_of(found):
         raise ValueError(f"{name} {problem}")
@@ -31,7 +31,7 @@ def find_function(name: str) -> Callable[..., Any]:
 
 
 def find(name: str, what: str) -> Any:
-    """The thing that MODULE:WHAT names. Raises ValueError that says what is wrong."""
+    """Import the thing that MODULE:WHAT names. **Raises** ValueError that says what is wrong with the name."""
     module_name, colon, path = name.partition(":")
     if not (module_name and colon and path):
         example = f"package.module:{what.lower()}"
@@ -52,7 +52,7 @@ def find(name: str, what: str) -> Any:
 
 
 def problem_of(found: Any) -> str:
-    """Why this cannot be called with a message; "" where it can."""
+    """Why this thing cannot be called with a message; "" where it can be."""
     if not callable(found):
         return f"is no function, but {found!r}"
     if inspect.isclass(found):
@@ -64,9 +64,11 @@ def problem_of(found: Any) -> str:
         if inspect.isgeneratorfunction(body) or inspect.isasyncgenfunction(body):
             return "is a generator function: to call it runs nothing of it. Let it do its work and return, without yield"
     try:
-        signature = inspect.signature(found, follow_wrapped=False)  # a decorator may take another number than what it decorates
+        signature = inspect.signature(
+            found, follow_wrapped=False
+        )  # a decorator may take other arguments than the function that it decorates
     except (TypeError, ValueError):
-        return ""  # of some that are built in, nobody can tell
+        return ""  # some functions that are built in have no signature
     try:
         signature.bind(None)
     except TypeError as error:
@@ -75,7 +77,7 @@ def problem_of(found: Any) -> str:
 
 
 class Function:
-    """Such a function, and the event loop in which its coroutines run."""
+    """The function that a name stands for, and the event loop in which its coroutines run."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -84,14 +86,15 @@ class Function:
         self.loop: AbstractEventLoop | None = None
 
     def __call__(self, lease: Lease) -> None:
-        """Call it with the message, and wait until all that it does is done. Raises what it raises."""
+        """Call the function with the message, and wait for its coroutine, if it returns one. **Raises** what it raises."""
         result = self.function(lease if self.wants_lease else lease.data)
         if inspect.isawaitable(result):
             result = self.wait_for(result)
         if inspect.isgenerator(result) or inspect.isasyncgen(result):
-            raise TypeError(f"{self.name} returned a generator, of which nothing was run: let it do its work and return")
+            raise TypeError(f"{self.name} returned a generator, so nothing of it was run: let it do its work and return")
 
     def wait_for(self, awaitable: Awaitable[Any]) -> Any:
+        """Run a coroutine in the event loop of this function."""
         import asyncio
 
         if self.loop is None:
@@ -104,7 +107,7 @@ class Function:
         return self.loop.run_until_complete(outcome())
 
     def close(self) -> None:
-        """Cancel what it has left behind in the loop, and wait for that."""
+        """Cancel the asyncio tasks that the function has left in the loop, wait for their end, and close the loop."""
         if self.loop is None:
             return
         import asyncio
@@ -125,7 +128,7 @@ class Function:
 
 
 def wants_lease(function: Callable[..., Any]) -> bool:
-    """Is its first parameter called `lease`? Then it is given the lease itself, and may extend or reject it."""
+    """Is the first parameter called `lease`? Then the function is given the lease itself, which it may extend or reject."""
     try:
         return next(iter(inspect.signature(function).parameters), "") == "lease"
     except (TypeError, ValueError):

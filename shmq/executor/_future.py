@@ -1,11 +1,11 @@
 """A Future that costs an object and no more until somebody waits for it.
 
-A condition variable and two lists are most of the price of a `concurrent.futures.Future`. This one has a *gate*, a lock on which
-one can sleep if need be, from when somebody asks for its condition: to wait, to cancel, to be called back. One that nobody has
-asked anything is finished by three plain stores, and from then on nothing about it changes.
+A condition variable and two lists are most of the price of a `concurrent.futures.Future`. This one gets a *gate* when a thread
+asks for its condition: to wait, to cancel, to be called back. A gate is a lock, on which a thread can also sleep. A future
+without a gate is finished by three plain stores, and from then on nothing about it changes.
 
-Gates are of one future each, since `wait` takes those of many, in an order that only works where no two futures share one.
-Locks are taken in the order: the executor's `lock`, gates, `finishing`; and while that is held, nothing is waited for.
+Each future has a gate of its own, since `wait` takes the gates of many futures, in an order that only works where no two share
+one. Locks are taken in this order: `lock`, gates, `finishing`. While `finishing` is held, nothing is waited for.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from shmq._core import Hold
 
 __all__ = ["CANCELLED", "FINISHED", "PENDING", "RUNNING", "Future", "finishing", "lock"]
 
-# Of all executors of the process. Reentrant, since the garbage collector may run a finalizer that submits in the middle of
-# anything.
+# The lock of all executors of the process. Reentrant, since the garbage collector may run a finalizer that submits, between any
+# two lines.
 lock = threading.RLock()
-finishing = threading.RLock()  # held while futures without a gate are given DONE and their outcome
+finishing = threading.RLock()  # held while futures without a gate get DONE and their outcome
 UNDONE = (PENDING, RUNNING)
 
 
 def renew_locks() -> None:
-    """In a forked child: a thread of the parent may have held them, and no such thread is here to give them back."""
+    """In a forked child: a thread of the parent may have held the locks, and the child has no such thread to release them."""
     lock._at_fork_reinit()  # type: ignore[attr-defined]  # CPython has it, the stubs do not
     finishing._at_fork_reinit()  # type: ignore[attr-defined]  # CPython has it, the stubs do not
 
@@ -38,9 +38,9 @@ os.register_at_fork(after_in_child=renew_locks)
 
 
 class _Gate(type(threading.RLock())):  # type: ignore[misc]  # RLock is a function; its class has no public name
-    """The condition of a future. Not a threading.Condition from the start, which costs five times as much."""
+    """The condition of a future: a lock that gets a threading.Condition, which costs five times as much, when a thread sleeps."""
 
-    condition: threading.Condition | None = None  # of those who sleep
+    condition: threading.Condition | None = None  # on which threads sleep
 
     def wait(self, timeout: float | None = None) -> bool:
         if self.condition is None:
@@ -53,7 +53,7 @@ class _Gate(type(threading.RLock())):  # type: ignore[misc]  # RLock is a functi
 
 
 class _Pass(Hold):
-    """A gate for one `with` statement, since the standard library says ``with future._condition:``."""
+    """A gate that is taken by one `with` statement: the standard library writes ``with future._condition:``."""
 
     __slots__ = ()
 
@@ -62,8 +62,10 @@ class _Pass(Hold):
 
 
 class _Done:
-    """The condition of all futures that nobody had asked anything before they were done. There is nothing to hold: whoever takes
-    it waits until the outcome is there."""
+    """The condition of all futures that had no gate when they were finished.
+
+    There is nothing to hold: a thread that takes it waits until the outcome is there.
+    """
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
         with Hold(finishing):
@@ -86,7 +88,7 @@ class _Done:
 
 
 class _Nobody:
-    """The waiters of such a future: whoever comes now need not be told."""
+    """The waiters of a future that is done: a waiter that comes now need not be notified."""
 
     def append(self, waiter: object) -> None:
         pass
@@ -103,19 +105,19 @@ NOBODY = _Nobody()
 
 
 class _Condition:
-    """Found whenever somebody asks an instance for its condition; from then on that has a gate, if it was not done before."""
+    """Descriptor of a future's condition: gives the future a gate, unless it is done."""
 
     def __get__(self, future: Future | None, owner: type[Future]) -> Any:
         if future is None:
             return self
         own = future.__dict__
         own.setdefault("_waiters", [])
-        gate = own.setdefault("_gate", _Gate())  # not where another thread was quicker, or its outcome
+        gate = own.setdefault("_gate", _Gate())  # unless another thread has given it one, or it was finished, in the meantime
         return gate if gate is DONE else _Pass(gate)
 
 
 class _Lazily:
-    """Found where an instance has no such list yet, which it has from then on, unless nobody will ever look at it."""
+    """Descriptor of a future's list: gives the future an empty list, unless the future is done, so that nobody would read it."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -129,7 +131,7 @@ class _Lazily:
 
 @final
 class Future(futures.Future[Any]):
-    """What `Executor.submit` returns; a `concurrent.futures.Future` in every respect."""
+    """What `Executor.submit` returns: a `concurrent.futures.Future` in every respect."""
 
     _state = PENDING
     _result: Any = None
@@ -138,7 +140,7 @@ class Future(futures.Future[Any]):
     _waiters: Any = _Lazily("_waiters")
     _done_callbacks: Any = _Lazily("_done_callbacks")
 
-    def __init__(self) -> None:  # the base would make what is made on first use
+    def __init__(self) -> None:  # the base would make the condition and the lists, which are made on first use here
         pass
 
     def result(self, timeout: float | None = None) -> Any:
@@ -152,7 +154,7 @@ class Future(futures.Future[Any]):
     def finish(self, value: Any, failed: bool) -> bool:
         """Set the outcome of a future that has a gate. True where callbacks are to be run, outside all locks.
 
-        What `set_result` and `set_exception` do; but one that was finished or cancelled by whoever has it stays what it is.
+        It does what `set_result` and `set_exception` do; but a future that the program has finished or cancelled stays as it is.
         """
         own = self.__dict__
         gate = own["_gate"]
@@ -176,7 +178,7 @@ class Future(futures.Future[Any]):
             return "_done_callbacks" in own
 
     def begin(self) -> bool:
-        """From now on it cannot be cancelled. False where it has been, or somebody else has finished it."""
+        """From now on the future cannot be cancelled. False where it was cancelled or finished before."""
         with self._condition:
             if self._state is PENDING:
                 self._state = RUNNING
@@ -185,4 +187,4 @@ class Future(futures.Future[Any]):
             return self._state is RUNNING
 
     def __reduce__(self) -> Any:
-        raise TypeError("a future cannot be pickled or copied: it is of the process that asked")
+        raise TypeError("a future cannot be pickled or copied: it belongs to the process that submitted the task")

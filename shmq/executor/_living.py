@@ -1,4 +1,4 @@
-"""Living: the clients of this process, which are shut down when it exits, and are the parent's in a forked child."""
+"""Living: the clients of this process. They are shut down when it exits, and belong to the parent in a forked child."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from typing import Protocol
 __all__ = ["add"]
 
 
-class Client(Protocol):
+class LivingClient(Protocol):
+    """A client, as this module sees it."""
+
     def shutdown(self, why: str) -> None: ...
 
     def join(self) -> None: ...
@@ -19,11 +21,11 @@ class Client(Protocol):
     def after_fork(self) -> None: ...
 
 
-clients: weakref.WeakSet[Client] = weakref.WeakSet()
+clients: weakref.WeakSet[LivingClient] = weakref.WeakSet()
 finalizer_of = 0  # pid of the process that has a finalizer of multiprocessing
 
 
-def add(client: Client) -> None:
+def add(client: LivingClient) -> None:
     """Let the process wait for this client when it exits.
 
     A process of multiprocessing waits for its children first, and for its threads only then. It would wait for our workers, which
@@ -46,7 +48,7 @@ def shutdown_all() -> None:
 
 
 def disown_all() -> None:
-    """In a forked child."""
+    """In a forked child: the clients are the parent's."""
     for client in list(clients):
         client.after_fork()
     clients.clear()

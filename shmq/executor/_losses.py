@@ -1,7 +1,7 @@
-"""Losses: the tasks of one client that were given up, as the dead letters of its pool tell.
+"""Losses: the tasks of one client that were given up, which it finds among the dead letters of its pool.
 
-A letter is read once by each client, and found by its name from then on: what a lost task costs does not grow with the letters of
-others that wait for their clients. Letters of clients that are gone are nobody's any more, and thrown away by whoever sees them.
+A client reads each letter once, and knows it by its name from then on. So the price of a lost task does not grow with the number
+of letters that wait for other clients. The letters of clients that are gone are discarded by any client that sees them.
 """
 
 from __future__ import annotations
@@ -17,35 +17,35 @@ from shmq.executor._reply import is_gone
 
 __all__ = ["Losses"]
 
-NEWS_PATIENCE = 1.0  # seconds after a letter was written in which it may still become known how the workers ended
+NEWS_PATIENCE = 1.0  # seconds after a letter was written, in which the crew may still learn how the workers ended
 
 
 class Losses:
-    """`client`: whose tasks. `pending`: those by number. `private`: nobody else has workers in this pool."""
+    """`client`: whose tasks these are. `pending`: its tasks by number. `private`: no other program has workers in this pool."""
 
     def __init__(self, client: int, pending: Mapping[int, object], private: bool) -> None:
         self.client = client
         self.pending = pending
         self.private = private
         self.expected = False  # there was a death, or a letter is there of which not all is known
-        self._suspects: dict[int, list[tuple[int, int | None]]] = {}  # by task: pid and exit code of those that died in it
-        self._dead_letters = 0  # that were seen
-        self._clients: dict[str, int] = {}  # by the name of a letter: of living clients
+        self._suspects: dict[int, list[tuple[int, int | None]]] = {}  # by task: pid and exit code of the workers that died in it
+        self._dead_letters = 0  # how many there were at the last look
+        self._clients: dict[str, int] = {}  # by the name of a letter: the client, if it lives
 
     @property
     def awaited(self) -> bool:
-        """Is it worth a look, although nobody tells?"""
+        """Is a look worth while, although nothing announces a letter?"""
         return self.expected or any(number in self.pending for number in self._suspects)
 
     def note(self, death: Death) -> None:
-        """A worker of this program has ended."""
+        """A worker of this program has ended: a letter may come."""
         self.expected = True
         self._suspects = {number: known for number, known in self._suspects.items() if number in self.pending}
         if death.task and death.client == self.client:
             self._suspects.setdefault(death.task, []).append((death.pid, death.exit_code))
 
     def search(self, queues: list[Queue]) -> list[tuple[int, WorkerLost]]:
-        """The pending tasks that were given up since the last look. Their letters are gone then."""
+        """Find the pending tasks that were given up since the last look, and discard their letters."""
         dead_letters = 0
         for queue in queues:
             queue._reap()
@@ -71,7 +71,7 @@ class Losses:
             if client == self.client:
                 if number in self.pending:
                     if self._unexplained(number, letter.delivery_count) and time.time() - letter.dead_lettered_at < NEWS_PATIENCE:
-                        self.expected = True  # a death is seen in the queue before its process has ended
+                        self.expected = True  # the queue knows of a death before the process has ended
                         continue
                     yield number, self._loss(number, _tasks.name_of(letter.data, length), letter.delivery_count)
             elif client not in gone and not is_gone(client):
@@ -82,14 +82,14 @@ class Losses:
             del self._clients[name]
 
     def _unexplained(self, number: int, deliveries: int) -> bool:
-        """Have more workers of ours died in this task than we know of?"""
+        """Have more workers of this program died in the task than its crew has collected?"""
         return self.private and len(self._suspects.get(number, ())) < deliveries
 
     def _loss(self, number: int, name: str, deliveries: int) -> WorkerLost:
         known = self._suspects.get(number, [])
         how = [f"pid {pid} {describe_exit(code)}" for pid, code in known]
         if unknown := deliveries - len(known):
-            how.append(f"of {unknown} only the program that had started them knows how they ended")
+            how.append(f"of {unknown} only the program that started them knows how they ended")
         often = f"{deliveries} deliver{'ies' if deliveries > 1 else 'y'}"
         return WorkerLost(
             f"task {number}, {name}, was given up after {often}: each time its worker died in the middle ({'; '.join(how)}). "

@@ -24,7 +24,7 @@ PAUSE = 0.05  # seconds before what met a limit is tried again
 
 
 class Manager:
-    """`pool`: its name, for the log."""
+    """The manager thread. `pool`: the name of its pool, for the log."""
 
     def __init__(self, pool: str) -> None:
         self.pool = pool
@@ -37,10 +37,10 @@ class Manager:
     # -- called by any thread ----------------------------------------------------------------------------------------------
 
     def begin(self, run: Callable[[], None]) -> None:
-        """Start the thread, unless there is one. It enters itself: interrupted here by Ctrl-C, one may have been started, or not.
+        """Start the thread, unless it runs. Where Ctrl-C comes here, a thread may have been started or not: so it calls `enter`.
 
-        Signals wait until it has started: a thread in the middle of its start would not be joined, and would go on while the
-        interpreter ends.
+        Handlers of signals wait until it has started. A thread in the middle of its start would not be joined, and would go on
+        while the interpreter ends.
         """
         with Hold(lock):
             if not (self.begun or self.closed) and (self.thread is None or not self.thread.is_alive()):
@@ -59,13 +59,15 @@ class Manager:
     def join(self) -> None:
         """Wait until the thread has ended."""
         thread = self.thread
-        if thread is not None and thread.is_alive() and thread is not threading.current_thread():  # a callback's would never end
+        if (
+            thread is not None and thread.is_alive() and thread is not threading.current_thread()
+        ):  # a callback that joins would wait for itself
             thread.join()
 
     # -- called by the thread itself ---------------------------------------------------------------------------------------
 
     def enter(self) -> bool:
-        """This thread is the manager's. False where another one is, or there is nothing to manage any more."""
+        """Make the calling thread the manager. False where there is another one, or the client is closed."""
         with Hold(lock):
             if self.begun or self.closed:
                 return False
@@ -104,7 +106,7 @@ class Manager:
     # -- the end -----------------------------------------------------------------------------------------------------------
 
     def close(self) -> bool:
-        """Start no thread any more, and wake none. False where it is closed already."""
+        """Close the pipe; no thread is started or woken any more. False where it was closed before."""
         with Hold(lock):
             if self.closed:
                 return False
@@ -115,6 +117,6 @@ class Manager:
             return True
 
     def after_fork(self) -> None:
-        """In a forked child: the thread is the parent's."""
+        """In a forked child: start and wake no thread, since the client is the parent's."""
         self.closed = True
         self.thread = None

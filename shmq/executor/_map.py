@@ -1,4 +1,4 @@
-"""One call of `map`: its outcomes, in the order of its items, without a Future for each of them."""
+"""MapCall: one call of `map`. It hands out the values in the order of the items, without a Future for each of them."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class MapCall:
             self.cancel()
 
     def cancel(self) -> None:
-        """Nobody wants the values that were not handed out: tasks that wait in the backlog are not run."""
+        """Cancel what is left of the call: its tasks that wait in the backlog are not run."""
         with Hold(lock):
             self.window.cancel(self)
 

@@ -1,7 +1,7 @@
-"""Outcomes: what a client takes from the channel on which the workers put its outcomes.
+"""Outcomes: what a client takes from the channel into which the workers put the outcomes of its tasks.
 
-What was taken is kept here until the client has told those who wait: a limit that is met in the middle (no descriptor for the
-large slots, say) loses nothing of it, and the next try goes on where this one has stopped.
+What was taken is kept here until the client has finished its tasks. So a limit that is met in the middle (no descriptor for the
+large slots, say) loses nothing, and the next try goes on where this one has stopped.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from shmq.executor._reserve import is_limit
 
 __all__ = ["Outcomes"]
 
-BATCH = 256
+BATCH = 256  # outcomes that are taken at once
 
 
 class Outcomes:
-    """`in_place`: arrays may be views of the large slots."""
+    """Outcomes that were taken. `in_place`: arrays may be views of the large slots."""
 
     def __init__(self, channel: Channel) -> None:
         self.channel = channel
         self.in_place = False
         self.found: list[tuple[int, Any, int]] = []  # number of the task, its value or exception, and whether it failed
-        self.seconds = 0.0  # that the tasks of those have taken
-        self.start_error: BaseException | None = None  # what an initializer has raised
-        self.payloads_lost = 0  # whose tasks cannot be told
-        self._ticket = False  # there may be large ones
+        self.seconds = 0.0  # that the tasks of those outcomes took together
+        self.start_error: BaseException | None = None  # raised by an initializer
+        self.payloads_lost = 0  # outcomes whose file was removed, so that their tasks are not known
+        self._ticket = False  # a ticket was taken: there may be large outcomes
 
     def take(self) -> int:
-        """Take those that are there; return how many, tickets and what an initializer raised included. Does not wait."""
+        """Take the outcomes that are there, without waiting; return how many, tickets and errors of initializers included."""
         batch: list[bytes] = []
         try:
             batch = self.channel.small.get_many(BATCH, 0)
@@ -55,7 +55,7 @@ class Outcomes:
         if self._ticket:
             self._take_large()
             self._ticket = False
-        elif max(map(len, batch), default=0) > _tasks.SMALL:  # it was spilled: let there be room for the next one
+        elif max(map(len, batch), default=0) > _tasks.SMALL:  # it was spilled: let there be a large slot for the next one
             self._make_large()
         return len(batch) or len(self.found)
 
@@ -78,10 +78,10 @@ class Outcomes:
                 raise
 
     def _take_large(self) -> None:
-        """There was a ticket: take what is in the large slots."""
+        """Take the outcomes that are in the large slots."""
         large = self.channel.attached_large()
         while large is not None:
-            # Half of the cells at most for views that are kept: the workers need the others.
+            # At most half of the cells may be held by views that the program keeps: the workers need the others.
             data: Any
             cells = large._cell_counts()
             in_place = self.in_place and 2 * (cells.leased + cells.held) < sum(cells)
@@ -90,7 +90,7 @@ class Outcomes:
                 data = lease.view
             except Empty:
                 return
-            except InFlightLimit:  # loans of those who put, and views that are kept, hold all cells but those that are for this
+            except InFlightLimit:  # workers' loans and kept views hold all cells but the two that they leave alone
                 lease, data = None, self._copy()
                 if data is None:
                     return

@@ -1,7 +1,7 @@
-"""Pickles of tasks and outcomes; by cloudpickle what pickle cannot, and what the workers would not find by its name.
+"""Pickles of tasks and outcomes. cloudpickle makes those that pickle cannot, and those whose names no worker would find.
 
-A function or a class of the main module travels as its name. Where that module is a shell or a notebook, no worker finds it there
-that was not forked afterwards: so whatever mentions it is sent by value, where cloudpickle is installed.
+A function or a class of the main module travels as its name. Where that module is a shell or a notebook, only a worker that is
+forked afterwards finds it there. So an object that mentions it is sent by value, where cloudpickle is installed.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ __all__ = [
     "main_module",
 ]
 
-Pickled = tuple[bytes, "list[pickle.PickleBuffer] | None"]  # the stream, and what is out of band
+Pickled = tuple[bytes, "list[pickle.PickleBuffer] | None"]  # the stream, and the buffers that are not in it
 
 # What the workers know of this process's main module
 FOUND = 0  # it is a file, which they have, too
-INHERITED = 1  # it is a shell or a notebook, and they are forked from it: what was defined before, they have
-HIDDEN = 2  # they have another one
+INHERITED = 1  # it is a shell or a notebook, and they are forked from it: they have what was defined before the fork
+HIDDEN = 2  # they have another main module
 
 MAIN = b"__main__"
-MOST_BUFFERS = 0xFFFF  # that a message counts
+MOST_BUFFERS = 0xFFFF  # of one message, whose count has 16 bits
 WAY_OUT = (
     "Move it to a module that the workers can import, or install cloudpickle (pip install 'shmq[cloudpickle]'), "
     "which sends by value what was defined in a shell or a notebook"
@@ -48,14 +48,14 @@ loads = pickle.loads
 
 
 def main_module(forks: bool) -> int:
-    """How the main module of this process is seen by its workers, as it is now."""
-    if hasattr(sys.modules["__main__"], "__file__") and not hasattr(sys, "ps1"):  # as that of `python -i` has become
+    """What the workers know of the main module of this process, as it is now: FOUND, INHERITED or HIDDEN."""
+    if hasattr(sys.modules["__main__"], "__file__") and not hasattr(sys, "ps1"):  # `python -i` has a file and ps1
         return FOUND
     return INHERITED if forks else HIDDEN
 
 
 def dump_in_band(obj: Any) -> Pickled:
-    """All in one stream. **Raises** what pickling raises."""
+    """Pickle an object into one stream, its buffers included. **Raises** what pickling raises."""
     stream = io.BytesIO()
     pickler = pickle.Pickler(stream, 5)
     pickler.dispatch_table = reducers  # type: ignore[assignment]
@@ -64,7 +64,7 @@ def dump_in_band(obj: Any) -> Pickled:
 
 
 def by_value_instead(obj: Any, error: Exception, in_band: bool = False) -> Pickled:
-    """By cloudpickle what pickle has refused with that error. **Raises** it where cloudpickle is not installed, or of no help."""
+    """Pickle by cloudpickle what pickle has refused with `error`. **Raises** that error where cloudpickle cannot help, either."""
     try:
         return dump_by_value(obj, in_band)
     except ImportError:
@@ -77,7 +77,10 @@ def by_value_instead(obj: Any, error: Exception, in_band: bool = False) -> Pickl
 
 
 def by_value_rather(obj: Any, plain: Pickled, main: int, in_band: bool = False) -> Pickled:
-    """What mentions a main module that is a shell: by cloudpickle, or else as it is, where the workers may find what it names."""
+    """Pickle by cloudpickle an object that mentions the main module, which is a shell; `plain`: what pickle has made of it.
+
+    Where cloudpickle is not installed, return `plain` if the workers may find what it names.
+    """
     try:
         return dump_by_value(obj, in_band)
     except ImportError:
@@ -88,12 +91,12 @@ def by_value_rather(obj: Any, plain: Pickled, main: int, in_band: bool = False) 
             return plain
         raise
     raise pickle.PicklingError(
-        f"{obj!r:.200} is, or contains, what was defined in a shell or a notebook, where the workers do not find it. {WAY_OUT}"
+        f"{obj!r:.200} is, or contains, something that was defined in a shell or a notebook, where no worker finds it. {WAY_OUT}"
     )
 
 
 def dump_by_value(obj: Any, in_band: bool) -> Pickled:
-    """**Raises** ImportError where cloudpickle is not installed, and what it raises."""
+    """Pickle by cloudpickle. **Raises** what that raises; ImportError where it is not installed."""
     stream = io.BytesIO()
     buffers: list[pickle.PickleBuffer] = []
     by_value_pickler()(stream, 5, buffer_callback=None if in_band else buffers.append).dump(obj)
@@ -114,7 +117,7 @@ def with_our_reducers(kind: Any) -> Any:
 
 
 def names_main(data: bytes) -> bool:
-    """Does a pickle take a function or a class from the main module, or is it a mere text that mentions it?"""
+    """Does a pickle take a function or a class from the main module, rather than contain a text that mentions it?"""
     texts: list[str] = []
     for operation, argument, _ in pickletools.genops(data):
         if operation.name == "STACK_GLOBAL" and texts[-2:-1] == ["__main__"]:

@@ -9,17 +9,17 @@ __all__ = ["Plan", "tasks_name"]
 
 
 class Plan(NamedTuple):
-    """It is pickled where the worker is not forked."""
+    """What one worker is to do. It is pickled where the worker is not forked."""
 
     pool: str
-    channel: dict[str, Any]
-    row: int
-    turn: int  # of that row
+    channel: dict[str, Any]  # how the pool's channels are made
+    row: int  # of the board
+    claim: int  # of that row: see Board
     crew: int  # identity of the process that started it
-    client: int = 0  # who is told when the initializer raises
+    client: int = 0  # which is told when the initializer raises
     initializer: Callable[..., object] | None = None
     initargs: tuple[Any, ...] = ()
-    most_tasks: int | None = None
+    most_tasks: int | None = None  # after which the worker leaves
 
 
 def tasks_name(pool: str) -> str:

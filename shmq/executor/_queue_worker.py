@@ -1,4 +1,4 @@
-"""A worker whose work is a function of the user's: it is called with each message of a queue."""
+"""QueueWorker: calls a function of the user's with each message of a queue."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from shmq.executor._worker import Worker, live
 
 __all__ = ["BACKOFF", "Consumption", "consume"]
 
-BACKOFF = Backoff(initial=1.0, factor=2.0, maximum=60.0, jitter=0.1)  # of a queue that was made without one of its own
-PAUSE = 0.2  # seconds between two looks at a queue from which nothing can be taken, and of which nobody would wake us
-LONGEST = 300  # characters of an exception in a line; all of it is in the dead letter
+BACKOFF = Backoff(initial=1.0, factor=2.0, maximum=60.0, jitter=0.1)  # where the queue was made without one
+PAUSE = 0.2  # seconds between two looks at a queue from which nothing can be taken, and which wakes no consumer then
+LONGEST = 300  # characters of an exception in a line of the log; the dead letter has all of them
 
 log = logging.getLogger("shmq")
 
 
 class Consumption(NamedTuple):
-    """What such a worker is told beside its plan: it travels as the plan's `channel`."""
+    """What a QueueWorker is told beside its plan. It travels as the plan's `channel`."""
 
     function: str
     prefetch: int
@@ -34,13 +34,13 @@ class Consumption(NamedTuple):
 
 
 class Source(Queue):
-    """The queue, which says so when this process makes a dead letter of one of its messages: by whatever way it came to that."""
+    """The queue. It logs when this process makes a dead letter of one of its messages, for whatever reason."""
 
-    given_up = 0
+    dead_lettered = 0
 
     def _write_dead_letter(self, image: bytes, **about: Any) -> None:
         super()._write_dead_letter(image, **about)
-        self.given_up += 1
+        self.dead_lettered += 1
         error = about["error"]
         why = [about["cause"], about["reason"], "" if error is None else in_a_line(error)]
         log.error(
@@ -51,7 +51,7 @@ class Source(Queue):
 
 
 class QueueWorker(Worker):
-    """Acks what the function returns from, nacks what it raises at."""
+    """Acks a message when the function returns, and nacks it when the function raises."""
 
     def __init__(self, plan: Plan, function: Function, prefetch: int, codec: Any) -> None:
         source = Source.attach(plan.pool, codec=codec)
@@ -71,29 +71,32 @@ class QueueWorker(Worker):
             return self.ahead.pop()
         try:
             self.ahead = self.queue.receive_many(self.prefetch, timeout)
-        except (InFlightLimit, ShutDown):  # others hold, or let rest, all that there can be; or nothing comes any more
+        except (
+            InFlightLimit,
+            ShutDown,
+        ):  # other consumers hold all that there can be, or it rests after a failure; or nothing comes any more
             time.sleep(PAUSE)
             raise Empty from None
         finally:
-            self.row.words[_board.GIVEN_UP] = self.queue.given_up
+            self.row.words[_board.DEAD_LETTERED] = self.queue.dead_lettered
         self.ahead.reverse()
         return self.ahead.pop()
 
     def run_task(self, lease: Lease) -> None:
         try:
             if lease.expires_at is not None:
-                lease.extend()  # its time begins now, not when it was taken ahead
+                lease.extend()  # the lease's time begins now, not when the message was taken ahead
         except LeaseLost:
-            return  # another consumer has it, and nothing was begun
+            return  # another consumer has the message, and this one has not begun with it
         began, how = self.begin(0, lease.id), _board.FAILED
         try:
             how = self.attempt(lease)
         finally:
-            self.row.words[_board.GIVEN_UP] = self.queue.given_up
+            self.row.words[_board.DEAD_LETTERED] = self.queue.dead_lettered
             self.end(began, how)
 
     def attempt(self, lease: Lease) -> int:
-        """Call the function, and settle the message by how that ends. Return which of the board's words counts it."""
+        """Call the function, and settle the lease as its end demands. Return the word of the board that counts it."""
         try:
             lease.__enter__()
             if lease.expires_at is not None:
@@ -110,11 +113,11 @@ class QueueWorker(Worker):
             else:
                 self.fail(lease, error)
             if isinstance(error, SystemExit | KeyboardInterrupt | GeneratorExit):
-                raise  # the function ends the worker; any other exception is the message's
+                raise  # the function wants to end the worker; any other exception is the message's
         return _board.FAILED
 
     def fail(self, lease: Lease, error: BaseException) -> None:
-        """Give the message back, to be tried again after a while, or for good."""
+        """Give the message back: it is tried again after a while, or becomes a dead letter after its last delivery."""
         failed = lease.delivery_count
         rest = min(self.backoff.initial * self.backoff.factor ** min(failed - 1, 64), self.backoff.maximum)
         rest *= 1 + self.backoff.jitter * random.uniform(-1, 1)
@@ -124,7 +127,7 @@ class QueueWorker(Worker):
             "message %d of queue %r failed, %d of %s: %s%s",
             lease.id, self.queue.name, failed, self.most or "any number", in_a_line(error),
             "" if last else f"; next try in {rest:.1f} s",
-            exc_info=failed == 1,  # once is enough to be told where
+            exc_info=failed == 1,  # one traceback is enough
         )  # fmt: skip
         try:
             lease._fail(error, rest)
@@ -132,14 +135,14 @@ class QueueWorker(Worker):
             log.warning("%s", lost)
 
     def tell_late(self, lease: Lease, error: BaseException) -> None:
-        """The function raised when the message was no longer its own."""
+        """Log that the function raised when the lease had been settled, or lost."""
         if isinstance(error, LeaseLost):
             log.warning("%s", error)
         else:
             log.error("message %d of queue %r: %s, after it had been settled", lease.id, self.queue.name, in_a_line(error))
 
     def close(self) -> None:
-        for lease in reversed(self.ahead):  # the oldest first: they come back in their order
+        for lease in reversed(self.ahead):  # the oldest first, so that they come back in their order
             if not lease.settled:
                 lease.release()
         self.ahead.clear()
@@ -148,7 +151,7 @@ class QueueWorker(Worker):
 
 
 def in_a_line(error: BaseException) -> str:
-    """An exception's kind and what it says, without what would break a line of a log."""
+    """An exception's class and text in one line, without characters that cannot be printed."""
     text = " ".join(f"{type(error).__name__}: {error}".split())
     text = "".join(letter if letter.isprintable() else "?" for letter in text)
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
@@ -159,7 +162,7 @@ def deliveries(count: int) -> str:
 
 
 def consume(plan: Plan) -> None:
-    """The body of such a worker process."""
+    """The body of a worker process that calls a function with each message of a queue."""
     asked = Consumption(*plan.channel["consume"])
     codec = find(asked.codec, "CODEC") if asked.codec else None
     live(plan, lambda: QueueWorker(plan, Function(asked.function), asked.prefetch, codec))

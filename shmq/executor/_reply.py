@@ -1,9 +1,9 @@
 """Reply: a worker's way to one client, by which it puts the outcomes of that client's tasks.
 
-The ring of a client's outcomes has a slot for each task that the client hands over, and large ones are spilled where the large
-slots are full: so no worker waits for a client that takes nothing, because it is stopped or does something else. What that
-costs is memory. Beyond a quarter of /dev/shm that is left free, and where there is none, a worker waits for a client
-that goes on taking, and no longer than some seconds for one that does not: then it says so instead of the outcome.
+The ring of a client's outcomes has a slot for each task that the client hands over, and an outcome is spilled where the large
+slots are full. So no worker waits for a client that takes nothing because it is stopped or busy. The price is memory: outcomes
+leave a quarter of /dev/shm free. Where there is no more, a worker waits for a client that goes on taking. For a client that takes
+nothing it waits some seconds, and then puts an exception that says so instead of the outcome.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from shmq.executor._tasks import Message
 
 __all__ = ["ROOM_PATIENCE", "Reply", "client_name", "is_gone"]
 
-ROOM_PATIENCE = 0.5  # seconds without memory for an outcome, and without another outcome whose memory will be free
-STALL_PATIENCE = 5.0  # … while a client has outcomes to take, and takes none
-PAUSE = 0.005
-LEFT_FREE = 4  # one part in so many of /dev/shm is not for outcomes that a client does not take
+ROOM_PATIENCE = 0.5  # seconds to wait for memory where no other outcome waits whose memory will be free
+STALL_PATIENCE = 5.0  # seconds to wait for memory while the client has outcomes to take, and takes none
+PAUSE = 0.005  # seconds between two tries
+LEFT_FREE = 4  # one part in so many of /dev/shm is left free by outcomes that wait
 
 
 def client_name(client: int) -> str:
-    """The name of the queue of a client's outcomes: its pid, and a number by chance."""
+    """The name of the queue of a client's outcomes: the pid of the client, and a random number."""
     return f"{anonymous.ANONYMOUS_PREFIX}{client >> 32}.{client & 0xFFFFFFFF:08x}.results"
 
 
 def is_gone(client: int) -> bool:
-    """Will this client never take an outcome again?"""
+    """Has the process of this client ended, so that it takes no outcome any more?"""
     try:
         return not _core.alive(lifecycle.attach(client_name(client)).creator)
     except SegmentNotFound:
@@ -41,19 +41,20 @@ def is_gone(client: int) -> bool:
 
 
 class Reply:
-    """**Raises** SegmentNotFound where the client is gone, and what attaching to a queue raises."""
+    """The way to one client. **Raises** SegmentNotFound where the client is gone, and what attaching to a queue raises."""
 
     def __init__(self, client: int, channel: dict[str, Any]) -> None:
         self.channel = Channel(client_name(client), attach=True, **(channel | {"max_deliveries": None, "private": True}))
         self.waiting = 0  # outcomes, at the last look
-        self.stalled = False  # it was waited for in vain, and has taken nothing since
+        self.stalled = False  # the client was waited for in vain, and has taken nothing since
 
     @property
     def alive(self) -> bool:
+        """Does the process of the client live?"""
         return _core.alive(self.channel.small.segment.creator)
 
     def put(self, message: Message) -> None:
-        """Put an outcome, unless nobody is there to take it. **Raises** OutOfMemory, Full, OSError."""
+        """Put an outcome, unless the client is gone. **Raises** OutOfMemory, Full, OSError."""
         if type(message) is bytes:
             with contextlib.suppress(Full):
                 self.channel.small.put(message, False)
@@ -78,6 +79,7 @@ class Reply:
             self.channel.settle()
 
     def put_once(self, message: Message) -> None:
+        """Put an outcome without waiting. **Raises** OutOfMemory also where less than a quarter of /dev/shm would be left."""
         if isinstance(message, bytes):
             self.channel.put(message)
             return
@@ -88,7 +90,7 @@ class Reply:
             if small.qsize() and not leaves_some(nbytes):
                 raise OutOfMemory(
                     f"{small.qsize():,} outcomes wait in {small.name!r}, and process {small.segment.creator_pid} takes none: "
-                    f"with {nbytes:,} bytes more less than a quarter of /dev/shm would be free"
+                    f"with {nbytes:,} bytes more, less than a quarter of /dev/shm would be free"
                 )
         self.channel.put(message, "spills")
 
@@ -102,6 +104,6 @@ class Reply:
 
 
 def leaves_some(nbytes: int) -> bool:
-    """Is a part of /dev/shm free when so many bytes more are taken?"""
+    """Does an outcome of so many bytes leave a quarter of /dev/shm free?"""
     space = os.statvfs(files.SHM)
     return space.f_bavail * space.f_frsize - nbytes > space.f_blocks * space.f_frsize // LEFT_FREE

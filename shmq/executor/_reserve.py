@@ -1,4 +1,4 @@
-"""Reserve: descriptors and memory that a process keeps, so that it can still say what happened when it has no others left."""
+"""Reserve: descriptors and memory that a worker keeps, so that it can still put an outcome when it has no others left."""
 
 from __future__ import annotations
 
@@ -10,38 +10,39 @@ from shmq._errors import Full, InFlightLimit, TooManyPorts
 
 __all__ = ["Reserve", "is_limit"]
 
-DESCRIPTORS = 4  # the most that are open at once while something is mapped
-MEMORY = 1 << 20  # bytes: more than malloc keeps, so that it is the kernel's again once it is free
+DESCRIPTORS = 4  # as many as are open at once, at most, while a file is mapped
+MEMORY = 1 << 20  # bytes: more than malloc keeps for itself, so that they go back to the kernel
 LIMITS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EAGAIN}
 
 
 def is_limit(error: BaseException) -> bool:
-    """Is there merely not enough of something at the moment? Whoever meets a limit waits, does without, or says so."""
+    """Does this exception say that something is lacking at the moment? Then the caller waits, does without it, or says so."""
     if isinstance(error, OSError):
         return error.errno in LIMITS
     return isinstance(error, MemoryError | InFlightLimit | TooManyPorts | Full)  # OutOfMemory is a MemoryError
 
 
 class Reserve:
-    """Kept until it is spent."""
+    """A reserve that is kept until it is spent."""
 
     def __init__(self) -> None:
-        self._identity: tuple[int, int] | None = None  # of the file that all of them lead to: a number alone may be another's
+        # Of the file to which all descriptors lead: the number of one may be another file's by then.
+        self._identity: tuple[int, int] | None = None
         self._descriptors: list[int] = []
         self._memory: bytearray | None = None
         self.restore()
 
     def spend(self) -> None:
-        """Let there be a little of everything."""
+        """Free the memory and the descriptors."""
         self._memory = None
         while self._descriptors:
             descriptor = self._descriptors.pop()
-            with contextlib.suppress(OSError):  # a task closed all that it found
+            with contextlib.suppress(OSError):  # a task has closed all descriptors that it found
                 if identity(descriptor) == self._identity:
                     os.close(descriptor)
 
     def restore(self) -> bool:
-        """Keep as much as there is to be kept again. False where that is not all."""
+        """Fill the reserve again. False where descriptors or memory are lacking for that."""
         try:
             if self._memory is None:
                 self._memory = bytearray(MEMORY)
@@ -57,5 +58,6 @@ class Reserve:
 
 
 def identity(descriptor: int) -> tuple[int, int]:
+    """Which file a descriptor leads to: its device and inode."""
     status = os.fstat(descriptor)
     return status.st_dev, status.st_ino

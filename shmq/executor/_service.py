@@ -1,4 +1,4 @@
-"""Service: a crew that one program runs for others, until it is told to stop. What `shmq worker` does."""
+"""Service: a crew that one program runs for others until it is told to stop, as `shmq worker` does."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ from shmq.executor._task_worker import run
 __all__ = ["Service", "Wish", "log_to_stderr"]
 
 LOOK_ROUND = 1.0  # seconds between two looks whether the queue still has its name
-LOOK_OUT = 0.2  # … whether it is there
+LOOK_OUT = 0.2  # seconds between two looks whether the queue exists
 FORMAT = "%(asctime)s %(levelname)s [%(process)d] %(name)s: %(message)s"
 
 log = logging.getLogger("shmq")
 
 
 class Wish(NamedTuple):
-    """What is to be served, by how many."""
+    """Which pool or queue is to be served, and by how many workers."""
 
-    name: str  # of a pool, or where a function is named, of a queue
+    name: str  # of a pool; of a queue, where a function is named
     function: str | None
-    least: int
+    least: int  # workers
     most: int
     prefetch: int = 1
     codec: str | None = None  # MODULE:CODEC of a queue
@@ -52,7 +52,7 @@ class Wish(NamedTuple):
 
 
 class Service:
-    """Workers for the pool of this name, or, where a function is named, for the queue."""
+    """Workers for a pool; or for a queue, where the wish names a function."""
 
     def __init__(self, wish: Wish) -> None:
         self.wish = wish
@@ -66,7 +66,7 @@ class Service:
         self._read, self._write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
 
     def ask(self, number: int, frame: FrameType | None = None) -> None:
-        """A signal came: at the first one the workers leave when they are done with what they run, at the second at once."""
+        """Handle a signal: at the first one the workers leave when what they run is done, at the second one at once."""
         self.asked += 1
         with contextlib.suppress(BlockingIOError):
             os.write(self._write, b"\0")
@@ -74,17 +74,17 @@ class Service:
     # -- its life ------------------------------------------------------------------------------------------------------------
 
     def serve(self) -> bool:
-        """Wait for the queue, and keep the workers at it until asked to stop. False where no worker comes up.
+        """Wait for the queue, and run workers for it until a signal comes. False where no worker becomes ready.
 
-        **Raises** SegmentNotFound once the queue has been unlinked: nothing that is put under its name would reach them; and what
-        attaching raises.
+        **Raises** what attaching raises; SegmentNotFound once the queue was unlinked, since no message that is put under its name
+        would reach the workers.
         """
         before = {number: signal.signal(number, self.ask) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             queue = self.find()
             if queue is None:
                 return True
-            crew = self.crew = self.hire(queue)
+            crew = self.crew = self.start_crew(queue)
             there = over = False
             while not self.asked and (there := segment.is_current(queue.segment)) and not (over := is_done(queue)):
                 self.look_at(crew.collect())
@@ -95,7 +95,7 @@ class Service:
                 log.info("queue %r was shut down, and all of its messages are done", queue.name)
             elif self.asked:
                 log.info("asked to stop: the workers finish what they run (a second signal kills them)")
-            self.dismiss(crew)
+            self.let_leave(crew)
             if not (there or self.asked):
                 raise SegmentNotFound(f"queue {queue.name!r} was unlinked, and the workers have left; start them again")
             return True
@@ -105,9 +105,9 @@ class Service:
                 signal.signal(number, handler)
 
     def find(self) -> Queue | None:
-        """The queue, once somebody has made it: made here, it would have other values than the program asks for that it is for.
+        """Wait until the queue exists; None where a signal comes before.
 
-        None where we are asked to stop before.
+        It is not made here: it would have other values than those for which the program asks that uses it.
         """
         name = self.wish.name if self.wish.function else tasks_name(self.wish.name)
         told = False
@@ -127,12 +127,13 @@ class Service:
             self.sleep(LOOK_OUT)
         return None
 
-    def hire(self, queue: Queue) -> Crew:
+    def start_crew(self, queue: Queue) -> Crew:
+        """Start the workers."""
         wish = self.wish
         channel: dict[str, Any] = (
             {"consume": Consumption(wish.function, wish.prefetch, wish.codec)} if wish.function else self.shape
         )
-        plan = Plan(pool=wish.name, channel=channel, row=0, turn=0, crew=_core.identity(), most_tasks=wish.max_tasks)
+        plan = Plan(pool=wish.name, channel=channel, row=0, claim=0, crew=_core.identity(), most_tasks=wish.max_tasks)
         body = functools.partial(logged, consume if wish.function else run, wish.log_level)
         crew = Crew(multiprocessing.get_context(wish.method), Board(queue), body, plan)
         many = f"{wish.least} to {wish.most} workers" if wish.least < wish.most else number_of(wish.least, "worker")
@@ -140,8 +141,8 @@ class Service:
         crew.grow(wish.least)
         return crew
 
-    def dismiss(self, crew: Crew) -> None:
-        """Let the workers finish what they run."""
+    def let_leave(self, crew: Crew) -> None:
+        """Ask the workers to leave, and wait until they have finished what they run, or a second signal comes."""
         crew.ask_to_leave()
         while crew.processes:
             if self.asked > 1:
@@ -150,6 +151,7 @@ class Service:
             self.look_at(crew.collect())
 
     def look_at(self, deaths: list[Death]) -> None:
+        """Log the workers that have died."""
         for death in deaths:
             if not death.left:
                 at = f" at {'message' if self.wish.function else 'task'} {death.task}" if death.task else ""
@@ -157,11 +159,12 @@ class Service:
                 log.warning("worker %d%s %s%s", death.pid, at, describe_exit(death.exit_code), end)
 
     def close(self) -> None:
+        """Kill the workers that are left, log the sums, and close everything."""
         if self.crew is not None:
             self.crew.kill()
             self.crew.join()
-            done, failed, given_up = (self.crew.sums[word] for word in (_board.DONE, _board.FAILED, _board.GIVEN_UP))
-            lost = f", {number_of(given_up, 'message')} given up" if self.wish.function else ""
+            done, failed, dead_lettered = (self.crew.sums[word] for word in (_board.DONE, _board.FAILED, _board.DEAD_LETTERED))
+            lost = f", {number_of(dead_lettered, 'message')} given up" if self.wish.function else ""
             log.info("the end: %d done, %d failed%s", done, failed, lost)
             self.crew.board.close()
             self.crew.close()
@@ -175,7 +178,7 @@ class Service:
     # -- waiting -------------------------------------------------------------------------------------------------------------
 
     def wait(self, pause: float | None) -> None:
-        """Until a worker ends, a signal comes, or it is time to look at the backlog."""
+        """Wait until a worker ends, a signal comes, or it is time to look at the backlog."""
         assert self.crew is not None and self.queue is not None
         pauses = [pause] if pause is not None else []
         if self.scale.least < self.scale.most and not self.asked:
@@ -194,7 +197,7 @@ class Service:
 
 
 def is_done(queue: Queue) -> bool:
-    """Was the queue shut down, and is nothing left to be done?"""
+    """Was the queue shut down, and are all of its messages done?"""
     if not queue._shut:
         return False
     stats = queue.stats()
@@ -209,11 +212,11 @@ def number_of(count: int, noun: str) -> str:
 
 
 def log_to_stderr(level: int) -> None:
-    """Show what is logged from this level on, the user's own included, unless the program has seen to that itself."""
+    """Show log records from this level on, those of the user's code included, unless the root logger has a handler already."""
     logging.basicConfig(format=FORMAT, stream=sys.stderr, level=level)
 
 
 def logged(body: Callable[[Plan], None], level: int, plan: Plan) -> None:
-    """What a worker runs: it logs as the program that has started it, also where it was not forked."""
+    """The body of a worker that logs like the program that has started it, also where it was not forked."""
     log_to_stderr(level)
     body(plan)

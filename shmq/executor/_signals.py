@@ -1,4 +1,4 @@
-"""Signals by which a program is asked to end, and where their handlers must wait."""
+"""Signals that ask a program to end, and where their handlers must wait."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ HEARD = {signal.SIGINT, signal.SIGTERM}
 
 @contextlib.contextmanager
 def put_off_signals() -> Iterator[None]:
-    """Handle what comes meanwhile afterwards: for what must be whole, such as the start of a thread or a process.
+    """Run the handlers of signals that come in the `with` block after it, so that they interrupt no start of a thread or process.
 
-    To block the signals does not prevent that they are handled: another thread hears them, and the main thread handles what that
-    has heard. In other threads there is nothing to do: handlers run in the main thread alone.
+    Blocking the signals would not do: another thread receives them, and the main thread runs their handlers. Outside the main
+    thread there is nothing to do, since handlers run in the main thread alone.
     """
     heard: list[Callable[[], object]] = []
-    with contextlib.ExitStack() as after:  # in reverse: nothing interrupts it before the last handler is back
+    with contextlib.ExitStack() as after:  # in reverse, so that the handlers run when all are back in their places
         after.callback(lambda: [handle() for handle in heard])
         if threading.current_thread() is threading.main_thread():
             for number in HEARD:

@@ -1,4 +1,4 @@
-"""TaskWorker: takes a task, runs it, puts its outcome, acks. In this order a death costs nothing but the task."""
+"""TaskWorker: takes a task, runs it, puts its outcome, and acks the task. In this order no death loses a task or an outcome."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from shmq.executor._worker import Worker, live
 
 __all__ = ["TaskWorker", "run"]
 
-MOST_REPLIES = 64
+MOST_REPLIES = 64  # ways to clients that a worker keeps open
 
 
 class TaskWorker(Worker):
@@ -32,12 +32,12 @@ class TaskWorker(Worker):
         self.replies: dict[int, Reply | None] = {}
         self.callables: dict[bytes, Any] = {}
         if plan.client:
-            self.reply_to(plan.client)  # before the initializer, which may leave this process without descriptors
+            self.reply_to(plan.client)  # before the initializer, which may leave the process without descriptors
 
     def run_task(self, lease: Lease) -> None:
         data = lease.data if lease.nbytes <= _tasks.SMALL else lease.view
         number, client, length, flags, count = _tasks.task_of(data)
-        reply = self.reply_to(client)  # before the task, for the same reason
+        reply = self.reply_to(client)  # before the task, which may leave the process without descriptors
         began = self.begin(client, number)
         function: Any
         body: Any
@@ -58,14 +58,16 @@ class TaskWorker(Worker):
             self.end_if_forked(error)
             message = self.failure(number, (time.perf_counter_ns() - began) * 1e-9, error)
             how = _board.FAILED
-        function = body = value = data = None  # before the outcome is seen: whoever waits for it may look for them
+        function = body = value = data = (
+            None  # before the outcome is there: the program that waits for it may expect that they are freed
+        )
         if reply is not None:
             self.answer(reply, message)
         self.end(began, how)
         lease.ack()
 
     def failure(self, number: int, seconds: float, error: BaseException) -> Message:
-        """The outcome of a task that raised, where need be made of what was kept for it."""
+        """The outcome of a task that raised; made with the memory of the reserve where no other is left."""
         try:
             return _tasks.make_failure(number, seconds, error)
         except MemoryError:
@@ -73,7 +75,7 @@ class TaskWorker(Worker):
             return _tasks.make_failure(number, seconds, error)
 
     def answer(self, reply: Reply, message: Message) -> None:
-        """Put the outcome; where something is lacking for it, with the reserve; where that does not help, say what is lacking."""
+        """Put an outcome. Where something is lacking, spend the reserve; where that does not help, put the error instead."""
         try:
             reply.put(message)
         except (OSError, ShmqError, MemoryError) as error:
@@ -82,7 +84,7 @@ class TaskWorker(Worker):
             self.spend_reserve()
             try:
                 if isinstance(error, OutOfMemory | Full):
-                    raise  # of /dev/shm no reserve is kept
+                    raise  # the reserve holds no part of /dev/shm
                 reply.put(message)
             except (OSError, ShmqError, MemoryError) as lacking:
                 number, seconds, _, _ = _tasks.outcome_of(message if isinstance(message, bytes) else message[0])
@@ -96,16 +98,16 @@ class TaskWorker(Worker):
     def look_round(self) -> None:
         for client, reply in list(self.replies.items()):
             if reply is None or not reply.alive:
-                self.forget(client)
+                self.close_reply(client)
 
     def reply_to(self, client: int) -> Reply | None:
-        """The way to this client; None where it is gone."""
+        """The way to a client, opened where it is not open yet; None where the client is gone."""
         try:
             return self.replies[client]
         except KeyError:
             pass
         if len(self.replies) >= MOST_REPLIES:
-            self.forget(next(iter(self.replies)))
+            self.close_reply(next(iter(self.replies)))
         try:
             reply = self.open_reply(client)
         except (OSError, MemoryError, ShmqError) as error:
@@ -120,7 +122,8 @@ class TaskWorker(Worker):
         try:
             return Reply(client, self.plan.channel)
         except SegmentNotFound:
-            # The client is gone, and its segments are. Or a task has changed this process's root, and none is to be seen.
+            # The client is gone, and so are its segments. Or a task has changed this process's root, where no segment can be
+            # seen.
             if not segment.is_current(self.tasks.small.segment):
                 raise
             return None
@@ -133,12 +136,12 @@ class TaskWorker(Worker):
         return self.reserve.restore()
 
     def close(self) -> None:
-        self.reserve.spend()  # whoever is the last one at a client's outcomes removes them, which takes a descriptor
+        self.reserve.spend()  # the last handle of a client's outcomes removes their files, which takes a descriptor
         for client in list(self.replies):
-            self.forget(client)
+            self.close_reply(client)
         self.tasks.close()
 
-    def forget(self, client: int) -> None:
+    def close_reply(self, client: int) -> None:
         reply = self.replies.pop(client)
         if reply is not None:
             reply.close()

@@ -5,10 +5,10 @@
     a task      task u64 | client u64 | length of the callable's pickle u32 | flags u16 | buffers u16 | callable | body
     an outcome  task u64 | seconds f32 | kind u16 | buffers u16 | body
 
-The body is a pickle. Where there are buffers (the memory of arrays, by protocol 5) it is a table of sizes, the pickle, and the
-buffers, each on a multiple of 64 bytes of the message, so that they can be used where they lie.
+The body is a pickle. Where there are buffers (the memory of arrays, by pickle protocol 5), the body is a table of sizes, the
+pickle, and the buffers. Each buffer begins at a multiple of 64 bytes of the message, so that it can be used where it lies.
 
-What all calls of one callable have in common, its own pickle included, is their *prefix*, and made once.
+What all tasks of one callable begin with, the callable's pickle included, is their *prefix*. It is made once.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ __all__ = [
 ]
 
 TASK = struct.Struct("<QQIHH")
-COMMON = struct.Struct("<QIHH")  # of a task: without its number
+COMMON = struct.Struct("<QIHH")  # the head of a task without its number
 OUTCOME = struct.Struct("<QfHH")
 BUFFERS_AT = 22  # bytes before the number of buffers in a task
 
 SMALL = 2048  # bytes: up to this size a message is one piece, and fits into a small slot
 ALIGNMENT = 64
-RECYCLED_LEAST = 64 << 10  # bytes: from there on malloc asks the kernel, sooner or later
+RECYCLED_LEAST = 64 << 10  # bytes: memory of that size and above is the kernel's, sooner or later
 RECYCLED_MOST = 4 << 20
 RECYCLED_COUNT = 8
 MOST_CALLABLES = 1000  # that a worker keeps
@@ -73,9 +73,10 @@ outcome_of = OUTCOME.unpack_from
 
 
 def make_prefix(client: int, function: Callable[..., Any], flags: int, main: int) -> tuple[bytes, bool]:
-    """The prefix of tasks that call `function`, and whether it is good for all its calls.
+    """The prefix of tasks that call `function`, and whether it may be used for later calls, too.
 
-    It is where the function travels as a name; what has a state is pickled each time. Raises what pickling raises.
+    It may be where the function travels as a name. A callable that has a state is pickled each time. **Raises** what pickling
+    raises.
     """
     named = has_name(function)
     try:
@@ -90,7 +91,7 @@ def make_prefix(client: int, function: Callable[..., Any], flags: int, main: int
 
 
 def has_name(function: Callable[..., Any]) -> bool:
-    """Is it of a kind of which pickle sends nothing but the name?"""
+    """Is the callable of a kind of which pickle sends nothing but the name?"""
     kind = type(function)
     if kind is BuiltinFunctionType:
         return isinstance(function.__self__, ModuleType)  # type: ignore[attr-defined]
@@ -98,9 +99,9 @@ def has_name(function: Callable[..., Any]) -> bool:
 
 
 def make_task(number: int, prefix: bytes, body: Any, main: int) -> Message:
-    """A task. `body`: the tuple of arguments, or [arguments, keyword arguments], or for a chunk a list of tuples.
+    """A task as a message. `body`: the tuple of arguments; [arguments, keyword arguments]; or for a chunk, a list of tuples.
 
-    Raises what pickling raises.
+    **Raises** what pickling raises.
     """
     try:
         data, buffers = dump(body)
@@ -121,12 +122,12 @@ def make_task(number: int, prefix: bytes, body: Any, main: int) -> Message:
 
 
 def frozen(message: Message) -> Message:
-    """A message that has to wait, with copies of the arrays in it: it stays what it was when the task was submitted."""
+    """A message with copies of its arrays: while it waits, it stays what it was when the task was submitted."""
     return message if type(message) is bytes else [bytes(piece) for piece in message]
 
 
 def load_task(data: Any, length: int, flags: int, count: int, callables: dict[bytes, Any]) -> tuple[Callable[..., Any], Any]:
-    """The callable and the body of a task that was taken apart with `task_of`. Raises what unpickling raises."""
+    """The callable and the body of a task, whose head `task_of` has read. **Raises** what unpickling raises."""
     try:
         at = TASK.size + length
         named = bytes(data[TASK.size : at])
@@ -149,7 +150,7 @@ def load_task(data: Any, length: int, flags: int, count: int, callables: dict[by
 
 
 def name_of(data: bytes, length: int) -> str:
-    """What a task calls, for a message to people: nothing of it is unpickled, since that may be what kills its workers."""
+    """The name of what a task calls, for error texts. Nothing is unpickled, since that may be what kills the workers."""
     import pickletools
 
     words = []
@@ -164,7 +165,7 @@ def name_of(data: bytes, length: int) -> str:
 
 
 def make_value(number: int, seconds: float, value: Any) -> Message:
-    """The outcome of a task that returned. Raises what pickling raises."""
+    """The outcome of a task that returned a value. **Raises** what pickling raises."""
     try:
         data, buffers = dump(value)
     except Exception as error:
@@ -177,14 +178,14 @@ def make_value(number: int, seconds: float, value: Any) -> Message:
 
 
 def make_failure(number: int, seconds: float, error: BaseException) -> Message:
-    """The outcome of a task that raised; its traceback travels as text."""
+    """The outcome of a task that raised an exception, whose traceback travels as text."""
     text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
     try:
         try:
             pickled, _ = dump_in_band(error)
         except Exception as failure:
             pickled, _ = by_value_instead(error, failure, True)
-    except BaseException as failure:  # whatever it is: somebody waits for this outcome
+    except BaseException as failure:  # whatever it is: the client waits for this outcome
         pickled, _ = dump_in_band(RuntimeError(f"{type(error).__name__}, which cannot be pickled: {failure!r}"))
     data, _ = dump_in_band((pickled, text))
     head = OUTCOME.pack(number, seconds, FAILED, 0)
@@ -192,7 +193,7 @@ def make_failure(number: int, seconds: float, error: BaseException) -> Message:
 
 
 def load_outcome(data: Any, kind: int, count: int, in_place: bool) -> Any:
-    """The value of an outcome that was taken apart with `outcome_of`, or the exception. Raises what unpickling raises."""
+    """The value or the exception of an outcome, whose head `outcome_of` has read. **Raises** what unpickling raises."""
     body = load_body(data, OUTCOME.size, count, in_place) if count else loads(data[OUTCOME.size :])
     if not kind:
         return body
@@ -203,7 +204,7 @@ def load_outcome(data: Any, kind: int, count: int, in_place: bool) -> Any:
             error = TypeError(
                 f"the task's exception was pickled as {error!r:.200}, which is no exception: see its class's __reduce__"
             )
-    except BaseException as failure:  # its own class does not take back what it gave: the text still says what happened
+    except BaseException as failure:  # its class does not accept its own pickle; the traceback still says what happened
         error = failure
     error.__cause__ = _RemoteTraceback(f'\n"""\n{text}"""')  # type: ignore[arg-type]
     return error
@@ -213,7 +214,7 @@ def load_outcome(data: Any, kind: int, count: int, in_place: bool) -> Any:
 
 
 def laid(head: bytes, data: bytes, buffers: list[PickleBuffer] | None) -> list[Any]:
-    """The pieces of a message in their order, with what fills the gaps between them."""
+    """The pieces of a message in their order, with zeros between them so that each buffer is aligned."""
     if not buffers:
         return [head, data]
     raw = [buffer.raw() for buffer in buffers]
@@ -229,7 +230,7 @@ def laid(head: bytes, data: bytes, buffers: list[PickleBuffer] | None) -> list[A
 
 
 def load_body(data: Any, at: int, count: int, in_place: bool | int) -> Any:
-    """Unpickle a body with buffers; arrays are views of `data` where they may be, private copies where not."""
+    """Unpickle a body with buffers. Arrays are views of `data` if `in_place`, private copies otherwise."""
     view = memoryview(data)
     sizes = struct.unpack_from(f"<{count + 1}Q", view, at)
     at += 8 * (count + 1)
@@ -248,11 +249,11 @@ def load_body(data: Any, at: int, count: int, in_place: bool | int) -> Any:
 
 # -- memory ------------------------------------------------------------------------------------------------------------------
 
-_used: list[bytearray] = []  # what arrays were given, oldest first
+_used: list[bytearray] = []  # memory that was given to arrays, oldest first
 
 
 def references(buffers: list[bytearray]) -> int:
-    """How many the interpreter counts of a buffer in a list to which nothing else refers, where a loop looks at it."""
+    """How many references the interpreter counts, in a loop over the list, to a buffer to which nothing but the list refers."""
     for buffer in buffers:
         return sys.getrefcount(buffer)
     return 0
@@ -262,10 +263,10 @@ FREE = references([bytearray(1)])
 
 
 def private_copy(piece: memoryview) -> bytearray:
-    """A copy that may be written to, in memory that an earlier array no longer needs, where there is some.
+    """A copy of the buffer that may be written to; where there is some, in memory that an earlier array does not need any more.
 
-    Fresh memory of this size comes from the kernel page by page, and goes back when it is freed: to zero it, and to map it, takes
-    longer than the copy does.
+    Fresh memory of this size comes from the kernel page by page, and goes back when it is freed. To zero and map it takes longer
+    than the copy.
     """
     size = len(piece)
     if size < RECYCLED_LEAST or size > RECYCLED_MOST:

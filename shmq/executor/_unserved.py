@@ -1,4 +1,4 @@
-"""Unserved: says when the tasks of a client wait in a pool for which nobody runs workers."""
+"""Unserved: logs when the tasks of a client wait in a pool that has no workers."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ import time
 
 __all__ = ["Unserved"]
 
-PATIENCE = 5.0  # seconds, as of a put that finds nobody who takes
+PATIENCE = 5.0  # seconds, as for a put that finds no consumer
 
 
 class Unserved:
-    """Says it once, until an outcome has come."""
+    """The warning of one client, which is logged once until an outcome comes."""
 
     def __init__(self, pool: str) -> None:
         self.pool = pool
-        self._since: float | None = None  # since when somebody waits, and no worker is there
+        self._since: float | None = None  # since when tasks wait, and no worker is there
         self._said = False
 
     def look(self, pending: int, workers: int) -> None:
-        """So many tasks are pending at the moment, and so many workers are ready."""
+        """Log the warning if it is due. `pending`: tasks that are not done; `workers`: how many are ready."""
         if not pending or workers:
             self._since = None
             return

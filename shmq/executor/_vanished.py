@@ -16,7 +16,7 @@ __all__ = ["Vanished", "vanished_task"]
 
 
 class Vanished:
-    """`expected`: something has happened by which tasks may vanish."""
+    """Vanished tasks of one client. `expected`: something has happened by which tasks may vanish."""
 
     def __init__(self, tasks: Channel, window: Window) -> None:
         self.tasks = tasks

@@ -50,7 +50,7 @@ class Window:
         """Adapt the width to so many tasks that are about to be finished, and took so many seconds together."""
         self._hopeful = time.monotonic()
         pace = seconds / count
-        # A few that were interrupted say little, unless they took long.
+        # A few tasks say little, since they may have been interrupted, unless they took long.
         self.pace += (pace - self.pace) * (min(count, 64) / 128 if self.pending.done else 1.0)
         ahead = int(self.least * AHEAD / max(self.pace, 1e-6))
         self.width = max(self.least, min(ahead, self.most))
@@ -88,7 +88,7 @@ class Window:
             self.backlog.append((number, frozen(message)))
             if urgent:
                 self.wake()
-        except BaseException:  # Ctrl-C: nobody will have the future, nor may anybody wait for it
+        except BaseException:  # Ctrl-C: nobody will have the future, so nobody may wait for it
             askers.pop(number, None)
             self._recount()
             raise
@@ -116,8 +116,11 @@ class Window:
             self._feeding = False
 
     def _feed(self) -> None:
-        """Takes nothing off the backlog before it is put. Interrupted in between, a task runs twice, as after a death; the other
-        way round nobody would ever run it, and everybody would wait for it."""
+        """Hand over tasks; take each off the backlog after it was put.
+
+        Where Ctrl-C comes between the two, a task runs twice, as after a death. The other way round it would never be run, and
+        the client would wait for it for ever.
+        """
         backlog, small = self.backlog, self.tasks.small
         self.starved = False
         if self.tasks.owed:
@@ -163,7 +166,7 @@ class Window:
 
     def _put_large(self, number: int, message: Message) -> None:
         """**Raises** Full, and UNSENDABLE."""
-        # So many that each worker finds a cell for what it takes; the others are spilled.
+        # Only so many lie in large slots that each worker finds a cell for the one that it takes; the others are spilled.
         crowded = len(self._in_large) >= self.tasks.places > 0
         if self.tasks.put(message, "goes beside" if crowded else "waits"):
             self._in_large.add(number)
@@ -182,7 +185,7 @@ class Window:
         if type(asker) is not Future:
             return asker is not None
         own = asker.__dict__
-        # Both at once: nobody has cancelled it, and nobody can any more, unless somebody is just about to.
+        # One step that finds whether the future was cancelled, and prevents it from now on, unless it has a gate.
         if own.setdefault("_state", RUNNING) is RUNNING and "_gate" not in own:
             return True
         if asker.begin():
@@ -216,7 +219,7 @@ class Window:
     # -- cancelling --------------------------------------------------------------------------------------------------------
 
     def cancel(self, call: Call) -> None:
-        """Nobody wants what is left of a map call: its tasks in the backlog are not run."""
+        """Cancel what is left of a map call: its tasks in the backlog are not run."""
         waiting = {number for number, _ in self.backlog} if call.order else set()
         for number in call.order:
             if number in waiting:

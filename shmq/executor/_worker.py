@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Worker", "live"]
 
-LOOK_ROUND = 1.0  # seconds between two looks whether the crew's process lives
+LOOK_ROUND = 1.0  # seconds between two looks whether the process of the crew lives
 START_PATIENCE = 10.0  # seconds for a new worker to find a port, descriptors and memory
 
 
-forked = 0  # this process is the child of a task if that many times more than when the worker was made
+forked = 0  # counts the forks that lead to this process: where it has grown since the worker was made, a task has forked it
 
 
 class Leave(BaseException):
@@ -38,7 +38,7 @@ class Leave(BaseException):
 
 
 class Worker:
-    """A worker process, whatever its work is: leases come in, between them it may be asked to leave, and a board tells of it."""
+    """A worker process, whatever its work is. It takes leases, may be asked to leave between them, and has a row of a board."""
 
     def __init__(self, plan: Plan, queue: Queue) -> None:
         self.plan = plan
@@ -57,35 +57,37 @@ class Worker:
     # -- what kinds of workers differ in --------------------------------------------------------------------------------
 
     def receive(self, timeout: float) -> Lease:
-        """The next lease, not begun with. Raises Empty."""
+        """Take the next lease, not begun with. **Raises** Empty."""
         raise NotImplementedError
 
     def run_task(self, lease: Lease) -> None:
+        """Do the work that the message asks for, and settle the lease."""
         raise NotImplementedError
 
     def close(self) -> None:
+        """Close what the worker holds, before its process ends."""
         raise NotImplementedError
 
     def tell(self, error: BaseException) -> None:
-        """The initializer raised."""
+        """Tell the client what the initializer raised."""
 
     def look_round(self) -> None:
-        """Once a second."""
+        """Do what is to be done once a second."""
 
     # -- what they have in common ---------------------------------------------------------------------------------------
 
     def asked(self) -> bool:
-        """Is it to leave, by the board or by a signal?"""
+        """Was the worker asked to leave, by the board or by a signal?"""
         return self.leaving or self.row.words[_board.ASKED] != 0
 
     def leave_if_asked(self) -> None:
+        """Called whenever the wait for a lease is interrupted."""
         if self.idle and self.asked():
             self.idle = False
             raise Leave
 
     def hear(self, number: int, frame: FrameType | None) -> None:
-        """SIGTERM, from whoever wants this process to end when it has done its task; from the crew, which says so on the board,
-        it is to end at once."""
+        """Handle SIGTERM: leave when the task is done. A crew that wants the end at once says so on the board before."""
         if self.row.words[_board.ASKED] == _board.DIE:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
@@ -93,14 +95,14 @@ class Worker:
         self.leave_if_asked()
 
     def spend_reserve(self) -> None:
-        """Something is lacking."""
+        """Something is lacking: free what is kept for that."""
 
     def recover(self) -> bool:
-        """Is what was lacking there again? If not, this worker leaves: a new one is better off."""
+        """Is what was lacking there again? If not, this worker leaves, since a new one has more."""
         return True
 
     def prepare(self) -> bool:
-        """Run the initializer. False where it raised: the crew learns from the board that this worker never was ready."""
+        """Run the initializer. False where it raised: the crew sees on the board that this worker was never ready."""
         if self.plan.initializer is not None:
             try:
                 self.plan.initializer(*self.plan.initargs)
@@ -116,9 +118,9 @@ class Worker:
         return True
 
     def end_if_forked(self, error: BaseException | None = None) -> None:
-        """A process that the program's own code has forked, and that comes back from it, ends here.
+        """End this process if the user's code has forked it, and has returned in it as well.
 
-        It is no worker, and has nothing to say of the task: it ends as if the task had been all of its program.
+        Such a process is no worker, and puts no outcome. It ends as if the user's code had been its whole program.
         """
         if self.forked == forked:
             return
@@ -135,7 +137,7 @@ class Worker:
             os._exit(status & 0xFF)
 
     def work(self) -> None:
-        """Run tasks until asked to leave, or enough, or the crew's process is gone."""
+        """Run tasks until the worker is asked to leave, has run `most_tasks`, or the process of its crew is gone."""
         left = self.plan.most_tasks
         while left is None or left > 0:
             lease = self.next_task()
@@ -143,7 +145,9 @@ class Worker:
                 return
             try:
                 self.run_task(lease)
-            except BaseException:  # this worker's own, which ends it: the delivery counts, so that no task does that for ever
+            except (
+                BaseException
+            ):  # not the task's, so it ends this worker; the delivery counts, so that no task does that for ever
                 self.spend_reserve()
                 if not lease.settled:
                     lease.nack()
@@ -153,6 +157,7 @@ class Worker:
                 left -= 1
 
     def next_task(self) -> Lease | None:
+        """Wait for the next lease. None where the worker is to leave."""
         try:
             while True:
                 self.idle = True
@@ -173,17 +178,18 @@ class Worker:
             self.idle = False
 
     def receive_somehow(self) -> Lease:
-        """Where something is lacking for a task, take it with the help of what was kept."""
+        """Take the next lease. Where something is lacking for that, free what is kept, and try once more."""
         try:
             return self.receive(LOOK_ROUND)
         except (OSError, ShmqError, MemoryError) as error:
             if not is_limit(error):
                 raise
-            error.__traceback__ = None  # in its frames may be a lease, which is to be taken again
+            error.__traceback__ = None  # its frames may hold a lease, which has to come back
             self.spend_reserve()
         return self.receive(LOOK_ROUND)
 
     def orphaned(self) -> bool:
+        """Is the process of the crew gone, or does the crew not know of this worker? Looks once a second."""
         now = time.monotonic()
         if now - self.looked < LOOK_ROUND:
             return False
@@ -192,11 +198,11 @@ class Worker:
         return self.disowned() or not _core.alive(self.plan.crew)
 
     def disowned(self) -> bool:
-        """Has the crew given this worker up before it knew of it?"""
-        return self.row.words[_board.TURN] != self.plan.turn
+        """Was the crew interrupted when it started this worker, so that it does not know of it? Then the row's claim is over."""
+        return self.row.words[_board.CLAIM] != self.plan.claim
 
     def begin(self, client: int, number: int) -> int:
-        """Say on the board what is begun; return when."""
+        """Say on the board which task is begun; return when, in nanoseconds."""
         words = self.row.words
         began = time.perf_counter_ns()
         words[_board.SINCE] = began
@@ -205,7 +211,7 @@ class Worker:
         return began
 
     def end(self, began: int, how: int) -> None:
-        """Say on the board that it is done, or has failed."""
+        """Say on the board that the task is over. `how`: the word that counts it, DONE or FAILED."""
         words = self.row.words
         words[_board.BUSY] += time.perf_counter_ns() - began
         words[how] += 1
@@ -213,7 +219,7 @@ class Worker:
 
 
 def live(plan: Plan, make: Callable[[], Worker]) -> None:
-    """The life of a worker process."""
+    """Make a worker, and run it until it leaves."""
     hear_as_a_worker()
     try:
         worker = make_patiently(plan, make)
@@ -232,7 +238,7 @@ def live(plan: Plan, make: Callable[[], Worker]) -> None:
 
 
 def make_patiently(plan: Plan, make: Callable[[], Worker]) -> Worker:
-    """Make the worker, after a while if there are no ports, descriptors or memory at first."""
+    """Make the worker. Where ports, descriptors or memory are lacking, try again for some seconds."""
     deadline, said = time.monotonic() + START_PATIENCE, False
     while True:
         try:
@@ -247,21 +253,22 @@ def make_patiently(plan: Plan, make: Callable[[], Worker]) -> Worker:
 
 
 def hear_as_a_worker() -> None:
-    """Ctrl-C in a terminal reaches all its processes, and is for the program that started this one to handle.
+    """Set the signal handlers of a worker.
 
-    So SIGINT has a handler that does nothing. Were it ignored, the programs that tasks start would ignore it, too.
+    Ctrl-C in a terminal reaches all its processes, but the program that started this one handles it. So SIGINT has a handler that
+    does nothing. If it were ignored instead, the programs that tasks start would ignore it, too.
     """
     signal.signal(signal.SIGINT, overhear)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # not what a forked worker has inherited
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, HEARD)  # see Crew: it forks with these blocked
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # not the handler that a forked worker has inherited
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, HEARD)  # the crew forks with these blocked
 
 
 def overhear(number: int, frame: FrameType | None) -> None:
-    pass
+    """Handle SIGINT by doing nothing."""
 
 
 def hear_as_others_do() -> None:
-    """In a process that a task has forked: it is no worker, and SIGTERM and Ctrl-C are to end it."""
+    """In a process that a task has forked: it is no worker, so SIGTERM and Ctrl-C end it."""
     global forked
     forked += 1
     if signal.getsignal(signal.SIGINT) is overhear:
