@@ -222,46 +222,17 @@ def test_locks_are_taken_by_a_hold_that_gives_them_back_when_it_is_dropped() -> 
     }
 
 
-WORDS_OF_OTHERS = {  # whose bits these modules know: of no word of a segment
-    "_segment/anonymous.py": "flags of the header, by the engine's constants",
-    "_segment/config.py": "flags of the header, by the engine's constants",
-    "_segment/files.py": "the kernel's file modes and mount flags, a power of two",
-    "_segment/lifecycle.py": "flags of the header, by the engine's constants; a random number; two check sums",
-    "_segment/segment.py": "flags of the header, by the engine's constants",
-    "executor/_board.py": "a word of the board, which the executor has made",
-    "executor/_client.py": "the executor's id",
-    "executor/_reply.py": "the executor's id",
-    "executor/_task_worker.py": "flags of a task",
-    "executor/_tasks.py": "flags of a task",
-    "executor/_worker.py": "the exit status that the kernel keeps",
-}
-
-
-def bits_in(path: Path) -> set[str]:
-    """Expressions that shift or mask; sizes such as `64 << 20` are numbers, and `|` unites types and sets as well."""
-    return {
-        ast.unparse(node)
-        for node in ast.walk(ast.parse(path.read_text()))
-        if (isinstance(node, ast.BinOp) and isinstance(node.op, ast.LShift | ast.RShift | ast.BitAnd | ast.BitXor))
-        or (isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Invert))
-        if not all(isinstance(part, ast.Constant | ast.operator | ast.unaryop) for part in ast.iter_child_nodes(node))
-    }
-
-
-@pytest.mark.parametrize("path", MODULES, ids=path_id)
-def test_only_the_engine_and_the_binding_know_the_bits_of_a_segment(path: Path) -> None:
-    assert bool(bits_in(path)) == (path_id(path) in WORDS_OF_OTHERS), bits_in(path)
-
-
-def test_rows_are_taken_apart_by_name() -> None:
-    """What a look tells is a named tuple: see _binding/rows.pxi."""
-    by_position = {
-        f"{path_id(path)}: {ast.unparse(node.target)} in {ast.unparse(node.iter)}"
+def test_a_name_of_a_class_means_one_thing() -> None:
+    defined = [
+        node.name
         for path in MODULES
         for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.For | ast.comprehension) and isinstance(node.target, ast.Tuple)
-    }
-    assert {loop for loop in by_position if re.search(r" in \w+(\._port)?\._(cells|occupied|ports|ring)\(", loop)} == set()
+        if isinstance(node, ast.ClassDef)
+        if "Protocol" not in map(ast.unparse, node.bases)  # which describes the class of that name
+    ]
+    defined += [name for path in CYTHON for name in re.findall(r"^(?:cdef )?class (\w+)", path.read_text(), re.MULTILINE)]
+    # The queue has three faces; the lock of a name in Python is the one of the binding that waits.
+    assert {name for name in defined if defined.count(name) > 1} == {"Queue", "NameLock"}
 
 
 def is_exception(name: str) -> bool:

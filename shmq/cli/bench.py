@@ -13,7 +13,7 @@ import click
 
 import shmq
 from shmq._screen import console, duration, ratio, show, size, table
-from shmq.demo.measure import ROUNDS, ROWS, Measured, Row, measure
+from shmq.demo.measure import ROUNDS, ROWS, Comparison, Measured, measure
 from shmq.demo.processes import available_cpus, leaving_cleanly
 
 __all__ = ["bench"]
@@ -47,7 +47,7 @@ def bench() -> None:
     )
 
 
-def cells(row: Row, measured: Measured) -> tuple[str, str, str]:
+def cells(row: Comparison, measured: Measured) -> tuple[str, str, str]:
     """Return both figures of a row, as bandwidth where messages are large, and how many times ours is better."""
     both = (measured.ours, measured.theirs)
     if row.nbytes:

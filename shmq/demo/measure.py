@@ -19,7 +19,7 @@ import numpy as np
 import shmq
 from shmq.demo.processes import SPAWN, Children
 
-__all__ = ["ROUNDS", "ROWS", "Measured", "Row", "measure"]
+__all__ = ["ROUNDS", "ROWS", "Comparison", "Measured", "measure"]
 
 ROUNDS = 5
 SLOTS = 1024
@@ -52,7 +52,7 @@ class Given:
 
 
 @dataclass(frozen=True)
-class Row:
+class Comparison:
     """One topology: how each kind of queue does it, and with how many messages in a turn."""
 
     name: str
@@ -84,7 +84,7 @@ def measure() -> Iterator[Measured]:
         pipe.send(None)
 
 
-def turn(pipe: Connection, lanes: tuple[Lane, Lane], number: int, row: Row) -> float:
+def turn(pipe: Connection, lanes: tuple[Lane, Lane], number: int, row: Comparison) -> float:
     """Send one turn's messages over one lane, and return the seconds that each of them took."""
     give, take, count = (row.ours, row.theirs)[number]
     pipe.send((number, take, count))
@@ -232,9 +232,9 @@ def view_arrays(lane: Lane, count: int) -> int:
 
 
 ROWS = (
-    Row("64 B, one call a message", (put_each, get_each, 200_000), (put_each, get_each, 20_000)),
-    Row("64 B, batches of 64", (put_batches, get_batches, 64 * 8_000), (put_lists, get_lists, 64 * 2_000)),
-    Row("64 B, round trip", (ping, pong, 20_000), (ping, pong, 2_000)),
-    Row("1 MiB arrays, put and get", (put_arrays, get_arrays, 400), (put_arrays, get_arrays, 60), FRAME),
-    Row("1 MiB arrays, loan and view", (loan_arrays, view_arrays, 400), (put_arrays, get_arrays, 60), FRAME),
+    Comparison("64 B, one call a message", (put_each, get_each, 200_000), (put_each, get_each, 20_000)),
+    Comparison("64 B, batches of 64", (put_batches, get_batches, 64 * 8_000), (put_lists, get_lists, 64 * 2_000)),
+    Comparison("64 B, round trip", (ping, pong, 20_000), (ping, pong, 2_000)),
+    Comparison("1 MiB arrays, put and get", (put_arrays, get_arrays, 400), (put_arrays, get_arrays, 60), FRAME),
+    Comparison("1 MiB arrays, loan and view", (loan_arrays, view_arrays, 400), (put_arrays, get_arrays, 60), FRAME),
 )

@@ -30,7 +30,7 @@ from shmq._queue import Queue
 from shmq._segment import files, lifecycle
 from shmq._waiting.bell import ITEMS
 
-__all__ = ["DIE", "FREE", "LEAVE", "LEFT", "READY", "STARTING", "Board", "Row", "WorkerStats"]
+__all__ = ["DIE", "FREE", "LEAVE", "LEFT", "READY", "STARTING", "Board", "WorkerRow", "WorkerStats"]
 
 WORDS = 16
 ROWS = 1024
@@ -54,7 +54,7 @@ class WorkerStats:
     running_for: float  # seconds since that task was begun
 
 
-class Row:
+class WorkerRow:
     """One worker's row."""
 
     def __init__(self, words: memoryview, index: int) -> None:
@@ -108,10 +108,10 @@ class Board:
                 memory = files.make_file(file, ROWS * WORDS * 8)
         self._words = memoryview(memory).cast("Q")
 
-    def row(self, index: int) -> Row:
-        return Row(self._words, index)
+    def row(self, index: int) -> WorkerRow:
+        return WorkerRow(self._words, index)
 
-    def claim(self) -> Row:
+    def claim(self) -> WorkerRow:
         """Claim a free row for a worker of this process. **Raises** OSError where there is none."""
         words = self._words
         with lifecycle.NameLock(self._file):
@@ -121,15 +121,15 @@ class Board:
                     words[at + CREW] = _core.identity()
                     words[at + CLAIM] += 1
                     words[at + STATE] = STARTING
-                    return Row(words, at // WORDS)
+                    return WorkerRow(words, at // WORDS)
         raise BlockingIOError(
             errno.EAGAIN, f"a pool has at most {ROWS} workers, and as many run now: each has a row of the pool's board"
         )
 
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[WorkerRow]:
         """The rows of workers whose process lives."""
         return [
-            Row(self._words, at // WORDS)
+            WorkerRow(self._words, at // WORDS)
             for at in range(0, len(self._words), WORDS)
             if self._words[at + STATE] != FREE and self._words[at + OWNER] and _core.alive(self._words[at + OWNER])
         ]

@@ -25,7 +25,7 @@ from shmq._core import Hold
 from shmq._worker_lost import WorkerLost
 from shmq.executor import _board
 from shmq.executor._autoscale import Autoscale
-from shmq.executor._board import Board, Row, WorkerStats
+from shmq.executor._board import Board, WorkerRow, WorkerStats
 from shmq.executor._plan import Plan
 from shmq.executor._signals import HEARD, put_off_signals
 
@@ -54,7 +54,7 @@ class Member(NamedTuple):
     """A worker that has been started."""
 
     process: BaseProcess
-    row: Row
+    row: WorkerRow
     end: int  # a descriptor that is readable once the process has ended
     attempt: int  # failed starts in a row before this one
 
@@ -143,7 +143,7 @@ class Crew:
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
-    def _enlist(self, process: BaseProcess, row: Row) -> None:
+    def _enlist(self, process: BaseProcess, row: WorkerRow) -> None:
         assert process.pid is not None
         # Not the sentinel of multiprocessing, a pipe: a process that a task has forked keeps it open beyond the worker's end.
         try:

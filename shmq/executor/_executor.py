@@ -215,7 +215,7 @@ class Executor(futures.Executor):
             while (left is None or left > 0) and (asked := self._ask(call, prefix, error, bodies, left or MAP_BATCH)):
                 left = None if left is None else left - asked
             more = None if buffersize is None else iter(lambda: self._ask(call, prefix, error, bodies, 1), 0)
-        except BaseException:  # Ctrl-C, or an exception of an iterable: nobody will have the iterator
+        except BaseException:  # Ctrl-C, or an exception of an iterable: the caller will not have the iterator
             call.cancel()
             raise
         return call.results(deadline, chunksize > 1, more)

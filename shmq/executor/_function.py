@@ -1,7 +1,7 @@
 """Function: the user's function that a worker calls with each message. It is found by its name, and checked before anything runs.
 
 A callable that would run nothing is refused at the start. To call a generator function only makes a generator, to call a class
-only makes an object, and the message would be acked for that. A coroutine is run in one event loop per worker, so that what
+only makes an object, and the message would be acked for that. Coroutines run in one event loop per worker. So what
 belongs to a loop (a session, a pool of connections) outlasts a message, as it does in any asyncio program.
 """
 

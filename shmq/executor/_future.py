@@ -1,4 +1,4 @@
-"""A Future that costs an object and no more until somebody waits for it.
+"""Future: costs an object and no more until a thread waits for it.
 
 A condition variable and two lists are most of the price of a `concurrent.futures.Future`. This one gets a *gate* when a thread
 asks for its condition: to wait, to cancel, to be called back. A gate is a lock, on which a thread can also sleep. A future

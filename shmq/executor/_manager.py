@@ -92,7 +92,7 @@ class Manager:
         return False
 
     def sleep(self, queue: Queue, timeout: float | None, descriptor: int) -> None:
-        """Wait until somebody wakes this thread, the queue has a message, or the descriptor is readable."""
+        """Wait until another thread wakes this one, the queue has a message, or the descriptor is readable."""
         try:
             _, woken = wait_many([queue], timeout, [self._wake_read, descriptor])
         except OSError as error:

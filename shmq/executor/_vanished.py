@@ -1,4 +1,4 @@
-"""Vanished: tasks of which no outcome will come, since somebody has removed the file in which the task or its outcome was.
+"""Vanished: tasks of which no outcome will come, since the file in which the task or its outcome was has been removed.
 
 Nobody announces that. A task has vanished when it has no outcome, and is neither in the pool's queues nor with a worker. Which
 one it is cannot be known before all others are done.

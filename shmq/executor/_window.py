@@ -88,7 +88,7 @@ class Window:
             self.backlog.append((number, frozen(message)))
             if urgent:
                 self.wake()
-        except BaseException:  # Ctrl-C: nobody will have the future, so nobody may wait for it
+        except BaseException:  # Ctrl-C: the caller will not have the future, so the client must not wait for it
             askers.pop(number, None)
             self._recount()
             raise

@@ -139,7 +139,7 @@ def test_who_takes_tasks_waits_for_a_cell_as_for_a_task(channel: Channel) -> Non
     with pytest.raises(shmq.InFlightLimit):
         while True:
             loans.append(channel.large.loan(LARGE))
-    with pytest.raises(shmq.Empty, match="others hold all cells"):
+    with pytest.raises(shmq.Empty, match="other consumers hold all in-flight cells"):
         channel.receive(0.05)
     loans.pop().abandon()
     channel.receive(WATCHDOG).ack()

@@ -323,7 +323,7 @@ def test_bench_shows_verified_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     from shmq.demo import measure
 
     rows = [
-        measure.Row(row.name, (*row.ours[:2], row.ours[2] // 50), (*row.theirs[:2], row.theirs[2] // 20), row.nbytes)
+        measure.Comparison(row.name, (*row.ours[:2], row.ours[2] // 50), (*row.theirs[:2], row.theirs[2] // 20), row.nbytes)
         for row in measure.ROWS
     ]
     monkeypatch.setattr(measure, "ROWS", rows)

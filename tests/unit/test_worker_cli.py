@@ -194,7 +194,7 @@ def test_a_task_that_kills_workers_of_another_program_is_lost_and_they_are_repla
     with shmq.Executor(0, name=name) as pool:
         error = pool.submit(os._exit, 3).exception(WATCHDOG)
         assert isinstance(error, shmq.WorkerLost) and error.exit_codes == (None,) * 3
-        assert "only the program that had started them" in str(error)
+        assert "only the program that started them" in str(error)
         assert pool.submit(abs, -1).result(WATCHDOG) == 1
     process.terminate()
     status, errors = finished(process)
@@ -344,7 +344,7 @@ def test_what_is_built_in_may_be_called(function: str) -> None:
 
 @pytest.mark.parametrize(
     ("function", "says"),
-    [("returns_a_generator", "returned a generator, of which nothing was run"), ("cancels", "CancelledError")],
+    [("returns_a_generator", "returned a generator, so nothing of it was run"), ("cancels", "CancelledError")],
 )
 def test_what_turns_out_not_to_have_run_is_not_acked(start: Start, name: str, tmp_path: Path, function: str, says: str) -> None:
     with shmq.Queue(name, max_deliveries=1) as queue:
