@@ -1,4 +1,4 @@
-"""What checkers and editors are told is true at run time. The gate has mypy look at uses.py and misuses.py."""
+"""What checkers and editors are told is true at run time. The gate has mypy and pyright look at uses.py and misuses.py."""
 
 from __future__ import annotations
 
