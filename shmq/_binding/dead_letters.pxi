@@ -113,21 +113,3 @@ cdef class Undertaker(Producer):
         image_header(self, image, &header)
         draft_of_image(&draft, &header, PyBytes_AS_STRING(image) + sizeof(header))
         self.offer_somehow(&draft, seconds)
-
-    def _decode_image(self, bytes image) -> object:
-        """The object in the image of a dead letter."""
-        cdef shmq_slot header
-        cdef Py_buffer memory
-        cdef uint64_t available = image_header(self, image, &header)
-        cdef const char *data = PyBytes_AS_STRING(image) + sizeof(header)
-        if not header.flags & SHMQ_SPILLED:
-            header_check(self, &header, available)
-            return build(self, &header, data, image)
-        side = self.segment.open_side(PyBytes_FromStringAndSize(data, SPILL_KEY_BYTES))
-        header_of_side(&header, len(side))
-        header_check(self, &header, <uint64_t>len(side))
-        PyObject_GetBuffer(side, &memory, PyBUF_SIMPLE)
-        try:
-            return build(self, &header, <const char *>memory.buf, side)
-        finally:
-            PyBuffer_Release(&memory)

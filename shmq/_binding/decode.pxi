@@ -1,7 +1,7 @@
 # From a slot back to an object. The header is a private copy: every length in it was written by somebody else, and is
 # checked against the slot (or side segment) before it is used.
 
-cdef int header_check(Handle port, shmq_slot *header, uint64_t available) except -1:
+cdef int header_check(Observer port, shmq_slot *header, uint64_t available) except -1:
     """Raise SegmentCorrupt unless payload and description lie inside the `available` bytes."""
     if header.kind >= SHMQ_KINDS or header.described > available or header.nbytes > available - header.described:
         raise SegmentCorrupt(
@@ -61,7 +61,7 @@ cdef object glance_at_object(object exporter):
     return PyMemoryView_FromObject(glance)
 
 
-cdef object decode_by_codec(Handle port, const char *data, Py_ssize_t nbytes, object owner):
+cdef object decode_by_codec(Observer port, const char *data, Py_ssize_t nbytes, object owner):
     """The queue's own codec sees the slot itself, during the call."""
     cdef Glance glance = glance_of(owner, data, nbytes)
     view = PyMemoryView_FromObject(glance)
@@ -76,7 +76,7 @@ cdef object decode_by_codec(Handle port, const char *data, Py_ssize_t nbytes, ob
     return result
 
 
-cdef object build(Handle port, shmq_slot *header, const char *data, object owner):
+cdef object build(Observer port, shmq_slot *header, const char *data, object owner):
     """Decode a copy of the payload. Pre: header_check passed for the memory at `data`, which lives as long as its owner."""
     cdef uint64_t nbytes = header.nbytes
     if header.kind == SHMQ_BYTES:

@@ -4,10 +4,8 @@
 cdef class Handle(Observer):
     """A port of a segment in this process: attached, waiting, closed. Port adds what happens to messages."""
 
-    cdef readonly object codec
     cdef Dumper dumper              # of objects
     cdef bint keeps_types           # what exports a buffer is pickled, too, so that its type comes out
-    cdef readonly bint pickles
     cdef readonly bint spills
     cdef int64_t patience_ns        # how long this handle's puts may still wait before they go to the backlog, …
     cdef uint64_t patience_puts     # … when it had put so many messages
@@ -130,6 +128,10 @@ cdef class Handle(Observer):
             raise Closed(f"this handle of queue {self.name!r} is closed" if self.segment is not None else "this handle was never opened")
         self.attach()
         return 0
+
+    cdef int look(self) except -1:
+        """A forked child looks through its parent's mapping, and attaches only to take part. Raises Closed."""
+        return self.enter() if self.closed else 0
 
     cdef inline int look_again(self) except -1:
         """After Python code has run, or the interpreter lock was given up: the port may have been given back meanwhile, or be the

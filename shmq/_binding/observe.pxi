@@ -10,8 +10,10 @@ cdef class Observer:
     cdef shmq_port port             # an observer's has no record: it is no port of the segment's
     cdef Py_buffer memory           # keeps the mapping while the port, or a view of one of its slots, lives
     cdef readonly object segment    # shmq._segment.segment.Segment
+    cdef readonly object codec      # an observer has none: it decodes what is no codec's
+    cdef readonly bint pickles
     cdef readonly bint grows
-    cdef uint64_t forks             # of the process that attached; anything else sends a call through enter()
+    cdef uint64_t forks             # of the process that attached; anything else sends a call through enter(), and a look through look()
 
     def __cinit__(self, *args, **kwargs):
         self.memory.buf = NULL
@@ -25,6 +27,7 @@ cdef class Observer:
         self.check(&geometry)
         shmq_port_map(&self.port, self.memory.buf, &geometry)
         self.grows = self.port.header.flags & SHMQ_GROWS != 0
+        self.pickles = self.port.header.flags & SHMQ_PICKLES != 0
         self.forks = shmq_owner_forks
 
     cdef int check(self, shmq_geometry *geometry) except -1:
@@ -32,8 +35,8 @@ cdef class Observer:
             raise SegmentCorrupt(f"segment {self.segment.name!r} changed while it was opened")
         return 0
 
-    cdef int enter(self) except -1:
-        """Called before a look by whoever was forked, and by whoever never mapped a segment."""
+    cdef int look(self) except -1:
+        """The slow entrance of a look: in a forked child, and where no segment was ever mapped. Looking attaches nobody. Raises Closed."""
         if self.memory.buf == NULL:
             raise Closed("this observer was never opened")
         self.forks = shmq_owner_forks
@@ -47,31 +50,31 @@ cdef class Observer:
     def _shut(self) -> bool:
         """Was the queue shut down?"""
         if shmq_unlikely(self.forks != shmq_owner_forks):
-            self.enter()
+            self.look()
         return shmq_load_half(&self.port.header.shut) != 0
 
     def _unfinished(self) -> int:
         """Messages that are not done: see join."""
         if shmq_unlikely(self.forks != shmq_owner_forks):
-            self.enter()
+            self.look()
         return shmq_unfinished(&self.port)
 
     def qsize(self) -> int:
         """Messages that wait: leased ones and those that came back are not counted. Exact at a quiet moment."""
         if shmq_unlikely(self.forks != shmq_owner_forks):
-            self.enter()
+            self.look()
         return shmq_load_seq(&self.port.header.backlog) + shmq_ring_length(&self.port)
 
     def empty(self) -> bool:
         """No message can be taken now: none waits, and none that came back is due. True or False at that moment."""
         if shmq_unlikely(self.forks != shmq_owner_forks):
-            self.enter()
+            self.look()
         return shmq_load_seq(&self.port.header.backlog) == 0 and shmq_ring_length(&self.port) == 0 and not self.due_count()
 
     def full(self) -> bool:
         """put would wait. True or False at that moment."""
         if shmq_unlikely(self.forks != shmq_owner_forks):
-            self.enter()
+            self.look()
         return not self.grows and not shmq_ring_has_space(&self.port)
 
     cdef uint32_t due_count(self) noexcept:
@@ -325,3 +328,21 @@ cdef class Observer:
         cdef shmq_slot header
         image_header(self, image, &header)
         return image[sizeof(header):] if header.flags & SHMQ_SPILLED else None
+
+    def _decode_image(self, bytes image) -> object:
+        """The object in the image of a dead letter."""
+        cdef shmq_slot header
+        cdef Py_buffer memory
+        cdef uint64_t available = image_header(self, image, &header)
+        cdef const char *data = PyBytes_AS_STRING(image) + sizeof(header)
+        if not header.flags & SHMQ_SPILLED:
+            header_check(self, &header, available)
+            return build(self, &header, data, image)
+        side = self.segment.open_side(PyBytes_FromStringAndSize(data, SPILL_KEY_BYTES))
+        header_of_side(&header, len(side))
+        header_check(self, &header, <uint64_t>len(side))
+        PyObject_GetBuffer(side, &memory, PyBUF_SIMPLE)
+        try:
+            return build(self, &header, <const char *>memory.buf, side)
+        finally:
+            PyBuffer_Release(&memory)

@@ -31,7 +31,7 @@ from shmq._errors import SegmentCorrupt, SegmentForeign, SegmentMismatch
 from shmq._segment.files import SHM, Folder
 
 if TYPE_CHECKING:
-    from shmq._core import Observer, Port
+    from shmq._core import Observer
 
 __all__ = ["DeadLetter", "DeadLetters"]
 
@@ -55,7 +55,7 @@ class DeadLetter:
     dead_lettered_by: int  # pid
     nbytes: int
     image: bytes = field(repr=False, compare=False)
-    port: Port = field(repr=False, compare=False)
+    port: Observer = field(repr=False, compare=False)
 
     @property
     def data(self) -> Any:

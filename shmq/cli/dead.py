@@ -26,12 +26,8 @@ LONGEST = 500  # characters of a message's data
 def dead(name: str, errors: bool, data: bool) -> None:
     """List the dead letters of a queue: the messages that were given up, and why.
 
-    Looking takes no port and changes nothing, but for --data. See shmq redrive for putting them back.
+    Looking takes no port and changes nothing. See shmq redrive for putting them back.
     """
-    if data:
-        with shmq.Queue._inspect(lifecycle.attach(name)) as queue:
-            show(queue.dead_letters, errors, data)
-        return
     sight = look(name)
     if sight.observer is None:
         raise click.ClickException(f"queue {name!r} cannot be looked at: {sight.problem}")
