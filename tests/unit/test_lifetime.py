@@ -520,7 +520,7 @@ queue = shmq.Queue()
 read, write = os.pipe()
 parent = os.getpid()
 if os.fork() == 0:
-    queue.qsize()  # attached
+    queue.purge()  # attached
     os.write(write, b".")
     while os.getppid() == parent:
         time.sleep(0.01)
