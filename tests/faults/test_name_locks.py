@@ -94,7 +94,7 @@ def test_a_signal_handler_that_opens_the_name_that_its_thread_is_opening_is_refu
             signal.raise_signal(signal.SIGUSR1)
     finally:
         signal.signal(signal.SIGUSR1, before)
-    assert len(said) == 1 and "this very thread" in said[0]
+    assert len(said) == 1 and "this thread" in said[0]
     shmq.Queue(name).close()  # and now it may
     shmq.unlink(name)
 
