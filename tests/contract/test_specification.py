@@ -1,4 +1,4 @@
-"""Random histories of one queue against its specification in model.py; every invariant is looked at after every step."""
+"""Random histories of one queue against its specification in specification.py; every invariant is looked at after every step."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from specification import Message, Model
 
 import shmq
-from model import Message, Model
 
 Make = Callable[..., shmq.Queue]
 GEOMETRIES: dict[str, dict[str, Any]] = {

@@ -1,4 +1,4 @@
-"""What a queue with leases is, in plain Python: the specification that test_model.py holds shmq.Queue to.
+"""What a queue with leases is, in plain Python: the specification that test_specification.py holds shmq.Queue to.
 
 Nothing waits here: each call is the one with a time-out of 0. Where the promise leaves a choice (how many a batch takes) the
 model names the choices and is told which one was made.
