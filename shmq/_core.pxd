@@ -20,7 +20,7 @@ cdef extern from "format/queue.h" nogil:
     enum: SHMQ_BELLS, SHMQ_SHUT_FOR_PUTS
     ctypedef enum cell_state "enum shmq_cell_state":
         SHMQ_SPARE, SHMQ_WARM, SHMQ_IDLE, SHMQ_LOANED, SHMQ_LEASED, SHMQ_HELD, SHMQ_ORPHAN, SHMQ_TIMED
-    enum: SHMQ_EXPIRIES, SHMQ_DEATHS, SHMQ_BURIALS, SHMQ_EVENTS
+    enum: SHMQ_EXPIRIES, SHMQ_DEATHS, SHMQ_DEAD_LETTERED, SHMQ_EVENTS
     enum: SHMQ_GETTING
     enum: SHMQ_PUTS, SHMQ_GETS, SHMQ_RECEIVES, SHMQ_ACKS, SHMQ_NACKS, SHMQ_REDELIVERIES, SHMQ_COUNTERS
     enum: SHMQ_BYTES, SHMQ_ARRAY, SHMQ_TEXT, SHMQ_BYTEARRAY, SHMQ_PICKLE, SHMQ_ENCODED, SHMQ_KINDS
@@ -85,14 +85,14 @@ cdef extern from "format/queue.h" nogil:
         shmq_word read_seq
         shmq_half items_waiters
         shmq_half space_waiters
-        shmq_word orphan_epoch
+        shmq_word orphan_changes
         shmq_half done_waiters
         shmq_half shut
         shmq_word backlog
         shmq_word done
         shmq_word attachments
         shmq_half spilled
-        shmq_word swept
+        shmq_word sides_reaped
         shmq_word events[3]
     struct shmq_geometry:
         uint64_t slot_size
@@ -159,11 +159,11 @@ cdef extern from "port.h" nogil:
         uint32_t kept
         uint64_t next_id
         sem_t *semaphores[2]
-        const char *place
+        const char *path_prefix
         uint64_t due_ns
         uint64_t expiry_ns
         bint spins
-        bint buries
+        bint writes_dead_letters
         shmq_policy policy
         bint caught_up
     void shmq_segment_ready(void *base)
@@ -254,7 +254,7 @@ cdef extern from "queue/lease.h" nogil:
 
 cdef extern from "queue/resting.h" nogil:
     enum shmq_wish:
-        SHMQ_TO_BURY, SHMQ_TO_DISCARD
+        SHMQ_TO_DEAD_LETTER, SHMQ_TO_DISCARD
     shmq_status shmq_orphan_adopt(shmq_port *port, uint64_t deadline_ns, uint32_t *cell)
     bint shmq_orphan_due(shmq_port *port)
     bint shmq_orphan_claim(shmq_port *port, shmq_wish wish, uint32_t *cell)
@@ -286,7 +286,7 @@ cdef extern from "queue/await.h" nogil:
 
 cdef extern from "files.h" nogil:
     sem_t *shmq_semaphore_open(const char *name)
-    c_bool shmq_file_remove_side(const char *place, const char *key)
+    c_bool shmq_file_remove_side(const char *path_prefix, const char *key)
     enum: SHMQ_SIDE_KEY_BYTES
 
 cdef extern from "owner.h" nogil:

@@ -108,7 +108,7 @@ cdef enum:
     BATCH = 256
     KEPT_PICKLE_BYTES = 1024
     INSIDE = 65536 # in Handle.looks
-    PEEKS = 1000  # how often peek begins anew while others take what it looks at
+    PEEKS = 1000  # how often peek begins again while others take what it looks at
 # How long put and get wait for an in-flight cell before they say who holds them all.
 cdef uint64_t CELL_PATIENCE_NS = 1000000000
 # How often a waiter looks whether the queue's name is another queue's.

@@ -187,14 +187,14 @@ class Queue(_core.Port[T]):
         if differences:
             raise SegmentMismatch(
                 f"queue {segment.name!r} exists with other values: {'; '.join(differences)}. Leave a parameter out to take what "
-                f"the queue has, or open it with Queue.attach({segment.name!r}); {_anew(segment.name)}"
+                f"the queue has, or open it with Queue.attach({segment.name!r}); {_how_to_replace(segment.name)}"
             )
         there = segment.config.codec
         if codec is None and there == json_codec.name:
             codec = json_codec
         if (codec.name if codec else "") != there:
             wanted = f"with the codec {there!r}: open it with the same codec=" if there else "without a codec: leave codec= out"
-            raise SegmentMismatch(f"queue {segment.name!r} was made {wanted}; {_anew(segment.name)}")
+            raise SegmentMismatch(f"queue {segment.name!r} was made {wanted}; {_how_to_replace(segment.name)}")
         self._open(segment, codec, spin)
         mine = segment.config.lifetime == "creator" and segment.made
         self._creator_pid = os.getpid() if mine else None
@@ -440,7 +440,7 @@ class Queue(_core.Port[T]):
         _log().warning("waiting for %.0f s: %s", seconds, what)
 
     def _look_at_name(self) -> None:
-        """Whoever waits at a queue whose name was made anew is told: nobody new can come to the old one.
+        """Whoever waits at a queue whose name was made again is told: nobody new can come to the old one.
 
         Handles of the old one may go on among themselves, so this only warns, once; unless all who are attached wait, for ever.
         Threads that share this handle cannot be told from one that waits alone.
@@ -449,13 +449,13 @@ class Queue(_core.Port[T]):
             return
         if self._all_wait():
             raise SegmentNotFound(
-                f"queue {self.name!r} was unlinked and made anew. This handle is of the old one, and so are those of "
+                f"queue {self.name!r} was unlinked and made again. This handle is of the old one, and so are those of "
                 f"{self._holders()}, which all wait: nobody else can find it. Attach again"
             )
         if not self._replaced:
             self._replaced = True
             _log().warning(
-                "queue %r was unlinked and made anew: this handle, which waits, is of the old one, and so are those of %s",
+                "queue %r was unlinked and made again: this handle, which waits, is of the old one, and so are those of %s",
                 self.name,
                 self._holders(),
             )
@@ -467,8 +467,8 @@ class Queue(_core.Port[T]):
         return attached_report(self)
 
 
-def _anew(name: str) -> str:
-    return f"to make it anew, without the messages that are in it, remove it first (`shmq unlink {name}`)"
+def _how_to_replace(name: str) -> str:
+    return f"to make it again, without the messages that are in it, remove it first (`shmq unlink {name}`)"
 
 
 def _log() -> logging.Logger:
@@ -564,5 +564,5 @@ def _attach_again(cls: type[Queue], name: str, nonce: int, codec: Codec | None, 
     queue = cls.attach(name, codec=codec, spin=spin)
     if queue.segment.nonce != nonce:
         queue.close()
-        raise SegmentNotFound(f"queue {name!r} was unlinked and made anew since this handle was pickled")
+        raise SegmentNotFound(f"queue {name!r} was unlinked and made again since this handle was pickled")
     return queue

@@ -44,7 +44,7 @@ def repair_queue(name: str) -> Iterator[Finding]:
             return  # it went while we looked
         if made := segment.repair_semaphores():
             late = "Processes that had it open before are woken up to 0.25 s late until they open it again"
-            yield Finding("repaired", name, f"{doctor.semaphores(made)}: made anew. {late}")
+            yield Finding("repaired", name, f"{doctor.semaphores(made)}: made again. {late}")
     dead = _core.attachments(segment.memory)[1]
     try:
         queue = Queue._inspect(segment)  # takes back what the dead held
@@ -78,7 +78,7 @@ def remove_remains(sight: Sight) -> Iterator[Finding]:
 
 
 def repair_strays(name: str, files: list[re.Match[str]], used: doctor.Used) -> Iterator[Finding]:
-    """Remove files beside a queue that is gone, or that was made anew since."""
+    """Remove files beside a queue that is gone, or that was made again since."""
     with lifecycle.NameLock(name, PATIENCE):
         try:
             segment = lifecycle.find(name)

@@ -29,7 +29,7 @@ from support.shared_memory import SHM, left_behind_by
 
 _numbers = itertools.count()
 
-# What each child of the fork server would import anew. Not shmq: it is to meet it as a new process does.
+# What each child of the fork server would import again. Not shmq: it is to meet it as a new process does.
 multiprocessing.set_forkserver_preload(["numpy", "pytest"])
 
 

@@ -1,7 +1,7 @@
 # Consuming: get, alone and in batches.
 
 @cython.no_gc_clear # as Handle
-cdef class Consumer(Undertaker):
+cdef class Consumer(DeadLetterWriter):
     """A handle that takes messages for good."""
 
     # -- get ----------------------------------------------------------------------------------------------------------

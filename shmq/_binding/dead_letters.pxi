@@ -1,7 +1,7 @@
 # Dead letters: what becomes of a message that fails, and the images of those that were given up.
 
 @cython.no_gc_clear # as Handle
-cdef class Undertaker(Producer):
+cdef class DeadLetterWriter(Producer):
     """A handle that gives failed messages back, or makes dead letters of them."""
 
     cdef inline int check_slot(self, uint32_t slot) except -1:
@@ -56,14 +56,14 @@ cdef class Undertaker(Producer):
     def _dead_letter_all(self) -> int:
         """Dead-letter what is to be dead-lettered, without taking anything else; return how many messages."""
         cdef uint32_t cell, count = 0
-        cdef uint64_t before = shmq_load_relaxed(&self.port.header.events[SHMQ_BURIALS])
+        cdef uint64_t before = shmq_load_relaxed(&self.port.header.events[SHMQ_DEAD_LETTERED])
         if shmq_unlikely(self.forks != shmq_owner_forks):
             self.enter()
-        while count < self.port.geometry.cells and shmq_orphan_claim(&self.port, SHMQ_TO_BURY, &cell):
+        while count < self.port.geometry.cells and shmq_orphan_claim(&self.port, SHMQ_TO_DEAD_LETTER, &cell):
             self.dead_letter_exhausted(cell)
             count += 1
             self.look_again()
-        return shmq_load_relaxed(&self.port.header.events[SHMQ_BURIALS]) - before
+        return shmq_load_relaxed(&self.port.header.events[SHMQ_DEAD_LETTERED]) - before
 
     cdef int dead_letter(self, uint32_t cell, str reason, error) except -1:
         """Make the LEASED cell's message a dead letter; the cell is free afterwards. Where that raises, the message rests and comes back.
@@ -94,7 +94,7 @@ cdef class Undertaker(Producer):
             if forks != shmq_owner_forks:
                 pass # it is the parent's
             elif done:
-                shmq_add_relaxed(&self.port.header.events[SHMQ_BURIALS], 1)
+                shmq_add_relaxed(&self.port.header.events[SHMQ_DEAD_LETTERED], 1)
                 shmq_cell_return(&self.port, cell, True)
                 shmq_wake_if_done_after_store(&self.port)
             else:

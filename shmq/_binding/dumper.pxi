@@ -4,7 +4,7 @@
 cdef class Pickling:
     """A pickler that is used again and again, and both ends of it: where it writes to, and what collects its buffers.
 
-    To make one anew costs a fifth of pickling a small dict.
+    To make one again costs a fifth of pickling a small dict.
     """
 
     cdef object pickler

@@ -20,7 +20,7 @@ cdef class Handle(Observer):
     cdef readonly bint spin
     cdef Py_ssize_t users           # leases, loans, and calls that run Python code or have given up the interpreter lock
     cdef public object _after_sleep    # called whenever a call that waits here has slept for a while; what it raises ends the call
-    cdef bytes place                # where the bells are: see bell.h
+    cdef bytes path_prefix          # where the bells are: see bell.h
     cdef int bell                   # the descriptor of this port's own bell, or -1
     cdef identity_t bell_identity   # … which is the bell's only as long as it leads to this file
     cdef public object _readable    # shmq._waiting.fileno.Readable, once somebody asked for fileno()
@@ -43,7 +43,7 @@ cdef class Handle(Observer):
         self.codec = codec
         self.dumper = Dumper(self._reducers)
         self.keeps_types = self._keeps_types
-        self.place = segment.place.encode()
+        self.path_prefix = segment.path_prefix.encode()
         PyObject_GetBuffer(segment.memory, &self.memory, PyBUF_WRITABLE)
         cdef shmq_header *header = <shmq_header *>self.memory.buf
         self.spills = header.flags & SHMQ_SPILLS != 0
@@ -97,9 +97,9 @@ cdef class Handle(Observer):
                     if failure != ENOENT:
                         raise OSError(failure, _os.strerror(failure), f"/dev/shm/sem.{name.decode()[1:]}")
                     raise SegmentCorrupt(f"the semaphore {name.decode()} of queue {self.segment.name!r} is gone from /dev/shm "
-                                         "(a logout with systemd's RemoveIPC does that): unlink the queue and create it anew")
-        self.port.buries = True
-        self.port.place = PyBytes_AS_STRING(self.place)
+                                         "(a logout with systemd's RemoveIPC does that): unlink the queue and create it again")
+        self.port.writes_dead_letters = True
+        self.port.path_prefix = PyBytes_AS_STRING(self.path_prefix)
         if not self.spin:
             self.port.spins = False
         self.attached = True
@@ -121,7 +121,7 @@ cdef class Handle(Observer):
         """Called when this process got a port of its own: at opening, and in a forked child on first use."""
 
     cdef int enter(self) except -1:
-        """The slow entrance: a closed handle, or the first call in a forked child, which attaches anew."""
+        """The slow entrance: a closed handle, or the first call in a forked child, which attaches again."""
         if self.closed:
             if self.abandoned:
                 self._interpreter_exits()
@@ -247,20 +247,20 @@ cdef class Handle(Observer):
     def _deaths_to_reap_sides_of(self) -> int | None:
         """The count of deaths, where messages were ever spilled and nobody has looked since the last death for what the dead left."""
         cdef uint64_t deaths = shmq_load_acquire(&self.port.header.events[<int>SHMQ_DEATHS])
-        if deaths == shmq_load_acquire(&self.port.header.swept) or not shmq_load_half(&self.port.header.spilled):
+        if deaths == shmq_load_acquire(&self.port.header.sides_reaped) or not shmq_load_half(&self.port.header.spilled):
             return None
         return deaths
 
     def _reaped_sides_of(self, uint64_t deaths) -> None:
         """What the dead had left at that count is removed. Of two who say so the later one may be behind: then it is looked for again."""
-        shmq_store_release(&self.port.header.swept, deaths)
+        shmq_store_release(&self.port.header.sides_reaped, deaths)
 
     cdef void remove_side(self, const char *key) noexcept:
         """Remove a side segment, if it is there. No Python code runs between an ack and its caller: an exception of a signal handler there
         would lose what get has taken. What cannot be removed is found by the doctor."""
-        cdef const char *place = PyBytes_AS_STRING(self.place)
+        cdef const char *path_prefix = PyBytes_AS_STRING(self.path_prefix)
         with nogil: # freeing a large one takes a while
-            shmq_file_remove_side(place, key)
+            shmq_file_remove_side(path_prefix, key)
 
     def __dealloc__(self):
         self.forget()
@@ -365,7 +365,7 @@ cdef class Handle(Observer):
                                      "of the queue needs to be waited for by a descriptor (fileno, wait_any, asyncio; get and put wait without). "
                                      "Its owner or root must remove it")
             if self.bell < 0:
-                raise OSError(errno, _os.strerror(errno), f"{self.segment.place}.{self.port.index}.bell")
+                raise OSError(errno, _os.strerror(errno), f"{self.segment.path_prefix}.{self.port.index}.bell")
             identify(self.bell, &self.bell_identity)
         return self.bell
 

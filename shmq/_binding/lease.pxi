@@ -159,7 +159,7 @@ cdef class Lease(Slot):
         cdef uint64_t extension = self.lease_ns if seconds is None else self.port.lease_ns_of(seconds)
         self.check_unsettled()
         if extension == 0:
-            raise ValueError("this lease has no time-out that extend() could begin anew: say for how many seconds")
+            raise ValueError("this lease has no time-out that extend() could begin again: say for how many seconds")
         self.watch_on()
         self.timed = True
         cdef shmq_status status = shmq_lease_extend(&self.port.port, self.cell, &self.word, shmq_now_ns() + extension)

@@ -15,7 +15,7 @@ cdef class Port(Consumer):
         """Take the oldest message with responsibility: see Lease.
 
         `lease_timeout`: seconds after which the message goes to somebody else; None: not while this process lives; if it is not
-        given: what the queue was created with. `extend`: begin the time anew, from a thread, until the lease is settled.
+        given: what the queue was created with. `extend`: begin the time again, from a thread, until the lease is settled.
         **Waits** for a message, up to `timeout` seconds (None: for ever; 0: tries once). **Raises** Empty, Closed; InFlightLimit
         where leases and loans occupy every in-flight cell for a second (where messages that rest do, too, it waits for the first of
         them). **If the process dies** before the ack, the message is redelivered.
@@ -173,7 +173,7 @@ cdef class Port(Consumer):
         A body that took longer than the lease is logged, and the loop goes on: the message is somebody else's by then.
         `prefetch`: how many to take at once; those that the loop has not come to go back untouched when it ends, and have not
         failed if this process dies. `timeout`: end the loop when nothing has come for so many seconds. The rest as `receive`;
-        the time of a prefetched message begins anew when the loop comes to it.
+        the time of a prefetched message begins again when the loop comes to it.
         After a `shutdown` the loop ends when no message can come any more: none waits or rests, and no other process holds one.
         """
         cdef Leases leases = Leases.__new__(Leases)

@@ -1,6 +1,6 @@
 """Reducers: how objects are taken apart when they are pickled, by the queues, by shmq.mp and by the pools.
 
-A pickler asks here for classes that it does not know itself, with every object anew. So what `ForkingPickler.register` is told
+A pickler asks here for classes that it does not know itself, with every object again. So what `ForkingPickler.register` is told
 while a program runs counts from then on, and so does a `torch` that is imported later. A connection or a socket comes out as one
 that is open, and not as the number of a descriptor of another process. Tensors in the CPU's memory become out-of-band buffers;
 whatever else they are (on a device, sparse, quantised) is left to their own reduction.

@@ -12,8 +12,8 @@
 #define PATH_BYTES 320 /* of a name of 200 characters there are 260 */
 
 static bool path_of(const struct shmq_port *port, uint32_t index, char path[PATH_BYTES]) {
-    if (port->place == NULL) return false;
-    int length = snprintf(path, PATH_BYTES, "%s.%u.bell", port->place, index);
+    if (port->path_prefix == NULL) return false;
+    int length = snprintf(path, PATH_BYTES, "%s.%u.bell", port->path_prefix, index);
     return length > 0 && length < PATH_BYTES;
 }
 
@@ -63,7 +63,7 @@ bool shmq_bell_disarm(struct shmq_port *port, enum shmq_side side) {
  * C program its life by SIGPIPE. */
 struct rope { int write, read; };
 
-/* False, and errno, where there is nobody who listens, or nothing to reach him by. */
+/* False, and errno, where there is nobody who listens, or no way to reach it. */
 static bool grasp(const struct shmq_port *port, uint32_t index, struct rope *rope) {
     char path[PATH_BYTES];
     if (!path_of(port, index, path)) return errno = ENOENT, false;
@@ -123,7 +123,7 @@ bool shmq_bell_ring(struct shmq_port *port, enum shmq_side side) {
             /* In the second look all of them: while the flag was away others may have published, and rung nobody. */
             if (look == 0) return true;
         }
-        /* Nobody: take the flag away, and look again, since some may have armed before that. Who arms later gives it anew, and
+        /* Nobody: take the flag away, and look again, since some may have armed before that. Who arms later gives it again, and
          * then looks at the ring. [park] */
         if (look == 0) shmq_and_seq(shmq_waiters(port, side), ~SHMQ_BELLS);
     }

@@ -28,7 +28,7 @@ bool shmq_bell_is_there(const struct shmq_port *port, int fd);
 void shmq_bell_remove(struct shmq_port *port, uint32_t index);
 
 /* My bell is to be rung for this side, once. The caller looks again before it waits. False: it was not armed. Who had armed it was
- * told, then, whether he hears it or not; who goes without what he was told of passes it on. Killed here: whoever rings it finds
+ * told, then, whether it hears it or not; a waiter that takes nothing of what it was told of passes that on. Killed here: whoever rings it finds
  * nobody there, and goes on to the next. */
 bool shmq_bell_arm(struct shmq_port *port, enum shmq_side side);
 

@@ -26,11 +26,11 @@ bool shmq_file_remove(const char *path) {
     return lstat(path, &found) == 0 && found.st_uid == geteuid() && unlink(path) == 0;
 }
 
-bool shmq_file_remove_side(const char *place, const char key[SHMQ_SIDE_KEY_BYTES]) {
+bool shmq_file_remove_side(const char *path_prefix, const char key[SHMQ_SIDE_KEY_BYTES]) {
     char path[PATH_BYTES];
     for (int i = 0; i < SHMQ_SIDE_KEY_BYTES; i++)
         if (!(key[i] >= '0' && key[i] <= '9') && !(key[i] >= 'a' && key[i] <= 'f')) return false; /* no way out of the folder */
-    int length = snprintf(path, sizeof path, "%s.%.*s", place, SHMQ_SIDE_KEY_BYTES, key);
+    int length = snprintf(path, sizeof path, "%s.%.*s", path_prefix, SHMQ_SIDE_KEY_BYTES, key);
     return length > 0 && (size_t)length < sizeof path && shmq_file_remove(path);
 }
 

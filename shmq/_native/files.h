@@ -22,9 +22,9 @@ int shmq_file_open(const char *path, int flags, mode_t kind);
 /* Remove what has this name, if it is this user's. False: it is still there, or nothing was. */
 bool shmq_file_remove(const char *path);
 
-/* Remove a side segment: `place`, and a key of 16 hexadecimal digits, which was read from shared memory; anything else is no key. */
+/* Remove a side segment: `path_prefix`, and a key of 16 hexadecimal digits, which was read from shared memory; anything else is no key. */
 #define SHMQ_SIDE_KEY_BYTES 16
-bool shmq_file_remove_side(const char *place, const char key[SHMQ_SIDE_KEY_BYTES]);
+bool shmq_file_remove_side(const char *path_prefix, const char key[SHMQ_SIDE_KEY_BYTES]);
 
 /* Open the named semaphore ("/NAME"), if it is ours; otherwise NULL and errno, EPERM where something else has its name. */
 sem_t *shmq_semaphore_open(const char *name);

@@ -68,7 +68,7 @@ static int open_lock_file(void) {
 }
 
 /* Somebody may have closed all descriptors (daemons do, between fork and the first use here), and the number may be
- * another file's by now. */
+ * another file's. */
 static bool is_lock_file(int fd) {
     struct stat found;
     return fd >= 0 && fstat(fd, &found) == 0 && (uint64_t)found.st_ino == lock_inode && found.st_dev == lock_device &&
@@ -176,10 +176,10 @@ bool shmq_owner_lock(uint64_t key) {
     uint64_t byte = byte_of(key);
     bool taken = false;
     pthread_mutex_lock(&guard);
-    unsigned place = held_at(0);
-    if (held_at(byte) == held_end && place < HELD_LOCKS && at_hand() && set_lock(F_WRLCK, byte)) {
-        held[place] = byte;
-        if (place == held_end) held_end++;
+    unsigned index = held_at(0);
+    if (held_at(byte) == held_end && index < HELD_LOCKS && at_hand() && set_lock(F_WRLCK, byte)) {
+        held[index] = byte;
+        if (index == held_end) held_end++;
         taken = true;
     }
     pthread_mutex_unlock(&guard);
@@ -188,10 +188,10 @@ bool shmq_owner_lock(uint64_t key) {
 
 void shmq_owner_unlock(uint64_t key) {
     pthread_mutex_lock(&guard);
-    unsigned place = held_at(byte_of(key));
-    if (place < held_end) {
-        set_lock(F_UNLCK, held[place]);
-        held[place] = 0;
+    unsigned index = held_at(byte_of(key));
+    if (index < held_end) {
+        set_lock(F_UNLCK, held[index]);
+        held[index] = 0;
         while (held_end > 0 && held[held_end - 1] == 0) held_end--;
     }
     pthread_mutex_unlock(&guard);

@@ -27,7 +27,7 @@ typedef enum shmq_status {
     SHMQ_MISMATCH,         /* no segment of this format, version or machine */
     SHMQ_FOREIGN,          /* the segment belongs to another user */
     SHMQ_SYSTEM,           /* errno tells */
-    SHMQ_EXHAUSTED,        /* a message that has failed too often: bury it */
+    SHMQ_EXHAUSTED,        /* a message that has failed too often: make it a dead letter */
     SHMQ_SHUT,             /* no message goes in any more, since somebody has shut the queue */
     SHMQ_UNKNOWN_KIND,     /* the segment holds something that this build does not know, or that the function is not for */
 } shmq_status;
@@ -65,13 +65,13 @@ struct shmq_port {
     uint32_t hint;                   /* where the last cell was released: where to look for the next */
     uint32_t ports;                  /* how many the segment has */
     uint64_t serial, next_id;
-    uint64_t epoch_seen;
-    uint64_t due_ns;                 /* when the first message that rests is due, as of epoch_seen; SHMQ_FOREVER */
+    uint64_t orphan_changes_seen;
+    uint64_t due_ns;                 /* when the first message that rests is due, as of orphan_changes_seen; SHMQ_FOREVER */
     uint64_t expiry_ns;              /* when the first lease ends, as of the last look; SHMQ_FOREVER */
     struct shmq_policy policy;       /* private copy */
-    bool buries;                     /* this handle takes messages that have failed too often, to bury them */
+    bool writes_dead_letters;        /* this handle takes messages that have failed too often, to make them dead letters */
     sem_t *semaphores[2];            /* by side; NULL: nobody sleeps here */
-    const char *place;               /* what the paths of the bells begin with, or NULL: none is rung. The caller's memory */
+    const char *path_prefix;         /* what the paths of the bells begin with, or NULL: none is rung. The caller's memory */
     const struct shmq_behaviour *behaviour;
     uint32_t bell_hint;              /* where the next armed bell is looked for */
     uint64_t spin_ns[2];             /* how long spinning has been worth it lately, by side */

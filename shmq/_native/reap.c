@@ -23,7 +23,7 @@ uint32_t shmq_reap(struct shmq_port *port) {
             uint64_t owner = shmq_load_acquire(&port->records[i].owner);
             if (owner == 0 || shmq_owner_alive(owner)) continue;
             if (!locked && !(locked = shmq_owner_lock(port->nonce))) return 0;
-            /* Under the lock nobody else frees it; it may have been freed before, and claimed anew. */
+            /* Under the lock nobody else frees it; it may have been freed before, and claimed again. */
             if (shmq_load_acquire(&port->records[i].owner) != owner) continue;
             if (recover(port, i)) freed++;
             else left = true;

@@ -7,7 +7,7 @@
  *   [return]    get's exchange on a ring cell          -> put's look at the same cell: the slot given back is no longer read
  *   [hand]      a store to an in-flight cell           -> reaper, adopter or claimant of that cell
  *   [intent]    the intent's operation word            -> the reaper's two looks around an in-flight cell
- *   [epoch]     orphan_epoch after a cell became ORPHAN -> the consumer that compares it with what it has seen
+ *   [orphan]    orphan_changes after a cell became ORPHAN -> the consumer that compares it with what it has seen
  *   [park]      exchange, then look at the waiter count <-> announce, then look at the ring (all four seq_cst: Dekker); the
  *               same where the announcement is an armed bell, and where what one waits for is a shutdown or the last ack
  *   [view]      a viewer says so, then looks whether the lease is its own <-> the cell is another's, then look for viewers;

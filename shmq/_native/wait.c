@@ -36,9 +36,9 @@ static int wait_until(sem_t *semaphore, uint64_t deadline_ns) {
 
 /* Not woken: no longer among the sleepers. True: we were woken after all.
  *
- * Where somebody else took us off the count, his post is there, or on its way; or another sleeper has had it, who is still
+ * Where somebody else took us off the count, its post is there, or on its way; or another sleeper has had it, who is still
  * counted in our stead. Whoever left that post, or that count, where it is would leave one too many for ever: and a publisher
- * that posts to nobody rings no bell. So try both until one succeeds; within bounds, since he may be stopped, or dead. */
+ * that posts to nobody rings no bell. So try both until one succeeds; within bounds, since it may be stopped, or dead. */
 static bool withdraw(struct shmq_port *port, enum shmq_side side) {
     static const struct timespec nap = {.tv_nsec = 250000};
     for (int tries = 0; tries < WITHDRAWALS; tries++) {

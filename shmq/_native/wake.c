@@ -54,7 +54,7 @@ void shmq_wake_all(struct shmq_port *port, enum shmq_side side) {
 void shmq_tell_if_done(struct shmq_port *port) {
     if (!shmq_bell_is_armed(port, SHMQ_DONE)) {
         /* Nobody waits any more: take the flag away, and look again, since some may have armed before that. Who arms later gives
-         * it anew, and then looks whether all is done. [park] */
+         * it again, and then looks whether all is done. [park] */
         shmq_and_seq(&port->header->done_waiters, ~SHMQ_BELLS);
         if (!shmq_bell_is_armed(port, SHMQ_DONE)) return;
         shmq_or_seq(&port->header->done_waiters, SHMQ_BELLS);

@@ -13,7 +13,7 @@
  * Never blocks. */
 void shmq_wake(struct shmq_port *port, enum shmq_side side);
 
-/* Was woken, and goes without what he was woken for: wake another one, if it is still there. */
+/* Was woken, and goes without what it was woken for: wake another one, if it is still there. */
 void shmq_pass_on(struct shmq_port *port, enum shmq_side side);
 
 /* Wake everybody who waits at this side. */

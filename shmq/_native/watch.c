@@ -25,7 +25,7 @@ void shmq_duty_take(struct shmq_port *port, uint64_t now, struct shmq_duty *mine
 
 void shmq_duty_end(struct shmq_port *port, struct shmq_duty *mine) {
     uint64_t until = mine->until;
-    if (mine->what != SHMQ_NO_DUTY) shmq_swap_seq(&port->header->watch[mine->what - SHMQ_WATCH], &until, 0); /* by now it may be another's */
+    if (mine->what != SHMQ_NO_DUTY) shmq_swap_seq(&port->header->watch[mine->what - SHMQ_WATCH], &until, 0); /* it may be another's */
     mine->what = SHMQ_NO_DUTY;
 }
 

@@ -76,7 +76,7 @@ def walk(names: Collection[str], of_queue: OfQueue, of_strays: OfStrays) -> list
     if wrong := _files.without_memory():
         return [Finding("error", SHM, str(wrong))]
     there = [name for name in listing.list_segments() if not names or name in names]
-    findings = [] if names else [*examine_place(), *examine_logind(), *examine_older()]
+    findings = [] if names else [*examine_shared_memory(), *examine_logind(), *examine_older()]
     for name in there:
         findings += each_for_itself(name, of_queue(name))
     used = cache(listing.used_although_removed)  # which takes a look at every process
@@ -105,7 +105,7 @@ def number(count: int, noun: str) -> str:
 # -- where queues are ------------------------------------------------------------------------------------------------------
 
 
-def examine_place() -> Iterator[Finding]:
+def examine_shared_memory() -> Iterator[Finding]:
     """/dev/shm itself: large enough, not full, and the lock file the one by which we tell the living from the dead."""
     space = os.statvfs(SHM)
     size, free = space.f_blocks * space.f_frsize, space.f_bavail * space.f_frsize
@@ -130,7 +130,7 @@ def examine_place() -> Iterator[Finding]:
         yield Finding(
             "error",
             lock,
-            "it was removed, or made anew, while this process had it open: processes from before and after cannot tell whether "
+            "it was removed, or made again, while this process had it open: processes from before and after cannot tell whether "
             "the others live. Stop all of them, unlink the queues, and start again",
         )
 
@@ -260,7 +260,7 @@ def examine_numbers(queue: Observer) -> Iterator[Finding]:
     try:
         verify(queue)
     except ShmqError as error:
-        yield Finding("error", queue.name, f"{error}. The queue is damaged: `shmq unlink` it, and create it anew")
+        yield Finding("error", queue.name, f"{error}. The queue is damaged: `shmq unlink` it, and create it again")
 
 
 # -- what no queue leads to ---------------------------------------------------------------------------------------------------
@@ -276,7 +276,7 @@ def strays(names: Collection[str] = ()) -> dict[str, list[re.Match[str]]]:
 
 
 def examine_strays(name: str, files: list[re.Match[str]], used: Used) -> Iterator[Finding]:
-    """Files beside a queue that is gone, or that was made anew since."""
+    """Files beside a queue that is gone, or that was made again since."""
     try:
         observer = look(name).observer
     except SegmentNotFound:

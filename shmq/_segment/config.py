@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     Header = dict[str, Any]  # a segment's header, as _core.read_header returns it and _core.format_segment takes it
     Check = Callable[[str, Any], T]  # takes a value's name and what was given; raises ValueError or TypeError that names it
 
-    class Place(Protocol):
+    class Field(Protocol):
         """Where a value stands in a header."""
 
         def pack(self, header: Header, value: Any) -> None: ...
@@ -138,7 +138,7 @@ def check_mode(mode: object) -> None:
         )
 
 
-# -- places: where the header keeps a value ----------------------------------------------------------------------------------
+# -- fields: where the header keeps a value ----------------------------------------------------------------------------------
 
 
 class Word:
@@ -181,17 +181,17 @@ class Flags:
 class Rest:
     """A Backoff, each of whose four numbers has a field."""
 
-    places = (
+    fields = (
         *(Nanoseconds("retry_initial_ns"), Word("retry_factor")),
         *(Nanoseconds("retry_maximum_ns"), Word("retry_jitter")),
     )
 
     def pack(self, header: Header, value: Backoff) -> None:
-        for place, number in zip(self.places, value, strict=True):
-            place.pack(header, number)
+        for field, number in zip(self.fields, value, strict=True):
+            field.pack(header, number)
 
     def unpack(self, header: Header) -> Backoff:
-        return Backoff(*(place.unpack(header) for place in self.places))
+        return Backoff(*(field.unpack(header) for field in self.fields))
 
 
 class Timeout(Nanoseconds):
@@ -212,9 +212,9 @@ class Value(Generic[T]):
 
     name: str
 
-    def __init__(self, check: Check[Any], place: Place, default: T | Callable[[Config], T]) -> None:
+    def __init__(self, check: Check[Any], field: Field, default: T | Callable[[Config], T]) -> None:
         self.check = check
-        self.place = place
+        self.field = field
         self.default = default
 
     def __set_name__(self, owner: type[Config], name: str) -> None:
@@ -281,12 +281,12 @@ class Config:
     @classmethod
     def found(cls, header: Header) -> Self:
         """What a segment's header tells."""
-        return cls({name: value.place.unpack(header) for name, value in cls.TABLE.items()})
+        return cls({name: value.field.unpack(header) for name, value in cls.TABLE.items()})
 
     def pack(self, header: Header) -> None:
         """Add every value to the header of a segment that is to be made."""
         for name, value in self.TABLE.items():
-            value.place.pack(header, getattr(self, name))
+            value.field.pack(header, getattr(self, name))
 
     def differences(self, found: Config) -> list[str]:
         """Each value that was asked for and is another there, in words."""

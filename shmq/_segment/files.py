@@ -124,7 +124,7 @@ def without_memory() -> NoSharedMemory | None:
     return NoSharedMemory(f"queues are in {SHM}, and {what}. {todo[0].upper()}{todo[1:]}, or allow it to this container")
 
 
-def check_place() -> None:
+def check_shared_memory() -> None:
     """Raise NoSharedMemory where there is no /dev/shm that this user may write to."""
     if wrong := without_memory():
         raise wrong
@@ -296,7 +296,7 @@ def is_listened_to(bell: str) -> bool:
 
 def list_files(*beginnings: str) -> list[str]:
     """Names of this user's files that begin with one of these, in no order. **Raises** NoSharedMemory."""
-    check_place()
+    check_shared_memory()
     names = []
     with os.scandir(SHM) as entries:
         for entry in entries:

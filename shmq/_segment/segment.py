@@ -38,8 +38,8 @@ class Segment:
         return f"{file_of(self.name)}{SEPARATOR}{self.nonce:016x}"
 
     @property
-    def place(self) -> str:
-        """The same with the folder."""
+    def path_prefix(self) -> str:
+        """What the paths of all files begin with that stand beside this segment."""
         return f"{SHM}/{self.beside}"
 
     @property
@@ -61,7 +61,7 @@ class Segment:
         return [name for side, name in enumerate(SIDES) if not files.has_semaphore(self.semaphore_name(side))]
 
     def repair_semaphores(self) -> list[str]:
-        """Make those anew that are gone; return which. Under the name's lock. Raises SegmentForeign, SegmentMismatch."""
+        """Make those again that are gone; return which. Under the name's lock. Raises SegmentForeign, SegmentMismatch."""
         gone = self.missing_semaphores()
         for name in gone:
             files.make_semaphore(self.semaphore_name(SIDES.index(name)))

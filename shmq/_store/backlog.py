@@ -44,11 +44,11 @@ class Backlog(_core.Log):
             descriptor = files.open_file(segment.backlog_file)
         except SegmentNotFound:
             raise SegmentCorrupt(
-                f"the backlog of queue {segment.name!r} is gone from {files.SHM}: unlink the queue and create it anew"
+                f"the backlog of queue {segment.name!r} is gone from {files.SHM}: unlink the queue and create it again"
             ) from None
         self._use(memory, descriptor)
         if files.identity_of(os.fstat(descriptor)) != identity:
-            raise SegmentCorrupt(f"the backlog of queue {segment.name!r} was made anew while it was opened")
+            raise SegmentCorrupt(f"the backlog of queue {segment.name!r} was made again while it was opened")
 
     def _open_again(self) -> int:
         try:
@@ -60,7 +60,7 @@ class Backlog(_core.Log):
                 os.close(descriptor)
             raise SegmentCorrupt(
                 f"this process has closed the descriptor of the backlog of queue {self.segment.name!r}, whose name leads to no "
-                "such file any more: leave the descriptors above 2 alone, or open the queue anew"
+                "such file any more: leave the descriptors above 2 alone, or open the queue again"
             )
         return descriptor
 

@@ -42,7 +42,7 @@ LONGEST_ERROR = 8192  # characters of an exception's text: its end says what hap
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """A message that was given up, and why. Times are seconds since the epoch, as those of time.time()."""
+    """A message that was given up, and why. Times are seconds since 1970, as those of time.time()."""
 
     id: int
     reason: str  # "max_deliveries=20", or what reject() was told
@@ -59,7 +59,7 @@ class DeadLetter:
 
     @property
     def data(self) -> Any:
-        """The object that was put: a copy, made anew each time. **Raises** what decoding raises."""
+        """The object that was put: a copy, made again each time. **Raises** what decoding raises."""
         return self.port._decode_image(self.image)
 
 

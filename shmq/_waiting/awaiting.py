@@ -158,7 +158,7 @@ class LoopWaiters:
         self.timer = self.loop.call_later(max(min(self.pause, soon), SOONEST), self.watch)
 
     def listen_again(self) -> None:
-        """Where somebody has removed the bell, it is made anew."""
+        """Where somebody has removed the bell, it is made again."""
         if self.listener.bell_is_gone():
             self.forget_bell()
             with contextlib.suppress(OSError):  # then the clock must do, and tries again

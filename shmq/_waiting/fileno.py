@@ -1,8 +1,8 @@
 """A queue as a descriptor: what `Queue.fileno()` gives to select, selectors, and the event loops of others (Qt, GTK).
 
 The descriptor is a bell (shmq/_native/bell.h) of a handle that nobody else listens by. It is readable from a message's arrival
-until a get of the queue finds nothing: then it is hushed and armed anew, and rung at once where something has come meanwhile. So
-it says "readable" once too often for a burst of messages, and never once too rarely.
+until a get of the queue finds nothing: then it is cleared and armed again, and rung at once where something has come meanwhile.
+So it says "readable" once too often for a burst of messages, and never once too rarely.
 
 Whoever sleeps in select has no clock for what nobody rings for: deaths, leases that are over, messages that rest, rings that were
 lost with who rang. One thread of the process looks for those, as often as a sleeper does.
@@ -43,7 +43,7 @@ class Readable:
 
     @property
     def foreign(self) -> bool:
-        """In a forked child: it is the parent's, who would not hear what the child hushes."""
+        """In a forked child: it is the parent's, who would not hear what the child clears."""
         return self.pid != os.getpid()
 
     def found_nothing(self) -> None:

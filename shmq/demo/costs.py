@@ -40,8 +40,8 @@ def queue_costs(groups: list[list[str]], workers: int, rounds: int, transports: 
     with Children() as children:
         carriers = [_Carrier(transport, groups, workers, children) for transport in transports]
         for number, group in enumerate(groups):
-            turns = [[carrier.round(number) for carrier in carriers] for _ in range(rounds)]
-            medians = [statistics.median(seconds) for seconds in zip(*turns, strict=True)]
+            trials = [[carrier.round(number) for carrier in carriers] for _ in range(rounds)]
+            medians = [statistics.median(seconds) for seconds in zip(*trials, strict=True)]
             nbytes = carriers[0].sent[number][1]
             costs.append([Cost(seconds / len(group), len(group), nbytes) for seconds in medians])
         for carrier in carriers:

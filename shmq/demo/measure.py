@@ -1,7 +1,7 @@
 """The measurements of ``shmq bench``, without their screen: this process produces, one child consumes.
 
 Both queues take turns within each round, so that a machine which slows down meanwhile slows both, and the median over
-the rounds is what counts. Each turn is verified: how many messages arrived, and what their contents add up to.
+the rounds is what counts. Each trial is verified: how many messages arrived, and what their contents add up to.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Given:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One topology: how each kind of queue does it, and with how many messages in a turn."""
+    """One topology: how each kind of queue does it, and with how many messages in a trial."""
 
     name: str
     ours: tuple[Give, Take, int]
@@ -78,14 +78,14 @@ def measure() -> Iterator[Measured]:
         children.start(consume, end, lanes)
         end.close()
         for row in ROWS:
-            turns = [[turn(pipe, lanes, number, row) for number in (0, 1)] for _ in range(ROUNDS)]
-            ours_seconds, theirs_seconds = (statistics.median(side) for side in zip(*turns, strict=True))
+            trials = [[trial(pipe, lanes, number, row) for number in (0, 1)] for _ in range(ROUNDS)]
+            ours_seconds, theirs_seconds = (statistics.median(side) for side in zip(*trials, strict=True))
             yield Measured(ours_seconds, theirs_seconds, ROUNDS * (row.ours[2] + row.theirs[2]))
         pipe.send(None)
 
 
-def turn(pipe: Connection, lanes: tuple[Lane, Lane], number: int, row: Comparison) -> float:
-    """Send one turn's messages over one lane, and return the seconds that each of them took."""
+def trial(pipe: Connection, lanes: tuple[Lane, Lane], number: int, row: Comparison) -> float:
+    """Send one trial's messages over one lane, and return the seconds that each of them took."""
     give, take, count = (row.ours, row.theirs)[number]
     pipe.send((number, take, count))
     expect(pipe)
@@ -105,7 +105,7 @@ def expect(pipe: Connection) -> Any:
 
 
 def consume(pipe: Connection, lanes: tuple[Lane, Lane]) -> None:
-    """Take what each turn sends, in the child, and answer what it added up to and when the last message was there."""
+    """Take what each trial sends, in the child, and answer what it added up to and when the last message was there."""
     while task := pipe.recv():
         number, take, count = task
         pipe.send("ready")

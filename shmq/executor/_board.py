@@ -46,7 +46,7 @@ class WorkerStats:
 
     pid: int
     state: str  # "starting", "ready", or "left" where it has ended because it was asked to
-    started_at: float  # seconds since the epoch
+    started_at: float  # seconds since 1970
     done: int  # tasks that returned
     failed: int  # tasks that raised
     busy: float  # seconds in tasks that are done

@@ -160,7 +160,7 @@ class Channel:
         return True
 
     @property
-    def places(self) -> int:
+    def large_limit(self) -> int:
         """How many large messages can be under way at once, so that each consumer has a cell for the one that it takes."""
         return 0 if self.large is None else self.large.segment.config.in_flight - 1  # one is for a loan
 

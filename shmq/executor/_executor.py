@@ -131,8 +131,8 @@ class Executor(futures.Executor):
         channel = shape_of(max_workers, name is None) | {"slot_size": slot_size, "max_deliveries": max_deliveries}
         plan = {"initializer": initializer, "initargs": initargs, "most_tasks": max_tasks_per_child}
         self._client = Client(name or anonymous.anonymous_name(), channel, name is None, mp_context, max_workers, plan, scale)
-        self._client.outcomes.in_place = zero_copy
-        self._flags = _tasks.IN_PLACE if zero_copy else 0
+        self._client.outcomes.as_views = zero_copy
+        self._flags = _tasks.AS_VIEWS if zero_copy else 0
         self._prefixes: dict[Callable[..., Any], bytes] = {}
         self._forks = mp_context.get_start_method(allow_none=False) == "fork"
         self._main = main_module(self._forks)

@@ -19,11 +19,11 @@ BATCH = 256  # outcomes that are taken at once
 
 
 class Outcomes:
-    """Outcomes that were taken. `in_place`: arrays may be views of the large slots."""
+    """Outcomes that were taken. `as_views`: arrays may be views of the large slots."""
 
     def __init__(self, channel: Channel) -> None:
         self.channel = channel
-        self.in_place = False
+        self.as_views = False
         self.found: list[tuple[int, Any, int]] = []  # number of the task, its value or exception, and whether it failed
         self.seconds = 0.0  # that the tasks of those outcomes took together
         self.start_error: BaseException | None = None  # raised by an initializer
@@ -49,7 +49,7 @@ class Outcomes:
             number, took, kind, count = outcome_of(message)
             if number:
                 self.seconds += took
-                self._load(message, number, kind, count, self.in_place)
+                self._load(message, number, kind, count, self.as_views)
             else:
                 self.start_error = _tasks.load_outcome(message, kind, count, False)
         if self._ticket:
@@ -64,9 +64,9 @@ class Outcomes:
         self.found.clear()
         self.seconds = 0.0
 
-    def _load(self, data: Any, number: int, kind: int, count: int, in_place: bool) -> None:
+    def _load(self, data: Any, number: int, kind: int, count: int, as_views: bool) -> None:
         try:
-            self.found.append((number, _tasks.load_outcome(data, kind, count, in_place), kind))
+            self.found.append((number, _tasks.load_outcome(data, kind, count, as_views), kind))
         except BaseException as error:
             self.found.append((number, error, 1))
 
@@ -84,7 +84,7 @@ class Outcomes:
             # At most half of the cells may be held by views that the program keeps: the workers need the others.
             data: Any
             cells = large._cell_counts()
-            in_place = self.in_place and 2 * (cells.leased + cells.held) < sum(cells)
+            as_views = self.as_views and 2 * (cells.leased + cells.held) < sum(cells)
             try:
                 lease = large.receive(0)
                 data = lease.view
@@ -95,7 +95,7 @@ class Outcomes:
                 if data is None:
                     return
             number, _, kind, count = _tasks.outcome_of(data)
-            self._load(data, number, kind, count, in_place)
+            self._load(data, number, kind, count, as_views)
             del data
             if lease is not None:
                 lease.ack()

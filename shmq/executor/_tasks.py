@@ -57,7 +57,7 @@ MOST_CALLABLES = 1000  # that a worker keeps
 # Flags of a task
 NAMED = 1  # the callable's pickle is its name: it may be looked up once
 CHUNK = 2  # the body is a list of argument tuples, the outcome the list of their values
-IN_PLACE = 4  # arrays may be read-only views of shared memory
+AS_VIEWS = 4  # arrays may be read-only views of shared memory
 
 # Kinds of an outcome
 VALUE = 0
@@ -139,7 +139,7 @@ def load_task(data: Any, length: int, flags: int, count: int, callables: dict[by
                     callables.clear()
                 callables[named] = function
         if count:
-            return function, load_body(data, at, count, flags & IN_PLACE)
+            return function, load_body(data, at, count, flags & AS_VIEWS)
         return function, loads(data[at:])
     except AttributeError as error:
         if "__main__" not in str(error):
@@ -192,9 +192,9 @@ def make_failure(number: int, seconds: float, error: BaseException) -> Message:
     return head + data if len(data) <= SMALL - OUTCOME.size else [head, data]
 
 
-def load_outcome(data: Any, kind: int, count: int, in_place: bool) -> Any:
+def load_outcome(data: Any, kind: int, count: int, as_views: bool) -> Any:
     """The value or the exception of an outcome, whose head `outcome_of` has read. **Raises** what unpickling raises."""
-    body = load_body(data, OUTCOME.size, count, in_place) if count else loads(data[OUTCOME.size :])
+    body = load_body(data, OUTCOME.size, count, as_views) if count else loads(data[OUTCOME.size :])
     if not kind:
         return body
     pickled, text = body
@@ -229,8 +229,8 @@ def laid(head: bytes, data: bytes, buffers: list[PickleBuffer] | None) -> list[A
     return pieces
 
 
-def load_body(data: Any, at: int, count: int, in_place: bool | int) -> Any:
-    """Unpickle a body with buffers. Arrays are views of `data` if `in_place`, private copies otherwise."""
+def load_body(data: Any, at: int, count: int, as_views: bool | int) -> Any:
+    """Unpickle a body with buffers. Arrays are views of `data` if `as_views`, private copies otherwise."""
     view = memoryview(data)
     sizes = struct.unpack_from(f"<{count + 1}Q", view, at)
     at += 8 * (count + 1)
@@ -240,7 +240,7 @@ def load_body(data: Any, at: int, count: int, in_place: bool | int) -> Any:
     for size in sizes[1:]:
         at += -at % ALIGNMENT
         piece = view[at : at + size]
-        buffers.append(piece if in_place else private_copy(piece))
+        buffers.append(piece if as_views else private_copy(piece))
         at += size
     if at > len(view):
         raise UnpicklingError(f"buffers of {at} bytes in a message of {len(view)}")

@@ -167,7 +167,7 @@ class Window:
     def _put_large(self, number: int, message: Message) -> None:
         """**Raises** Full, and UNSENDABLE."""
         # Only so many lie in large slots that each worker finds a cell for the one that it takes; the others are spilled.
-        crowded = len(self._in_large) >= self.tasks.places > 0
+        crowded = len(self._in_large) >= self.tasks.large_limit > 0
         if self.tasks.put(message, "goes beside" if crowded else "waits"):
             self._in_large.add(number)
 

@@ -1,8 +1,8 @@
 /* Kill a process at any instruction of the engine as it is released, and look at what the survivors find.
  *
  *     every_instruction roles               the names of the roles, one a line
- *     every_instruction sweep ROLE EVERY    every state that outlives it; real deaths at every EVERYth instruction besides
- *     every_instruction pairs ROLE SHAPE    somebody reaps what ROLE left in each state, and dies in each of his own; one shape
+ *     every_instruction scan ROLE EVERY    every state that outlives it; real deaths at every EVERYth instruction besides
+ *     every_instruction pairs ROLE SHAPE    somebody reaps what ROLE left in each state, and dies in each of its own; one shape
  *
  * What a kill after n instructions leaves is what is in shared memory after n instructions, and the bells that there are then
  * in the file system: nothing else survives but what the kernel does at death, which is to drop the locks. So a child is
@@ -361,7 +361,7 @@ static void kill_after(struct world *w, const struct start *start, const struct 
         CHECK(w->found[i] == in_copy[i], "message %u: found with delivery count %u, in the copy %u", i, w->found[i], in_copy[i]);
 }
 
-static void sweep(const struct role *role, uint32_t every) {
+static void scan(const struct role *role, uint32_t every) {
     for (int s = 0; s < SHAPES; s++) {
         char name[96];
         snprintf(name, sizeof name, "%s, %u slots of %lu bytes", role->name, shapes[s].slots, (unsigned long)shapes[s].slot_size);
@@ -431,7 +431,7 @@ int main(int argc, char **argv) {
         for (size_t i = 0; i < sizeof roles / sizeof *roles; i++) puts(roles[i].name);
         return 0;
     }
-    if (argc == 4 && strcmp(argv[1], "sweep") == 0 && atoi(argv[3]) > 0) sweep(role_of(argv[2]), (uint32_t)atoi(argv[3]));
+    if (argc == 4 && strcmp(argv[1], "scan") == 0 && atoi(argv[3]) > 0) scan(role_of(argv[2]), (uint32_t)atoi(argv[3]));
     else if (argc == 4 && strcmp(argv[1], "pairs") == 0) pairs(role_of(argv[2]), &shapes[(unsigned)atoi(argv[3]) % SHAPES]);
     else {
         fprintf(stderr, "usage: see the head of %s\n", __FILE__);

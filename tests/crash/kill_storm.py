@@ -1,4 +1,4 @@
-"""The kill storm: producers and consumers that use the public interface are killed at random and started anew.
+"""The kill storm: producers and consumers that use the public interface are killed at random and started again.
 
     python tests/crash/kill_storm.py --kills 100000 --producers 2 --consumers 2 --seed 1 [--slot-size 16384] [--spill]
                                      [--lease-timeout 0.1] [--max-deliveries 5]
@@ -263,7 +263,7 @@ class Player:
                     view = None
                     number = number_in(lease.data)  # a pickle
                 if nanoseconds and time.monotonic_ns() >= began + nanoseconds:
-                    number = number_in(lease.data)  # a view of what may be another's by now says nothing; this raises then
+                    number = number_in(lease.data)  # a view of what may be another's says nothing; this raises then
         except shmq.LeaseLost:
             ledger.write(Kind.LOST, 0, id, began, nanoseconds, lease.delivery_count)
             return
@@ -427,14 +427,14 @@ class Storm:
             self.kill(pid, process, role, killed, dying)
             if len(killed) + len(due) < kills:
                 self.victim(role, due)
-            self.bury(killed, dying, wait=len(dying) > MOST_DYING)
+            self.note_ends(killed, dying, wait=len(dying) > MOST_DYING)
             if len(killed) % self.options.verify_every == 0:
                 self.verify("among the living")
             if self.hangs():
                 break
         for _, pid, process, role in due:
             self.kill(pid, process, role, killed, dying)
-        self.bury(killed, dying, wait=True)
+        self.note_ends(killed, dying, wait=True)
         self.killed += len(killed)
         self.shared.phase = DRAINING
         self.drain()
@@ -451,8 +451,8 @@ class Storm:
         os.kill(pid, signal.SIGKILL)
         dying[pid] = process
 
-    def bury(self, killed: dict[int, Kill], dying: dict[int, int], wait: bool) -> None:
-        """Note who is dead by now; dying takes until the kernel has run the process once more."""
+    def note_ends(self, killed: dict[int, Kill], dying: dict[int, int], wait: bool) -> None:
+        """Note who is dead; dying takes until the kernel has run the process once more."""
         for pid, process in list(dying.items()):
             ended, status = os.waitpid(pid, 0 if wait else os.WNOHANG)
             if not ended:

@@ -1,7 +1,7 @@
 """The ledger of a kill storm, and its judge.
 
 Each process appends what it is about to do, and what it has done, to a file outside shared memory: whole records, which a
-SIGKILL cannot tear. When everybody has come to rest the judge reads what became of each message. He knows nothing of the engine:
+SIGKILL cannot tear. When everybody has come to rest the judge reads what became of each message. It knows nothing of the engine:
 only what was intended, what returned, who was killed when, and what a queue promises.
 """
 
@@ -29,7 +29,7 @@ class Kind(IntEnum):
     NOT_PUT = 3  # put raised, or the loan was abandoned
     PREFETCHED = 4  # receive_many returned it; nothing was read
     BEGINNING = 5  # about to read a prefetched one
-    RECEIVED = 6  # … or read by now
+    RECEIVED = 6  # … or read since
     ACKING = 7
     ACKED = 8
     NACKING = 9

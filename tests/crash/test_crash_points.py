@@ -166,7 +166,7 @@ def test_a_death_at_a_crash_point_leaves_what_the_table_says(program, role, poin
 
 @pytest.mark.parametrize("role", [*PASSED, "dead_getter", "dead_putter"])
 def test_a_death_after_any_store_loses_nothing(program, role):
-    assert deaths_in(run(program, "sweep", role)) > 0
+    assert deaths_in(run(program, "scan", role)) > 0
 
 
 @pytest.mark.parametrize("role", REAPERS)

@@ -17,7 +17,7 @@ import pytest
 
 from support.engine import engine_sources
 
-# The engine of this very checkout, as the sources of the test are: an installed shmq may be another one.
+# The engine of this checkout, as the sources of the test are: an installed shmq may be another one.
 ENGINE = Path(__file__).parents[2] / "shmq" / "_native"
 SOURCE = Path(__file__).with_name("every_instruction.c")
 WATCHDOG = 110
@@ -144,7 +144,7 @@ def run(program, *arguments):
     return {name: int(count) for count, name in zip(words[::2], words[1::2], strict=True)}
 
 
-def check_sweep(counts, role):
+def check_scan(counts, role):
     instructions, states = FLOORS[role]
     assert counts["instructions"] >= instructions
     assert counts["states"] >= states
@@ -159,7 +159,7 @@ def test_the_table_knows_every_role(program):
 
 @pytest.mark.parametrize("role", FLOORS)
 def test_a_death_at_any_instruction_loses_nothing(program, role):
-    check_sweep(run(program, "sweep", role, EVERY), role)
+    check_scan(run(program, "scan", role, EVERY), role)
 
 
 @pytest.mark.parametrize(("shape", "role"), list(enumerate(REAPERS)))
@@ -170,8 +170,8 @@ def test_a_reaper_of_a_reaper_may_die_in_any_state_that_either_makes(program, ro
 @pytest.mark.stress
 @pytest.mark.parametrize("role", FLOORS)
 def test_a_process_that_is_really_killed_at_each_single_instruction_loses_nothing(any_program, role):
-    counts = run(any_program, "sweep", role, 1)
-    check_sweep(counts, role)
+    counts = run(any_program, "scan", role, 1)
+    check_scan(counts, role)
     assert counts["kills"] == counts["instructions"]
 
 
@@ -182,7 +182,7 @@ def test_whatever_a_role_left_its_reaper_may_die_in_any_state(program, role, sha
     assert run(program, "pairs", role, shape)["states"] > 8
 
 
-# What the sweep must find: file, the text that is replaced, what it is replaced by, and a role that then loses something.
+# What the scan must find: file, the text that is replaced, what it is replaced by, and a role that then loses something.
 MUTANTS = {
     "the intent is cleared before the in-flight cell names what was taken": (
         "queue/ring.c",
@@ -260,7 +260,7 @@ def test_an_engine_with_a_window_is_found_out(objects, tmp_path, mutant):
     assert count == 1 and changed != source, f"{file} no longer has the text that is to be replaced"
     (engine / file).write_text(changed)
     mutants = [compiled(tmp_path, part) for part in engine_sources(engine)]
-    done = tried(linked(tmp_path, [objects[SOURCE.stem], *mutants]), "sweep", role, 1000)
+    done = tried(linked(tmp_path, [objects[SOURCE.stem], *mutants]), "scan", role, 1000)
     if done.returncode == NOT_HERE:
         pytest.skip(done.stderr.strip())
     assert done.returncode == 1, done.stdout + done.stderr

@@ -1,6 +1,6 @@
 """Random SIGKILL and restart under the public interface: nothing lost, no duplicate unexplained, nobody stands still.
 
-kill_storm.py is the storm, storm_ledger.py its judge; here they run for some seconds, and the judge is shown ledgers that he
+kill_storm.py is the storm, storm_ledger.py its judge; here they run for some seconds, and the judge is shown ledgers that it
 must not accept. A hundred thousand kills take about ten minutes:
 
     python tests/crash/kill_storm.py --kills 100000 --producers 2 --consumers 2 --seed 1 --spill --lease-timeout 0.05 --progress
@@ -22,11 +22,11 @@ from storm_ledger import Judge, Kill, Kind, Letter, Verdict, read
 PROGRAM = Path(__file__).with_name("kill_storm.py")
 SMALL, PAGED = [], ["--paged"]
 TIMED = ["--spill", "--lease-timeout", "0.05"]
-BURIED = ["--max-deliveries", "5"]
+DEAD_LETTERED = ["--max-deliveries", "5"]
 FORMS = {
     "small slots": SMALL,
     "small slots, spilled, timed": [*SMALL, *TIMED],
-    "large slots, spilled, timed, buried": [*PAGED, *TIMED, *BURIED],
+    "large slots, spilled, timed, dead-lettered": [*PAGED, *TIMED, *DEAD_LETTERED],
 }
 forms = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 

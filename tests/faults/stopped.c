@@ -166,7 +166,7 @@ static void give_back(struct lease lease, enum shmq_cause cause) {
 
 static void attach(void) {
     CHECK_EQUAL(port_attach(&port, &segment), SHMQ_OK);
-    port.place = own_place();
+    port.path_prefix = own_place();
 }
 
 /* -- roles ------------------------------------------------------------------------------------------------------------- */

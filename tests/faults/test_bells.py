@@ -168,7 +168,7 @@ def test_a_ring_between_the_look_and_the_return_of_wait_any_is_passed_on(queue, 
 
 
 @pytest.mark.usefixtures("no_clock")
-def test_a_claim_is_not_covered_by_arming_anew(queue, other, another):
+def test_a_claim_is_not_covered_by_arming_again(queue, other, another):
     listener = bell.Listener(other)
     listener.arm(ITEMS)
     queue.put("message")
@@ -356,7 +356,7 @@ def test_wait_for_timeouts_and_task_groups_take_nothing_that_they_do_not_return(
             await asyncio.gather(*(kind(0.0003 * n) for n in range(1, 6) for kind in (take, take_within)))
         return came
 
-    # Before Python 3.12 wait_for may drop what came with the very tick of its time-out: CPython's own queue loses it, too.
+    # Before Python 3.12 wait_for may drop what came with the tick of its time-out: CPython's own queue loses it, too.
     if sys.version_info >= (3, 12):
         assert sorted(run(main())) == list(range(300))
     else:
@@ -481,7 +481,7 @@ def bell_of(queue: shmq.Queue) -> Path:
 
 
 @pytest.mark.parametrize("by", ["nothing", "a file", "a link", "a folder"])
-def test_a_bell_that_was_replaced_is_not_followed_and_is_made_anew(queue, other, tmp_path, by):
+def test_a_bell_that_was_replaced_is_not_followed_and_is_made_again(queue, other, tmp_path, by):
     target = tmp_path / "target"
     target.write_text("untouched")
 
@@ -512,7 +512,7 @@ def test_a_bell_that_was_replaced_is_not_followed_and_is_made_anew(queue, other,
     assert target.read_text() == "untouched"
 
 
-def test_a_bell_that_was_removed_is_made_anew_while_somebody_waits(queue, other):
+def test_a_bell_that_was_removed_is_made_again_while_somebody_waits(queue, other):
     async def main() -> str:
         task = asyncio.create_task(other.aget())
         await turns()

@@ -242,7 +242,7 @@ def dead_pid() -> int:
 
 
 @pytest.mark.parametrize("reused_by", ["init", "this process", "a child"])
-def test_a_dead_process_whose_pid_is_another_ones_by_now_is_taken_back(make: Make, children: Children, reused_by: str) -> None:
+def test_a_dead_process_whose_pid_is_another_ones_is_taken_back(make: Make, children: Children, reused_by: str) -> None:
     queue = make(slots=4)
     queue.put("held")
     child, _ = start_holder(queue, children)

@@ -1,7 +1,7 @@
 """What another user puts under the names of a queue's files is never read, followed or removed, and no reason to fail.
 
 Each kind of file that stands beside a segment, and each thing that may lie there in its place. Where a file is needed under
-that very name, its user is told; everything else goes on.
+that name, its user is told; everything else goes on.
 """
 
 from __future__ import annotations

@@ -49,13 +49,13 @@ from exploration import Exploration, Result
 
 FLAG_FIRST = "says that a bell is armed before it arms it"
 LOOKS_FIRST = "looks before it arms"
-HUSHES_LAST = "hushes after it has armed"
+CLEARS_LAST = "clears after it has armed"
 NO_SECOND_LOOK = "takes the flag away and does not look again"
 SECOND_RINGS_ONE = "rings one bell in the second look"
 KEEPS_A_RING = "goes with a ring that it has not heard"
 KEEPS_WHAT_IT_HEARD = "gives up with a ring that it has heard"
 PASSES_ON_ONE = "gives up with two rings, and passes one on"
-HEARS_ONLY = "takes for rung what it hears, and not what it finds when it arms anew"
+HEARS_ONLY = "takes for rung what it hears, and not what it finds when it arms again"
 NEVER_DISARMS = "goes with its bell armed"
 RINGS_THE_DEAD = "takes a bell without a listener for rung"
 RINGS_ALL = "rings every bell that is armed"
@@ -67,7 +67,7 @@ REAPS_NO_SLEEPERS = "a reaper leaves dead sleepers in the count"
 MUTANTS = (
     FLAG_FIRST,
     LOOKS_FIRST,
-    HUSHES_LAST,
+    CLEARS_LAST,
     NO_SECOND_LOOK,
     SECOND_RINGS_ONE,
     KEEPS_A_RING,
@@ -248,15 +248,15 @@ class Protocol:
             yield "gives up", self.at(state, number, process._replace(step="disarm"))
 
     def arm(self, state: State, number: int, process: Process) -> Iterator[Step]:
-        then = {FLAG_FIRST: "look", LOOKS_FIRST: "say", HUSHES_LAST: "hush_late"}.get(self.mutant, "say")
+        then = {FLAG_FIRST: "look", LOOKS_FIRST: "say", CLEARS_LAST: "clear_late"}.get(self.mutant, "say")
         armed = state._replace(armed=changed(state.armed, number, True))
         told = process.armed and not state.armed[number] and self.mutant != HEARS_ONLY
         yield "arms its bell", self.at(armed, number, process._replace(step=then, armed=True, heard=process.heard + told))
         yield from self.may_give_up(state, number, process)
 
-    def hush_late(self, state: State, number: int, process: Process) -> Iterator[Step]:
-        hushed = state._replace(rung=changed(state.rung, number, False))
-        yield "hushes", self.at(hushed, number, process._replace(step="say"))
+    def clear_late(self, state: State, number: int, process: Process) -> Iterator[Step]:
+        cleared = state._replace(rung=changed(state.rung, number, False))
+        yield "clears", self.at(cleared, number, process._replace(step="say"))
 
     def say(self, state: State, number: int, process: Process) -> Iterator[Step]:
         then = {FLAG_FIRST: "arm", LOOKS_FIRST: "waiting"}.get(self.mutant, "look")
@@ -272,16 +272,16 @@ class Protocol:
 
     def waiting(self, state: State, number: int, process: Process) -> Iterator[Step]:
         if state.rung[number]:
-            then = self.first_of_listening() if self.mutant == HUSHES_LAST else "hush"
+            then = self.first_of_listening() if self.mutant == CLEARS_LAST else "clear"
             yield (
                 "hears its bell",
                 self.at(state, number, process._replace(step=then, heard=process.heard + (self.mutant == HEARS_ONLY))),
             )
         yield from self.may_give_up(state, number, process)
 
-    def hush(self, state: State, number: int, process: Process) -> Iterator[Step]:
-        hushed = state._replace(rung=changed(state.rung, number, False))
-        yield "hushes", self.at(hushed, number, process._replace(step=self.first_of_listening()))
+    def clear(self, state: State, number: int, process: Process) -> Iterator[Step]:
+        cleared = state._replace(rung=changed(state.rung, number, False))
+        yield "clears", self.at(cleared, number, process._replace(step=self.first_of_listening()))
 
     def take(self, state: State, number: int, process: Process) -> Iterator[Step]:
         if state.messages:

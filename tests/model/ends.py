@@ -4,7 +4,7 @@
 
 After a shutdown a loop goes on while anything can come back to it (look.c, shmq_nothing_comes with `stays`). One message goes
 its way: put into the backlog, moved into the ring, taken by a process through an exchange, which acks it, gives it back, is too
-late with it, or is killed. Threads of the loop's own process end leases that are over, reap the dead, and attach anew where a
+late with it, or is killed. Threads of the loop's own process end leases that are over, reap the dead, and attach again where a
 port is free. The loop looks at one word after the other, announces itself and sleeps as a consumer does (shmq_wait_park), and
 takes what it finds. A step of a process is one access to shared memory; a slice ends only where nobody else can do anything.
 
@@ -34,8 +34,8 @@ ONE_LOOK = "a cell is not looked at again after its port"
 UNCOUNTED = "who ends another one's lease does not say so"
 SAID_ONCE = "only before the cells it is looked whether somebody is at one"
 LOOKS_FIRST = "a sleeper looks before it announces itself"
-NO_EPOCH = "whoever gives back tells before it gives"
-MUTANTS = (SHUT_LAST, RING_FIRST, CELLS_FIRST, INTENTS_FIRST, ONE_LOOK, UNCOUNTED, SAID_ONCE, LOOKS_FIRST, NO_EPOCH)
+NO_CHANGES = "whoever gives back tells before it gives"
+MUTANTS = (SHUT_LAST, RING_FIRST, CELLS_FIRST, INTENTS_FIRST, ONE_LOOK, UNCOUNTED, SAID_ONCE, LOOKS_FIRST, NO_CHANGES)
 
 TOO_EARLY = "the loop has ended before the message"
 ASLEEP = "the loop sleeps beside a message"
@@ -63,13 +63,13 @@ class State(NamedTuple):
     intent: bool = False
     cell: Cell = Cell()
     port: str = OTHER
-    epoch: int = 0
+    changes: int = 0
     waiters: int = 0
     posts: int = 0
     begun: int = 0
     ended: int = 0
     loop: str = "take"  # its step, and what it remembers:
-    seen_epoch: int = -1
+    seen_changes: int = -1
     looks: tuple[str, ...] = ()
     word: Cell | None = None
     before: int = 0
@@ -143,7 +143,7 @@ class Protocol:
             else:
                 yield (
                     "loop: finds nothing",
-                    self.look(state._replace(seen_epoch=state.epoch, announced=self.mutant == LOOKS_FIRST)),
+                    self.look(state._replace(seen_changes=state.changes, announced=self.mutant == LOOKS_FIRST)),
                 )
         elif state.loop == "announce":
             told = state._replace(waiters=1)
@@ -193,8 +193,8 @@ class Protocol:
         state = state._replace(looks=(), word=None, before=0)
         if not state.announced:
             return state._replace(loop="announce")
-        # What else is promising is looked at in the same breath: the ring, the backlog, the epoch.
-        promising = state.ring or state.backlog or state.epoch != state.seen_epoch
+        # What else is promising is looked at in the same breath: the ring, the backlog, the changes.
+        promising = state.ring or state.backlog or state.changes != state.seen_changes
         if self.mutant == LOOKS_FIRST:
             return state._replace(loop="take" if promising else "announce")
         if promising:
@@ -249,16 +249,16 @@ class Protocol:
             yield "mover: acks", state._replace(cell=state.cell.next("SPARE", ""), done=True, mover="acked", taken=None)
             if state.moves:
                 fewer = state._replace(moves=state.moves - 1)
-                if self.mutant == NO_EPOCH:
-                    yield "mover: moves the epoch", fewer._replace(epoch=state.epoch + 1, mover="wake first")
+                if self.mutant == NO_CHANGES:
+                    yield "mover: moves orphan_changes", fewer._replace(changes=state.changes + 1, mover="wake first")
                 else:
-                    yield "mover: gives back", fewer._replace(cell=state.cell.next("ORPHAN", ""), mover="epoch", taken=None)
+                    yield "mover: gives back", fewer._replace(cell=state.cell.next("ORPHAN", ""), mover="changes", taken=None)
                 yield (
                     "mover: adopts it again",
                     fewer._replace(cell=state.cell.next("TIMED", OTHER), taken=state.cell.next("TIMED", OTHER)),
                 )
-        elif step == "epoch":
-            yield "mover: moves the epoch", state._replace(epoch=state.epoch + 1, mover="wake")
+        elif step == "changes":
+            yield "mover: moves orphan_changes", state._replace(changes=state.changes + 1, mover="wake")
         elif step == "wake":
             yield "mover: wakes", self.wake(state._replace(mover="leave"))
         elif step == "wake first":
@@ -291,9 +291,9 @@ class Protocol:
             else:
                 yield "thread: finds the lease settled", state._replace(thread="say")
         elif step == "give back":
-            yield "thread: gives back", state._replace(cell=state.cell.next("ORPHAN", ""), thread="epoch")
-        elif step == "epoch":
-            yield "thread: moves the epoch", state._replace(epoch=state.epoch + 1, thread="wake")
+            yield "thread: gives back", state._replace(cell=state.cell.next("ORPHAN", ""), thread="changes")
+        elif step == "changes":
+            yield "thread: moves orphan_changes", state._replace(changes=state.changes + 1, thread="wake")
         elif step == "wake":
             yield "thread: wakes", self.wake(state._replace(thread="say"))
         elif step == "say":
@@ -311,12 +311,12 @@ class Protocol:
             elif state.cell.state == "LEASED" and state.cell.owner == OTHER:
                 yield (
                     "thread: orphans the message of the dead",
-                    state._replace(cell=state.cell.next("ORPHAN", ""), thread="epoch of the dead"),
+                    state._replace(cell=state.cell.next("ORPHAN", ""), thread="changes of the dead"),
                 )
             else:
-                yield "thread: finds nothing", state._replace(thread="epoch of the dead")
-        elif step == "epoch of the dead":
-            yield "thread: moves the epoch", state._replace(epoch=state.epoch + 1, thread="free")
+                yield "thread: finds nothing", state._replace(thread="changes of the dead")
+        elif step == "changes of the dead":
+            yield "thread: moves orphan_changes", state._replace(changes=state.changes + 1, thread="free")
         elif step == "free":
             yield "thread: frees the port", state._replace(port=FREE, thread="wake after")
         elif step == "wake after":

@@ -7,7 +7,7 @@ says why no other process can tell. Any process may be killed before any of its 
 
 Modelled, from shmq/_native: the ring with its two sequences that anybody helps (ring.c), the intent around each exchange,
 claiming and releasing in-flight cells (cell.c), leases with and without a deadline, ack, nack, extension, expiry, the count of
-failed deliveries, adoption under orphan_epoch (resting.c), the reaper step by step with its scan (recover.c) and its lock
+failed deliveries, adoption under orphan_changes (resting.c), the reaper step by step with its scan (recover.c) and its lock
 (reap.c), and a new process on a freed port.
 
 Checked in every state: (1) the slots named by all cells, open exchanges resolved, are a permutation; (2) a published message is
@@ -17,7 +17,7 @@ not acked; and no sequence passes a ring cell that is not through. Over all stat
 message can still be acked, and every living producer can still publish, by steps without further crashes.
 
 Time does not exist: every TIMED lease may be over at any moment. A generation is one bit per remembered word, whether the cell
-still has that very word; so a late swap fails as it does while the 27 bits do not come round. Messages have no names: a slot
+still has that word; so a late swap fails as it does while the 27 bits do not come round. Messages have no names: a slot
 carries what is true of its message.
 
 Not modelled: sleeping and waking; batches (put_many, get_many of more than one); LOANED, WARM and HELD cells, and views that
@@ -116,7 +116,7 @@ STATES = ("SPARE", "IDLE", "LEASED", "TIMED", "ORPHAN")
     POSITION,  # how far a scan has come
     SEQUENCE,  # write_seq or read_seq, as it was loaded
     CELL,  # the in-flight cell whose word is remembered, or that is mine during a call
-    FRESH,  # 1 while that cell still has that very word: the model's form of a generation
+    FRESH,  # 1 while that cell still has that word: the model's form of a generation
     BEFORE,  # what was loaded from `deliveries` of slot HELD
     VICTIM,  # the dead port that is being recovered
     OPERATION,  # the intent, in shared memory
@@ -125,7 +125,7 @@ STATES = ("SPARE", "IDLE", "LEASED", "TIMED", "ORPHAN")
     EXPECTED,  # stage of the expected word, in shared memory too; TAKE is its slot
     HAPPENED,  # ghost: the operation whose exchange happened and is not yet recorded in the in-flight cell
     LIFE,
-    NEWS,  # orphan_epoch differs from what this port has seen
+    NEWS,  # orphan_changes differs from what this port has seen
     ASIDE_CELL,
     ASIDE_FRESH,
     FIELDS,
@@ -353,13 +353,13 @@ class Protocol:
         return after
 
     def restart(self, state: bytes, port: int, found: Successors) -> None:
-        """shmq_port_attach: the port, and with it the cell to keep, which nobody else claims. It has seen no orphan_epoch."""
+        """shmq_port_attach: the port, and with it the cell to keep, which nobody else claims. It has seen no orphan_changes."""
         after, base = bytearray(state), self.ports + FIELDS * port
         after[RESTARTS] -= 1
         after[base + LIFE], after[base + NEWS] = ALIVE, self.roles[port] == "C"
         if self.roles[port] == "P":
             self.store_cell(after, port, IDLE, port + 1)
-        found.append((port, "starts anew", after))
+        found.append((port, "starts again", after))
 
     def store_cell(self, state: bytearray, cell: int, word: int, owner: int, slot: int = 0) -> None:
         """Change the word of an in-flight cell: from here on nobody's remembered word, and no tag, is that of the cell."""
@@ -511,14 +511,14 @@ class Protocol:
     # -- receive (resting.c: shmq_orphan_adopt; cell.c: shmq_cell_claim; ring.c: shmq_ring_get_many of one) --
 
     def receive(self, state: bytes, port: int, found: Successors) -> None:
-        """Load orphan_epoch. NEWS goes already here, as if the scan had found nothing; whoever tells of an orphan meanwhile sets
-        it again, and so does an adoption."""
+        """Load orphan_changes. NEWS goes already here, as if the scan had found nothing; whoever tells of an orphan meanwhile
+        sets it again, and so does an adoption."""
         after, base = bytearray(state), self.ports + FIELDS * port
         if state[base + NEWS]:
             after[base + NEWS], after[base + POSITION], after[base + STEP] = 0, self.producers, ADOPT_SCAN
         else:
             after[base + STEP] = CLAIM
-        found.append((port, "receives: loads orphan_epoch", after))
+        found.append((port, "receives: loads orphan_changes", after))
 
     def adopt_scan(self, state: bytes, port: int, found: Successors) -> None:
         """The cells that producers keep are never ORPHAN: the scan passes them by."""
@@ -759,7 +759,7 @@ class Protocol:
         after = bytearray(state)
         self.tell_all(after)
         self.rest(after, port)
-        found.append((port, "moves orphan_epoch", after))
+        found.append((port, "moves orphan_changes", after))
 
     # -- reaping (reap.c, recover.c) --
 
@@ -910,7 +910,7 @@ class Protocol:
         after = bytearray(state)
         self.tell_all(after)
         after[self.ports + FIELDS * port + STEP] = REAP_FREE
-        found.append((port, "moves orphan_epoch for the dead one", after))
+        found.append((port, "moves orphan_changes for the dead one", after))
 
     def reap_free(self, state: bytes, port: int, found: Successors) -> None:
         """Free the port, and give the lock back: in between the reaper would do nothing but to make others go on without it."""

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 from bells import (
+    CLEARS_LAST,
     CROWD,
     DEAF,
     FLAG_FIRST,
     HEARS_ONLY,
-    HUSHES_LAST,
     KEEPS_A_RING,
     KEEPS_WHAT_IT_HEARD,
     LEAVES_THE_POST,
@@ -38,7 +38,7 @@ pytestmark = pytest.mark.engine
 NEEDED = {
     FLAG_FIRST: (Configuration("PLL"), DEAF),
     LOOKS_FIRST: (Configuration("PLL"), LOST),
-    HUSHES_LAST: (Configuration("PLL"), DEAF),
+    CLEARS_LAST: (Configuration("PLL"), DEAF),
     NO_SECOND_LOOK: (Configuration("PLL"), DEAF),
     NEVER_DISARMS: (Configuration("PLL"), DEAF),
     RINGS_ALL: (Configuration("PLL"), CROWD),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from ends import ASLEEP, LOOKS_FIRST, MUTANTS, NO_EPOCH, ONE_LOOK, TOO_EARLY, Configuration, check, main
+from ends import ASLEEP, LOOKS_FIRST, MUTANTS, NO_CHANGES, ONE_LOOK, TOO_EARLY, Configuration, check, main
 
 pytestmark = pytest.mark.engine
 
@@ -27,7 +27,7 @@ def test_a_loop_ends_after_the_last_message_and_sleeps_beside_none(configuration
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_each_rule_about_the_end_is_needed(mutant: str) -> None:
     result = check(Configuration(2, crashes=1, mutant=mutant))
-    assert result.fault == (ASLEEP if mutant in (LOOKS_FIRST, NO_EPOCH) else TOO_EARLY)
+    assert result.fault == (ASLEEP if mutant in (LOOKS_FIRST, NO_CHANGES) else TOO_EARLY)
     assert result.trace
 
 

@@ -37,7 +37,7 @@ SHORT = {
     "a ring of two": Configuration("PCC", 3, ring=2, crashes=1, mortal="C"),
     "everything that ends a lease, and a death": Configuration("PCC", 1, crashes=1, expiries=2, nacks=1, extends=1),
     "whoever ends a lease dies, and so does its reaper": Configuration("PCWW", 1, crashes=2, expiries=1, nacks=1),
-    "a process that starts anew": Configuration("PCC", 2, crashes=1, restarts=1),
+    "a process that starts again": Configuration("PCC", 2, crashes=1, restarts=1),
     "leases put aside": Configuration("PCW", 2, pool=2, expiries=2, aside=True),
 }
 

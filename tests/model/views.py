@@ -53,7 +53,7 @@ class Process(NamedTuple):
     word: Word | None = None
     viewer: int = NOBODY
     rounds: int = 0
-    looking: bool = False  # ghost: the user has the view in his hands
+    looking: bool = False  # ghost: the user holds the view
     leaving: bool = False  # it detaches
 
 
@@ -107,7 +107,7 @@ class Protocol:
 
     def killed(self, state: State, number: int) -> State:
         process = state.processes[number]
-        if number == self.reaper:  # another one begins anew
+        if number == self.reaper:  # another one begins again
             return self.at(state, number, Process("wait"))._replace(crashes=state.crashes - 1)
         gone = self.at(state, number, process._replace(looking=False))
         return gone._replace(crashes=state.crashes - 1, dead=state.dead | {number})

@@ -2,7 +2,7 @@
  *
  *     crash_test passes ROLE              which crash points the role passes: "NAME HITS" lines
  *     crash_test kill ROLE POINT NTH      die at the nth hit; prints, per shape of queue, what became of the role's messages
- *     crash_test sweep ROLE               die after each store to shared memory in turn
+ *     crash_test scan ROLE               die after each store to shared memory in turn
  *     crash_test pairs ROLE               ROLE reaps: a second reaper dies after each store, for each death of the first
  *     crash_test crowd PUTTERS            three die, after each of their stores, before anybody reaps; bit n of PUTTERS: the
  *                                         nth puts, otherwise it receives
@@ -121,7 +121,7 @@ static void kill_at(const struct role *role, const char *point, unsigned nth) {
         }
 }
 
-static void sweep(const struct role *role) {
+static void scan(const struct role *role) {
     unsigned deaths = 0;
     for (int s = 0; s < SHAPES; s++)
         for (int others_first = 0; others_first < 2; others_first++) {
@@ -242,7 +242,7 @@ int main(int argc, char **argv) {
     else if (argc == 3 && strcmp(argv[1], "crowd") == 0) crowd((unsigned)atoi(argv[2]));
     else if (argc == 3 && strcmp(argv[1], "passes") == 0) passes(role_of(argv[2]));
     else if (argc == 5 && strcmp(argv[1], "kill") == 0) kill_at(role_of(argv[2]), argv[3], (unsigned)atoi(argv[4]));
-    else if (argc == 3 && strcmp(argv[1], "sweep") == 0) sweep(role_of(argv[2]));
+    else if (argc == 3 && strcmp(argv[1], "scan") == 0) scan(role_of(argv[2]));
     else if (argc == 3 && strcmp(argv[1], "pairs") == 0) pairs(role_of(argv[2]));
     else {
         fprintf(stderr, "usage: see the head of %s\n", __FILE__);

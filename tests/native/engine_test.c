@@ -783,7 +783,7 @@ static void ages(void) {
                         shmq_store_relaxed(&ports[0].cells[cells[i]].due_ns, 1);
                         returned++;
                     }
-                shmq_add_seq(&ports[0].header->orphan_epoch, 1);
+                shmq_add_seq(&ports[0].header->orphan_changes, 1);
             }
         }
         for (uint32_t i = 0; i < MESSAGES; i++) ack(&ports[holders[i]], cells[i]);
@@ -815,7 +815,7 @@ static void shutting(void) {
         CHECK(shmq_lease_give_back(holders[i], cell, shmq_cell_load(holders[i], cell), SHMQ_NACKED, UINT64_C(3600000000000)) == SHMQ_OK, "nack");
         CHECK(shmq_orphan_adopt(&port, 0, &number) == SHMQ_WOULD_BLOCK && !shmq_promising(&port, SHMQ_ITEMS, false), "it rests");
         CHECK(!shmq_is_over(&port, false) && !shmq_is_over(&port, true), "over, with a message that rests");
-        CHECK(!shmq_orphan_claim(&port, SHMQ_TO_BURY, &number), "it has not failed too often");
+        CHECK(!shmq_orphan_claim(&port, SHMQ_TO_DEAD_LETTER, &number), "it has not failed too often");
         CHECK(shmq_orphan_claim(&port, SHMQ_TO_DISCARD, &number) && number == cell, "what rests can be discarded");
         CHECK(shmq_is_over(&port, true), "mine");
         shmq_delivery_ended(&port, cell, shmq_cell_load(&port, cell), SHMQ_REJECTED, 0);
@@ -881,7 +881,7 @@ static void ids(void) {
     attach(&a, &port);
     CHECK(port.index == 0 && shmq_next_id(&port) == (3 * count | 1), "the same port, attached again");
     CHECK(shmq_load_relaxed(&port.record->serial_before) == 3, "nothing of its is of who was there before");
-    /* At the edge the serials begin anew: see `id` in format/queue.h. */
+    /* At the edge the serials begin again: see `id` in format/queue.h. */
     shmq_store_relaxed(&port.header->attachments, (UINT64_C(1) << (64 - SHMQ_ID_BITS)) - 1);
     shmq_port_draw_serial(&port);
     CHECK(shmq_next_id(&port) == (UINT64_MAX << SHMQ_ID_BITS | 1), "the last serial");
@@ -1247,7 +1247,7 @@ static shmq_word *random_place(uint64_t *random, const struct arena *a) {
     switch (random_below(random, 10)) {
     case 0: return &header->write_seq;
     case 1: return &header->read_seq;
-    case 2: return &header->orphan_epoch;
+    case 2: return &header->orphan_changes;
     case 3: return &record->owner;
     case 4: return &record->intent;
     case 5: return &record->expected;

@@ -190,7 +190,7 @@ static uint32_t near(uint8_t n, uint32_t count) {
 static uint64_t place(uint8_t *width) {
     const struct shmq_geometry *g = &segment->geometry;
     static const uint16_t hot[] = {
-        offsetof(struct shmq_header, write_seq), offsetof(struct shmq_header, read_seq), offsetof(struct shmq_header, orphan_epoch),
+        offsetof(struct shmq_header, write_seq), offsetof(struct shmq_header, read_seq), offsetof(struct shmq_header, orphan_changes),
         offsetof(struct shmq_header, items_waiters), offsetof(struct shmq_header, attachments),
     };
     uint8_t what = byte();
@@ -323,7 +323,7 @@ static bool attached(struct program *program) {
         CHECK(status == SHMQ_OK || status == SHMQ_NO_PORTS);
         program->attached = status == SHMQ_OK;
         program->queue.port.spins = true;
-        program->queue.port.buries = byte() & 1;
+        program->queue.port.writes_dead_letters = byte() & 1;
     }
     return program->attached;
 }
@@ -393,7 +393,7 @@ static void take_in_hand(struct program *program, struct hand *hand, uint32_t ce
 }
 
 enum operation {
-    PUT, PUT_BY_CLIENT, PUT_ARRAY, PUT_MANY, GET, GET_MANY, RECEIVE, RECEIVE_BY_CLIENT, ADOPT, BURY, EXTEND, EXPIRE, SETTLE, SETTLE_ANY, LOAN, PEEK, LOOK, REAP,
+    PUT, PUT_BY_CLIENT, PUT_ARRAY, PUT_MANY, GET, GET_MANY, RECEIVE, RECEIVE_BY_CLIENT, ADOPT, DEAD_LETTER, EXTEND, EXPIRE, SETTLE, SETTLE_ANY, LOAN, PEEK, LOOK, REAP,
     WAIT, DETACH, DIE,
     OPERATIONS,
 };
@@ -498,8 +498,8 @@ static void operate(struct program *program, enum operation operation) {
         status = shmq_orphan_adopt(port, deadline_from(byte()), &cell);
         if (status == SHMQ_OK || status == SHMQ_EXHAUSTED) take_in_hand(program, hand, cell, before);
         break;
-    case BURY:
-        if (!shmq_orphan_claim(port, SHMQ_TO_BURY, &cell)) break;
+    case DEAD_LETTER:
+        if (!shmq_orphan_claim(port, SHMQ_TO_DEAD_LETTER, &cell)) break;
         if (!slot_handed(queue, cell, before, &slot)) break;
         look_at_slot(queue, slot);
         shmq_cell_return(port, cell, true);

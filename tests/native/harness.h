@@ -64,7 +64,7 @@ static inline void *shared_memory(uint64_t nbytes, int protection) {
     return memory;
 }
 
-/* Lay the segment out anew, as a creator would; its memory stays where it is. */
+/* Lay the segment out again, as a creator would; its memory stays where it is. */
 static inline void segment_format(struct segment *segment) {
     static const uint8_t boot_id[16];
     memset(segment->base, 0, segment->geometry.segment_bytes);

@@ -198,7 +198,7 @@ TEST(hostile_in_flight_cells_are_survived) { MEET((shmq_word *)(segment.base + g
 TEST(a_hostile_kept_cell_is_survived) { MEET((shmq_word *)(segment.base + g->cells_offset), sizeof(struct shmq_cell), 1) }
 TEST(a_hostile_write_sequence_is_survived) { MEET(&header()->write_seq, 8, 1) }
 TEST(a_hostile_read_sequence_is_survived) { MEET(&header()->read_seq, 8, 1) }
-TEST(hostile_waiter_counts_and_epochs_are_survived) { MEET((shmq_word *)&header()->items_waiters, 8, 4) }
+TEST(hostile_waiter_counts_and_orphan_changes_are_survived) { MEET((shmq_word *)&header()->items_waiters, 8, 4) }
 TEST(hostile_owners_and_intents_are_survived) { MEET((shmq_word *)(segment.base + g->ports_offset), 8, g->ports * 16) }
 TEST(hostile_slot_headers_are_survived) { MEET((shmq_word *)(segment.base + g->slot_offset), g->slot_stride, g->total_slots) }
 TEST(hostile_lengths_are_survived) { MEET((shmq_word *)(segment.base + g->slot_offset + 16), g->slot_stride, g->total_slots) }

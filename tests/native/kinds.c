@@ -138,11 +138,11 @@ static void death(void) {
 
 /* A listener's bell is rung, and goes with its port. */
 static void listening(void) {
-    char place[64], heard;
-    snprintf(place, sizeof place, "/dev/shm/shmq-%lu.kinds+%d", (unsigned long)geteuid(), (int)getpid());
+    char prefix[64], heard;
+    snprintf(prefix, sizeof prefix, "/dev/shm/shmq-%lu.kinds+%d", (unsigned long)geteuid(), (int)getpid());
     make();
     struct shmq_port mine = attached(), other = attached();
-    mine.place = other.place = place;
+    mine.path_prefix = other.path_prefix = prefix;
     int bell = shmq_bell_make(&mine);
     CHECK(bell >= 0);
     CHECK(!shmq_bell_arm(&mine, SHMQ_ITEMS));

@@ -82,7 +82,7 @@ static void join_ended_twice(void) {
     ack_it();
     put_receive();
 }
-/* Somebody waits for it, with his bell armed, and a message is out all the time. */
+/* Somebody waits for it, with its bell armed, and a message is out all the time. */
 static void join_goes_on(void) {
     if (number == 0) put_receive();
     shmq_store_seq(&port.records[0].bell, UINT64_C(1) << SHMQ_DONE | SHMQ_BELL_MADE);

@@ -78,7 +78,7 @@ WITH_OPERAND = ("PUT_BY_CLIENT", "PUT_MANY", "RECEIVE", "ADOPT", "EXTEND", "SETT
 OPERAND = {name: [7] for name in WITH_OPERAND}
 OPERAND |= {"PUT_ARRAY": [1, 1, 4], "GET_MANY": [3, 2], "PEEK": [9, 0]}
 PATCH, AMBUSH = 31, 22
-HOT = [[1, n] for n in range(5)]  # sequences, epoch, waiters
+HOT = [[1, n] for n in range(5)]  # sequences, changes of orphans, waiters
 RECORDS = [[word << 4 | 2, 0] for word in (0, 1, 8, 9)]  # owner, pid, intent, expected
 CELLS = [[3, 0], [3, 1], *([word << 5 | 6, 2] for word in range(1, 5))]
 RING = [[4, 0], [4, 1]]
@@ -167,7 +167,7 @@ def test_a_planted_bug_is_found(tmp_path, planted):
     engine = tmp_path / "engine"
     shutil.copytree(ENGINE, engine)
     source = (engine / file).read_text()
-    assert taken in source, f"{file} no longer says {taken!r}: plant the bug anew"
+    assert taken in source, f"{file} no longer says {taken!r}: plant the bug again"
     (engine / file).write_text(source.replace(taken, left))
     status, executed, said = fuzz(compile_target("segment", engine, tmp_path), tmp_path, CONTROL)
     assert status != 0, f"{planted} was not found by {executed} inputs"

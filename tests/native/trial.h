@@ -63,7 +63,7 @@ struct world {
 static void attach(struct world *w, struct shmq_port *port) {
     CHECK(shmq_port_attach(port, w->base, &w->g, shmq_owner_self()) == SHMQ_OK, "no port");
     for (int side = 0; side < 2; side++) port->semaphores[side] = &w->semaphores[side];
-    port->place = w->place;
+    port->path_prefix = w->place;
 }
 
 static void bell_path(const struct world *w, uint32_t index, char path[96]) { snprintf(path, 96, "%s.%u.bell", w->place, index); }
@@ -318,7 +318,7 @@ static void extend_it(struct world *w, struct shmq_port *port) {
     CHECK(shmq_lease_extend(port, childs_cell, &word, far_away()) == SHMQ_OK, "lease lost");
     CHECK(word == shmq_cell_load(port, childs_cell), "another word");
 }
-/* Who looks at a message that is no longer his lease. The child looks; the message is given back, and the survivor takes it. */
+/* Who looks at a message that is no longer its lease. The child looks; the message is given back, and the survivor takes it. */
 static void receive_and_look(struct world *w, struct shmq_port *port) {
     receive_timed(w, port);
     CHECK(shmq_view_begin(port, childs_cell, shmq_cell_load(port, childs_cell)) == SHMQ_OK, "lease lost");
@@ -332,7 +332,7 @@ static void receive_look_and_nack(struct world *w, struct shmq_port *port) {
     receive_and_look(w, port);
     give_back(port, childs_cell, true);
 }
-/* … adopts it again, and is done with it: the cell is handed to himself, until he looks no longer. */
+/* … adopts it again, and is done with it: the cell is handed to itself, until it looks no longer. */
 static void finish_and_look_away(struct world *w, struct shmq_port *port) {
     uint32_t cell;
     CHECK(receive(port, &cell) == SHMQ_OK && cell == childs_cell, "not the same cell");

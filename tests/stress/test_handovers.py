@@ -13,7 +13,7 @@ from support.processes import Children, wait_until
 
 Make = Callable[..., shmq.Queue]
 LONG = 100.0
-SLICE = 0.07  # seconds: whoever sleeps longer was not woken, but looked by himself (SHMQ_SLICE_MS of watch.h)
+SLICE = 0.07  # seconds: whoever sleeps longer was not woken, but looked by itself (SHMQ_SLICE_MS of watch.h)
 SEEN_LATE = 0.05  # the share of hand-overs that a busy machine may delay by so much
 
 lengths = pytest.mark.parametrize("times", [pytest.param(1, id="short"), pytest.param(50, id="long", marks=pytest.mark.stress)])

@@ -665,7 +665,7 @@ def test_unlinking_a_queue_removes_its_letters(name: str) -> None:
         _ = letter.data
 
 
-def test_letters_of_a_queue_that_is_made_anew_do_not_come_back(name: str) -> None:
+def test_letters_of_a_queue_that_is_made_again_do_not_come_back(name: str) -> None:
     queue = shmq.Queue.create(name, slots=4, slot_size=64)
     kill(queue, "old")
     shmq.unlink(name)
@@ -870,8 +870,8 @@ def end_rests(queue: shmq.Queue) -> None:
             if state == "orphan":
                 due_at = cells_at + 64 * cell + 24
                 memory[due_at : due_at + 8] = bytes(8)
-        epoch = int.from_bytes(memory[392:400], "little") + 1
-        memory[392:400] = epoch.to_bytes(8, "little")
+        changes = int.from_bytes(memory[392:400], "little") + 1
+        memory[392:400] = changes.to_bytes(8, "little")
 
 
 def test_a_rest_grows_with_each_failure_up_to_the_maximum(make: Make) -> None:

@@ -216,7 +216,7 @@ def test_something_else_of_that_name_is_an_error_and_left_alone(name: str) -> No
 
 
 @pytest.mark.parametrize("gone", [("items",), ("space",), ("items", "space")])
-def test_semaphores_that_are_gone_are_made_anew_and_work(make: Make, gone: tuple[str, ...], children: Children) -> None:
+def test_semaphores_that_are_gone_are_made_again_and_work(make: Make, gone: tuple[str, ...], children: Children) -> None:
     queue = make(slots=2, slot_size=64)
     for side in gone:
         os.unlink(f"{SHM}/sem.{queue.segment.beside}.{side}")
@@ -312,7 +312,7 @@ def test_strays_of_a_queue_that_is_gone_are_removed(name: str) -> None:
     assert files_of(name) == [] and is_gone(name)
 
 
-def test_strays_of_a_queue_that_was_made_anew_are_removed_and_its_own_files_kept(make: Make) -> None:
+def test_strays_of_a_queue_that_was_made_again_are_removed_and_its_own_files_kept(make: Make) -> None:
     queue = make(slots=4, slot_size=64, oversize="spill")
     queue.put(b"x" * 1000)
     own = files_of(queue.name)
@@ -364,7 +364,7 @@ def test_strange_files_beside_a_queue_do_not_stop_the_doctor(make: Make) -> None
 def place(monkeypatch: pytest.MonkeyPatch, size: int, free: int) -> str:
     space = SimpleNamespace(f_blocks=size >> 12, f_frsize=4096, f_bavail=free >> 12)
     monkeypatch.setattr(doctor.os, "statvfs", lambda path: space)
-    return "\n".join(f"{finding.level}: {finding.text}" for finding in doctor.examine_place())
+    return "\n".join(f"{finding.level}: {finding.text}" for finding in doctor.examine_shared_memory())
 
 
 def test_a_small_shared_memory_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -381,7 +381,7 @@ def test_a_full_shared_memory_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_another_lock_file_than_the_one_in_use_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     inode = _core.lock_inode()
     monkeypatch.setattr(_core, "lock_inode", lambda: inode + 1)
-    assert [finding.level for finding in doctor.examine_place() if finding.subject.endswith(".lock")] == ["error"]
+    assert [finding.level for finding in doctor.examine_shared_memory() if finding.subject.endswith(".lock")] == ["error"]
 
 
 def test_a_lock_file_that_cannot_be_had_is_an_error_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -389,7 +389,7 @@ def test_a_lock_file_that_cannot_be_had_is_an_error_and_no_other(monkeypatch: py
         raise shmq.SegmentForeign("cannot lock it")
 
     monkeypatch.setattr(_core, "lock_inode", refuse)
-    found = [(finding.level, finding.text) for finding in doctor.examine_place() if finding.subject.endswith(".lock")]
+    found = [(finding.level, finding.text) for finding in doctor.examine_shared_memory() if finding.subject.endswith(".lock")]
     assert found == [("error", "cannot lock it")]
 
 

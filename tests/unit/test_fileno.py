@@ -157,7 +157,7 @@ def test_several_loops_take_every_message_of_several_producers_once(make: Make, 
     assert sorted(results.drain()) == [1000 * n + i for n in range(2) for i in range(500)]
 
 
-def test_a_forked_child_has_a_descriptor_of_its_own_and_hushes_nothing_of_its_parent(queue: shmq.Queue) -> None:
+def test_a_forked_child_has_a_descriptor_of_its_own_and_clears_nothing_of_its_parent(queue: shmq.Queue) -> None:
     number = queue.fileno()
     queue.put("for the parent")
     pid = os.fork()

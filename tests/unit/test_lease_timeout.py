@@ -409,7 +409,7 @@ def test_a_stopped_process_loses_its_lease_and_the_message_is_acked_once(
 # -- longer --------------------------------------------------------------------------------------------------------------------
 
 
-def test_an_extension_begins_the_time_anew(q: shmq.Queue) -> None:
+def test_an_extension_begins_the_time_again(q: shmq.Queue) -> None:
     q.put("x")
     lease = q.receive(timeout=0, lease_timeout=50)
     first = lease.expires_at

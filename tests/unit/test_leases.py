@@ -819,7 +819,7 @@ def test_where_messages_that_rest_occupy_every_cell_a_receive_waits_for_the_firs
             take()
     with tight.receive() as lease:
         assert (lease.data, lease.delivery_count) == (1, 2)
-    with tight.receive(timeout=0) as lease:  # in the cell that is free by now
+    with tight.receive(timeout=0) as lease:  # in the cell that is free now
         assert lease.data == 2
     tight.purge()
 

@@ -113,13 +113,13 @@ OPENINGS: dict[str, Callable[[str], Any]] = {
 def test_a_visitor_between_making_a_queue_and_opening_it_takes_nothing_away(
     name: str, begins: Callable[[str], shmq.Queue], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who attaches to a segment that its maker has not yet opened is its only user, and its last one when he leaves."""
+    """Who attaches to a segment that its maker has not yet opened is its only user, and its last one when it leaves."""
     really_make = lifecycle.make
     visits = []
 
     def make(*arguments: Any, **named: Any) -> _segment.Segment:
         segment = really_make(*arguments, **named)
-        if not visits:  # under the name's lock: he leaves as soon as it is free
+        if not visits:  # under the name's lock: it leaves as soon as it is free
             visits.append(shmq.Queue._inspect(lifecycle.attach(name)))
         return segment
 
@@ -141,7 +141,7 @@ def test_a_visitor_between_making_a_queue_and_opening_it_takes_nothing_away(
 
 
 @pytest.mark.parametrize("lifetime", GOES)
-def test_a_queue_opened_anew_is_empty(name: str, lifetime: Any) -> None:
+def test_a_queue_opened_again_is_empty(name: str, lifetime: Any) -> None:
     for _ in range(3):
         with opened(name, lifetime) as queue:
             assert queue.empty() and queue.stats().puts == 0
@@ -204,7 +204,7 @@ def test_the_last_view_takes_the_name_with_it_while_an_exception_is_on_its_way(n
 
 
 @pytest.mark.parametrize("lifetime", GOES)
-def test_unlinking_and_making_anew_before_the_old_handle_closes_harms_nobody(name: str, lifetime: Any) -> None:
+def test_unlinking_and_making_again_before_the_old_handle_closes_harms_nobody(name: str, lifetime: Any) -> None:
     old = opened(name, lifetime)
     shmq.unlink(name)
     new = opened(name, lifetime)

@@ -73,7 +73,7 @@ def test_a_child_of_every_start_method_can_make_every_call(q: shmq.Queue, answer
     shmq.verify(q)
 
 
-def test_a_forked_child_that_closes_all_descriptors_attaches_anew(q: shmq.Queue, answers: shmq.Queue) -> None:
+def test_a_forked_child_that_closes_all_descriptors_attaches_again(q: shmq.Queue, answers: shmq.Queue) -> None:
     pid = os.fork()
     if pid == 0:
         try:

@@ -160,7 +160,7 @@ def count_ports(q: shmq.Queue, answers: shmq.Queue, go: shmq.Queue) -> None:
     go.get(timeout=LONG)
 
 
-def test_a_forked_childs_handle_attaches_anew(make: Make, answers: shmq.Queue, children: Children) -> None:
+def test_a_forked_childs_handle_attaches_again(make: Make, answers: shmq.Queue, children: Children) -> None:
     q, go = make(), make()
     assert q.stats().ports == 1
     for expected in (2, 3, 4):

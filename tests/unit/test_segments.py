@@ -292,7 +292,7 @@ def test_a_pickled_handle_does_not_attach_to_a_later_queue_of_the_name(queue: sh
     stale = pickle.dumps(queue)
     queue.unlink()
     with shmq.Queue.create(queue.name, slots=16, slot_size=256) as other:
-        with pytest.raises(shmq.SegmentNotFound, match="made anew"):
+        with pytest.raises(shmq.SegmentNotFound, match="made again"):
             pickle.loads(stale)
         assert other.stats().ports == 1
 

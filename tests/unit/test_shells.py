@@ -54,7 +54,7 @@ print(pool.submit(Point(1).shifted, 2).result() == Point(3), pool.submit(Point(1
 print(pool.submit(Point, 9).result() == Point(9))
 print(pool.submit(functools.partial(make, 6)).result() == Point(6))
 print(list(pool.map(x_of, map(Point, range(4)), chunksize=2)), [point.x for point in pool.map(make, range(3))])
-def make(x): return Point(-x)       # defined anew
+def make(x): return Point(-x)       # defined again
 print(pool.submit(make, 3).result().x)
 pool.shutdown()
 """

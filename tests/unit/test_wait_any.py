@@ -244,7 +244,7 @@ def test_a_forked_child_has_a_bell_of_its_own(make, children):
 
 def test_something_else_under_the_name_of_a_bell_does_no_harm(make):
     queue = make()
-    path = Path(f"{queue.segment.place}.0.bell")
+    path = Path(f"{queue.segment.path_prefix}.0.bell")
     path.write_text("not a bell")
     with pytest.raises(shmq.Empty):
         shmq.wait_any([queue], timeout=0.01)  # whatever was there is replaced

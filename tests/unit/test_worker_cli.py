@@ -292,7 +292,7 @@ def test_coroutines_run_to_their_end_in_one_loop_per_worker(start: Start, name: 
 
 @pytest.fixture
 def module(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The name of that module, where this very process imports it."""
+    """The name of that module, where this process imports it."""
     unique = f"work_{name.replace('.', '_')}"
     (tmp_path / f"{unique}.py").write_text(MODULE)
     monkeypatch.syspath_prepend(tmp_path)

@@ -34,7 +34,7 @@ _Static_assert((int)SHMQ_ERROR_FOREIGN == SHMQ_FOREIGN && (int)SHMQ_ERROR_SYSTEM
 struct shmq_queue {
     struct shmq_port port;
     uint64_t mapped_bytes;
-    char place[256]; /* of port.place */
+    char path_prefix[256]; /* of port.path_prefix */
 };
 
 static sem_t *open_semaphore(const char *name, uint64_t nonce, const char *side) {
@@ -88,9 +88,9 @@ int shmq_attach(const char *name, shmq_queue **out) {
     }
     if (status == SHMQ_OK) {
         queue->mapped_bytes = mapped;
-        if ((size_t)snprintf(queue->place, sizeof queue->place, "/dev/shm/shmq-%lu.%s+%016llx",
-                             (unsigned long)geteuid(), name, (unsigned long long)queue->port.nonce) < sizeof queue->place)
-            queue->port.place = queue->place;
+        if ((size_t)snprintf(queue->path_prefix, sizeof queue->path_prefix, "/dev/shm/shmq-%lu.%s+%016llx",
+                             (unsigned long)geteuid(), name, (unsigned long long)queue->port.nonce) < sizeof queue->path_prefix)
+            queue->port.path_prefix = queue->path_prefix;
         int failure = 0;
         for (int side = 0; side < 2; side++) {
             queue->port.semaphores[side] = open_semaphore(name, queue->port.nonce, side == SHMQ_ITEMS ? "items" : "space");
@@ -294,7 +294,7 @@ int shmq_ack(shmq_queue *queue, shmq_message *message) {
         memcpy(key, shmq_payload_at(&queue->port, slot), sizeof key);
     int status = (int)shmq_lease_ack(&queue->port, (uint32_t)message->cell, message->word, false);
     if (status == SHMQ_OK) {
-        if (key[0] && queue->port.place) shmq_file_remove_side(queue->port.place, key);
+        if (key[0] && queue->port.path_prefix) shmq_file_remove_side(queue->port.path_prefix, key);
         shmq_cell_return(&queue->port, (uint32_t)message->cell, true);
         shmq_wake_if_done(&queue->port);
     }

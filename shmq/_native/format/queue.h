@@ -43,7 +43,7 @@
  *
  * TIMED is the only state that somebody else may end while the owner lives. So whoever wants to take more than one step with such
  * a message (count the failed delivery, set the time before which it is not delivered again, give it back) first makes it
- * LEASED, his own, by one compare-and-swap; and a late ack, whose generation has moved on, finds that out by another.
+ * LEASED, its own, by one compare-and-swap; and a late ack, whose generation has moved on, finds that out by another.
  *
  * Who loses a lease may still look at the slot. It says so in the cell's `viewers`, before that happens; and whoever is done with
  * the message then does not free the cell, but hands it to the viewer, HELD: a slot is never used again while somebody looks.

@@ -78,7 +78,7 @@ struct shmq_policy {
 };
 
 /* Rare events, counted by whoever brings them about. */
-enum shmq_event { SHMQ_EXPIRIES, SHMQ_DEATHS, SHMQ_BURIALS, SHMQ_EVENTS };
+enum shmq_event { SHMQ_EXPIRIES, SHMQ_DEATHS, SHMQ_DEAD_LETTERED, SHMQ_EVENTS };
 
 struct shmq_header {
     /* written once by the creator, before `magic` */
@@ -86,7 +86,7 @@ struct shmq_header {
     uint32_t version;         /*   8 */
     uint32_t endian;          /*  12 */
     uint64_t segment_bytes;   /*  16 */
-    uint64_t nonce;           /*  24  random; names the semaphores and the side segments of this very segment */
+    uint64_t nonce;           /*  24  random; names the semaphores and the side segments of this segment */
     uint64_t slot_size;       /*  32 */
     uint32_t slots;           /*  40 */
     uint32_t cells;           /*  44 */
@@ -106,7 +106,7 @@ struct shmq_header {
     _Alignas(SHMQ_LINE) shmq_word read_seq;       /* 320 */
     _Alignas(SHMQ_LINE) shmq_half items_waiters;  /* 384  consumers asleep (31 bits) | SHMQ_BELLS; read by every publisher [park] */
     shmq_half space_waiters;                      /* 388  producers asleep | SHMQ_BELLS; read by every consumer [park] */
-    shmq_word orphan_epoch;                       /* 392  moves whenever a cell became ORPHAN [epoch] */
+    shmq_word orphan_changes;                     /* 392  moves whenever a cell became ORPHAN [orphan] */
     shmq_half done_waiters;                       /* 400  SHMQ_BELLS where somebody waits for the last message to be done [park] */
     shmq_half shut;                               /* 404  enum shmq_shut; read by every publisher [park] */
     shmq_word backlog;                            /* 408  messages that found the ring full and wait beside the segment */
@@ -117,7 +117,7 @@ struct shmq_header {
     shmq_word watch[2];                           /* 520  until when a sleeper has taken it upon itself to look in time; … another one, to look after that one */
     shmq_half ports_used;                         /* 536  no port from this one on was ever attached; raised before one is claimed */
     shmq_half spilled;                            /* 540  1 once a message was larger than a slot: before, nobody looks for side segments of the dead */
-    shmq_word swept;                              /* 544  the count of deaths, `events`, after which side segments of the dead were last looked for */
+    shmq_word sides_reaped;                       /* 544  the count of deaths, `events`, after which side segments of the dead were last looked for */
     uint8_t reserved2[24];
     _Alignas(SHMQ_LINE) shmq_word events[SHMQ_EVENTS]; /* 576  enum shmq_event */
     shmq_word timing;                             /* 600  1 once a lease had a time-out: nobody looks for expired ones before */
@@ -131,7 +131,7 @@ _Static_assert(offsetof(struct shmq_header, policy) == 136, "layout");
 _Static_assert(offsetof(struct shmq_header, kind) == 184, "layout");
 _Static_assert(offsetof(struct shmq_header, write_seq) == 256, "layout");
 _Static_assert(offsetof(struct shmq_header, backlog) == 408, "layout");
-_Static_assert(offsetof(struct shmq_header, swept) == 544, "layout");
+_Static_assert(offsetof(struct shmq_header, sides_reaped) == 544, "layout");
 _Static_assert(offsetof(struct shmq_header, done) == 640, "layout");
 _Static_assert(offsetof(struct shmq_header, events) == 576, "layout");
 _Static_assert(sizeof(struct shmq_header) == 1024, "layout");

@@ -22,11 +22,11 @@ shmq_status shmq_lease_extend(struct shmq_port *port, uint32_t cell, uint64_t *l
     bool begun = shmq_lease_begun(port, cell, word);
     shmq_lease_begin_timing(port, deadline_ns);
     /* The deadline first, for the word to come; until that stands, whoever looks for expired leases takes it for ours
-     * (shmq_expires_ahead). A swap, since the cell may be another's by now, and the deadline that of another lease. */
+     * (shmq_expires_ahead). A swap, since the cell may be another's, and the deadline that of another lease. */
     if (shmq_cell_state(word) == SHMQ_TIMED && shmq_expires_ahead(expires, word) != 0) return SHMQ_LOST;
     if (shmq_load_acquire(&mine->word) != word || !shmq_swap_seq(&mine->expires, &expires, wanted)) return SHMQ_LOST;
     uint64_t marked = word;
-    if (!begun) shmq_swap_seq(&mine->prefetched, &marked, next); /* by now the mark may be another's, too */
+    if (!begun) shmq_swap_seq(&mine->prefetched, &marked, next); /* the mark may be another's, too */
     SHMQ_CRASH_POINT(extend_written);
     if (!shmq_swap_seq(&mine->word, &word, next)) return SHMQ_LOST; /* [hand] */
     *leased = next;
@@ -35,7 +35,7 @@ shmq_status shmq_lease_extend(struct shmq_port *port, uint32_t cell, uint64_t *l
 
 void shmq_lease_mark(struct shmq_port *port, uint32_t cell, uint64_t leased, bool begun) {
     struct shmq_cell *mine = &port->cells[cell];
-    /* Where the time of the lease is over, the cell may be another's by now, and the mark that of another lease. */
+    /* Where the time of the lease is over, the cell may be another's, and the mark that of another lease. */
     uint64_t before = begun ? leased : shmq_load_acquire(&mine->prefetched);
     if (!begun && shmq_cell_owner(shmq_load_acquire(&mine->word)) != port->index) return;
     shmq_swap_seq(&mine->prefetched, &before, begun ? 0 : leased);
@@ -79,8 +79,8 @@ void shmq_delivery_ended(struct shmq_port *port, uint32_t cell, uint64_t leased,
         const uint64_t of_tag = ~(UINT64_C(7) << 57 | 0xffff);
         uint32_t failed = shmq_deliveries_failed(before);
         deliveries = before;
-        /* Otherwise whoever died between this and the next step had counted already; or who died was burying it, which is
-         * no delivery: the cause stays what it was, and a rejected message is to be buried whatever becomes of its buriers. */
+        /* Otherwise whoever died between this and the next step had counted already; or who died was writing its dead letter, which is
+         * no delivery: the cause stays what it was, and a rejected message is to be a dead letter, whatever becomes of those that write it. */
         if ((before & of_tag) != tag && !shmq_message_exhausted(port, before)) {
             if (failed == 0) {
                 uint64_t now = shmq_now_coarse_ns(), age_ms = now > slot->published_ns ? (now - slot->published_ns) / 1000000 : 0;
@@ -92,7 +92,7 @@ void shmq_delivery_ended(struct shmq_port *port, uint32_t cell, uint64_t leased,
         }
         if (delay_ns == SHMQ_BY_POLICY) delay_ns = shmq_policy_rest_ns(&port->policy, failed, slot->id ^ failed ^ shmq_now_ns());
     } else if (delay_ns == SHMQ_BY_POLICY) delay_ns = 0;
-    uint64_t due = delay_ns && !shmq_message_exhausted(port, deliveries) ? /* who is to be buried need not rest */
+    uint64_t due = delay_ns && !shmq_message_exhausted(port, deliveries) ? /* a dead letter to be need not rest */
         shmq_now_ns() + (delay_ns < SHMQ_LONGEST_NS ? delay_ns : SHMQ_LONGEST_NS) : 0;
     shmq_store_relaxed(&port->cells[cell].due_ns, due); /* released by the word that makes it ORPHAN */
     /* A deadline of long ago must not be taken for that of the next lease, when the generations come round to its 16 bits. */
@@ -107,7 +107,7 @@ shmq_status shmq_lease_give_back(struct shmq_port *port, uint32_t cell, uint64_t
     if (!shmq_swap_seq(&port->cells[cell].word, &leased, shmq_cell_next(leased, SHMQ_ORPHAN, SHMQ_NO_PORT, shmq_word_slot(leased))))
         return SHMQ_LOST; /* [hand] */
     SHMQ_CRASH_POINT(lease_orphaned);
-    shmq_add_seq(&port->header->orphan_epoch, 1); /* [epoch] */
+    shmq_add_seq(&port->header->orphan_changes, 1); /* [orphan] */
     if (cause == SHMQ_NACKED) shmq_count(&port->record->counters[SHMQ_NACKS], 1);
     shmq_wake(port, SHMQ_ITEMS);
     return SHMQ_OK;

@@ -22,7 +22,7 @@ void shmq_lease_time(struct shmq_port *port, uint32_t cell, uint64_t deadline_ns
 shmq_status shmq_lease_extend(struct shmq_port *port, uint32_t cell, uint64_t *leased, uint64_t deadline_ns);
 
 /* My lease was taken ahead of its turn (begun: false), or is now begun with. Only a message that was begun with fails when its
- * owner dies or its time is over. Does nothing where the lease has ended: the cell may be another's by now. */
+ * owner dies or its time is over. Does nothing where the lease has ended: the cell may be another's. */
 void shmq_lease_mark(struct shmq_port *port, uint32_t cell, uint64_t leased, bool begun);
 
 /* -- how it ends ----------------------------------------------------------------------------------------------------- */

@@ -192,7 +192,7 @@ bool shmq_promising(struct shmq_port *port, enum shmq_side side, bool stays) {
     if (side == SHMQ_SPACE) return shmq_ring_has_space(port) || shmq_load_seq(&port->header->shut); /* [park] */
     if (side == SHMQ_DONE) return shmq_all_done(port);
     if (shmq_unlikely(shmq_load_seq(&port->header->backlog))) return true; /* [park] */
-    return shmq_ring_has_item(port) || shmq_load_seq(&port->header->orphan_epoch) != port->epoch_seen ||
+    return shmq_ring_has_item(port) || shmq_load_seq(&port->header->orphan_changes) != port->orphan_changes_seen ||
            (shmq_unlikely(port->due_ns != SHMQ_FOREVER) && shmq_now_ns() >= port->due_ns) || shmq_is_over(port, stays);
 }
 

@@ -45,7 +45,7 @@ bool shmq_nothing_comes(struct shmq_port *port, bool stays);
 /* Does every other attached handle wait, asleep or for its bell to be rung? Then nobody is left who would wake them. */
 bool shmq_all_wait(const struct shmq_port *port);
 
-/* Of the cells that leases and loans may take (`for_long`; else: that any call may take), is one free by now, or in the hands of a call that
+/* Of the cells that leases and loans may take (`for_long`; else: that any call may take), is one free, or in the hands of a call that
  * is running, so that it will be free in a moment? Otherwise users hold them all: it takes an ack, a publication, or a message that
  * rests to be due. */
 bool shmq_cells_move(const struct shmq_port *port, bool for_long);

@@ -48,7 +48,7 @@ void shmq_linger(struct shmq_port *port) {
 
 bool shmq_spin(struct shmq_port *port, enum shmq_side side, uint64_t deadline_ns) {
     if (!port->spins) return false;
-    /* Polling takes the cache line from the very process that is about to write it, so the looks grow rarer: a ring that
+    /* Polling takes the cache line from the process that is about to write it, so the looks grow rarer: a ring that
      * is nearly empty then fills by a few messages between two looks, and one transfer of the line serves them all. */
     uint64_t begun = shmq_now_ns(), limit = port->spin_ns[side];
     uint32_t quarter = port->geometry.slots / 4, enough = quarter < SPACE_ENOUGH ? quarter : SPACE_ENOUGH;

@@ -20,7 +20,7 @@ uint64_t shmq_policy_rest_ns(const struct shmq_policy *policy, uint32_t failed, 
 static inline uint32_t shmq_deliveries_failed(uint64_t word) { return (uint32_t)(word & 0xffff); }
 static inline enum shmq_cause shmq_deliveries_cause(uint64_t word) { return (enum shmq_cause)(word >> 57 & 7); }
 
-/* Is a message of these failed deliveries to be buried? */
+/* Is a message of these failed deliveries to be a dead letter? */
 static inline bool shmq_message_exhausted(const struct shmq_port *port, uint64_t deliveries) {
     return shmq_deliveries_cause(deliveries) == SHMQ_REJECTED ||
            (port->policy.max_deliveries && shmq_deliveries_failed(deliveries) >= port->policy.max_deliveries);

@@ -76,7 +76,7 @@ bool shmq_queue_recover(struct shmq_port *port, uint32_t dead) {
         uint64_t word = shmq_load_seq(&port->cells[i].word); /* [view] */
         if (shmq_cell_owner(word) != dead) continue;
         if (shmq_cell_state(word) == SHMQ_TIMED) {
-            /* Somebody may take it over at this very moment: make it LEASED first, still the dead one's. */
+            /* Somebody may take it over at this moment: make it LEASED first, still the dead one's. */
             uint64_t ours = shmq_cell_next(word, SHMQ_LEASED, dead, shmq_word_slot(word));
             if (!shmq_swap_seq(&port->cells[i].word, &word, ours)) continue;
             SHMQ_CRASH_POINT(reap_untimed);
@@ -95,6 +95,6 @@ bool shmq_queue_recover(struct shmq_port *port, uint32_t dead) {
     SHMQ_CRASH_POINT(reap_retired);
     /* The dead may have been the only one who knew of an orphan, of a message or of room: tell everybody to look. Before the
      * port is free, so that a reaper that dies here leaves a port for which the next one tells. */
-    shmq_add_seq(&port->header->orphan_epoch, 1); /* [epoch] */
+    shmq_add_seq(&port->header->orphan_changes, 1); /* [orphan] */
     return true;
 }

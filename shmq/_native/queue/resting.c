@@ -11,7 +11,7 @@ static void write_deadline(struct shmq_port *port, uint32_t cell, uint64_t word,
         if (shmq_swap_seq(&port->cells[cell].expires, &before, wanted)) return;
 }
 
-/* The oldest of those that may be taken (buried) now: its cell and word. Otherwise SHMQ_NO_CELL, and *next_due is when the first that
+/* The oldest of those that may be taken (dead-lettered) now: its cell and word. Otherwise SHMQ_NO_CELL, and *next_due is when the first that
  * rests is due, or SHMQ_FOREVER. */
 static uint32_t oldest_orphan(const struct shmq_port *port, enum shmq_wish wish, uint64_t *found, bool *exhausted, uint64_t *next_due) {
     uint64_t now = 0, first = 0;
@@ -22,7 +22,7 @@ static uint32_t oldest_orphan(const struct shmq_port *port, enum shmq_wish wish,
         uint64_t word = shmq_load_acquire(&cell->word); /* [hand] */
         if (shmq_cell_state(word) != SHMQ_ORPHAN || shmq_word_slot(word) >= port->geometry.total_slots) continue;
         bool failed = shmq_message_exhausted(port, shmq_load_relaxed(&shmq_slot_at(port, shmq_word_slot(word))->deliveries));
-        if (wish == SHMQ_TO_BURY ? !failed : wish == SHMQ_TO_TAKE && failed && !port->buries) continue;
+        if (wish == SHMQ_TO_DEAD_LETTER ? !failed : wish == SHMQ_TO_TAKE && failed && !port->writes_dead_letters) continue;
         uint64_t due = wish == SHMQ_TO_DISCARD ? 0 : shmq_load_relaxed(&cell->due_ns), taken_at = shmq_load_relaxed(&cell->taken_at);
         if (due && now == 0) now = shmq_now_ns();
         if (due > now) {
@@ -41,8 +41,8 @@ static uint32_t oldest_orphan(const struct shmq_port *port, enum shmq_wish wish,
 #define ADOPTIONS 64
 
 shmq_status shmq_orphan_adopt(struct shmq_port *port, uint64_t deadline_ns, uint32_t *cell) {
-    uint64_t epoch = shmq_load_seq(&port->header->orphan_epoch); /* [epoch] */
-    if (shmq_likely(epoch == port->epoch_seen)) {
+    uint64_t changes = shmq_load_seq(&port->header->orphan_changes); /* [orphan] */
+    if (shmq_likely(changes == port->orphan_changes_seen)) {
         if (shmq_likely(port->due_ns == SHMQ_FOREVER) || shmq_now_ns() < port->due_ns) return SHMQ_WOULD_BLOCK;
     }
     for (int tries = 0; tries < ADOPTIONS; tries++) {
@@ -50,7 +50,7 @@ shmq_status shmq_orphan_adopt(struct shmq_port *port, uint64_t deadline_ns, uint
         bool exhausted;
         uint32_t oldest = oldest_orphan(port, SHMQ_TO_TAKE, &word, &exhausted, &next_due);
         if (oldest == SHMQ_NO_CELL) {
-            port->epoch_seen = epoch;
+            port->orphan_changes_seen = changes;
             port->due_ns = next_due;
             return SHMQ_WOULD_BLOCK;
         }
@@ -69,11 +69,11 @@ shmq_status shmq_orphan_adopt(struct shmq_port *port, uint64_t deadline_ns, uint
 }
 
 bool shmq_orphan_due(struct shmq_port *port) {
-    uint64_t epoch = shmq_load_seq(&port->header->orphan_epoch), word, next_due; /* [epoch] */
+    uint64_t changes = shmq_load_seq(&port->header->orphan_changes), word, next_due; /* [orphan] */
     bool exhausted;
-    if (shmq_likely(epoch == port->epoch_seen) && (shmq_likely(port->due_ns == SHMQ_FOREVER) || shmq_now_ns() < port->due_ns)) return false;
+    if (shmq_likely(changes == port->orphan_changes_seen) && (shmq_likely(port->due_ns == SHMQ_FOREVER) || shmq_now_ns() < port->due_ns)) return false;
     if (oldest_orphan(port, SHMQ_TO_TAKE, &word, &exhausted, &next_due) != SHMQ_NO_CELL) return true;
-    port->epoch_seen = epoch; /* as an adoption that found nothing */
+    port->orphan_changes_seen = changes; /* as an adoption that found nothing */
     port->due_ns = next_due;
     return false;
 }

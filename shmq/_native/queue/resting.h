@@ -1,25 +1,25 @@
 /* Messages that came back.
  *
  * Such a message lies in an ORPHAN cell until a consumer adopts it, not before `due_ns`, and before any that waits in the ring. Where it
- * was rejected, or has failed as often as the segment's policy allows, only a handle that buries dead letters takes it.
+ * was rejected, or has failed as often as the segment's policy allows, only a handle that writes dead letters takes it.
  */
 #ifndef SHMQ_RESTING_H
 #define SHMQ_RESTING_H
 
 #include "../port.h"
 
-/* ORPHAN -> LEASED, or TIMED where deadline_ns is not 0, mine: of those that are due the one that was put first. Only looks where the epoch has moved since this port last found
- * nothing, or one that rested is due. Post: OK and *cell; EXHAUSTED and *cell, LEASED: it has failed too often, and is to be buried
- * (only where port->buries; others leave it); WOULD_BLOCK. One exchange of one cell: nothing is open if the process dies. */
+/* ORPHAN -> LEASED, or TIMED where deadline_ns is not 0, mine: of those that are due the one that was put first. Only looks where orphan_changes has moved since this port last found
+ * nothing, or one that rested is due. Post: OK and *cell; EXHAUSTED and *cell, LEASED: it has failed too often, and is to be dead-lettered
+ * (only where port->writes_dead_letters; others leave it); WOULD_BLOCK. One exchange of one cell: nothing is open if the process dies. */
 shmq_status shmq_orphan_adopt(struct shmq_port *port, uint64_t deadline_ns, uint32_t *cell);
 
-/* Is there one to adopt, or to bury, now? Looks as rarely, and finds out as well when the next one is due. */
+/* Is there one to adopt, or to dead-letter, now? Looks as rarely, and finds out as well when the next one is due. */
 bool shmq_orphan_due(struct shmq_port *port);
 
-/* Which messages that came back one looks for: those that may be delivered, those that are to be buried; those that are due, or all. */
-enum shmq_wish { SHMQ_TO_TAKE, SHMQ_TO_BURY, SHMQ_TO_DISCARD };
+/* Which messages that came back one looks for: those that may be delivered, those that are to be dead-lettered; those that are due, or all. */
+enum shmq_wish { SHMQ_TO_TAKE, SHMQ_TO_DEAD_LETTER, SHMQ_TO_DISCARD };
 
-/* ORPHAN -> LEASED, mine, of one that is to be buried, or discarded, which needs not be due. False: there is none. */
+/* ORPHAN -> LEASED, mine, of one that is to be dead-lettered, or discarded, which needs not be due. False: there is none. */
 bool shmq_orphan_claim(struct shmq_port *port, enum shmq_wish wish, uint32_t *cell);
 
 #endif

@@ -3,32 +3,32 @@
 
 #define VIEWERS 4
 
-static uint32_t viewer_at(uint64_t viewers, int place) { return (uint32_t)(viewers >> 16 * place & 0xffff); }
+static uint32_t viewer_at(uint64_t viewers, int index) { return (uint32_t)(viewers >> 16 * index & 0xffff); }
 
 /* Change the first entry that reads `from`. False: there is none. */
 static bool change_viewer(struct shmq_port *port, uint32_t cell, uint32_t from, uint32_t to) {
     shmq_word *word = &port->cells[cell].viewers;
     uint64_t before = shmq_load_seq(word);
-    for (int place = 0, tries = 0; place < VIEWERS && tries < 64; place++) { /* only a scribbler makes it that many */
-        if (viewer_at(before, place) != from) continue;
-        uint64_t after = (before & ~(UINT64_C(0xffff) << 16 * place)) | (uint64_t)to << 16 * place;
+    for (int index = 0, tries = 0; index < VIEWERS && tries < 64; index++) { /* only a scribbler makes it that many */
+        if (viewer_at(before, index) != from) continue;
+        uint64_t after = (before & ~(UINT64_C(0xffff) << 16 * index)) | (uint64_t)to << 16 * index;
         if (shmq_swap_seq(word, &before, after)) return true; /* [view] */
-        place = -1, tries++;
+        index = -1, tries++;
     }
     return false;
 }
 
 bool shmq_view_is(const struct shmq_port *port, uint32_t cell, uint32_t viewer) {
     uint64_t viewers = shmq_load_seq(&port->cells[cell].viewers); /* [view] */
-    for (int place = 0; place < VIEWERS; place++)
-        if (viewer_at(viewers, place) == viewer + 1) return true;
+    for (int index = 0; index < VIEWERS; index++)
+        if (viewer_at(viewers, index) == viewer + 1) return true;
     return false;
 }
 
 uint32_t shmq_view_first(struct shmq_port *port, uint32_t cell) {
     uint64_t viewers = shmq_load_seq(&port->cells[cell].viewers); /* [view] */
-    for (int place = 0; viewers && place < VIEWERS; place++) {
-        uint32_t viewer = viewer_at(viewers, place);
+    for (int index = 0; viewers && index < VIEWERS; index++) {
+        uint32_t viewer = viewer_at(viewers, index);
         if (viewer == 0) continue;
         if (viewer <= port->geometry.ports && shmq_load_acquire(&port->records[viewer - 1].owner)) return viewer - 1;
         change_viewer(port, cell, viewer, 0); /* nobody's: it detached, or died, when it was about to end its view */
@@ -38,11 +38,11 @@ uint32_t shmq_view_first(struct shmq_port *port, uint32_t cell) {
 
 void shmq_view_forget(struct shmq_port *port, uint32_t cell, uint32_t viewer) {
     if (shmq_likely(shmq_load_seq(&port->cells[cell].viewers) == 0)) return;
-    for (int place = 0; place < VIEWERS; place++) change_viewer(port, cell, viewer + 1, 0);
+    for (int index = 0; index < VIEWERS; index++) change_viewer(port, cell, viewer + 1, 0);
 }
 
 void shmq_cell_let_go(struct shmq_port *port, uint32_t cell, uint64_t word, enum shmq_cell_state state) {
-    for (int tries = 0; tries < 8; tries++) { /* more than once only if viewers go at this very moment */
+    for (int tries = 0; tries < 8; tries++) { /* more than once only if viewers go at this moment */
         uint32_t viewer = shmq_view_first(port, cell);
         bool handed = viewer != SHMQ_NO_PORT;
         uint64_t next = shmq_cell_next(word, handed ? SHMQ_HELD : state, viewer, shmq_word_slot(word));
@@ -75,6 +75,6 @@ void shmq_view_end(struct shmq_port *port, uint32_t cell) {
 void shmq_view_settle(struct shmq_port *port, uint32_t cell) {
     uint64_t word = shmq_load_seq(&port->cells[cell].word); /* [view] after what was forgotten before */
     if (shmq_cell_state(word) != SHMQ_HELD || shmq_load_acquire(&port->cells[cell].handed) != word) return;
-    /* The living may be about to do the same: all swap from this very word, and one of them does it. */
+    /* The living may be about to do the same: all swap from this word, and one of them does it. */
     if (!shmq_view_is(port, cell, shmq_cell_owner(word))) shmq_cell_let_go(port, cell, word, SHMQ_SPARE);
 }

@@ -17,7 +17,7 @@ uint32_t shmq_view_first(struct shmq_port *port, uint32_t cell);
 bool shmq_view_is(const struct shmq_port *port, uint32_t cell, uint32_t viewer);
 void shmq_view_forget(struct shmq_port *port, uint32_t cell, uint32_t viewer);
 
-/* For a reaper: a cell that was handed to one who looks no longer, by one who died before he looked again, is free. */
+/* For a reaper: a cell that was handed to a process that looks no longer, by one that died before it looked again, is free. */
 void shmq_view_settle(struct shmq_port *port, uint32_t cell);
 
 /* The cell reads `word` and is ours, or that of a dead port which we reap: free it, as `state`; or hand it to somebody who still

@@ -1,4 +1,4 @@
-"""Who waits at a queue whose name was unlinked and made anew is told, instead of waiting for ever for what nobody can put."""
+"""Who waits at a queue whose name was unlinked and made again is told, instead of waiting for ever for what nobody can put."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_those_that_all_wait_at_the_old_one_are_told(name: str, make: Make, chil
     old.close()
     with shmq.Queue.create(name):
         for _ in range(2):
-            assert "was unlinked and made anew" in told.get(timeout=LONG)
+            assert "was unlinked and made again" in told.get(timeout=LONG)
         children.join()
     shmq.unlink(name)
 
@@ -106,7 +106,7 @@ def test_where_others_may_still_put_a_warning_says_it_once_and_the_old_one_goes_
     wait_until(lambda: waiting(old) == 1)
     old.unlink()
     with shmq.Queue.create(name) as new:
-        assert "was unlinked and made anew" in told.get(timeout=LONG)
+        assert "was unlinked and made again" in told.get(timeout=LONG)
         with pytest.raises(shmq.Empty):
             told.get(timeout=1.5)  # not again
         old.put("first")
