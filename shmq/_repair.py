@@ -1,4 +1,4 @@
-"""Repair: what the doctor finds, and whoever opens a queue would find too, put right for all queues of this user.
+"""Repair: what the doctor finds is put right, for all queues of this user.
 
 It goes the way of shmq/_observe/doctor.py, which says what is wrong. A queue is repaired through a handle of its own; one whose
 ports are all taken is only looked at. Repair loses no message.

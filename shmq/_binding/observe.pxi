@@ -90,7 +90,7 @@ cdef class Observer:
         return count
 
     def _hopeless(self) -> int:
-        """Messages that failed too often or were rejected, and are not dead letters yet: nobody has come by since."""
+        """Messages that failed too often or were rejected, and are not dead letters yet: no process has come by since."""
         cdef uint32_t i, count = 0
         cdef uint64_t word
         for i in range(self.port.geometry.cells):
@@ -302,7 +302,7 @@ cdef class Observer:
         return result
 
     def _holders(self) -> str:
-        """Who is attached, in words; shmq.Queue knows more about processes."""
+        """The attached processes by their pids; shmq.Queue overrides it, and knows their command lines."""
         return ", ".join(f"pid {port.pid}" for port in self._ports())
 
     @property

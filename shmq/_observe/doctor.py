@@ -2,7 +2,7 @@
 
 It looks, takes no port, and changes nothing. What can be repaired is repaired by shmq/_repair.py, which goes the same way.
 
-Whoever opens a queue takes back what the dead held as well. The doctor sees queues that nobody opens, and what is beside them.
+A process that opens a queue takes back what the dead held as well. The doctor sees the queues that nobody opens, and their files.
 """
 
 from __future__ import annotations
@@ -178,7 +178,7 @@ REMOVE_IPC = re.compile(r"\s*RemoveIPC\s*=\s*(\w+)")
 
 
 def examine_nothing(name: str) -> Finding:
-    """A name that was asked for, and is nobody's."""
+    """The finding about a name that was asked for, and that no queue has."""
     others = [path.partition("-")[2].partition(".")[0] for path in glob(f"{SHM}/shmq-*.{glob_escape(name)}")]
     if others:
         return Finding("error", name, f"this user has no queue of this name; others have: user {', '.join(sorted(others))}")
@@ -253,7 +253,7 @@ def leading_nowhere(count: int) -> str:
 
 
 def examine_numbers(queue: Observer) -> Iterator[Finding]:
-    """What nobody repairs: dead letters that wait for a decision, and invariants that are broken."""
+    """What no repair mends: dead letters, about which the user decides, and broken invariants."""
     if count := len(DeadLetters(queue)):
         text = f"{number(count, 'dead letter')}: `shmq dead {queue.name}` shows them, `shmq redrive {queue.name}` puts them back"
         yield Finding("warning", queue.name, text)

@@ -40,7 +40,7 @@ class Holding:
 
 
 def holdings_of(port: Observer) -> list[Holding]:
-    """Who holds what, longest first."""
+    """The messages and empty slots that processes hold, those held longest first."""
     pids, holders = {attached.number: attached.pid for attached in port._ports()}, holders_of(port)
     found = []
     for cell in port._occupied():
@@ -62,7 +62,7 @@ def holdings_of(port: Observer) -> list[Holding]:
 
 
 def holders_report(port: Observer) -> str:
-    """Who holds in-flight cells, in words: for the message of InFlightLimit."""
+    """Which processes hold in-flight cells, in words: for the message of InFlightLimit."""
     holders, cells = holders_of(port), port._cells()
     now = _core.monotonic_ns() * 1e-9
     held = Counter((holders.get(cell.owner, UNKNOWN), cell.state) for cell in cells if cell.state in HOLDING)
@@ -79,7 +79,7 @@ def holders_report(port: Observer) -> str:
 
 
 def attached_report(port: Observer) -> str:
-    """Who has how many handles, in words: those who have most of them."""
+    """Which processes are attached, in words: those with most handles first, and how many others there are."""
     handles = Counter(holders_of(port).values()).most_common()
     parts = [f"{count} by {who}" if count > 1 else who for who, count in handles[:MOST_NAMED]]
     if len(handles) > MOST_NAMED:

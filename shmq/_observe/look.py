@@ -1,7 +1,7 @@
 """Looking at segments from outside: what each is, also one that cannot be used, without a port and without changing it.
 
-What attaches takes a port, waits for locks, takes back what the dead held, and may find no port free. Whoever only wants to
-know does none of that: it maps the file for reading, checks it, and reads.
+A process that attaches takes a port, waits for locks and takes back what the dead held; and it may find no port free. A look does
+none of that: it maps the file for reading, checks it, and reads.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ class QueueStats:
     expired: int  # leases whose time was over
     deaths: int  # handles whose process died without closing them
     dead_lettered: int  # messages that became dead letters
-    dead_letters: int  # … and still are
+    dead_letters: int  # messages that are dead letters now
     waiting_consumers: int
     waiting_producers: int
 

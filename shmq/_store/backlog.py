@@ -15,7 +15,7 @@ failed:
 - A record is complete before the tail moves over it: who is killed in between leaves a tail that the next one overwrites.
 - The number goes up before the tail moves, and down after the head did, so that no record is ever unknown.
 - A message is in the ring before the head moves over it: who is killed in between delivers it twice.
-- Who finds `at_work` set follows a dead one, and counts the records.
+- A process that finds `at_work` set knows that the last one died at work, and counts the records.
 
 Messages are moved into the ring in their order and only when it is empty, and nobody puts into the ring while records are left:
 so the order of each producer holds. A log of messages in a ring of files, or a longer ring made when the first is full, would

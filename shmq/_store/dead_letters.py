@@ -8,9 +8,9 @@ that messages need::
     shmq-UID.NAME+NONCE.dead/ID.new.OWNER   being written by the process of that identity; its message is still in its cell
     shmq-UID.NAME+NONCE.dead/ID.out.OWNER   being put back into the queue by that process
 
-A letter is written under another name and renamed, then the message's cell is freed. Whoever is killed between the two leaves a
-message that the next one makes a dead letter again, under the same name: it is one once. The other way round, a letter
-whose message is still in a cell is not put back yet.
+A letter is written under another name and renamed, then the message's cell is freed. A process that is killed between the two
+leaves a message that the next one makes a dead letter again, under the same name: so there is one letter. And a letter whose
+message is still in a cell is not put back yet.
 """
 
 from __future__ import annotations

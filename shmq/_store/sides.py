@@ -29,7 +29,7 @@ FEW = 1000  # letters that whoever opens a queue reads
 
 
 def reap_sides_after(deaths: int, queue: Port[Any]) -> None:
-    """For whoever opens the queue: remove what the dead had left at this count of deaths.
+    """Remove what the dead had left at this count of deaths: for a process that opens the queue.
 
     Where that takes long or cannot be done now, the next process that opens it tries, or the doctor.
     """

@@ -36,7 +36,7 @@ T = TypeVar("T")
 Q = TypeVar("Q", bound="WaitableInLoop")
 
 SOONEST = 0.001  # seconds: a producer's first look by itself, since a consumer does not announce every freed cell
-CELL_PATIENCE = 1.0  # … as long as `receive` waits for an in-flight cell before it says who holds them all
+CELL_PATIENCE = 1.0  # seconds; `receive` waits as long for an in-flight cell before it says which processes hold them all
 IN_VAIN = 4  # looks that promised something and did not keep it, before we look by the clock
 
 
@@ -139,7 +139,7 @@ class LoopWaiters:
             self.wake_if_worth(side)
 
     def watch(self) -> None:
-        """Called by the clock: what nobody rings for."""
+        """Called by the clock: look for what no bell is rung for."""
         if self.queue._loop_waiters.get(self.loop) is not self:
             return
         try:
@@ -182,7 +182,7 @@ class LoopWaiters:
             self.timer = self.loop.call_later(soon, self.watch)
 
     def end_if_idle(self, side: int) -> None:
-        """Who has ceased to wait at this side may have been the last: then what is rung there is rung for others."""
+        """Called when a task has ceased to wait at this side. After the last one, what is rung there is rung for others."""
         if self.listener.handles.foreign:
             return  # the bell is the parent's, and so is what its loop listens to
         if not self.waiting[side] and not self.woken[side]:

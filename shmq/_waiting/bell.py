@@ -1,6 +1,6 @@
 """Waiting for several things at once: queues, descriptors, the end of all work.
 
-Who waits for one queue sleeps in the binding, on a semaphore. Who waits for more than that listens: a handle's bell
+A waiter at one queue sleeps in the binding, on a semaphore. A waiter for more than that listens: a handle's bell
 (shmq/_native/bell.h) is a descriptor, which poll(2) or an event loop waits for beside others. A bell has one listener; a second
 one of the same handle listens through a handle of its own, so that neither hears what was meant for the other.
 

@@ -4,8 +4,8 @@ The descriptor is a bell (shmq/_native/bell.h) of a handle that nobody else list
 until a get of the queue finds nothing: then it is cleared and armed again, and rung at once where something has come meanwhile.
 So it says "readable" once too often for a burst of messages, and never once too rarely.
 
-Whoever sleeps in select has no clock for what nobody rings for: deaths, leases that are over, messages that rest, rings that were
-lost with who rang. One thread of the process looks for those, as often as a sleeper does.
+A process that sleeps in select has no clock for what no bell is rung for: deaths, leases that are over, messages that rest, and
+rings that were lost with the process that rang. One thread of the process looks for those, as often as a sleeper does.
 """
 
 from __future__ import annotations
@@ -60,13 +60,13 @@ class Readable:
                 os.write(self.descriptor, b"\0")
 
     def look(self) -> float:
-        """What nobody rings for. Returns the seconds until something of that kind is due. **Raises** Closed."""
+        """Look for what no bell is rung for; return the seconds until something of that kind is due. **Raises** Closed."""
         soon = self.handle._watch()
         self.ring_if_worth()
         return soon
 
     def close(self) -> None:
-        """Whoever is closed with a ring that it has not heard, or has not answered, leaves it to another one."""
+        """Listen no longer. A ring that was not heard, or not answered, is passed on to another waiter."""
         if not self.foreign and not self.handle.closed:
             if not self.handle._disarm(ITEMS):
                 self.handle._pass_on(ITEMS)

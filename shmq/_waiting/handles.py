@@ -71,7 +71,7 @@ class ListeningHandles:
             handle.close()  # one is kept for the next; more would be ports that others lack
         else:
             self.further.append(handle)
-            if queue.closed:  # meanwhile, and whoever closed it may have come too early for this one
+            if queue.closed:  # meanwhile, and its close() may have come too early for this one
                 self.close()
 
     @property
@@ -81,11 +81,11 @@ class ListeningHandles:
 
     @property
     def foreign(self) -> bool:
-        """In a forked child: they are the parent's, and the child has handles of its own."""
+        """Is this a forked child? Then they are the parent's, and the child has handles of its own."""
         return self.pid != os.getpid()
 
     def close(self) -> None:
-        """Once the queue's handle is closed. Those in use are closed by their listeners."""
+        """Close those that are free, once the queue's handle is closed. Those in use are closed by their listeners."""
         with contextlib.suppress(IndexError):
             while True:
                 self.further.pop().close()
