@@ -129,6 +129,7 @@ class Queue(Generic[T]):
                 waiters.wake_if_worth(side)
 
     def _waiters_here(self) -> awaiting.LoopWaiters | None:
+        # Outside a loop the key is None, and finds nothing.
         return self.queue._loop_waiters.get(asyncio._get_running_loop()) if self.queue._loop_waiters else None  # type: ignore[arg-type]
 
     def _waiting(self, side: int) -> deque[asyncio.Future[bool]]:

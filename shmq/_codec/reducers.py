@@ -122,6 +122,7 @@ def reduce_ctype(value: Any) -> Any:
 def state_beside(obj: Any, names: set[str]) -> Any:
     """An object's attributes but for these, as pickle takes them: a dictionary, with `__slots__` a pair, None for none."""
     attributes = {name: value for name, value in vars(obj).items() if name not in names}
+    # CPython has it, the stubs do not.
     slots = {name: getattr(obj, name) for name in copyreg._slotnames(type(obj)) if hasattr(obj, name)}  # type: ignore[attr-defined]
     return (attributes, slots) if slots else attributes or None
 

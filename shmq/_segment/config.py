@@ -197,6 +197,7 @@ class Rest:
 class Timeout(Nanoseconds):
     """Seconds, or None."""
 
+    # Where 0 stands for no time-out, the value is None.
     def unpack(self, header: Header) -> float | None:  # type: ignore[override]
         return super().unpack(header) or None
 
@@ -223,6 +224,7 @@ class Value(Generic[T]):
 
     def __get__(self, config: Config, owner: type[Config]) -> T:
         if self.name in config.given:
+            # The values of a configuration have as many types as its table has rows.
             return config.given[self.name]  # type: ignore[no-any-return]
         return self.default(config) if callable(self.default) else self.default
 

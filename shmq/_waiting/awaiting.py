@@ -212,6 +212,7 @@ class LoopWaiters:
 def is_watched_by_others(loop: asyncio.AbstractEventLoop, descriptor: int, callback: Callable[[], None]) -> bool:
     """Has the program given the loop a reader of its own for a number that was our bell's? Only asyncio's own loops tell."""
     try:
+        # The loops of asyncio have one; another raises AttributeError.
         reader = loop._selector.get_key(descriptor).data[0]  # type: ignore[attr-defined]
     except (AttributeError, KeyError, LookupError, TypeError):
         return False

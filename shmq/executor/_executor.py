@@ -204,6 +204,7 @@ class Executor(futures.Executor):
         call = MapCall(self._client.window)
         bodies: Iterator[Any] = zip(*iterables, strict=False)
         if chunksize > 1:
+            # Mypy infers no type for a lambda with a default.
             bodies = iter(lambda items=bodies: list(itertools.islice(items, chunksize)), [])  # type: ignore[misc]
         prefix, error = b"", None
         try:

@@ -27,7 +27,7 @@ def find_function(name: str) -> Callable[..., Any]:
     found = find(name, "FUNCTION")
     if problem := problem_of(found):
         raise ValueError(f"{name} {problem}")
-    return found  # type: ignore[no-any-return]
+    return found  # type: ignore[no-any-return]  # problem_of has found it to be callable
 
 
 def find(name: str, what: str) -> Any:

@@ -82,6 +82,7 @@ class Pending:
         """Run the callbacks of futures that are done: in the manager thread, without the lock, since they are the user's code."""
         while self.later:
             try:
+                # CPython has it, the stubs do not.
                 self.later.popleft()._invoke_callbacks()  # type: ignore[attr-defined]
             except BaseException:  # a SystemExit, say; an Exception is logged already
                 logging.getLogger("shmq").error("a callback of a future raised", exc_info=True)

@@ -94,7 +94,7 @@ def has_name(function: Callable[..., Any]) -> bool:
     """Is the callable of a kind of which pickle sends nothing but the name?"""
     kind = type(function)
     if kind is BuiltinFunctionType:
-        return isinstance(function.__self__, ModuleType)  # type: ignore[attr-defined]
+        return isinstance(function.__self__, ModuleType)  # type: ignore[attr-defined]  # its kind was looked at above
     return kind is FunctionType or kind is type
 
 
@@ -206,6 +206,7 @@ def load_outcome(data: Any, kind: int, count: int, as_views: bool) -> Any:
             )
     except BaseException as failure:  # its class does not accept its own pickle; the traceback still says what happened
         error = failure
+    # CPython's class takes a text; the stubs ask for a traceback.
     error.__cause__ = _RemoteTraceback(f'\n"""\n{text}"""')  # type: ignore[arg-type]
     return error
 
