@@ -11,7 +11,8 @@ cdef extern from "<semaphore.h>" nogil:
     int sem_close(sem_t *semaphore)
 
 cdef extern from "format/queue.h" nogil:
-    enum: SHMQ_KIND_QUEUE
+    ctypedef enum shmq_segment_kind "enum shmq_segment_kind":
+        SHMQ_KIND_QUEUE
     ctypedef uint64_t shmq_word
     ctypedef uint32_t shmq_half
     enum: SHMQ_NO_CELL, SHMQ_NO_PORT, SHMQ_MAX_SLOTS, SHMQ_MAX_CELLS, SHMQ_ID_BITS, SHMQ_MAX_PORTS, SHMQ_PAGE, SHMQ_RESERVED_WHERE_PAGED, SHMQ_VERSION, SHMQ_ENDIAN
@@ -145,6 +146,11 @@ cdef extern from "port.h" nogil:
     const uint64_t SHMQ_FOREVER
     ctypedef enum shmq_side "enum shmq_side":
         SHMQ_ITEMS, SHMQ_SPACE, SHMQ_DONE, SHMQ_SIDES
+    struct shmq_port
+    struct shmq_behaviour:
+        c_bool (*promising)(shmq_port *port, shmq_side side, c_bool stays) noexcept
+        c_bool (*worth_waking)(const shmq_port *port, uint64_t now) noexcept
+        c_bool (*recover)(shmq_port *port, uint32_t dead) noexcept
     struct shmq_port:
         unsigned char *base
         shmq_header *header
@@ -157,6 +163,8 @@ cdef extern from "port.h" nogil:
         uint64_t nonce
         uint32_t index
         uint32_t kept
+        uint32_t ports
+        const shmq_behaviour *behaviour
         uint64_t next_id
         sem_t *semaphores[2]
         const char *path_prefix
@@ -166,7 +174,12 @@ cdef extern from "port.h" nogil:
         bint writes_dead_letters
         shmq_policy policy
         bint caught_up
+    shmq_status shmq_segment_look(const void *base, uint64_t file_bytes, shmq_segment_kind kind)
+    void shmq_segment_begin(void *base, shmq_segment_kind kind, uint64_t segment_bytes, uint32_t ports, uint64_t nonce, const uint8_t *boot_id,
+                            uint64_t creator, uint64_t lock_inode)
     void shmq_segment_ready(void *base)
+    void shmq_port_point(shmq_port *port, void *base, uint32_t ports, const shmq_behaviour *behaviour)
+    shmq_status shmq_port_claim(shmq_port *port, uint64_t owner)
     uint64_t shmq_next_id(shmq_port *port)
 
 cdef extern from "bell.h" nogil:
@@ -182,6 +195,7 @@ cdef extern from "wake.h" nogil:
     void shmq_wake_after(shmq_port *port, shmq_side side)
     void shmq_wake_if_done(shmq_port *port)
     void shmq_wake_if_done_after_store(shmq_port *port)
+    void shmq_port_leave(shmq_port *port)
 
 cdef extern from "reap.h" nogil:
     uint32_t shmq_reap(shmq_port *port)
@@ -198,6 +212,10 @@ cdef extern from "wait.h" nogil:
         uint32_t slice_ms
         uint64_t begun_ns
     unsigned shmq_wait_cpus()
+    shmq_status shmq_wait_park(shmq_port *port, shmq_side side, uint64_t deadline_ns, shmq_patience *patience)
+
+cdef extern from "watch.h" nogil:
+    bint shmq_claim_look(shmq_port *port, uint64_t now)
 
 cdef extern from "queue/slots.h" nogil:
     uint64_t shmq_cell_load(const shmq_port *port, uint32_t cell)

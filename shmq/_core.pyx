@@ -10,9 +10,9 @@ What guards what. With the interpreter lock, that; without it, a critical sectio
 would give up the interpreter lock: while it waits, copies much, or runs Python code that blocks. So both need the same care there: `users`
 and `looks` keep port and cell, and `look_again` finds out what has happened meanwhile.
 
-    Handle and its bases: every field         the handle; port, codec, segment and the like are set once, by _open
+    Attachment and QueuePort: every field     the handle; port, codec, segment and the like are set once, by _open
     Lease, Loan, View: every field            their handle, whoever has them: methods, buffers, views and deallocators
-    Handle.users, Handle.looks                the handle; `leave` may detach the port, in whichever thread is the last
+    Attachment.users, QueuePort.looks       the handle; `leave` may detach the port, in whichever thread is the last
     Loan while it is published                HAND_PUBLISHING besides: the handle is given up while it waits for room
     Lease while it becomes a dead letter      its state, which changes before any Python code runs
     Dumper.idle                               the dumper: a thread takes the pickler away, and uses it alone
@@ -23,10 +23,10 @@ and `looks` keep port and cell, and `look_again` finds out what has happened mea
     words in the segment                      as format/queue.h says, by atomic operations
 
 Everything with Python code in it (an object's pickling, a codec, a buffer's exporter) runs before a cell is taken or
-after the message is leased: see _binding/draft.pxi and _binding/decode.pxi. A Port is a Handle (_binding/handle.pxi, which
-attaches what an Observer of _binding/observe.pxi only looks at) that produces (_binding/produce.pxi),
-writes dead letters (_binding/dead_letters.pxi) and consumes (_binding/consume.pxi); _binding/port.pxi leases and lends. Each class of what it
-hands out has its file: _binding/{slot,loan,lease,leases}.pxi.
+after the message is leased: see _binding/draft.pxi and _binding/decode.pxi. An Attachment is a port of a segment
+of any kind (_binding/attach.pxi; an Observer of _binding/observe.pxi only looks), a QueuePort is one of a queue (_binding/queue.pxi), which puts
+(_binding/produce.pxi), writes dead letters (_binding/dead_letters.pxi), gets (_binding/consume.pxi), leases and lends (_binding/port.pxi).
+Each class of what it hands out has its file: _binding/{slot,loan,lease,leases}.pxi.
 """
 
 cimport cython
@@ -107,7 +107,7 @@ cdef enum:
     SPILL_ATTEMPTS = 64
     BATCH = 256
     KEPT_PICKLE_BYTES = 1024
-    INSIDE = 65536 # in Handle.looks
+    INSIDE = 65536 # in QueuePort.looks
     PEEKS = 1000  # how often peek begins again while others take what it looks at
 # How long put and get wait for an in-flight cell before they say who holds them all.
 cdef uint64_t CELL_PATIENCE_NS = 1000000000
@@ -218,9 +218,11 @@ include "_binding/dumper.pxi"
 include "_binding/draft.pxi"
 include "_binding/decode.pxi"
 include "_binding/rows.pxi"
+include "_binding/map.pxi"
 include "_binding/observe.pxi"
 include "_binding/backlog.pxi"
-include "_binding/handle.pxi"
+include "_binding/attach.pxi"
+include "_binding/queue.pxi"
 include "_binding/produce.pxi"
 include "_binding/dead_letters.pxi"
 include "_binding/consume.pxi"

@@ -57,7 +57,7 @@ OF_A_HANDLE = {
 }  # attributes that each process has of its own
 
 
-class Queue(_core.Port[T]):
+class Queue(_core.QueueHandle[T]):
     """A queue between the processes of this machine, in shared memory.
 
     ``Queue("frames", …)`` opens it, or creates it where there is none; ``Queue()`` makes an anonymous one, which is passed
@@ -343,6 +343,10 @@ class Queue(_core.Port[T]):
         return readable.descriptor
 
     def close(self) -> None:
+        """Let go of the queue in this process; messages stay. Leases and loans already taken can still be settled.
+
+        A second call does nothing. Other calls raise Closed afterwards; one that is waiting does so within 0.1 s.
+        """
         if not self.closed:
             here = not self._listening_handles.foreign  # otherwise the loops are the parent's
             super().close()
@@ -356,8 +360,6 @@ class Queue(_core.Port[T]):
         if self._creator_pid == os.getpid():
             lifecycle.leave(self.segment)
             self._creator_pid = None  # after that: where it raises, for want of descriptors, a second close tries again
-
-    close.__doc__ = _core.Port.close.__doc__
 
     def unlink(self) -> None:
         """Remove the queue's name: nobody new finds it, and its memory is freed when the last handle is closed.

@@ -1,6 +1,6 @@
 # Consuming: get, alone and in batches.
 
-@cython.no_gc_clear # as Handle
+@cython.no_gc_clear # as Mapped
 cdef class Consumer(DeadLetterWriter):
     """A handle that takes messages for good."""
 

@@ -1,6 +1,6 @@
 # Dead letters: what becomes of a message that fails, and the images of those that were given up.
 
-@cython.no_gc_clear # as Handle
+@cython.no_gc_clear # as Mapped
 cdef class DeadLetterWriter(Producer):
     """A handle that gives failed messages back, or makes dead letters of them."""
 

@@ -1,7 +1,7 @@
 # From a slot back to an object. The header is a private copy: every length in it was written by somebody else, and is
 # checked against the slot (or side segment) before it is used.
 
-cdef int header_check(Observer port, shmq_slot *header, uint64_t available) except -1:
+cdef int header_check(Mapped port, shmq_slot *header, uint64_t available) except -1:
     """Raise SegmentCorrupt unless payload and description lie inside the `available` bytes."""
     if header.kind >= SHMQ_KINDS or header.described > available or header.nbytes > available - header.described:
         raise SegmentCorrupt(
@@ -61,7 +61,7 @@ cdef object glance_at_object(object exporter):
     return PyMemoryView_FromObject(glance)
 
 
-cdef object decode_by_codec(Observer port, const char *data, Py_ssize_t nbytes, object owner):
+cdef object decode_by_codec(Mapped port, const char *data, Py_ssize_t nbytes, object owner):
     """The queue's own codec sees the slot itself, during the call."""
     cdef Glance glance = glance_of(owner, data, nbytes)
     view = PyMemoryView_FromObject(glance)
@@ -76,7 +76,7 @@ cdef object decode_by_codec(Observer port, const char *data, Py_ssize_t nbytes, 
     return result
 
 
-cdef object build(Observer port, shmq_slot *header, const char *data, object owner):
+cdef object build(Mapped port, shmq_slot *header, const char *data, object owner):
     """Decode a copy of the payload. Pre: header_check passed for the memory at `data`, which lives as long as its owner."""
     cdef uint64_t nbytes = header.nbytes
     if header.kind == SHMQ_BYTES:
@@ -135,7 +135,7 @@ cdef object build_bytes(const char *data, uint64_t nbytes):
     return result
 
 
-cdef cnp.ndarray array_over(Handle port, shmq_slot *header, char *data):
+cdef cnp.ndarray array_over(Mapped port, shmq_slot *header, char *data):
     """An array over `data`, or a new one of the same shape where `data` is NULL. The payload must have exactly its size."""
     cdef cnp.npy_intp shape[64]
     cdef int i, flags, ndim = header.ndim
@@ -165,7 +165,7 @@ cdef cnp.ndarray array_over(Handle port, shmq_slot *header, char *data):
     return PyArray_NewFromDescr(<PyTypeObject *>cnp.ndarray, <PyArray_Descr *>descr, ndim, shape, NULL, data, flags, NULL)
 
 
-cdef cnp.ndarray described_array(Handle port, shmq_slot *header, const char *data, object memory):
+cdef cnp.ndarray described_array(Mapped port, shmq_slot *header, const char *data, object memory):
     """The array over `memory` that the description behind the payload tells."""
     try:
         return _codec.described_array(PyBytes_FromStringAndSize(data + header.nbytes, header.described), memory)
@@ -251,7 +251,7 @@ cdef bint read_image(const shmq_port *port, const char *image, uint64_t nbytes, 
         not header.flags & SHMQ_SPILLED or header.nbytes == SPILL_KEY_BYTES)
 
 
-cdef uint64_t image_header(Observer port, bytes image, shmq_slot *header) except? 0:
+cdef uint64_t image_header(Mapped port, bytes image, shmq_slot *header) except? 0:
     """Read the header of a dead letter's image; return the size of the payload behind it. Raises SegmentCorrupt."""
     cdef uint64_t nbytes = <uint64_t>PyBytes_GET_SIZE(image)
     if not read_image(&port.port, PyBytes_AS_STRING(image), nbytes, header):

@@ -123,7 +123,7 @@ cdef inline bint may_export(object obj) noexcept:
     return PyObject_CheckBuffer(obj) or _PyType_Lookup(Py_TYPE(obj), DLPACK) != NULL
 
 
-cdef int draft_object(draft_t *draft, Handle port, object obj) except -1:
+cdef int draft_object(draft_t *draft, QueuePort port, object obj) except -1:
     """Everything that is not bytes, str or exactly an ndarray."""
     cdef object kind, parts, encoded = None
     if type(obj) is bytearray:
@@ -144,7 +144,7 @@ cdef int draft_object(draft_t *draft, Handle port, object obj) except -1:
     return 0
 
 
-cdef int draft_pickle(draft_t *draft, Handle port, object obj) except -1:
+cdef int draft_pickle(draft_t *draft, QueuePort port, object obj) except -1:
     """Protocol 5 in one stream, or with buffers out of band, each a part of its own."""
     cdef bytes stream
     cdef list buffers, parts
@@ -162,7 +162,7 @@ cdef int draft_pickle(draft_t *draft, Handle port, object obj) except -1:
     return 0
 
 
-cdef int draft_make(draft_t *draft, Handle port, object obj) except -1:
+cdef int draft_make(draft_t *draft, QueuePort port, object obj) except -1:
     """Pre: nothing. Post: a complete draft, to be given to draft_clear; or an exception and nothing held.
 
     Raises MessageTooLarge where the payload does not fit and the queue does not spill.
@@ -191,7 +191,7 @@ cdef int draft_make(draft_t *draft, Handle port, object obj) except -1:
     return 0
 
 
-cdef int draft_spill(draft_t *draft, Handle port, object obj) except -1:
+cdef int draft_spill(draft_t *draft, QueuePort port, object obj) except -1:
     """Write the payload to a side segment; the slot will hold its key.
 
     In any queue, where it is only the description that has no room behind the payload: that is no matter of the user's.
@@ -239,13 +239,13 @@ cdef int draft_spill(draft_t *draft, Handle port, object obj) except -1:
     return 0
 
 
-cdef void draft_withdraw(draft_t *draft, Handle port) noexcept:
+cdef void draft_withdraw(draft_t *draft, QueuePort port) noexcept:
     """The draft will not be published: leave no side segment behind."""
     if draft.flags & SHMQ_SPILLED and draft.forks == shmq_owner_forks: # otherwise it is the parent's
         port.remove_side(draft.data)
 
 
-cdef int draft_refuse_forked(const draft_t *draft, Handle port) except -1:
+cdef int draft_refuse_forked(const draft_t *draft, QueuePort port) except -1:
     """After a wait: a child that was forked meanwhile leaves the draft, and its side segment, to its parent."""
     if draft.flags & SHMQ_SPILLED and draft.forks != shmq_owner_forks:
         raise ShmqError(f"this process was forked while a message for queue {port.name!r} waited for room: it is its parent's")
@@ -317,7 +317,7 @@ cdef struct batch_t:
     Py_ssize_t next, count
 
 
-cdef int batch_refuse_forked(const batch_t *batch, Handle port) except -1:
+cdef int batch_refuse_forked(const batch_t *batch, QueuePort port) except -1:
     cdef Py_ssize_t i
     for i in range(batch.next, batch.count):
         draft_refuse_forked(&batch.drafts[i], port)

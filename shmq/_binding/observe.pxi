@@ -3,48 +3,21 @@
 cdef tuple CELL_STATES = ("spare", "warm", "idle", "loaned", "leased", "held", "orphan", "leased") # the last one: leased for a time
 
 
-@cython.no_gc_clear # the collector would take the mapping away before the last lease of a cycle is gone
-cdef class Observer:
-    """A checked segment whose numbers are read where they lie, from a mapping that may be read-only. A Handle attaches as well."""
-
-    cdef shmq_port port             # an observer's has no record: it is no port of the segment's
-    cdef Py_buffer memory           # keeps the mapping while the port, or a view of one of its slots, lives
-    cdef readonly object segment    # shmq._segment.segment.Segment
-    cdef readonly object codec      # an observer has none: it decodes what is no codec's
-    cdef readonly bint pickles
-    cdef readonly bint grows
-    cdef uint64_t forks             # of the process that attached; anything else sends a call through enter(), and a look through look()
-
-    def __cinit__(self, *args, **kwargs):
-        self.memory.buf = NULL
-        self.forks = <uint64_t>-1
+@cython.no_gc_clear # as Mapped
+cdef class Observer(Mapped):
+    """A queue whose numbers are read where they lie, from a mapping that may be read-only. Adds no field: a queue's port can be one, too."""
 
     def _observe(self, segment) -> None:
         """Look at a mapped segment from now on. Raises SegmentCorrupt."""
-        cdef shmq_geometry geometry
         self.segment = segment
         PyObject_GetBuffer(segment.memory, &self.memory, PyBUF_SIMPLE)
-        self.check(&geometry)
-        shmq_port_map(&self.port, self.memory.buf, &geometry)
-        self.grows = self.port.header.flags & SHMQ_GROWS != 0
-        self.pickles = self.port.header.flags & SHMQ_PICKLES != 0
+        map_queue(self)
         self.forks = shmq_owner_forks
 
-    cdef int check(self, shmq_geometry *geometry) except -1:
-        if shmq_segment_check(self.memory.buf, <uint64_t>self.memory.len, geometry) != SHMQ_OK:
-            raise SegmentCorrupt(f"segment {self.segment.name!r} changed while it was opened")
-        return 0
-
-    cdef int look(self) except -1:
-        """The slow entrance of a look: in a forked child, and where no segment was ever mapped. Looking attaches nobody. Raises Closed."""
-        if self.memory.buf == NULL:
-            raise Closed("this observer was never opened")
-        self.forks = shmq_owner_forks
-        return 0
-
-    def __dealloc__(self):
-        if self.memory.buf != NULL:
-            PyBuffer_Release(&self.memory)
+    @property
+    def grows(self) -> bool:
+        """Is this a queue without a bound?"""
+        return self.port.header != NULL and self.port.header.flags & SHMQ_GROWS != 0
 
     @property
     def _shut(self) -> bool:
@@ -69,7 +42,7 @@ cdef class Observer:
         """No message can be taken now: none waits, and none that came back is due. True or False at that moment."""
         if shmq_unlikely(self.forks != shmq_owner_forks):
             self.look()
-        return shmq_load_seq(&self.port.header.backlog) == 0 and shmq_ring_length(&self.port) == 0 and not self.due_count()
+        return queue_is_empty(self)
 
     def full(self) -> bool:
         """put would wait. True or False at that moment."""
@@ -77,35 +50,14 @@ cdef class Observer:
             self.look()
         return not self.grows and not shmq_ring_has_space(&self.port)
 
-    cdef uint32_t due_count(self) noexcept:
-        cdef uint32_t i, count = 0
-        cdef uint64_t word, now = 0, due
-        for i in range(self.port.geometry.cells):
-            word = shmq_load_acquire(&self.port.cells[i].word)
-            if shmq_cell_state(word) == SHMQ_ORPHAN:
-                due = shmq_load_relaxed(&self.port.cells[i].due_ns)
-                if due and now == 0:
-                    now = shmq_now_ns()
-                count += due <= now and not self.to_be_dead_lettered(shmq_word_slot(word))
-        return count
-
     def _hopeless(self) -> int:
         """Messages that failed too often or were rejected, and are not dead letters yet: no process has come by since."""
         cdef uint32_t i, count = 0
         cdef uint64_t word
         for i in range(self.port.geometry.cells):
             word = shmq_load_acquire(&self.port.cells[i].word)
-            count += shmq_cell_state(word) == SHMQ_ORPHAN and self.to_be_dead_lettered(shmq_word_slot(word))
+            count += shmq_cell_state(word) == SHMQ_ORPHAN and to_be_dead_lettered(self, shmq_word_slot(word))
         return count
-
-    cdef bint to_be_dead_lettered(self, uint32_t slot) noexcept:
-        return slot < self.port.geometry.total_slots and shmq_message_exhausted(
-            &self.port, shmq_load_relaxed(&shmq_slot_at(&self.port, slot).deliveries))
-
-    @property
-    def name(self) -> str:
-        """The queue's name; other processes attach by it."""
-        return self.segment.name
 
     @property
     def maxsize(self) -> int:
@@ -140,34 +92,6 @@ cdef class Observer:
             items += bell >> <int>SHMQ_ITEMS & 1
             space += bell >> <int>SHMQ_SPACE & 1
         return Waiters(items, space)
-
-    def _ports(self) -> list:
-        """Each attached port, as an AttachedPort."""
-        cdef uint32_t i
-        cdef uint64_t owner
-        result = []
-        for i in range(self.port.geometry.ports):
-            owner = shmq_load_acquire(&self.port.records[i].owner)
-            if owner:
-                result.append(AttachedPort(i, owner, shmq_load_relaxed(&self.port.records[i].pid), shmq_owner_alive(owner),
-                                           shmq_load_acquire(&self.port.records[i].intent) != 0))
-        return result
-
-    def _processes(self) -> dict:
-        """The Process of each attached port, by the port's index. Whether it lives is the kernel's answer.
-
-        `here`: whether it lives in this process's pid namespace, so that its pid is its pid for us too; None where that is not known.
-        """
-        cdef uint32_t i
-        cdef uint64_t owner, namespace, ours = shmq_owner_namespace()
-        result = {}
-        for i in range(self.port.geometry.ports):
-            owner = shmq_load_acquire(&self.port.records[i].owner)
-            if owner:
-                pid, namespace = shmq_load_relaxed(&self.port.records[i].pid), shmq_load_relaxed(&self.port.records[i].namespace)
-                alive = shmq_owner_alive(owner)
-                result[i] = Process(pid, alive, (alive and namespace == ours) if namespace and ours else None)
-        return result
 
     def _cells(self) -> list:
         """Each in-flight cell, as a Cell."""
@@ -221,6 +145,7 @@ cdef class Observer:
                 result.append(Occupied(*row, nbytes if key is None else max(self.segment.side_bytes(key) - described, 0)))
         return result
 
+    @cython.final
     cdef object side_key_in(self, uint32_t slot):
         """The key of the side segment in which the slot's message is, if it is in one."""
         if not shmq_slot_at(&self.port, slot).flags & SHMQ_SPILLED:
@@ -271,6 +196,7 @@ cdef class Observer:
                 self.note_side(shmq_load_acquire(&self.port.cells[i].word), result)
         return result
 
+    @cython.final
     cdef int note_side(self, uint64_t word, set keys) except -1:
         cdef uint32_t slot = shmq_word_slot(word)
         if slot < self.port.geometry.total_slots:
@@ -278,18 +204,6 @@ cdef class Observer:
             if key is not None:
                 keys.add(key)
         return 0
-
-    def _serials(self) -> set:
-        """The serials of the attached ports whose processes live: what the ids that they give, or gave a moment ago, begin with."""
-        cdef uint32_t i
-        cdef uint64_t owner
-        result = set()
-        for i in range(self.port.geometry.ports):
-            owner = shmq_load_acquire(&self.port.records[i].owner)
-            if owner and shmq_owner_alive(owner):
-                for serial in (shmq_load_acquire(&self.port.records[i].serial), shmq_load_relaxed(&self.port.records[i].serial_before)):
-                    result.add(serial_of(<uint64_t>serial << SHMQ_ID_BITS)) # what an id has room for
-        return result
 
     def _ring(self) -> list:
         """Each cell of the ring, as a RingCell."""
@@ -300,10 +214,6 @@ cdef class Observer:
             word = shmq_load_acquire(&self.port.ring[i])
             result.append(RingCell(shmq_ring_lap(word), shmq_ring_state(word) == SHMQ_READY, shmq_word_slot(word)))
         return result
-
-    def _holders(self) -> str:
-        """The attached processes by their pids; shmq.Queue overrides it, and knows their command lines."""
-        return ", ".join(f"pid {port.pid}" for port in self._ports())
 
     @property
     def _backlog_count(self) -> int:
@@ -346,3 +256,36 @@ cdef class Observer:
             return build(self, &header, <const char *>memory.buf, side)
         finally:
             PyBuffer_Release(&memory)
+
+
+cdef int map_queue(Mapped port) except -1:
+    """Check a queue's segment, and note where its parts are. Raises SegmentCorrupt."""
+    cdef shmq_geometry geometry
+    if shmq_segment_check(port.memory.buf, <uint64_t>port.memory.len, &geometry) != SHMQ_OK:
+        port.raise_changed()
+    shmq_port_map(&port.port, port.memory.buf, &geometry)
+    port.pickles = port.port.header.flags & SHMQ_PICKLES != 0
+    return 0
+
+
+cdef bint queue_is_empty(Mapped port) noexcept:
+    """Can no message be taken now?"""
+    return shmq_load_seq(&port.port.header.backlog) == 0 and shmq_ring_length(&port.port) == 0 and not due_count(port)
+
+
+cdef uint32_t due_count(Mapped port) noexcept:
+    cdef uint32_t i, count = 0
+    cdef uint64_t word, now = 0, due
+    for i in range(port.port.geometry.cells):
+        word = shmq_load_acquire(&port.port.cells[i].word)
+        if shmq_cell_state(word) == SHMQ_ORPHAN:
+            due = shmq_load_relaxed(&port.port.cells[i].due_ns)
+            if due and now == 0:
+                now = shmq_now_ns()
+            count += due <= now and not to_be_dead_lettered(port, shmq_word_slot(word))
+    return count
+
+
+cdef bint to_be_dead_lettered(Mapped port, uint32_t slot) noexcept:
+    return slot < port.port.geometry.total_slots and shmq_message_exhausted(
+        &port.port, shmq_load_relaxed(&shmq_slot_at(&port.port, slot).deliveries))

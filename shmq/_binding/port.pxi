@@ -1,6 +1,6 @@
 # A port of a queue: everything that a user does with messages.
 
-@cython.no_gc_clear # as Handle
+@cython.no_gc_clear # as Mapped
 cdef class Port(Consumer):
     """A handle that lends slots and leases messages, too; the base of Queue."""
 
@@ -266,7 +266,7 @@ cdef class Port(Consumer):
         self.check_slot(slot)
         memset(&patience, 0, sizeof(patience))
         shmq_slot_stamp(&self.port, shmq_slot_at(&self.port, slot))
-        if self.grows:
+        if self.unbounded:
             return self.publish_growing(cell, slot)
         while True:
             status = shmq_ring_put(&self.port, cell)
@@ -348,7 +348,7 @@ cdef class Port(Consumer):
             self.enter()
         shmq_store_half(&self.port.header.shut, SHMQ_SHUT_FOR_PUTS) # [park]
         shmq_wake_all(&self.port, SHMQ_SPACE)
-        if self.grows:
+        if self.unbounded:
             self.let_appends_end()
         if immediate:
             self.purge()
@@ -399,3 +399,7 @@ cdef class Port(Consumer):
         cdef shmq_slot header
         cdef c_bool moved
         return shmq_ring_peek(&self.port, nth, &header, NULL, 0, &moved) and header.id == id
+
+
+class QueueHandle(Port, Observer):
+    """A port of a queue that can look at it as well; the base of Queue. No extension type: those have one base."""

@@ -1,7 +1,7 @@
 # Producing: put, and what becomes of messages that find a queue without a bound full.
 
-@cython.no_gc_clear # as Handle
-cdef class Producer(Handle):
+@cython.no_gc_clear # as Mapped
+cdef class Producer(QueuePort):
     """A handle that puts messages."""
 
     cdef public Log _backlog        # of a queue that grows
@@ -48,7 +48,7 @@ cdef class Producer(Handle):
         cdef uint32_t cell
         cdef shmq_status status
         cdef bint large = draft.nbytes >= RELEASE_BYTES
-        if self.grows and shmq_unlikely(shmq_load_seq(&self.port.header.backlog) != 0) and not draft.published_ns:
+        if self.unbounded and shmq_unlikely(shmq_load_seq(&self.port.header.backlog) != 0) and not draft.published_ns:
             return SHMQ_WOULD_BLOCK # behind those that wait there
         if large and not shmq_ring_has_space(&self.port):
             return SHMQ_WOULD_BLOCK # before the copy, not after it
@@ -81,7 +81,7 @@ cdef class Producer(Handle):
 
     cdef int offer_somehow(self, const draft_t *draft, double seconds) except -1:
         """Publish what the first offer could not."""
-        if self.grows:
+        if self.unbounded:
             return self.offer_growing(draft, deadline_of(seconds))
         return self.offer_patiently(draft, seconds)
 
@@ -162,7 +162,7 @@ cdef class Producer(Handle):
         cdef Py_ssize_t published = 0
         cdef uint64_t forks = shmq_owner_forks
         memset(&patience, 0, sizeof(patience))
-        while self.grows and batch.next < batch.count:
+        while self.unbounded and batch.next < batch.count:
             if self.offer(&batch.drafts[batch.next]) != SHMQ_OK:
                 try:
                     self.offer_growing(&batch.drafts[batch.next], deadline)
@@ -172,7 +172,7 @@ cdef class Producer(Handle):
                     return 0
             batch.next += 1
             self.look_again()
-        if self.grows:
+        if self.unbounded:
             return 0
         while True:
             status = shmq_cell_take(&self.port, SHMQ_TO_WRITE, &cell)
@@ -197,7 +197,7 @@ cdef class Producer(Handle):
 
     cdef inline bint is_behind(self) noexcept:
         """Do messages wait in the backlog?"""
-        return self.grows and shmq_load_seq(&self.port.header.backlog) != 0
+        return self.unbounded and shmq_load_seq(&self.port.header.backlog) != 0
 
     cdef int offer_growing(self, const draft_t *draft, uint64_t deadline) except -1:
         """Publish, after a moment's wait for consumers that are at work, or append to the backlog."""

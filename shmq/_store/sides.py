@@ -19,7 +19,7 @@ from shmq._segment import files as _files
 from shmq._store.dead_letters import DeadLetters
 
 if TYPE_CHECKING:
-    from shmq._core import Observer, Port
+    from shmq._core import Observer, QueueHandle
 
 __all__ = ["leaked", "reap_sides", "reap_sides_after"]
 
@@ -28,7 +28,7 @@ LOOKS = 3  # at letters that others write and put back meanwhile
 FEW = 1000  # letters that whoever opens a queue reads
 
 
-def reap_sides_after(deaths: int, queue: Port[Any]) -> None:
+def reap_sides_after(deaths: int, queue: QueueHandle[Any]) -> None:
     """Remove what the dead had left at this count of deaths: for a process that opens the queue.
 
     Where that takes long or cannot be done now, the next process that opens it tries, or the doctor.
@@ -38,7 +38,7 @@ def reap_sides_after(deaths: int, queue: Port[Any]) -> None:
             queue._reaped_sides_of(deaths)
 
 
-def reap_sides(queue: Port[Any], briefly: bool = False) -> int | None:
+def reap_sides(queue: QueueHandle[Any], briefly: bool = False) -> int | None:
     """Remove the side segments of the dead to which nothing leads; return how many, or None where that cannot be told now.
 
     **Waits** for the lock of the backlog, unless it is to be done briefly. **Raises** what reading letters raises.
@@ -88,7 +88,7 @@ def keys_in_use(queue: Observer, of_backlog: Callable[[], set[bytes]] | None) ->
     return None
 
 
-def keys_in_backlog(queue: Port[Any]) -> set[bytes]:
+def keys_in_backlog(queue: QueueHandle[Any]) -> set[bytes]:
     """Keys of the side segments to which messages of the backlog lead."""
     images = queue._in_backlog(queue._backlog_count) if queue.grows else []
     return {key for image in images if (key := queue._image_side_key(image)) is not None}

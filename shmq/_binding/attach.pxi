@@ -1,0 +1,412 @@
+# An attachment: how a process comes to a segment of any kind, waits at it, and leaves. What the segment holds is asked of it: see the protocol.
+
+@cython.no_gc_clear # as Mapped
+cdef class Attachment(Mapped):
+    """A port of a segment in this process: attached, waiting, closed. A subclass is what its kind of segment holds."""
+
+    cdef readonly bint closed
+    cdef bint attached
+    cdef uint64_t attached_forks    # … by the process of so many forks: `forks`, but for a closed handle
+    cdef bint abandoned             # closed by the interpreter's exit, not by the user
+    cdef bint left                  # the interpreter's exit has given back what nobody looked at
+    cdef readonly bint spin
+    cdef Py_ssize_t users           # what is in the hands of users, and calls that run Python code or have given up the interpreter lock
+    cdef uint64_t name_looked_ns    # when the name was last looked at: see watch_name
+    cdef public object _after_sleep # called whenever a call that waits here has slept for a while; what it raises ends the call
+    cdef bytes path_prefix          # where the bells are: see bell.h
+    cdef int bell                   # the descriptor of this port's own bell, or -1
+    cdef identity_t bell_identity   # … which is the bell's only as long as it leads to this file
+    cdef object __weakref__
+
+    _noun = "segment"               # what messages call it
+
+    def __cinit__(self, *args, **kwargs):
+        self.closed = True
+        self.bell = -1
+
+    # -- the protocol: asked of a kind. As they stand here, they are a segment's that holds nothing but ports ------------------------
+
+    cdef shmq_status claim(self, uint64_t owner) noexcept:
+        """Take a free port, once `map_port` has found the segment: OK, NO_PORTS."""
+        self.port.spins = shmq_wait_cpus() > 1
+        return shmq_port_claim(&self.port, owner)
+
+    cdef int settle_in(self) except -1:
+        """The port is claimed: prepare what calls need. What this raises ends the attachment."""
+        return 0
+
+    cdef void give_up(self) noexcept:
+        """Give back the port, and whatever it holds."""
+        shmq_port_leave(&self.port)
+
+    cdef void give_back_at_exit(self, bint crashed) noexcept:
+        """The interpreter ends: give back what nobody of this process can still use. `crashed`: it failed."""
+
+    cdef int refuse_hopeless(self, shmq_status status, shmq_side side, shmq_patience *patience) except -1:
+        """Before a wait, after a look that said `status`: raise where waiting is in vain."""
+        return 0
+
+    cdef bint tend(self) noexcept:
+        """Take back what the dead held, if nobody has looked for a while. True: something came back."""
+        return shmq_claim_look(&self.port, shmq_now_coarse_ns()) and shmq_reap(&self.port) != 0
+
+    cdef uint64_t tend_all(self) noexcept:
+        """Take back what is due; return when something will be (monotonic nanoseconds; SHMQ_FOREVER)."""
+        self.tend()
+        return SHMQ_FOREVER
+
+    cdef shmq_status sleep(self, shmq_status status, shmq_side side, uint64_t deadline, shmq_patience *patience) noexcept nogil:
+        """Sleep until a look is worth it, or a slice is over. Pre: a look has just said `status`."""
+        return shmq_wait_park(&self.port, side, deadline, patience)
+
+    cdef bint is_idle(self) noexcept:
+        """Is there nothing to do for who waits here? Then the name may be another segment's."""
+        return True
+
+    def _worth(self, int side) -> int:
+        """For how many who wait it is worth a try."""
+        if shmq_unlikely(self.forks != shmq_owner_forks):
+            self.enter()
+        return self.port.behaviour.promising(&self.port, <shmq_side>side, False)
+
+    def _ready(self) -> bool:
+        """Would a call that takes something return at once?"""
+        return self._worth(SHMQ_ITEMS) > 0
+
+    def _spin(self, int side) -> bool:
+        """Wait as short as a wait can be, awake: True where it helped."""
+        return False
+
+    def _attached(self) -> None:
+        """Called when this process got a port of its own: at opening, and in a forked child on first use."""
+
+    def _left(self) -> None:
+        """Called when this process gave its port back."""
+
+    def _interpreter_exits(self) -> None:
+        """Called where a handle is used that the interpreter's exit has closed."""
+
+    def _look_at_name(self) -> None:
+        """Called about once a second while somebody waits."""
+
+    def _stalled(self, double seconds, bint unannounced) -> None:
+        """Called once where a call has waited for so long. `unannounced`: for what nobody tells of."""
+
+    # -- opening ------------------------------------------------------------------------------------------------------
+
+    def _open(self, segment, bint spin=True) -> None:
+        """Attach to a mapped segment. Raises TooManyPorts, SegmentCorrupt, SegmentForeign; TypeError where it is open already."""
+        self.refuse_open()
+        self.open(segment, spin)
+
+    cdef int refuse_open(self) except -1:
+        if not self.closed or (self.attached and self.users):
+            raise TypeError(f"this handle of {self._noun} {self.name!r} is open already: make another one")
+        return 0
+
+    cdef int open(self, segment, bint spin) except -1:
+        """Pre: refuse_open."""
+        self.forget()
+        self.segment = segment
+        self.path_prefix = segment.path_prefix.encode()
+        PyObject_GetBuffer(segment.memory, &self.memory, PyBUF_WRITABLE)
+        self.spin = spin
+        self.attach()
+        self.closed = False
+        return 0
+
+    cdef int attach(self) except -1:
+        cdef shmq_status status
+        cdef uint64_t owner = own_identity(), begun = shmq_now_ns()
+        cdef sem_t *semaphores[2]
+        cdef int side
+        if (<shmq_header *>self.memory.buf).lock_inode != shmq_owner_lock_inode(): # a forked child that is another user's now, or has another root
+            raise SegmentForeign(f"{self._noun} {self.segment.name!r} was opened before this process became user {_os.geteuid()} or changed its root, and its "
+                                 "users could not tell it from the dead: refused")
+        for side in range(2):
+            semaphores[side] = self.port.semaphores[side] # a forked child goes on with its parent's
+        self.attached = False # in a forked child: the port was the parent's, and so was the bell
+        self.close_bell()
+        self.map_port()
+        status = self.claim(owner)
+        while status == SHMQ_NO_PORTS:
+            shmq_reap(&self.port)
+            status = self.claim(owner)
+            if status != SHMQ_NO_PORTS or shmq_now_ns() - begun > REAPER_PATIENCE_NS or all([port.alive for port in self._ports()]):
+                break
+            usleep(1000) # another one is taking back what the dead had
+        for side in range(2):
+            self.port.semaphores[side] = semaphores[side]
+        if status == SHMQ_NO_PORTS:
+            raise TooManyPorts(f"all {self.port.ports} ports of {self.segment.name!r} are attached by living processes: "
+                               f"{self._holders()}. Close handles, or create the {self._noun} with a larger ports=")
+        try:
+            for side in range(2):
+                self.open_semaphore(<shmq_side>side)
+            self.settle_in()
+        except BaseException:
+            self.give_up()
+            raise
+        self.port.path_prefix = PyBytes_AS_STRING(self.path_prefix)
+        if not self.spin:
+            self.port.spins = False
+        self.attached = True
+        self.left = False
+        self.forks = self.attached_forks = shmq_owner_forks
+        self.users = 0
+        shmq_reap(&self.port)
+        try:
+            self._attached()
+        except BaseException: # a backlog that cannot be opened, an interrupt: nobody will close what was never opened
+            self.detach()
+            self.forks = <uint64_t>-1 # and the next call of a forked child begins here again
+            raise
+        return 0
+
+    cdef int open_semaphore(self, shmq_side side) except -1:
+        if self.port.semaphores[<int>side] != NULL:
+            return 0
+        name = self.segment.semaphore_name(side).encode()
+        self.port.semaphores[<int>side] = shmq_semaphore_open(name)
+        cdef int failure = errno
+        if self.port.semaphores[<int>side] != NULL:
+            return 0
+        if failure == EPERM or failure == EACCES:
+            raise SegmentForeign(f"sem.{name.decode()[1:]} in /dev/shm is not what was made with {self._noun} {self.segment.name!r}: "
+                                 "it is another user's, no semaphore, or open to others; refused")
+        if failure != ENOENT:
+            raise OSError(failure, _os.strerror(failure), f"/dev/shm/sem.{name.decode()[1:]}")
+        raise SegmentCorrupt(f"the semaphore {name.decode()} of {self._noun} {self.segment.name!r} is gone from /dev/shm "
+                             f"(a logout with systemd's RemoveIPC does that): unlink the {self._noun} and create it again")
+
+    cdef int enter(self) except -1:
+        """The slow entrance: a closed handle, or the first call in a forked child, which attaches again."""
+        if self.closed:
+            if self.abandoned:
+                self._interpreter_exits()
+            raise Closed(f"this handle of {self._noun} {self.name!r} is closed" if self.segment is not None else "this handle was never opened")
+        self.attach()
+        return 0
+
+    cdef int look(self) except -1:
+        """A forked child looks through its parent's mapping, and attaches only to take part. Raises Closed."""
+        return self.enter() if self.closed else 0
+
+    cdef inline int look_again(self) except -1:
+        """After Python code has run, or the interpreter lock was given up: the port may have been given back meanwhile, or be the
+        parent's. Raises Closed; attaches in a forked child."""
+        if shmq_unlikely(self.forks != shmq_owner_forks):
+            self.enter()
+        return 0
+
+    # -- leaving ------------------------------------------------------------------------------------------------------
+
+    cdef void leave(self) noexcept:
+        self.users -= 1
+        if self.closed and self.users == 0:
+            self.let_go()
+
+    cdef void let_go(self) noexcept:
+        """Detach, and tell: the segment may go with its last handle."""
+        cdef bint had = self.attached
+        self.detach()
+        if had:
+            try:
+                self._left()
+            except Exception: # nobody is there to hear it: whoever opens the name next finds that it has outlived its handles
+                pass
+
+    cdef void detach(self) noexcept:
+        """Free the port, unless it was inherited: then it is the parent's."""
+        if self.attached and self.port.owner == shmq_owner_self():
+            self.give_up()
+        self.attached = False
+
+    @cython.critical_section
+    def close(self) -> None:
+        """Let go of the segment in this process. What is already in the hands of users can still be settled.
+
+        A second call does nothing. Other calls raise Closed afterwards; one that is waiting does so within 0.1 s.
+        """
+        if self.closed:
+            return
+        self.closed = True
+        cdef bint inherited = self.forks != shmq_owner_forks
+        self.forks = <uint64_t>-1
+        if inherited:
+            self.attached = False # the port is the parent's
+        elif self.users == 0:
+            self.let_go()
+
+    @cython.critical_section
+    def _abandon(self, bint crashed=False) -> bool:
+        """At interpreter exit: close, and give back what is leased. True where the port stays this process's until it has ended.
+
+        Daemon threads go on: with a loan that they write, a view that they read, a copy without the interpreter lock. So loans, slots
+        that somebody is in, and then the port as well, are left to the kernel, which tells the reaper when nobody can write any
+        more. `crashed`: the deliveries failed, as if the process had been killed; otherwise they do not count.
+        """
+        cdef bint ours = self.is_own()
+        self.abandoned = self.abandoned or not self.closed
+        self.closed = True
+        self.forks = <uint64_t>-1
+        if not ours:
+            self.attached = False # it is the parent's
+            return False
+        if not self.left:
+            self.left = True
+            self.give_back_at_exit(crashed)
+        if self.users == 0:
+            self.let_go()
+        return self.attached
+
+    cdef void close_bell(self) noexcept:
+        if is_descriptor_of(self.bell, &self.bell_identity):
+            close_descriptor(self.bell)
+        self.bell = -1
+
+    def __dealloc__(self):
+        self.forget()
+
+    cdef void forget(self) noexcept:
+        """Give back whatever this handle has of a segment."""
+        cdef int side
+        self.detach()
+        self.close_bell() # not before: an event loop may have it registered as long as somebody holds the handle
+        for side in range(2):
+            if self.port.semaphores[side] != NULL:
+                sem_close(self.port.semaphores[side])
+                self.port.semaphores[side] = NULL
+        if self.memory.buf != NULL:
+            PyBuffer_Release(&self.memory)
+            self.memory.buf = NULL
+
+    # -- waiting ------------------------------------------------------------------------------------------------------
+
+    cdef shmq_status wait(self, shmq_status status, shmq_side side, uint64_t deadline, shmq_patience *patience) except *:
+        """The waiting half of a blocking call: OK: look again; TIMED_OUT. Raises what a signal handler raises, Closed, SegmentCorrupt."""
+        cdef bint unannounced = status == SHMQ_NO_CELLS
+        if deadline != 1 or not self.is_own(): # a loan outlives its closed handle: its publication may try once, and find no room
+            self.look_again()
+        self.refuse_hopeless(status, side, patience)
+        if deadline == 1: # the caller does not wait, but may poll for ever
+            if patience.late or not self.tend(): # one look more: a scribbler can let leases expire for ever
+                return SHMQ_TIMED_OUT
+            patience.late = True
+            return SHMQ_OK
+        if patience.begun_ns == 0:
+            patience.begun_ns = shmq_now_ns()
+        self.users += 1
+        with nogil:
+            status = self.sleep(status, side, deadline, patience)
+        self.users -= 1
+        if self.forks != shmq_owner_forks:
+            if status == SHMQ_OK and not unannounced:
+                self._pass_on(side) # we may have been woken, and go
+            if self.closed and self.users == 0:
+                self.let_go()
+            self.enter() # raises Closed
+        try:
+            PyErr_CheckSignals() # also at the end of a slice: the signal may have met another thread
+            if self._after_sleep is not None:
+                self._after_sleep()
+            self.watch_name()
+        except:
+            if status == SHMQ_OK and not unannounced:
+                self._pass_on(side)
+            raise
+        if self.forks != shmq_owner_forks: # a handler closed this handle
+            self.enter()
+        if (unannounced or side == SHMQ_SPACE) and not patience.told and shmq_now_ns() - patience.begun_ns > STALL_NS:
+            patience.told = True
+            self._stalled((shmq_now_ns() - patience.begun_ns) * 1e-9, unannounced)
+            self.look_again()
+        return SHMQ_TIMED_OUT if status == SHMQ_TIMED_OUT else SHMQ_OK
+
+    cdef int watch_name(self) except -1:
+        """For waiters: is the name another queue's, so that nobody new comes to this one? Raises SegmentNotFound."""
+        cdef uint64_t now = shmq_now_coarse_ns()
+        if now - self.name_looked_ns >= NAME_NS:
+            if self.name_looked_ns and self.is_idle(): # soon after, it has just come
+                self._look_at_name()
+            self.name_looked_ns = now
+        return 0
+
+    # -- waiting for several things at once: shmq/_waiting/bell.py ----------------------------------------------------------------
+
+    @cython.critical_section
+    def _bell(self) -> int:
+        """The descriptor of this handle's bell, which is readable when it was rung; made where there is none, or where somebody
+        has removed it: the last descriptor is closed then."""
+        if shmq_unlikely(self.forks != shmq_owner_forks):
+            self.enter()
+        if not self._has_bell():
+            self.close_bell()
+            self.bell = shmq_bell_make(&self.port)
+            if self.bell < 0 and (errno == EEXIST or errno == EPERM):
+                raise SegmentForeign(f"{self.segment.beside}.{self.port.index}.bell in /dev/shm is another user's: it is in the place of what this handle "
+                                     f"of the {self._noun} needs to be waited for by a descriptor (fileno, wait_any, asyncio; get and put wait without). "
+                                     "Its owner or root must remove it")
+            if self.bell < 0:
+                raise OSError(errno, _os.strerror(errno), f"{self.segment.path_prefix}.{self.port.index}.bell")
+            identify(self.bell, &self.bell_identity)
+        return self.bell
+
+    def _owns_bell(self) -> bool:
+        """Is the bell's descriptor still its own? The program may have closed it, and opened a file that has its number."""
+        return is_descriptor_of(self.bell, &self.bell_identity)
+
+    def _has_bell(self) -> bool:
+        return self.bell >= 0 and shmq_bell_is_there(&self.port, self.bell)
+
+    @cython.critical_section
+    def _arm(self, int side) -> bool:
+        """The bell is to be rung for this side, once. Look again before you wait: `_worth`. False: it was not armed."""
+        if shmq_unlikely(self.forks != shmq_owner_forks):
+            self.enter()
+        return shmq_bell_arm(&self.port, <shmq_side>side)
+
+    @cython.critical_section
+    def _disarm(self, int side) -> bool:
+        """… is not to be rung any more. False: it has been; who has no use for that says so by `_pass_on`."""
+        return not self.is_own() or shmq_bell_disarm(&self.port, <shmq_side>side)
+
+    cdef bint is_own(self) noexcept:
+        """Is the port still this process's? Also for a moment after `close`, while leases are out."""
+        return self.attached and self.port.owner == shmq_owner_self()
+
+    @cython.critical_section
+    def _clear_bell(self) -> None:
+        """Read what was rung."""
+        cdef char rings[4096]
+        if self._owns_bell():
+            read_descriptor(self.bell, rings, sizeof(rings))
+
+    @cython.critical_section
+    def _pass_on(self, int side) -> None:
+        """Wake another waiter of this side, if there is something for it. Never raises."""
+        if self.is_own():
+            shmq_pass_on(&self.port, <shmq_side>side)
+
+    def _wake_all(self, int side) -> None:
+        """Wake all who wait at this side, that they look about them. Never raises."""
+        if self.is_own():
+            shmq_wake_all(&self.port, <shmq_side>side)
+
+    @cython.critical_section
+    def _watch(self) -> float:
+        """Take back what the dead held and what was held too long; return the seconds until something of that kind is due."""
+        cdef uint64_t due, now
+        if shmq_unlikely(self.forks != shmq_owner_forks):
+            self.enter()
+        self.watch_name()
+        due = self.tend_all()
+        now = shmq_now_ns()
+        return (due - now) * 1e-9 if due > now else 0.0
+
+    @cython.critical_section
+    def _reap(self) -> int:
+        """Take back what dead processes held; return how many handles of the dead were freed."""
+        if shmq_unlikely(self.forks != shmq_owner_forks):
+            self.enter()
+        return shmq_reap(&self.port)
