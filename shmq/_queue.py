@@ -196,7 +196,7 @@ class Queue(_core.QueueHandle[T]):
             wanted = f"with the codec {there!r}: open it with the same codec=" if there else "without a codec: leave codec= out"
             raise SegmentMismatch(f"queue {segment.name!r} was made {wanted}; {_how_to_replace(segment.name)}")
         self._open(segment, codec, spin)
-        mine = segment.config.lifetime == "creator" and segment.made
+        mine = segment.lifetime == "creator" and segment.made
         self._creator_pid = os.getpid() if mine else None
 
     def _attached(self) -> None:
@@ -402,7 +402,7 @@ class Queue(_core.QueueHandle[T]):
         return publish(self, loan, nbytes, timeout)
 
     def _left(self) -> None:
-        if self.segment.config.lifetime != "creator" or not _segment.is_current(self.segment):
+        if self.segment.lifetime != "creator" or not _segment.is_current(self.segment):
             lifecycle.leave(self.segment)
 
     def _interpreter_exits(self) -> None:
@@ -489,7 +489,7 @@ def _leave_all() -> None:
     crashed = _ends_by_an_exception()
     for queue in list(_open_queues):
         stays = queue._abandon(crashed)
-        if queue._creator_pid == os.getpid() or (stays and queue.segment.config.lifetime != "creator"):
+        if queue._creator_pid == os.getpid() or (stays and queue.segment.lifetime != "creator"):
             lifecycle.leave(queue.segment, ending=True)
 
 

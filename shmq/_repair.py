@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator
+from functools import singledispatch
 
 from shmq import _core
+from shmq._core import Mapped, Observer
 from shmq._errors import SegmentNotFound, TooManyPorts
 from shmq._observe import doctor
 from shmq._observe.doctor import Finding, number
@@ -17,6 +19,7 @@ from shmq._observe.look import Sight, look
 from shmq._queue import Queue
 from shmq._segment import files as _files
 from shmq._segment import lifecycle
+from shmq._segment.segment import Segment
 from shmq._store import sides
 
 __all__ = ["repair"]
@@ -26,10 +29,10 @@ PATIENCE = 2.0  # seconds for a process that has a name locked: it takes microse
 
 def repair(names: Collection[str] = ()) -> list[Finding]:
     """Examine everything, or the queues of these names and what is beside them; repair what can be, and tell what was found."""
-    return doctor.walk(names, repair_queue, repair_strays)
+    return doctor.walk(names, repair_segment, repair_strays)
 
 
-def repair_queue(name: str) -> Iterator[Finding]:
+def repair_segment(name: str) -> Iterator[Finding]:
     """One segment, and what belongs to it."""
     sight = look(name)
     if sight.state in doctor.REMAINS:
@@ -45,12 +48,26 @@ def repair_queue(name: str) -> Iterator[Finding]:
         if made := segment.repair_semaphores():
             late = "Processes that had it open before are woken up to 0.25 s late until they open it again"
             yield Finding("repaired", name, f"{doctor.semaphores(made)}: made again. {late}")
+    yield from repair_contents(sight.observer, segment)
+
+
+@singledispatch
+def repair_contents(observer: Mapped, segment: Segment) -> Iterator[Finding]:
+    """What the dead held of a segment, by the class of its kind's observers. Of one that repairs nothing it is only said."""
+    if pids := sorted(set(_core.attachments(segment.memory)[1])):
+        yield Finding("repairable", segment.name, doctor.died(pids))
+    yield from doctor.examine_contents(observer)
+
+
+@repair_contents.register
+def _(observer: Observer, segment: Segment) -> Iterator[Finding]:
+    name = segment.name
     dead = _core.attachments(segment.memory)[1]
     try:
         queue = Queue._inspect(segment)  # takes back what the dead held
     except TooManyPorts as error:
         yield Finding("error", name, f"{error}. Until one of them is closed it can only be looked at, and nothing be repaired")
-        yield from doctor.examine_numbers(sight.observer)
+        yield from doctor.examine_numbers(observer)
         return
     with queue:
         if pids := sorted(set(dead)):

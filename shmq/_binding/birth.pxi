@@ -217,32 +217,61 @@ cdef object mismatch_of(const shmq_header *header):
 
 
 def read_header(memory) -> dict | None:
-    """What a segment says of itself, checked against its size; None: not ready. Raises SegmentMismatch, SegmentCorrupt."""
+    """What the header of a segment of any kind says, checked against its size; None: not ready. Raises SegmentMismatch, SegmentCorrupt."""
     cdef Py_buffer buffer
-    cdef shmq_geometry geometry
     cdef shmq_header *header
     cdef shmq_status status
     PyObject_GetBuffer(memory, &buffer, PyBUF_SIMPLE)
     try:
-        status = shmq_segment_check(buffer.buf, <uint64_t>buffer.len, &geometry)
+        status = look_at_header(&buffer)
         if status == SHMQ_WOULD_BLOCK:
             return None
         if status == SHMQ_MISMATCH:
             if <uint64_t>buffer.len < sizeof(shmq_header):
                 raise SegmentMismatch(f"{buffer.len} bytes are too few for a segment of shmq")
             raise SegmentMismatch(mismatch_of(<shmq_header *>buffer.buf))
-        if status == SHMQ_UNKNOWN_KIND:
-            raise SegmentMismatch(f"it holds something of kind {(<shmq_header *>buffer.buf).kind}, which this version of shmq does not know; "
-                                  f"a queue is of kind {SHMQ_KIND_QUEUE}")
         if status != SHMQ_OK:
-            raise SegmentCorrupt(f"its header's numbers contradict each other or its size of {buffer.len:,} bytes")
+            raise contradiction(buffer.len)
+        header = <shmq_header *>buffer.buf
+        return {
+            "kind": header.kind, "ports": header.ports, "nonce": header.nonce, "flags": header.flags, "creator": header.creator,
+            "creator_pid": header.creator_pid, "created_at": header.created_unix_ns * 1e-9, "lock_inode": header.lock_inode,
+            "boot_id": PyBytes_FromStringAndSize(<const char *>header.boot_id, 16),
+        }
+    finally:
+        PyBuffer_Release(&buffer)
+
+
+cdef shmq_status look_at_header(const Py_buffer *buffer) noexcept:
+    """OK: the header is one, and the ports that it speaks of are there, whatever the segment holds."""
+    cdef shmq_header *header = <shmq_header *>buffer.buf
+    cdef uint64_t nbytes = <uint64_t>buffer.len
+    cdef shmq_segment_kind kind = SHMQ_KIND_QUEUE
+    if nbytes >= sizeof(shmq_header):
+        kind = <shmq_segment_kind>header.kind
+    cdef shmq_status status = shmq_segment_look(header, nbytes, kind)
+    if status == SHMQ_OK and (header.segment_bytes > nbytes or not ports_fit(header.ports, nbytes)):
+        return SHMQ_CORRUPT
+    return status
+
+
+cdef object contradiction(Py_ssize_t nbytes):
+    return SegmentCorrupt(f"its header's numbers contradict each other or its size of {nbytes:,} bytes")
+
+
+def read_queue(memory) -> dict:
+    """What the header of a queue says besides, by the names of the format. Raises SegmentCorrupt."""
+    cdef Py_buffer buffer
+    cdef shmq_geometry geometry
+    cdef shmq_header *header
+    PyObject_GetBuffer(memory, &buffer, PyBUF_SIMPLE)
+    try:
+        if shmq_segment_check(buffer.buf, <uint64_t>buffer.len, &geometry) != SHMQ_OK:
+            raise contradiction(buffer.len)
         header = <shmq_header *>buffer.buf
         return {
             "slots": geometry.slots, "slot_size": geometry.slot_size, "ports": geometry.ports,
             "in_flight": geometry.cells - reserved_cells(geometry.slot_size, geometry.ports),
-            "nonce": header.nonce, "flags": header.flags, "creator": header.creator, "creator_pid": header.creator_pid,
-            "created_at": header.created_unix_ns * 1e-9, "lock_inode": header.lock_inode,
-            "boot_id": PyBytes_FromStringAndSize(<const char *>header.boot_id, 16),
             "codec": PyBytes_FromStringAndSize(header.codec, 32).rstrip(b"\0").decode("ascii", "replace"),
             **header.policy, # each field by its name in the format
         }
@@ -250,20 +279,35 @@ def read_header(memory) -> dict | None:
         PyBuffer_Release(&buffer)
 
 
+def begin_segment(memory, uint32_t kind, dict header) -> None:
+    """Write what the header of a segment of any kind says into zeroed memory; the kind lays out the rest. Ready after mark_ready."""
+    cdef Py_buffer buffer
+    cdef uint64_t nonce = header["nonce"], pid = header["creator_pid"]
+    cdef uint32_t ports = header["ports"], flags = header["flags"]
+    cdef bytes boot_id = header["boot_id"]
+    cdef uint64_t inode = lock_inode(), owner = own_identity()
+    PyObject_GetBuffer(memory, &buffer, PyBUF_WRITABLE)
+    if len(boot_id) == 16 and ports_fit(ports, <uint64_t>buffer.len):
+        shmq_segment_begin(buffer.buf, <shmq_segment_kind>kind, <uint64_t>buffer.len, ports, nonce, <const uint8_t *>PyBytes_AS_STRING(boot_id), owner, inode)
+        (<shmq_header *>buffer.buf).flags = flags
+        (<shmq_header *>buffer.buf).creator_pid = pid
+    PyBuffer_Release(&buffer)
+
+
 def attachments(memory, uint64_t apart_from=0) -> tuple:
     """How many ports of a segment living processes (apart from the one of this identity) have attached, the pids of the dead ones, how
     many were ever attached."""
     cdef Py_buffer buffer
-    cdef shmq_geometry geometry
     cdef shmq_port_record *records
-    cdef uint32_t i, living = 0
+    cdef uint32_t i, ports, living = 0
     cdef uint64_t owner, ever = 0
     dead = []
     PyObject_GetBuffer(memory, &buffer, PyBUF_SIMPLE)
-    if shmq_segment_check(buffer.buf, <uint64_t>buffer.len, &geometry) == SHMQ_OK:
+    if look_at_header(&buffer) == SHMQ_OK:
         ever = shmq_load_relaxed(&(<shmq_header *>buffer.buf).attachments)
-        records = <shmq_port_record *>(<char *>buffer.buf + geometry.ports_offset)
-        for i in range(geometry.ports):
+        ports = (<shmq_header *>buffer.buf).ports # read once, checked, used
+        records = <shmq_port_record *>(<char *>buffer.buf + sizeof(shmq_header))
+        for i in range(ports if ports_fit(ports, <uint64_t>buffer.len) else 0):
             owner = shmq_load_acquire(&records[i].owner)
             if owner and (owner == apart_from or shmq_owner_alive(owner)):
                 living += owner != apart_from
@@ -323,6 +367,7 @@ def monotonic_ns() -> int:
 
 MAX_CELLS = SHMQ_MAX_CELLS
 PAGE = SHMQ_PAGE
+KIND_QUEUE = SHMQ_KIND_QUEUE
 ITEMS, SPACE, DONE = SHMQ_ITEMS, SHMQ_SPACE, SHMQ_DONE # the sides at which one waits
 SLICE = SHMQ_SLICE_MS * 1e-3
 FLAG_SPILLS = SHMQ_SPILLS

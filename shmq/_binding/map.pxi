@@ -20,11 +20,17 @@ cdef class Mapped:
         cdef shmq_header *header = <shmq_header *>self.memory.buf
         cdef uint64_t nbytes = <uint64_t>self.memory.len
         cdef uint32_t ports = header.ports # read once, checked, used
-        if (shmq_segment_look(header, nbytes, <shmq_segment_kind>header.kind) != SHMQ_OK or not 0 < ports < SHMQ_MAX_PORTS
-                or nbytes < sizeof(shmq_header) + ports * sizeof(shmq_port_record)):
+        if shmq_segment_look(header, nbytes, <shmq_segment_kind>header.kind) != SHMQ_OK or not ports_fit(ports, nbytes):
             self.raise_changed()
         shmq_port_point(&self.port, header, ports, &behaviour_of_ports)
         return 0
+
+    def _observe(self, segment) -> None:
+        """Look at a mapped segment from now on. Raises SegmentCorrupt."""
+        self.segment = segment
+        PyObject_GetBuffer(segment.memory, &self.memory, PyBUF_SIMPLE)
+        self.map_port()
+        self.forks = shmq_owner_forks
 
     cdef int raise_changed(self) except -1:
         raise SegmentCorrupt(f"segment {self.segment.name!r} changed while it was opened")
@@ -88,6 +94,11 @@ cdef class Mapped:
     def _holders(self) -> str:
         """The attached processes by their pids; shmq.Queue overrides it, and knows their command lines."""
         return ", ".join(f"pid {port.pid}" for port in self._ports())
+
+
+cdef bint ports_fit(uint64_t ports, uint64_t nbytes) noexcept:
+    """Can a segment of this size have so many ports?"""
+    return 0 < ports < SHMQ_MAX_PORTS and nbytes >= sizeof(shmq_header) + ports * sizeof(shmq_port_record)
 
 
 # -- a segment that holds nothing but ports: what an attachment asks of it (struct shmq_behaviour) --------------------------------

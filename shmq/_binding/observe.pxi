@@ -7,12 +7,8 @@ cdef tuple CELL_STATES = ("spare", "warm", "idle", "loaned", "leased", "held", "
 cdef class Observer(Mapped):
     """A queue whose numbers are read where they lie, from a mapping that may be read-only. Adds no field: a queue's port can be one, too."""
 
-    def _observe(self, segment) -> None:
-        """Look at a mapped segment from now on. Raises SegmentCorrupt."""
-        self.segment = segment
-        PyObject_GetBuffer(segment.memory, &self.memory, PyBUF_SIMPLE)
-        map_queue(self)
-        self.forks = shmq_owner_forks
+    cdef int map_port(self) except -1:
+        return map_queue(self)
 
     @property
     def grows(self) -> bool:

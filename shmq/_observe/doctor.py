@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, singledispatch
 from glob import escape as glob_escape
 from glob import glob
 from typing import Literal, TypeAlias
@@ -20,7 +20,7 @@ from typing import Literal, TypeAlias
 import psutil
 
 from shmq import _core
-from shmq._core import Observer
+from shmq._core import Mapped, Observer
 from shmq._errors import SegmentNotFound, ShmqError
 from shmq._observe.look import Sight, look, older
 from shmq._observe.verify import verify
@@ -66,7 +66,7 @@ OfStrays: TypeAlias = Callable[[str, "list[re.Match[str]]", Used], Iterator[Find
 
 def examine(names: Collection[str] = ()) -> list[Finding]:
     """Look at everything, or at the queues of these names and what is beside them; tell what was found, and change nothing."""
-    return walk(names, examine_queue, examine_strays)
+    return walk(names, examine_segment, examine_strays)
 
 
 def walk(names: Collection[str], of_queue: OfQueue, of_strays: OfStrays) -> list[Finding]:
@@ -185,7 +185,7 @@ def examine_nothing(name: str) -> Finding:
     return Finding("error", name, "there is no queue of this name, and nothing left of one; `shmq ls` lists those that there are")
 
 
-def examine_queue(name: str) -> Iterator[Finding]:
+def examine_segment(name: str) -> Iterator[Finding]:
     """One segment, and what belongs to it, without a port."""
     sight = look(name)
     if sight.state in REMAINS:
@@ -193,8 +193,8 @@ def examine_queue(name: str) -> Iterator[Finding]:
     elif sight.state != "usable" or sight.observer is None:
         yield unusable(sight)
     else:
-        yield from examine_what_the_dead_left(sight.observer)
-        yield from examine_numbers(sight.observer)
+        yield from (Finding("repairable", name, text) for text in what_the_dead_left(sight.observer.segment))
+        yield from examine_contents(sight.observer)
 
 
 def remains(sight: Sight) -> str:
@@ -205,22 +205,36 @@ def unusable(sight: Sight) -> Finding:
     return Finding("error", sight.name, f"{sight.state}: {sight.problem}")
 
 
-def examine_what_the_dead_left(queue: Observer) -> Iterator[Finding]:
+def what_the_dead_left(segment: Segment) -> Iterator[str]:
+    """What every segment has, whatever it holds: semaphores, and ports of the dead."""
+    if gone := segment.missing_semaphores():
+        yield semaphores(gone)
+    if pids := sorted(set(_core.attachments(segment.memory)[1])):
+        yield died(pids)
+
+
+@singledispatch
+def examine_contents(observer: Mapped) -> Iterator[Finding]:
+    """What a segment holds, by the class of its kind's observers."""
+    return iter(())
+
+
+@examine_contents.register
+def _(queue: Observer) -> Iterator[Finding]:
+    yield from (Finding("repairable", queue.name, text) for text in what_the_dead_left_in(queue))
+    yield from examine_numbers(queue)
+
+
+def what_the_dead_left_in(queue: Observer) -> Iterator[str]:
     """What `shmq doctor` repairs: see shmq/_repair.py, which counts again what it finds when it repairs."""
-    found = []
-    if gone := queue.segment.missing_semaphores():
-        found.append(semaphores(gone))
-    if pids := sorted(set(_core.attachments(queue.segment.memory)[1])):
-        found.append(died(pids))
     now = _core.monotonic_ns() * 1e-9
     if count := sum(cell.state == "leased" and cell.ends is not None and cell.ends < now for cell in queue._occupied()):
-        found.append(over(count))
+        yield over(count)
     if count := queue._hopeless():
-        found.append(hopeless(count))
-    found += [interrupted(leftover) for leftover in DeadLetters(queue)._leftovers()]
+        yield hopeless(count)
+    yield from map(interrupted, DeadLetters(queue)._leftovers())
     if leaked := sides.leaked(queue):
-        found.append(leading_nowhere(len(leaked)))
-    yield from (Finding("repairable", queue.name, text) for text in found)
+        yield leading_nowhere(len(leaked))
 
 
 # What is found, in words. What was done about it follows.

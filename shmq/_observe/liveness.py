@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from shmq._core import Observer
+    from shmq._core import Mapped
 
 LONGEST = 60  # characters of a command line
 
@@ -28,7 +28,7 @@ def describe(pid: int, alive: bool | None = None, here: bool | None = None) -> s
     return f"pid {pid} ({command if len(command) <= LONGEST else command[: LONGEST - 3] + '...'})"
 
 
-def holders_of(observer: Observer) -> dict[int, str]:
+def holders_of(observer: Mapped) -> dict[int, str]:
     """Each attached port's process in words, by the port's number."""
     processes = observer._processes()
     words = {process: describe(*process) for process in set(processes.values())}

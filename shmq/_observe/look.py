@@ -10,7 +10,7 @@ import re
 from typing import NamedTuple
 
 from shmq import _core
-from shmq._core import Observer
+from shmq._core import Mapped
 from shmq._errors import NoSharedMemory, SegmentCorrupt, SegmentForeign, SegmentMismatch, SegmentNotFound, ShmqError
 from shmq._segment import files, lifecycle, segment
 from shmq._segment.segment import Segment
@@ -25,11 +25,11 @@ class Sight(NamedTuple):
     """A segment as it was found."""
 
     name: str
-    state: (
-        str  # "usable", "half-made", "other boot", "left over", "other lock file", "mismatch", "damaged", "foreign", "unreadable"
-    )
+    # "usable", "half-made", "other boot", "left over", "other lock file", "mismatch", "unknown kind", "damaged", "foreign" or
+    # "unreadable"
+    state: str
     problem: str = ""  # why it cannot be used, in words
-    observer: Observer | None = None  # where its numbers can be read
+    observer: Mapped | None = None  # where its numbers can be read
 
 
 def look(name: str) -> Sight:
@@ -53,10 +53,13 @@ def look(name: str) -> Sight:
         state, problem = "other lock file", "it was made beside another lock file: whether its users live cannot be told"
     elif lifecycle.outlived(header, memory):
         state, problem = "left over", "it was to go with its creator, or with its last handle, and those are gone"
-    observer = Observer()
     try:
-        observer._observe(Segment(name, memory, header, identity))
-    except SegmentCorrupt as error:  # it is being written over
+        found = Segment(name, memory, header, identity)
+        observer = found.kind.observer()
+        observer._observe(found)
+    except SegmentMismatch as error:
+        return Sight(name, "unknown kind", str(error))
+    except SegmentCorrupt as error:  # or it is being written over
         return Sight(name, "damaged", str(error))
     return Sight(name, state, problem, observer)
 

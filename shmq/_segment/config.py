@@ -285,6 +285,11 @@ class Config:
         """What a segment's header tells."""
         return cls({name: value.field.unpack(header) for name, value in cls.TABLE.items()})
 
+    @classmethod
+    def lifetime_of(cls, header: Header) -> str:
+        """The one value that a segment of any kind has."""
+        return cls.TABLE["lifetime"].field.unpack(header)  # type: ignore[no-any-return]
+
     def pack(self, header: Header) -> None:
         """Add every value to the header of a segment that is to be made."""
         for name, value in self.TABLE.items():

@@ -21,6 +21,7 @@ from shmq._errors import OutOfMemory, SegmentCorrupt, SegmentExists, SegmentFore
 from shmq._segment import files
 from shmq._segment.config import Config
 from shmq._segment.files import SEPARATOR, SHM
+from shmq._segment.kinds import KINDS, QUEUE, Kind
 from shmq._segment.listing import list_beside, used_although_removed
 from shmq._segment.segment import SIDES, Segment, boot_id, check_name, file_of, is_current
 
@@ -47,12 +48,11 @@ def find(name: str) -> Segment | None:
         return None
     try:
         header = _core.read_header(memory)
+        if header is None or header["boot_id"] != boot_id():
+            return None  # of another boot: as abandoned as one that was never finished
+        segment = Segment(name, memory, header, identity)
     except (SegmentMismatch, SegmentCorrupt) as error:
         raise type(error)(f"segment {name!r} cannot be used: {error}") from None
-    if header is None:
-        return None
-    if header["boot_id"] != boot_id():
-        return None  # of another boot: as abandoned as one that was never finished
     if header["lock_inode"] == _core.lock_inode() and outlived(header, memory):
         return None
     if header["lock_inode"] != _core.lock_inode():
@@ -60,7 +60,7 @@ def find(name: str) -> Segment | None:
             f"segment {name!r} was made beside another lock file than {SHM}/.shmq-{os.geteuid()}.lock is now: "
             "its users cannot be told from the dead. Stop them, then `shmq unlink` it"
         )
-    return Segment(name, memory, header, identity)
+    return segment
 
 
 def outlived(header: dict[str, Any], memory: _core.Mapping) -> bool:
@@ -73,8 +73,8 @@ def outlived(header: dict[str, Any], memory: _core.Mapping) -> bool:
     return False
 
 
-def attach(name: str) -> Segment:
-    """The segment of this name. Raises SegmentNotFound and what `find` raises."""
+def attach(name: str, kind: Kind = QUEUE) -> Segment:
+    """The segment of this name, which must be of that kind. Raises SegmentNotFound, SegmentMismatch and what `find` raises."""
     check_name(name)
     segment = find(name)
     if segment is None:
@@ -86,6 +86,13 @@ def attach(name: str) -> Segment:
                     f"there is no segment {name!r}: only the remains of one that was never finished, that has outlived its "
                     "creator or its last handle, or that is of another boot"
                 )
+    return of_kind(segment, kind)
+
+
+def of_kind(segment: Segment, kind: Kind) -> Segment:
+    """The segment, if it is of that kind. **Raises** SegmentMismatch."""
+    if segment.kind is not kind:
+        raise SegmentMismatch(f"segment {segment.name!r} is a {segment.kind.noun}, and no {kind.noun}")
     return segment
 
 
@@ -102,7 +109,8 @@ def open_or_create(name: str, config: Config) -> Segment:
     """The segment of this name, made with `config` where there is none. Raises SegmentMismatch naming each differing value."""
     check_name(name)
     with NameLock(name):
-        return existing(name) or make(name, config, anonymous=False)
+        found = existing(name)
+        return make(name, config, anonymous=False) if found is None else of_kind(found, QUEUE)
 
 
 def existing(name: str) -> Segment | None:
@@ -156,8 +164,9 @@ def make(name: str, config: Config, anonymous: bool) -> Segment:
 
 
 def always_beside(beside: str) -> list[str]:
-    """The names of what is made with a segment."""
-    return [*(f"{files.SEMAPHORE}{beside}.{side}" for side in SIDES), f"{beside}.backlog", f"{beside}.dead"]
+    """The names of what is made with a segment, whatever its kind."""
+    of_kinds = dict.fromkeys(what for kind in KINDS.values() for what in kind.beside)
+    return [*(f"{files.SEMAPHORE}{beside}.{side}" for side in SIDES), *(f"{beside}.{what}" for what in of_kinds)]
 
 
 def remove(name: str, apart_from: int = 0) -> bool:
@@ -206,13 +215,13 @@ def leave(segment: Segment, ending: bool = False) -> None:
     if not is_current(segment):
         tidy(segment, ending)  # nor will it ever be again
         return
-    if segment.config.lifetime == "persistent":
+    if segment.lifetime == "persistent":
         return
     if _core.after_name_lock(lambda: leave(segment, ending)):
         return
     apart_from = _core.identity() if ending else 0
     with NameLock(segment.name):
-        if is_current(segment) and (segment.config.lifetime == "creator" or not _core.attachments(segment.memory, apart_from)[0]):
+        if is_current(segment) and (segment.lifetime == "creator" or not _core.attachments(segment.memory, apart_from)[0]):
             remove(segment.name, apart_from)
 
 
@@ -241,7 +250,7 @@ def has_stayed(segment: Segment) -> bool:
     Whoever removes one with its last handle looks for ports and removes it under the name's lock: so look under it too, lest
     this look fall between those two steps.
     """
-    if segment.config.lifetime == "persistent":
+    if segment.lifetime == "persistent":
         return True
     with NameLock(segment.name):
         return is_current(segment)

@@ -11,6 +11,7 @@ from shmq._errors import NoSharedMemory, PayloadLost, SegmentCorrupt, SegmentFor
 from shmq._segment import files
 from shmq._segment.config import Config
 from shmq._segment.files import SEPARATOR, SHM, prefix
+from shmq._segment.kinds import kind_of
 
 SIDES = ("items", "space")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
@@ -18,7 +19,10 @@ SIDE_KEY = re.compile(r"[0-9a-f]{16}")
 
 
 class Segment:
-    """One mapped segment. The mapping lives as long as somebody holds its buffer."""
+    """One mapped segment of any kind. The mapping lives as long as somebody holds its buffer.
+
+    **Raises** SegmentMismatch where the kind is unknown, SegmentCorrupt where what it holds contradicts itself.
+    """
 
     def __init__(self, name: str, memory: _core.Mapping, header: dict[str, Any], identity: tuple[int, int]) -> None:
         self.name = name
@@ -28,7 +32,10 @@ class Segment:
         self.creator: int = header["creator"]
         self.creator_pid: int = header["creator_pid"]
         self.created_at: float = header["created_at"]
-        self.config = Config.found(header)
+        self.kind = kind_of(header)
+        self.config = self.kind.describe(memory, header)  # what it was made with
+        self.ports: int = header["ports"]
+        self.lifetime: str = Config.lifetime_of(header)
         self.identity = identity  # device and inode
         self.made = False  # … by this handle
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import click
 
 import shmq
+from shmq._core import Observer
 from shmq._observe.look import look
 from shmq._screen import age, printable, size
 from shmq._segment import lifecycle
@@ -29,8 +30,8 @@ def dead(name: str, errors: bool, data: bool) -> None:
     Looking takes no port and changes nothing. See shmq redrive for putting them back.
     """
     sight = look(name)
-    if sight.observer is None:
-        raise click.ClickException(f"queue {name!r} cannot be looked at: {sight.problem}")
+    if not isinstance(sight.observer, Observer):
+        raise click.ClickException(f"queue {name!r} cannot be looked at: {sight.problem or 'it holds no queue'}")
     show(DeadLetters(sight.observer), errors, data)
 
 

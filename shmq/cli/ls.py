@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from functools import singledispatch
 
 import click
 
 import shmq
+from shmq._core import Mapped, Observer
 from shmq._observe.liveness import holders_of
 from shmq._observe.look import Sight, look, older
 from shmq._observe.stats import stats_of
@@ -54,12 +56,23 @@ def row_of(sight: Sight, memory: str) -> Row:
     problem = [f"{sight.state}: {printable(sight.problem)}"] if sight.problem else []
     if sight.observer is None:
         return Row((sight.name, *["?"] * 6, memory, "?"), problem, "red")
-    stats, since = stats_of(sight.observer), sight.observer.segment.created_at
-    figures = (stats.capacity, stats.ready, stats.leased, stats.returned, stats.dead_letters)
-    ports = f"{stats.ports:,}/{sight.observer.segment.config.ports:,}"
+    segment = sight.observer.segment
+    ports = f"{len(sight.observer._ports()):,}/{segment.ports:,}"
     holders = [] if problem else holders_in(sight)
-    cells = (sight.name, *(f"{figure:,}" for figure in figures), ports, memory, age(time.time() - since))
+    cells = (sight.name, *figures_of(sight.observer), ports, memory, age(time.time() - segment.created_at))
     return Row(cells, problem or holders, "yellow" if problem else "")
+
+
+@singledispatch
+def figures_of(observer: Mapped) -> tuple[str, ...]:
+    """What a segment holds in figures, below the headings from "slots" to "dead": by the class of its kind's observers."""
+    return ("-",) * 5
+
+
+@figures_of.register
+def _(queue: Observer) -> tuple[str, ...]:
+    stats = stats_of(queue)
+    return tuple(f"{figure:,}" for figure in (stats.capacity, stats.ready, stats.leased, stats.returned, stats.dead_letters))
 
 
 def holders_in(sight: Sight) -> list[str]:

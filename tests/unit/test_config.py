@@ -115,6 +115,6 @@ def test_what_was_not_given_follows_what_was() -> None:
 
 
 def test_no_two_flags_have_a_bit_in_common() -> None:
-    flags = [row.place.bits for row in Config.TABLE.values() if isinstance(row.place, config.Flags)]
+    flags = [row.field.bits for row in Config.TABLE.values() if isinstance(row.field, config.Flags)]
     bits = [bit for choices in flags for bit in choices.values() if bit]
     assert len(set(bits)) == len(bits) and all(bit.bit_count() == 1 for bit in bits)
