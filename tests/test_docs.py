@@ -100,6 +100,23 @@ def test_every_command_and_public_name_that_a_document_names_exists(document):
             assert set(re.findall(r"(?<=\s)--?[a-z][a-z-]*", span)) <= options | {"--help"}, span
 
 
+OF_PYTHON = {"as_completed", "run_in_executor"}
+
+
+@pytest.mark.parametrize("document", ["ARCHITECTURE.md", "docs/decisions.md"])
+def test_every_name_of_the_source_that_the_reasons_mention_is_there(document):
+    text = re.sub(r"^```.*?^```", "", (ROOT / document).read_text(), flags=re.DOTALL | re.MULTILINE)
+    kinds = {".py", ".pyx", ".pxi", ".pxd", ".pyi", ".c", ".h"}
+    sources = [
+        path
+        for folder in ("shmq", "tests")
+        for path in (ROOT / folder).rglob("*")
+        if path.suffix in kinds and path.name != "_core.c"
+    ]
+    words = {word for path in sources for word in re.findall(r"\w+", path.read_text())}
+    assert set(re.findall(r"`(\w+)(?:\(\))?`", text)) - words - OF_PYTHON == set()
+
+
 def test_the_methods_that_the_readme_lists_exist_with_these_parameters():
     table = (ROOT / "README.md").read_text().partition("### Work queues")[2].partition("\n### ")[0].partition("| | |")[2]
     calls = [re.fullmatch(r"(?:q\.|lease\.|\.)?(\w+)(?:\((.*)\))?", span) for span in re.findall(r"`([^`]+)`", table)]
