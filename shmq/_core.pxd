@@ -245,6 +245,15 @@ cdef extern from "queue/look.h" nogil:
     bint shmq_all_done(shmq_port *port)
     bint shmq_has_taken(const shmq_port *port, uint64_t count)
 
+    struct shmq_came_back:
+        uint32_t due
+        uint32_t resting
+        uint32_t exhausted
+        uint64_t next_due_ns
+    uint64_t shmq_ready(const shmq_port *port)
+    uint32_t shmq_room(shmq_port *port)
+    shmq_came_back look_for_what_came_back "shmq_came_back"(const shmq_port *port)
+
 cdef extern from "queue/view.h" nogil:
     shmq_status shmq_view_begin(shmq_port *port, uint32_t cell, uint64_t leased)
     void shmq_view_end(shmq_port *port, uint32_t cell)
@@ -260,7 +269,6 @@ cdef extern from "queue/cell.h" nogil:
 
 cdef extern from "queue/lease.h" nogil:
     const uint64_t SHMQ_BY_POLICY
-    void shmq_lease_time(shmq_port *port, uint32_t cell, uint64_t deadline_ns)
     shmq_status shmq_lease_extend(shmq_port *port, uint32_t cell, uint64_t *leased, uint64_t deadline_ns)
     void shmq_lease_mark(shmq_port *port, uint32_t cell, uint64_t leased, bint begun)
     shmq_status shmq_lease_ack(shmq_port *port, uint32_t cell, uint64_t leased, bint looking)
@@ -273,17 +281,21 @@ cdef extern from "queue/lease.h" nogil:
 cdef extern from "queue/resting.h" nogil:
     enum shmq_wish:
         SHMQ_TO_DEAD_LETTER, SHMQ_TO_DISCARD
-    shmq_status shmq_orphan_adopt(shmq_port *port, uint64_t deadline_ns, uint32_t *cell)
     bint shmq_orphan_due(shmq_port *port)
     bint shmq_orphan_claim(shmq_port *port, shmq_wish wish, uint32_t *cell)
 
 cdef extern from "queue/ring.h" nogil:
     ctypedef c_bool (*shmq_fill)(void *context, shmq_port *port, uint32_t slot) noexcept nogil
-    shmq_status shmq_ring_put(shmq_port *port, uint32_t cell)
-    shmq_status shmq_ring_move_in(shmq_port *port, uint32_t cell)
-    shmq_status shmq_ring_get(shmq_port *port, uint32_t cell, cell_state leased)
     uint32_t shmq_ring_get_many(shmq_port *port, const uint32_t *cells, uint32_t count, cell_state leased, shmq_status *status)
     uint32_t shmq_ring_put_many(shmq_port *port, uint32_t cell, shmq_fill fill, void *context, shmq_status *status)
+
+cdef extern from "queue/deliver.h" nogil:
+    shmq_status shmq_offer(shmq_port *port, uint32_t cell, bint is_new)
+    uint32_t shmq_offer_many(shmq_port *port, uint32_t cell, shmq_fill fill, void *context, shmq_status *status)
+    shmq_status shmq_take(shmq_port *port, bint for_long, uint64_t lease_ns, uint32_t *cell)
+    uint32_t shmq_take_many(shmq_port *port, uint32_t *cells, uint32_t wanted, shmq_status *status)
+    shmq_status shmq_verdict(shmq_port *port, shmq_side side, shmq_status status, bint stays)
+    uint64_t shmq_worth(shmq_port *port, shmq_side side)
 
 cdef extern from "queue/attach.h" nogil:
     void shmq_segment_format(void *base, const shmq_geometry *geometry, uint64_t nonce, uint32_t flags, const char *codec,

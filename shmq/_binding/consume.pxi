@@ -34,26 +34,9 @@ cdef class Consumer(DeadLetterWriter):
 
         `for_long`: not in the port's kept cell. `lease_ns`: for so long, and the cell is TIMED; 0: for as long as we live.
         """
-        cdef shmq_status status
-        cdef uint64_t until = 0
         if self.port.caught_up:
             shmq_linger(&self.port)
-        if lease_ns:
-            until = shmq_now_ns() + lease_ns
-        status = shmq_orphan_adopt(&self.port, until, cell)
-        if shmq_unlikely(status != SHMQ_WOULD_BLOCK):
-            return status
-        status = shmq_cell_take_for_long(&self.port, SHMQ_TO_GIVE, cell) if for_long else shmq_cell_take(&self.port, SHMQ_TO_GIVE, cell)
-        if shmq_unlikely(status != SHMQ_OK):
-            return status
-        if until:
-            shmq_lease_time(&self.port, cell[0], until)
-        status = shmq_ring_get(&self.port, cell[0], SHMQ_TIMED if until else SHMQ_LEASED)
-        if shmq_unlikely(status != SHMQ_OK):
-            shmq_cell_return(&self.port, cell[0], False)
-            return status
-        shmq_wake_after(&self.port, SHMQ_SPACE)
-        return SHMQ_OK
+        return shmq_take(&self.port, for_long, lease_ns, cell)
 
     cdef shmq_status take_or_dead_letter(self, uint32_t *cell, bint for_long, uint64_t lease_ns, uint64_t deadline) except *:
         """As take, past the messages that are to be dead-lettered, and with those of the backlog."""
@@ -209,10 +192,8 @@ cdef class Consumer(DeadLetterWriter):
         if self.port.caught_up:
             shmq_linger(&self.port)
         wanted = self.batch_size(max)
-        status = SHMQ_WOULD_BLOCK if wanted == 1 else shmq_orphan_adopt(&self.port, 0, &cell)
-        if wanted == 1 or status != SHMQ_WOULD_BLOCK:
-            if wanted == 1:
-                status = self.take(&cell, False, 0)
+        if wanted == 1:
+            status = self.take(&cell, False, 0)
             if status != SHMQ_OK:
                 self.take_patiently(&cell, status, deadline_of(seconds), False, 0, False)
             return [self.finish(cell)]
@@ -222,8 +203,9 @@ cdef class Consumer(DeadLetterWriter):
                 raise MemoryError
         cdef list result = [] # before a message is taken: making it may run the collector
         try:
-            taken = self.take_batch(cells, wanted, &status)
+            taken = shmq_take_many(&self.port, cells, wanted, &status)
             if taken == 0:
+                cell = cells[0]
                 self.take_patiently(&cell, status, deadline_of(seconds), False, 0, False)
                 return [self.finish(cell)]
             return self.finish_batch(cells, taken, result)
@@ -240,23 +222,6 @@ cdef class Consumer(DeadLetterWriter):
         if max < length:
             length = <uint32_t>max
         return length if length else 1
-
-    cdef uint32_t take_batch(self, uint32_t *cells, uint32_t wanted, shmq_status *status) noexcept:
-        """Lease up to `wanted` messages from the ring; as many cells are LEASED afterwards, no other is held."""
-        cdef uint32_t claimed = 0, taken, i
-        while claimed < wanted:
-            status[0] = shmq_cell_take(&self.port, SHMQ_TO_GIVE, &cells[claimed])
-            if status[0] != SHMQ_OK:
-                break
-            claimed += 1
-        if claimed == 0:
-            return 0
-        taken = shmq_ring_get_many(&self.port, cells, claimed, SHMQ_LEASED, status)
-        for i in range(taken, claimed):
-            shmq_cell_return(&self.port, cells[i], False)
-        if taken:
-            shmq_wake_after(&self.port, SHMQ_SPACE)
-        return taken
 
     cdef list finish_batch(self, uint32_t *cells, uint32_t taken, list result):
         """Decode all, then ack all; where one fails, it counts as a failed attempt, and the others go back unbegun."""

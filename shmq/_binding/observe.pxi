@@ -32,7 +32,7 @@ cdef class Observer(Mapped):
         """Messages that wait: leased ones and those that came back are not counted. Exact at a quiet moment."""
         if shmq_unlikely(self.forks != shmq_owner_forks):
             self.look()
-        return shmq_load_seq(&self.port.header.backlog) + shmq_ring_length(&self.port)
+        return shmq_ready(&self.port)
 
     def empty(self) -> bool:
         """No message can be taken now: none waits, and none that came back is due. True or False at that moment."""
@@ -44,16 +44,11 @@ cdef class Observer(Mapped):
         """put would wait. True or False at that moment."""
         if shmq_unlikely(self.forks != shmq_owner_forks):
             self.look()
-        return not self.grows and not shmq_ring_has_space(&self.port)
+        return not self.grows and shmq_room(&self.port) == 0
 
     def _hopeless(self) -> int:
         """Messages that failed too often or were rejected, and are not dead letters yet: no process has come by since."""
-        cdef uint32_t i, count = 0
-        cdef uint64_t word
-        for i in range(self.port.geometry.cells):
-            word = shmq_load_acquire(&self.port.cells[i].word)
-            count += shmq_cell_state(word) == SHMQ_ORPHAN and to_be_dead_lettered(self, shmq_word_slot(word))
-        return count
+        return look_for_what_came_back(&self.port).exhausted
 
     @property
     def maxsize(self) -> int:
@@ -266,22 +261,4 @@ cdef int map_queue(Mapped port) except -1:
 
 cdef bint queue_is_empty(Mapped port) noexcept:
     """Can no message be taken now?"""
-    return shmq_load_seq(&port.port.header.backlog) == 0 and shmq_ring_length(&port.port) == 0 and not due_count(port)
-
-
-cdef uint32_t due_count(Mapped port) noexcept:
-    cdef uint32_t i, count = 0
-    cdef uint64_t word, now = 0, due
-    for i in range(port.port.geometry.cells):
-        word = shmq_load_acquire(&port.port.cells[i].word)
-        if shmq_cell_state(word) == SHMQ_ORPHAN:
-            due = shmq_load_relaxed(&port.port.cells[i].due_ns)
-            if due and now == 0:
-                now = shmq_now_ns()
-            count += due <= now and not to_be_dead_lettered(port, shmq_word_slot(word))
-    return count
-
-
-cdef bint to_be_dead_lettered(Mapped port, uint32_t slot) noexcept:
-    return slot < port.port.geometry.total_slots and shmq_message_exhausted(
-        &port.port, shmq_load_relaxed(&shmq_slot_at(&port.port, slot).deliveries))
+    return shmq_ready(&port.port) == 0 and look_for_what_came_back(&port.port).due == 0

@@ -269,10 +269,8 @@ cdef class Port(Consumer):
         if self.unbounded:
             return self.publish_growing(cell, slot)
         while True:
-            status = shmq_ring_put(&self.port, cell)
+            status = shmq_offer(&self.port, cell, True)
             if shmq_likely(status == SHMQ_OK):
-                shmq_count(&self.port.record.counters[SHMQ_PUTS], 1)
-                shmq_wake_after(&self.port, SHMQ_ITEMS)
                 return 0
             if self.wait(status, SHMQ_SPACE, deadline, &patience) == SHMQ_TIMED_OUT:
                 self.raise_full(status, seconds)

@@ -68,13 +68,8 @@ cdef class Producer(QueuePort):
         shmq_slot_stamp(&self.port, shmq_slot_at(&self.port, slot))
         if shmq_unlikely(draft.published_ns != 0):
             shmq_slot_at(&self.port, slot).published_ns = draft.published_ns
-            status = shmq_ring_move_in(&self.port, cell)
-        else:
-            status = shmq_ring_put(&self.port, cell)
+        status = shmq_offer(&self.port, cell, draft.published_ns == 0)
         shmq_cell_return(&self.port, cell, status != SHMQ_OK)
-        if shmq_likely(status == SHMQ_OK):
-            shmq_count(&self.port.record.counters[SHMQ_PUTS], draft.published_ns == 0) # when it was put, else
-            shmq_wake_after(&self.port, SHMQ_ITEMS)
         if large and self.closed and self.users == 0:
             self.let_go() # closed by another thread during the copy
         return status
@@ -177,16 +172,11 @@ cdef class Producer(QueuePort):
         while True:
             status = shmq_cell_take(&self.port, SHMQ_TO_WRITE, &cell)
             if status == SHMQ_OK:
-                put = shmq_ring_put_many(&self.port, cell, batch_fill, batch, &status)
+                put = shmq_offer_many(&self.port, cell, batch_fill, batch, &status)
                 shmq_cell_return(&self.port, cell, status != SHMQ_OK)
                 published += put
                 batch.next = published # one more was filled where the ring was full
                 if put:
-                    shmq_count(&self.port.record.counters[SHMQ_PUTS], put)
-                    for i in range(put):
-                        if not shmq_load_half(&self.port.header.items_waiters):
-                            break
-                        shmq_wake(&self.port, SHMQ_ITEMS)
                     memset(&patience, 0, sizeof(patience))
             if published == batch.count or (status == SHMQ_SHUT and published) or self.wait(status, SHMQ_SPACE, deadline, &patience) == SHMQ_TIMED_OUT:
                 return 0
@@ -260,10 +250,8 @@ cdef class Producer(QueuePort):
         cdef draft_t draft
         cdef shmq_status status = SHMQ_WOULD_BLOCK
         if not self.is_behind():
-            status = shmq_ring_put(&self.port, cell)
+            status = shmq_offer(&self.port, cell, True)
         if status == SHMQ_OK:
-            shmq_count(&self.port.record.counters[SHMQ_PUTS], 1)
-            shmq_wake_after(&self.port, SHMQ_ITEMS)
             return 0
         draft_of_image(&draft, shmq_slot_at(&self.port, slot), <const char *>shmq_payload_at(&self.port, slot))
         return self.append(&draft, SHMQ_FOREVER)

@@ -72,8 +72,7 @@ cdef class QueuePort(Attachment):
                 self.users -= not self.looks[i] # its Lease finds out: see Slot.is_mine. Views keep the port, which keeps the slot
 
     cdef int refuse_hopeless(self, shmq_status status, shmq_side side, shmq_patience *patience) except -1:
-        if status == SHMQ_SHUT or (status == SHMQ_WOULD_BLOCK and (
-                shmq_is_over(&self.port, patience.stays) if side == SHMQ_ITEMS else shmq_load_half(&self.port.header.shut))):
+        if shmq_verdict(&self.port, side, status, patience.stays) == SHMQ_SHUT:
             self.raise_shut(side)
         if status != SHMQ_WOULD_BLOCK and status != SHMQ_NO_CELLS:
             raise SegmentCorrupt(f"queue {self.name!r} is corrupt: a cell of its ring names a slot or a lap that cannot be")
@@ -107,17 +106,9 @@ cdef class QueuePort(Attachment):
 
         Of messages that came back it says one at a time.
         """
-        cdef uint32_t length
         if shmq_unlikely(self.forks != shmq_owner_forks):
             self.enter()
-        if side == SHMQ_DONE:
-            return SHMQ_MAX_SLOTS if shmq_all_done(&self.port) else 0
-        if shmq_is_over(&self.port, False) if side == SHMQ_ITEMS else shmq_load_half(&self.port.header.shut):
-            return SHMQ_MAX_SLOTS
-        length = shmq_ring_length(&self.port)
-        if side == SHMQ_ITEMS:
-            return length + shmq_load_seq(&self.port.header.backlog) + shmq_orphan_due(&self.port)
-        return max(self.port.geometry.slots - length, <uint32_t>1) if shmq_ring_has_space(&self.port) else 0
+        return shmq_worth(&self.port, <shmq_side>side)
 
     def _ready(self) -> bool:
         """Would get return, or raise ShutDown, at once? More than `not empty()` by the latter."""

@@ -23,6 +23,7 @@
 #include "queue/lease.c"
 #include "queue/resting.c"
 #include "queue/ring.c"
+#include "queue/deliver.c"
 #include "queue/recover.c"
 #include "queue/attach.c"
 #include "queue/pace.c"

@@ -102,16 +102,8 @@ static void give(void) {
 }
 
 /* As a binding does it: until_ns 0 is a lease for as long as the holder lives. */
-static shmq_status try_receive(bool for_long, uint64_t until_ns, uint32_t *cell) {
-    shmq_status status = shmq_orphan_adopt(&port, until_ns, cell);
-    if (status == SHMQ_OK) return status;
-    status = for_long ? shmq_cell_take_for_long(&port, SHMQ_TO_GIVE, cell) : shmq_cell_take(&port, SHMQ_TO_GIVE, cell);
-    if (status != SHMQ_OK) return status;
-    if (until_ns) shmq_lease_time(&port, *cell, until_ns);
-    status = shmq_ring_get(&port, *cell, until_ns ? SHMQ_TIMED : SHMQ_LEASED);
-    if (status == SHMQ_OK) shmq_wake_after(&port, SHMQ_SPACE);
-    else shmq_cell_return(&port, *cell, false);
-    return status;
+static shmq_status try_receive(bool for_long, uint64_t lease_ns, uint32_t *cell) {
+    return shmq_take(&port, for_long, lease_ns, cell);
 }
 
 /* What is ours and how it read when it became so: somebody else may end a timed lease at any moment. */
@@ -135,7 +127,7 @@ static struct lease receive(bool for_long, bool timed) {
     struct lease lease;
     shmq_status status;
     do {
-        while ((status = try_receive(for_long, timed ? shmq_now_ns() + LEASE_NS : 0, &lease.cell)) != SHMQ_OK)
+        while ((status = try_receive(for_long, timed ? LEASE_NS : 0, &lease.cell)) != SHMQ_OK)
             await_more(status, SHMQ_ITEMS, begun, &patience);
     } while (!look(&lease, timed));
     note_time(begun);

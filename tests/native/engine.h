@@ -9,6 +9,7 @@
 #include "queue/attach.h"
 #include "queue/await.h"
 #include "queue/cell.h"
+#include "queue/deliver.h"
 #include "queue/lease.h"
 #include "queue/look.h"
 #include "queue/pace.h"

@@ -793,6 +793,64 @@ static void ages(void) {
     }
 }
 
+/* What is offered is taken in the order in which it was put, what came back first; each is counted, and looks agree with what is there. */
+static void delivering(void) {
+    struct arena a = arena_make(4, 64, 4, 3);
+    struct shmq_port port, other;
+    uint32_t cell, many[8];
+    shmq_status status;
+    const uint64_t hour = UINT64_C(3600000000000);
+    attach(&a, &port);
+    attach(&a, &other);
+    CHECK(shmq_take(&port, true, 0, &cell) == SHMQ_WOULD_BLOCK && shmq_ready(&port) == 0 && shmq_room(&port) == 4, "empty");
+    for (uint32_t number = 0; number < 4; number++) {
+        cell = take_cell(&port, SHMQ_TO_WRITE, false);
+        write_message(&port, slot_of(&port, cell), 0, number);
+        CHECK(shmq_offer(&port, cell, true) == SHMQ_OK, "offer");
+        shmq_cell_return(&port, cell, false);
+        CHECK(shmq_ready(&other) == number + 1 && shmq_room(&other) == 3 - number, "looks after a put");
+    }
+    cell = take_cell(&port, SHMQ_TO_WRITE, false);
+    CHECK(shmq_offer(&port, cell, true) == SHMQ_WOULD_BLOCK && shmq_offer(&port, cell, false) == SHMQ_WOULD_BLOCK, "full");
+    CHECK(shmq_load_relaxed(&port.record->counters[SHMQ_PUTS]) == 4, "what was not put is not counted");
+    shmq_cell_return(&port, cell, true);
+    CHECK(shmq_verdict(&port, SHMQ_SPACE, SHMQ_WOULD_BLOCK, false) == SHMQ_WOULD_BLOCK && shmq_worth(&port, SHMQ_SPACE) == 0, "it may wait");
+
+    /* The first comes back at once, the second rests: the first, the third, and, when it is due, the second. */
+    CHECK(shmq_take(&other, true, hour, &cell) == SHMQ_OK && shmq_cell_state(shmq_cell_load(&other, cell)) == SHMQ_TIMED, "timed");
+    CHECK(shmq_lease_give_back(&other, cell, shmq_cell_load(&other, cell), SHMQ_RELEASED, 0) == SHMQ_OK, "released");
+    CHECK(shmq_came_back(&port).due == 1 && shmq_ready(&port) == 3 && shmq_worth(&port, SHMQ_ITEMS) == 4, "one came back");
+    CHECK(shmq_take(&port, false, 0, &cell) == SHMQ_OK && read_message(&port, slot_of(&port, cell)).number == 0, "what came back is first");
+    ack(&port, cell);
+    CHECK(shmq_take(&port, true, 0, &cell) == SHMQ_OK && read_message(&port, slot_of(&port, cell)).number == 1, "then what is new");
+    CHECK(shmq_lease_give_back(&port, cell, shmq_cell_load(&port, cell), SHMQ_NACKED, hour) == SHMQ_OK, "nacked");
+    struct shmq_came_back rests = shmq_came_back(&other);
+    CHECK(rests.due == 0 && rests.resting == 1 && rests.exhausted == 0 && rests.next_due_ns - shmq_now_ns() <= hour, "it rests");
+    uint32_t done = shmq_take_many(&other, many, 8, &status); /* the released one was taken: nothing that came back is due */
+    CHECK(done == 2 && read_message(&other, slot_of(&other, many[0])).number == 2 && read_message(&other, slot_of(&other, many[1])).number == 3, "a batch");
+    CHECK(shmq_take(&port, true, 0, &cell) == SHMQ_WOULD_BLOCK && shmq_unfinished(&port) == 3, "two are leased, and one rests");
+    while (done) ack(&other, many[--done]);
+
+    /* After a shutdown nothing new goes in; what waited in the backlog does, uncounted; and who waits learns of it. */
+    shmq_store_seq(&port.header->shut, SHMQ_SHUT_FOR_PUTS);
+    cell = take_cell(&port, SHMQ_TO_WRITE, false);
+    write_message(&port, slot_of(&port, cell), 0, 4);
+    CHECK(shmq_offer(&port, cell, true) == SHMQ_SHUT && shmq_offer(&port, cell, false) == SHMQ_OK, "shut");
+    shmq_cell_return(&port, cell, false);
+    CHECK(shmq_load_relaxed(&port.record->counters[SHMQ_PUTS]) == 4, "it was counted when it came to the backlog");
+    CHECK(shmq_verdict(&port, SHMQ_SPACE, SHMQ_WOULD_BLOCK, false) == SHMQ_SHUT && shmq_worth(&port, SHMQ_SPACE) == SHMQ_MAX_SLOTS, "for producers");
+    CHECK(shmq_verdict(&port, SHMQ_ITEMS, SHMQ_WOULD_BLOCK, false) == SHMQ_WOULD_BLOCK, "there is still something");
+    CHECK(shmq_take(&port, true, 0, &cell) == SHMQ_OK, "take");
+    ack(&port, cell);
+    CHECK(shmq_orphan_claim(&port, SHMQ_TO_DISCARD, &cell), "what rests");
+    ack(&port, cell);
+    CHECK(shmq_verdict(&port, SHMQ_ITEMS, SHMQ_WOULD_BLOCK, false) == SHMQ_SHUT && shmq_verdict(&port, SHMQ_ITEMS, SHMQ_NO_CELLS, false) == SHMQ_NO_CELLS, "for consumers");
+    CHECK(shmq_worth(&port, SHMQ_DONE) == SHMQ_MAX_SLOTS, "all is done");
+    shmq_port_detach(&other);
+    shmq_port_detach(&port);
+    free(a.base);
+}
+
 /* A queue that was shut is over when nothing is there, nothing rests, and for those who stay when no other process may give anything back. */
 static void shutting(void) {
     struct arena a = arena_make(4, 64, 4, 3);
@@ -1463,7 +1521,7 @@ static void scribble(uint64_t seed, uint32_t milliseconds) {
 /* -- main -------------------------------------------------------------------------------------------------------------------- */
 
 static const struct { const char *name; void (*run)(void); } singles[] = {
-    {"capacities", capacities}, {"lagging", lagging}, {"far_behind", far_behind}, {"generations", generations}, {"failures", failures}, {"orphans", orphans}, {"ages", ages}, {"shutting", shutting},
+    {"capacities", capacities}, {"lagging", lagging}, {"far_behind", far_behind}, {"generations", generations}, {"failures", failures}, {"orphans", orphans}, {"ages", ages}, {"shutting", shutting}, {"delivering", delivering},
     {"detaching", detaching}, {"ids", ids}, {"taken_away_asleep", taken_away_asleep}, {"limits", limits}, {"warm", warm}, {"batches", batches}, {"geometries", geometries},
     {"headers", headers}, {"owners", owners}, {"never_back", never_back}, {"corruption", corruption},
 };

@@ -414,9 +414,8 @@ static void operate(struct program *program, enum operation operation) {
         if ((status = shmq_cell_take(port, SHMQ_TO_WRITE, &cell)) != SHMQ_OK) break;
         if (!slot_handed(queue, cell, before, &slot)) break;
         fill_slot(port, slot);
-        status = shmq_ring_put(port, cell);
+        status = shmq_offer(port, cell, true);
         shmq_cell_return(port, cell, status != SHMQ_OK);
-        if (status == SHMQ_OK) shmq_wake_after(port, SHMQ_ITEMS);
         break;
     case PUT_BY_CLIENT:
         n = byte();
@@ -436,22 +435,14 @@ static void operate(struct program *program, enum operation operation) {
         if (!slot_handed(queue, cell, before, &slot)) break;
         count = byte() % 40;
         n = (uint8_t)count;
-        done = shmq_ring_put_many(port, cell, fill, &count, &status);
+        done = shmq_offer_many(port, cell, fill, &count, &status);
         CHECK(done + count <= n);
         shmq_cell_return(port, cell, status != SHMQ_OK);
-        if (done) shmq_wake_after(port, SHMQ_ITEMS);
         break;
     case GET:
         if (port->caught_up && waits_left && waits_left--) shmq_linger(port);
-        if ((status = shmq_orphan_adopt(port, 0, &cell)) == SHMQ_WOULD_BLOCK) {
-            if ((status = shmq_cell_take(port, SHMQ_TO_GIVE, &cell)) != SHMQ_OK) break;
-            CHECK(cell < g->cells);
-            if ((status = shmq_ring_get(port, cell, SHMQ_LEASED)) != SHMQ_OK) {
-                shmq_cell_return(port, cell, false);
-                break;
-            }
-            shmq_wake_after(port, SHMQ_SPACE);
-        }
+        if ((status = shmq_take(port, false, 0, &cell)) != SHMQ_OK && status != SHMQ_EXHAUSTED) break;
+        CHECK(cell < g->cells);
         if (slot_handed(queue, cell, before, &slot)) {
             look_at_slot(queue, slot);
             shmq_cell_return(port, cell, true);

@@ -172,23 +172,13 @@ static inline shmq_status try_put(struct shmq_port *port, uint32_t producer, uin
     shmq_status status = shmq_cell_take(port, SHMQ_TO_WRITE, &cell);
     if (status != SHMQ_OK) return status;
     message_write(port, slot_in(port, cell), producer, number);
-    status = shmq_ring_put(port, cell);
+    status = shmq_offer(port, cell, true);
     shmq_cell_return(port, cell, status != SHMQ_OK);
-    if (status == SHMQ_OK) shmq_wake_after(port, SHMQ_ITEMS);
     return status;
 }
 
 /* The cell is LEASED afterwards. */
-static inline shmq_status try_take(struct shmq_port *port, bool for_long, uint32_t *cell) {
-    shmq_status status = shmq_orphan_adopt(port, 0, cell);
-    if (status == SHMQ_OK) return status;
-    status = for_long ? shmq_cell_take_for_long(port, SHMQ_TO_GIVE, cell) : shmq_cell_take(port, SHMQ_TO_GIVE, cell);
-    if (status != SHMQ_OK) return status;
-    status = shmq_ring_get(port, *cell, SHMQ_LEASED);
-    if (status == SHMQ_OK) shmq_wake_after(port, SHMQ_SPACE);
-    else shmq_cell_return(port, *cell, false);
-    return status;
-}
+static inline shmq_status try_take(struct shmq_port *port, bool for_long, uint32_t *cell) { return shmq_take(port, for_long, 0, cell); }
 
 /* The waiting half of a blocking call. TIMED_OUT, or OK: look again. */
 static inline shmq_status wait_after(struct shmq_port *port, shmq_status why, enum shmq_side side, uint64_t deadline_ns,

@@ -42,6 +42,7 @@ SINGLES = [
     "orphans",
     "ages",
     "shutting",
+    "delivering",
     "detaching",
     "ids",
     "taken_away_asleep",

@@ -105,8 +105,7 @@ static shmq_status put(struct world *w, struct shmq_port *port, uint32_t number)
     uint32_t cell;
     CHECK(shmq_cell_take(port, SHMQ_TO_WRITE, &cell) == SHMQ_OK, "no cell");
     write_message(w, port, shmq_word_slot(shmq_cell_load(port, cell)), number);
-    shmq_status status = shmq_ring_put(port, cell);
-    if (status == SHMQ_OK) shmq_wake_after(port, SHMQ_ITEMS);
+    shmq_status status = shmq_offer(port, cell, true);
     shmq_cell_return(port, cell, status != SHMQ_OK);
     return status;
 }
@@ -125,18 +124,10 @@ static void expect_of_role(struct world *w, uint32_t count, unsigned allowed) {
 }
 
 /* With a deadline, or 0: for as long as the holder lives. */
-static shmq_status receive_until(struct shmq_port *port, uint64_t deadline_ns, uint32_t *cell) {
-    if (shmq_orphan_adopt(port, deadline_ns, cell) == SHMQ_OK) return SHMQ_OK;
-    shmq_status status = shmq_cell_take_for_long(port, SHMQ_TO_GIVE, cell);
-    if (status != SHMQ_OK) return status;
-    if (deadline_ns) shmq_lease_time(port, *cell, deadline_ns);
-    status = shmq_ring_get(port, *cell, deadline_ns ? SHMQ_TIMED : SHMQ_LEASED);
-    if (status == SHMQ_OK) shmq_wake_after(port, SHMQ_SPACE);
-    else shmq_cell_release(port, *cell, false);
-    return status;
-}
-static shmq_status receive(struct shmq_port *port, uint32_t *cell) { return receive_until(port, 0, cell); }
-static uint64_t far_away(void) { return shmq_now_ns() + UINT64_C(3600000000000); }
+static shmq_status receive_for(struct shmq_port *port, uint64_t lease_ns, uint32_t *cell) { return shmq_take(port, true, lease_ns, cell); }
+static shmq_status receive(struct shmq_port *port, uint32_t *cell) { return receive_for(port, 0, cell); }
+static const uint64_t hour = UINT64_C(3600000000000);
+static uint64_t far_away(void) { return shmq_now_ns() + hour; }
 
 static void ack(struct shmq_port *port, uint32_t cell) {
     CHECK(shmq_lease_ack(port, cell, shmq_cell_load(port, cell), false) == SHMQ_OK, "lease lost");
@@ -229,7 +220,7 @@ static void loan(struct world *w, struct shmq_port *port) {
 }
 static void loan_and_publish(struct world *w, struct shmq_port *port) {
     loan(w, port);
-    CHECK(shmq_ring_put(port, childs_cell) == SHMQ_OK, "full");
+    CHECK(shmq_offer(port, childs_cell, true) == SHMQ_OK, "full");
     shmq_cell_return(port, childs_cell, false);
 }
 static void loan_and_abandon(struct world *w, struct shmq_port *port) {
@@ -305,7 +296,7 @@ static void adopt_it(struct world *w, struct shmq_port *port) {
 
 /* Leases with a deadline. */
 static void receive_timed(struct world *w, struct shmq_port *port) {
-    CHECK(receive_until(port, far_away(), &childs_cell) == SHMQ_OK, "nothing to receive");
+    CHECK(receive_for(port, hour, &childs_cell) == SHMQ_OK, "nothing to receive");
     read_message(w, port, shmq_word_slot(shmq_cell_load(port, childs_cell)));
 }
 static void receive_ahead(struct world *w, struct shmq_port *port) {
@@ -346,7 +337,7 @@ static void finish_and_look_away(struct world *w, struct shmq_port *port) {
 static void survivor_looks(struct world *w) {
     put_one_for_the_role(w, SECOND | GONE);
     uint32_t cell;
-    CHECK(receive_until(&w->survivor, far_away(), &cell) == SHMQ_OK, "nothing to receive");
+    CHECK(receive_for(&w->survivor, hour, &cell) == SHMQ_OK, "nothing to receive");
     CHECK(shmq_view_begin(&w->survivor, cell, shmq_cell_load(&w->survivor, cell)) == SHMQ_OK, "lease lost");
     give_back(&w->survivor, cell, false);
     w->looked_at = cell;
@@ -356,7 +347,7 @@ static void finish_under_a_viewer(struct world *w, struct shmq_port *port) { (vo
 /* The survivor's lease is over, and it does not look. */
 static void hold_too_long(struct world *w, bool begun) {
     uint32_t cell;
-    CHECK(receive_until(&w->survivor, 1, &cell) == SHMQ_OK, "nothing to receive");
+    CHECK(receive_for(&w->survivor, 1, &cell) == SHMQ_OK, "nothing to receive");
     if (!begun) shmq_lease_mark(&w->survivor, cell, shmq_cell_load(&w->survivor, cell), false);
 }
 static void expect_expired(struct world *w) { put_one_for_the_role(w, SECOND), hold_too_long(w, true); }

@@ -15,11 +15,9 @@
 #include "../owner.h"
 #include "../queue/attach.h"
 #include "../queue/await.h"
-#include "../queue/cell.h"
+#include "../queue/deliver.h"
 #include "../queue/lease.h"
 #include "../queue/look.h"
-#include "../queue/resting.h"
-#include "../queue/ring.h"
 #include "../reap.h"
 #include "../wake.h"
 
@@ -124,8 +122,7 @@ static uint64_t deadline_of(int64_t timeout_ns) { return timeout_ns < 0 ? SHMQ_F
 
 /* The waiting half of every blocking call. Signals end a sleep, not the call. */
 static int wait_on(shmq_queue *queue, int status, enum shmq_side side, uint64_t deadline, struct shmq_patience *patience) {
-    if (status == SHMQ_WOULD_BLOCK && side == SHMQ_SPACE && shmq_load_seq(&queue->port.header->shut)) return SHMQ_SHUT;
-    if (status == SHMQ_WOULD_BLOCK && side == SHMQ_ITEMS && shmq_is_over(&queue->port, false)) return SHMQ_SHUT;
+    status = (int)shmq_verdict(&queue->port, side, (shmq_status)status, false);
     if (status == SHMQ_WOULD_BLOCK) status = (int)shmq_await(&queue->port, side, deadline, patience);
     else if (status == SHMQ_NO_CELLS) {
         if (!patience->begun_ns) patience->begun_ns = shmq_now_ns();
@@ -191,13 +188,11 @@ static int publish(shmq_queue *queue, uint32_t cell, uint64_t deadline) {
     if (!checked_slot(queue, cell, &slot)) return SHMQ_CORRUPT;
     shmq_slot_stamp(&queue->port, shmq_slot_at(&queue->port, slot));
     for (;;) {
-        int status = (int)shmq_ring_put(&queue->port, cell);
+        int status = (int)shmq_offer(&queue->port, cell, true);
         if (status == SHMQ_OK) break;
         status = wait_on(queue, status, SHMQ_SPACE, deadline, &patience);
         if (status != SHMQ_OK) return status;
     }
-    shmq_count(&queue->port.record->counters[SHMQ_PUTS], 1);
-    shmq_wake_after(&queue->port, SHMQ_ITEMS);
     shmq_cell_return(&queue->port, cell, false);
     return SHMQ_OK;
 }
@@ -243,16 +238,7 @@ int shmq_receive(shmq_queue *queue, shmq_message *message, int64_t timeout_ns) {
     enum shmq_cell_state leased = lease_ns ? SHMQ_TIMED : SHMQ_LEASED;
     uint32_t cell, lost = 0;
     for (;;) {
-        uint64_t until = lease_ns ? shmq_now_ns() + lease_ns : 0;
-        int status = (int)shmq_orphan_adopt(port, until, &cell);
-        if (status != SHMQ_OK) {
-            status = (int)shmq_cell_take_for_long(port, SHMQ_TO_GIVE, &cell);
-            if (status == SHMQ_OK) {
-                if (until) shmq_lease_time(port, cell, until);
-                status = (int)shmq_ring_get(port, cell, leased);
-                if (status != SHMQ_OK) shmq_cell_release(port, cell, false);
-            }
-        }
+        int status = (int)shmq_take(port, true, lease_ns, &cell);
         if (status == SHMQ_OK) {
             message->word = shmq_cell_load(port, cell);
             if (shmq_cell_owner(message->word) == port->index && shmq_cell_state(message->word) == leased) break;
@@ -265,7 +251,6 @@ int shmq_receive(shmq_queue *queue, shmq_message *message, int64_t timeout_ns) {
         if (status != SHMQ_OK) return status;
     }
     shmq_store_relaxed(&port->cells[cell].leased_ns, shmq_now_coarse_ns());
-    shmq_wake_after(port, SHMQ_SPACE);
     shmq_count(&port->record->counters[SHMQ_RECEIVES], 1);
     message->cell = cell;
     if (shmq_word_slot(message->word) >= port->geometry.total_slots) return SHMQ_CORRUPT;

@@ -91,6 +91,37 @@ bool shmq_ring_peek(struct shmq_port *port, uint32_t nth, struct shmq_slot *slot
     return !*moved;
 }
 
+/* -- what is there ---------------------------------------------------------------------------------------------------- */
+
+uint64_t shmq_ready(const struct shmq_port *port) {
+    uint64_t waiting = shmq_load_seq(&port->header->backlog); /* first: what moves into the ring meanwhile is seen twice rather than overlooked */
+    return waiting + shmq_ring_length(port);
+}
+
+uint32_t shmq_room(struct shmq_port *port) {
+    if (!shmq_ring_has_space(port)) return 0;
+    uint32_t room = port->geometry.slots - shmq_ring_length(port);
+    return room ? room : 1;
+}
+
+struct shmq_came_back shmq_came_back(const struct shmq_port *port) {
+    struct shmq_came_back found = {.next_due_ns = SHMQ_FOREVER};
+    uint64_t now = 0;
+    for (uint32_t i = 0; i < port->geometry.cells; i++) {
+        uint64_t word = shmq_load_acquire(&port->cells[i].word); /* [hand] */
+        if (shmq_cell_state(word) != SHMQ_ORPHAN || shmq_word_slot(word) >= port->geometry.total_slots) continue;
+        uint64_t due = shmq_load_relaxed(&port->cells[i].due_ns);
+        if (due && now == 0) now = shmq_now_ns();
+        if (shmq_message_exhausted(port, shmq_load_relaxed(&shmq_slot_at(port, shmq_word_slot(word))->deliveries))) found.exhausted++;
+        else if (due <= now) found.due++;
+        else {
+            found.resting++;
+            if (due < found.next_due_ns) found.next_due_ns = due;
+        }
+    }
+    return found;
+}
+
 /* -- what is not done ------------------------------------------------------------------------------------------------- */
 
 static uint64_t taken_by(const struct shmq_port *port, uint32_t index) { return shmq_load_relaxed(&port->records[index].counters[SHMQ_GETS]); }
@@ -121,7 +152,7 @@ static bool is_unfinished(const struct shmq_port *port, uint32_t cell) {
 /* In the order in which a message goes its way, so that one which moves meanwhile is seen twice rather than overlooked: backlog,
  * ring, an exchange that is open, cells, work on what get took. */
 uint64_t shmq_unfinished(const struct shmq_port *port) {
-    uint64_t unfinished = shmq_load_seq(&port->header->backlog) + shmq_ring_length(port);
+    uint64_t unfinished = shmq_ready(port);
     for (uint32_t i = 0; i < shmq_ports_used(port); i++) unfinished += is_getting(port, i);
     for (uint32_t i = 0; i < port->geometry.cells; i++) unfinished += is_unfinished(port, i);
     return unfinished + worked_on(port);
@@ -130,7 +161,7 @@ uint64_t shmq_unfinished(const struct shmq_port *port) {
 bool shmq_all_done(struct shmq_port *port) {
     const uint32_t cells = port->geometry.cells, begin = port->unfinished_hint < cells ? port->unfinished_hint : 0;
     if (is_unfinished(port, begin)) return false; /* whoever is done with that looks again */
-    if (shmq_load_seq(&port->header->backlog) || shmq_ring_length(port)) return false;
+    if (shmq_ready(port)) return false;
     for (uint32_t i = 0; i < shmq_ports_used(port); i++)
         if (is_getting(port, i)) return false;
     for (uint32_t n = 0, i = begin; n < cells; n++, i = i + 1 < cells ? i + 1 : 0)

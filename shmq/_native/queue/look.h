@@ -24,6 +24,22 @@ uint32_t shmq_ring_estimate(const struct shmq_port *port);
  * none, or it was taken in the meantime (then *moved). The copy is whole: the cell is looked at again after it. */
 bool shmq_ring_peek(struct shmq_port *port, uint32_t nth, struct shmq_slot *slot, void *payload, uint64_t limit, bool *moved);
 
+/* -- what is there --------------------------------------------------------------------------------------------------- */
+
+/* Messages that wait, in the ring and in the backlog: leased ones and those that came back are not counted. */
+uint64_t shmq_ready(const struct shmq_port *port);
+
+/* How many messages can be put at once? */
+uint32_t shmq_room(struct shmq_port *port);
+
+/* What came back, and is not to become a dead letter: how much of it is due, how much rests, and when the first of that is due. */
+struct shmq_came_back {
+    uint32_t due, resting;
+    uint32_t exhausted;   /* these are: they were rejected, or failed too often */
+    uint64_t next_due_ns; /* SHMQ_FOREVER where none rests */
+};
+struct shmq_came_back shmq_came_back(const struct shmq_port *port);
+
 /* -- all of it ------------------------------------------------------------------------------------------------------- */
 
 /* Is it worth a try: is there a message, room, nothing left to be done; or was the queue shut, or corrupted? `stays`: see

@@ -42,9 +42,7 @@ static uint32_t oldest_orphan(const struct shmq_port *port, enum shmq_wish wish,
 
 shmq_status shmq_orphan_adopt(struct shmq_port *port, uint64_t deadline_ns, uint32_t *cell) {
     uint64_t changes = shmq_load_seq(&port->header->orphan_changes); /* [orphan] */
-    if (shmq_likely(changes == port->orphan_changes_seen)) {
-        if (shmq_likely(port->due_ns == SHMQ_FOREVER) || shmq_now_ns() < port->due_ns) return SHMQ_WOULD_BLOCK;
-    }
+    if (shmq_likely(changes == port->orphan_changes_seen) && !shmq_orphan_is_due(port)) return SHMQ_WOULD_BLOCK;
     for (int tries = 0; tries < ADOPTIONS; tries++) {
         uint64_t word, next_due;
         bool exhausted;
@@ -71,7 +69,7 @@ shmq_status shmq_orphan_adopt(struct shmq_port *port, uint64_t deadline_ns, uint
 bool shmq_orphan_due(struct shmq_port *port) {
     uint64_t changes = shmq_load_seq(&port->header->orphan_changes), word, next_due; /* [orphan] */
     bool exhausted;
-    if (shmq_likely(changes == port->orphan_changes_seen) && (shmq_likely(port->due_ns == SHMQ_FOREVER) || shmq_now_ns() < port->due_ns)) return false;
+    if (shmq_likely(changes == port->orphan_changes_seen) && !shmq_orphan_is_due(port)) return false;
     if (oldest_orphan(port, SHMQ_TO_TAKE, &word, &exhausted, &next_due) != SHMQ_NO_CELL) return true;
     port->orphan_changes_seen = changes; /* as an adoption that found nothing */
     port->due_ns = next_due;

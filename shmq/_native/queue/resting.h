@@ -8,6 +8,17 @@
 
 #include "../port.h"
 
+/* Is one due that rested, as far as this port knows? */
+static inline bool shmq_orphan_is_due(const struct shmq_port *port) {
+    return shmq_unlikely(port->due_ns != SHMQ_FOREVER) && shmq_now_ns() >= port->due_ns;
+}
+
+/* Has anything come back, or become due, since this port last found nothing? What most takes ask of it. */
+static inline bool shmq_orphans_stir(const struct shmq_port *port) {
+    if (shmq_unlikely(shmq_load_seq(&port->header->orphan_changes) != port->orphan_changes_seen)) return true; /* [orphan] */
+    return shmq_orphan_is_due(port);
+}
+
 /* ORPHAN -> LEASED, or TIMED where deadline_ns is not 0, mine: of those that are due the one that was put first. Only looks where orphan_changes has moved since this port last found
  * nothing, or one that rested is due. Post: OK and *cell; EXHAUSTED and *cell, LEASED: it has failed too often, and is to be dead-lettered
  * (only where port->writes_dead_letters; others leave it); WOULD_BLOCK. One exchange of one cell: nothing is open if the process dies. */
