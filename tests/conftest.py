@@ -34,11 +34,16 @@ multiprocessing.set_forkserver_preload(["numpy", "pytest"])
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Where the workers of pytest-xdist share byte code if none is to be written beside the sources."""
+    """Let the processes of a run share byte code, in a folder of the run, where none is to be written beside the sources.
+
+    Each of some five hundred interpreters would compile shmq anew; a worker of pytest-xdist itself has most of what it needs.
+    """
     if not hasattr(config, "workerinput"):
-        folder = tempfile.TemporaryDirectory(prefix="shmq-tests-")
+        folder = tempfile.TemporaryDirectory(prefix="shmq-tests-", ignore_cleanup_errors=True)
         config.add_cleanup(folder.cleanup)
         os.environ["SHMQ_TESTS_BYTECODE"] = folder.name
+    elif os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
+        os.environ["PYTHONPYCACHEPREFIX"] = os.environ["SHMQ_TESTS_BYTECODE"]
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
