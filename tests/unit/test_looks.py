@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import struct
@@ -26,7 +27,7 @@ from support.processes import WATCHDOG, Children, is_stopped, wait_until
 from support.shared_memory import PREFIX, SHM
 
 Make = Callable[..., shmq.Queue]
-VERSION_AT = 8  # format/segment.h
+VERSION_AT, KIND_AT = 8, 184  # format/segment.h
 STRAY = b"%016x" % (1 << 40)  # the key of a side segment, of an id that nobody gives
 
 
@@ -37,7 +38,7 @@ def run(*arguments: str) -> Result:
 def picture(name: str) -> dict[str, Any]:
     """Every byte of a segment and of what stands beside it, and who may use it and since when."""
     found: dict[str, Any] = {}
-    for file in sorted(Path(SHM).rglob(f"*{PREFIX}{name}*")):
+    for file in (Path(SHM, file) for file in sorted(os.listdir(SHM)) if f"{PREFIX}{name}" in file):
         files = [file, *file.iterdir()] if file.is_dir() else [file]
         for one in files:
             about = one.stat()
@@ -100,8 +101,8 @@ def scene(request: pytest.FixtureRequest, make: Make, children: Children) -> Ite
     queue.put_many([*range(10), b"x" * 20_000, np.arange(20)])
     queue.receive(timeout=0).reject("no use")
     queue.receive(timeout=0).nack(delay=3600)
-    late = queue.receive(timeout=0, lease_timeout=1e-6)
     killed, stopped = start(children, queue), start(children, queue)
+    late = queue.receive(timeout=0, lease_timeout=1e-6)  # after those who might give it back
     os.kill(stopped.pid, signal.SIGSTOP)
     wait_until(lambda: is_stopped(stopped.pid))
     killed.kill()
@@ -188,31 +189,44 @@ def test_a_queue_whose_ports_are_all_taken_can_be_looked_at(make: Make, what: Ca
     assert picture(queue.name) == before
 
 
+@contextlib.contextmanager
+def header_word(queue: shmq.Queue, offset: int, word: int) -> Iterator[None]:
+    """Another word in the header, for as long as it is looked at."""
+    with open(f"{SHM}/{PREFIX}{queue.name}", "r+b") as file:
+        before = os.pread(file.fileno(), 4, offset)
+        os.pwrite(file.fileno(), struct.pack("<I", word), offset)
+        try:
+            yield
+        finally:
+            os.pwrite(file.fileno(), before, offset)
+
+
+def tells(queue: shmq.Queue, what: str) -> str:
+    """Every look says what is wrong, and changes nothing; return how it is said."""
+    before = picture(queue.name)
+    sight = look(queue.name)
+    assert sight.state in ("mismatch", "unknown kind") and sight.observer is None
+    row = next(line for line in run("ls").output.splitlines() if queue.name in line)
+    (finding,) = doctor.examine([queue.name])
+    assert finding.level == "error" and what in row and what in finding.text and what in sight.problem
+    for command in (["dead", queue.name], ["dead", queue.name, "--data"], ["doctor", "--look", queue.name]):
+        result = run(*command)
+        assert result.exit_code == 1 and what in result.output
+    assert picture(queue.name) == before
+    return sight.problem
+
+
 @pytest.mark.parametrize(("version", "age"), [(3, "an older"), (99, "a newer")])
-def test_a_segment_of_another_version_is_told_with_its_version_and_what_to_do(make: Make, version: int, age: str) -> None:
-    queue = make(slots=4, slot_size=64)
-    path = f"{SHM}/{PREFIX}{queue.name}"
-    content = Path(path).read_bytes()
-    with open(path, "r+b") as file:
-        file.seek(VERSION_AT)
-        file.write(struct.pack("<I", version))
-    try:
-        before = picture(queue.name)
-        sight = look(queue.name)
-        assert (sight.state, sight.observer) == ("mismatch", None)
-        assert sight.problem.startswith(f"{age} shmq made it, in format version {version}; this one reads version ")
-        assert "stop those that have it open, and unlink it" in sight.problem
-        row = next(line for line in run("ls").output.splitlines() if queue.name in line)
-        assert f"format version {version}" in row
-        (finding,) = doctor.examine([queue.name])
-        assert finding.level == "error" and f"format version {version}" in finding.text
-        for command in (["dead", queue.name], ["dead", queue.name, "--data"], ["doctor", "--look", queue.name]):
-            result = run(*command)
-            assert result.exit_code == 1 and f"format version {version}" in result.output
-        assert picture(queue.name) == before
-    finally:
-        with open(path, "r+b") as file:
-            file.write(content)
+def test_a_segment_of_another_version_is_told_with_its_version_and_what_to_do(queue: shmq.Queue, version: int, age: str) -> None:
+    with header_word(queue, VERSION_AT, version):
+        said = tells(queue, f"format version {version}")
+    assert said.startswith(f"{age} shmq made it") and "; this one reads version " in said
+    assert "stop those that have it open, and unlink it" in said
+
+
+def test_a_segment_of_a_kind_that_is_not_known_is_told_with_its_kind(queue: shmq.Queue) -> None:
+    with header_word(queue, KIND_AT, 77):
+        tells(queue, "kind 77")
 
 
 def look_in_a_child(queue: shmq.Queue, before: dict[str, Any]) -> None:
