@@ -122,7 +122,7 @@ class Observer(Mapped):
     def empty(self) -> bool:
         """No message can be taken now: none waits, and none that came back is due. True or False at that moment."""
     def full(self) -> bool:
-        """put would wait. True or False at that moment."""
+        """A put would wait: there is no room. True or False at that moment."""
     @property
     def _backlog_count(self) -> int: ...
     @property
@@ -190,7 +190,7 @@ class Port(QueuePort, Generic[T]):
         **Cost** one copy and one exchange; sleepers are woken one per message.
         """
     def put_nowait(self, obj: T) -> None:
-        """put(obj, block=False)"""
+        """Put a message at once: put(obj, block=False). **Raises** Full where there is no room."""
     def put_many(self, objs: Iterable[T], timeout: float | None = None) -> int:
         """Put the objects in their order; return how many.
 
@@ -206,13 +206,13 @@ class Port(QueuePort, Generic[T]):
         **If the process dies here** the message is redelivered to somebody else.
         """
     def get_nowait(self) -> T:
-        """get(block=False)"""
+        """Take the oldest message at once: get(block=False). **Raises** Empty where there is none."""
     def get_many(self, max: int, timeout: float | None = None) -> list[T]:
         """Take up to `max` messages in their order: as many as are there, at least one.
 
         **Waits**, **raises** and survives death as `get` does. The messages are gone only when the whole batch has been
-        decoded, so that no more are returned than in-flight cells are free, and than half of `in_flight`, which leaves some to
-        others. One that came back earlier is returned alone.
+        decoded. So no more are returned than in-flight cells are free, and at most half of `in_flight`: others need some, too.
+        A message that came back is returned alone.
         """
     def receive(self, timeout: float | None = None, lease_timeout: float | None = ..., extend: bool = False) -> Lease[T]:
         """Take the oldest message with responsibility: see Lease.
@@ -226,10 +226,10 @@ class Port(QueuePort, Generic[T]):
     def receive_many(
         self, max: int, timeout: float | None = None, lease_timeout: float | None = ..., extend: bool = False
     ) -> list[Lease[T]]:
-        """Take up to `max` messages with responsibility: as many as are there, at least one. Otherwise as `receive`.
+        """Take up to `max` messages with responsibility: as many as are there, at least one. Waits and raises as `receive`.
 
-        A message of which nothing was read yet (data, array, view, or the context entered) is not begun with: if this process
-        dies or the time is over, it comes back without having failed.
+        A message is begun with when something of it is read (data, array, view), or its context is entered. One that was not
+        begun with comes back without having failed, if this process dies or its time is over.
         """
     def consume(
         self, prefetch: int = 1, timeout: float | None = None, lease_timeout: float | None = ..., extend: bool = False
@@ -337,7 +337,7 @@ class Loan(Slot, Generic[Handed]):
         `timeout` seconds (None: for ever). **Raises** Full (the loan stays open), ValueError, LeaseLost, Closed.
         """
     def apublish(self, nbytes: int | None = None, timeout: float | None = None) -> Awaitable[None]:
-        """publish, awaited: the event loop goes on while the ring is full. Cancelled, the loan stays open."""
+        """Make the message visible to consumers; the event loop goes on while the ring is full. Cancelled, the loan stays open."""
     def abandon(self) -> None:
         """Give the slot back unpublished. A second call does nothing. **Raises** LeaseLost while another thread publishes it."""
     async def __aenter__(self) -> Handed: ...
@@ -353,10 +353,11 @@ class Loan(Slot, Generic[Handed]):
 class Lease(Slot, Generic[T]):
     """A message taken with responsibility.
 
-    It is gone from the queue once `ack` returns, and comes back to some consumer if this process dies, on `nack`, when its
-    time is over, or when the lease is dropped unsettled. As a context manager: ack on exit, nack on an exception. Zero-copy
-    views (`array`, `view`) show this message as long as they live, also after the ack, and also when the lease was lost: the slot
-    is used again when the last of them is gone.
+    The message is gone once `ack` returns. It comes back to some consumer if this process dies, on `nack`, when its time is
+    over, or when the lease is dropped unsettled. As a context manager: ack on exit, nack on an exception.
+
+    Zero-copy views (`array`, `view`) show this message as long as they live, also after the ack or the loss of the lease. The
+    slot is used again when the last of them is gone.
     """
     @property
     def data(self) -> T:

@@ -231,7 +231,10 @@ class Queue(_core.QueueHandle[T]):
     # -- asyncio: the same, awaited. Nothing waits but the event loop; cancelling loses nothing -----------------------------
 
     async def aget(self, timeout: float | None = None) -> T:
-        """get, awaited: in the order in which the tasks of a loop came. **Raises** as get."""
+        """Take the oldest message without blocking the event loop; tasks of a loop are served in the order in which they came.
+
+        **Waits** up to `timeout` seconds (None: for ever). **Raises** Empty, ShutDown, Closed. Cancelling it loses no message.
+        """
         try:
             return self.get(False, timeout)
         except Empty:
@@ -240,7 +243,11 @@ class Queue(_core.QueueHandle[T]):
             return await awaiting.wait(self, ITEMS, self.get_nowait, timeout)
 
     async def aput(self, obj: T, timeout: float | None = None) -> None:
-        """put, awaited. **Raises** as put; where it is cancelled, nothing was put."""
+        """Put a message without blocking the event loop, which goes on while the queue is full.
+
+        **Waits** up to `timeout` seconds (None: for ever). **Raises** Full, MessageTooLarge, PickleRefused, ShutDown, Closed, and
+        what encoding raises. Where it is cancelled, nothing was put.
+        """
         try:
             return self.put(obj, False, timeout)
         except Full:
@@ -251,7 +258,7 @@ class Queue(_core.QueueHandle[T]):
     def areceive(
         self, timeout: float | None = None, lease_timeout: float | None = _core.AS_CREATED, extend: bool = False
     ) -> Receiving[T]:
-        """receive, awaited: ``lease = await queue.areceive()``, or ``async with queue.areceive() as lease:``.
+        """Take a message with responsibility: ``lease = await queue.areceive()``, or ``async with queue.areceive() as lease:``.
 
         It is a coroutine, which `asyncio.create_task` and the like take. `lease_timeout` and `extend` as in receive.
         **Raises** as receive.
@@ -261,7 +268,7 @@ class Queue(_core.QueueHandle[T]):
         return Receiving(self, lambda: self.receive(0, lease_timeout, extend), _core.seconds_of(timeout))
 
     async def ajoin(self, timeout: float | None = None) -> bool:
-        """join, awaited."""
+        """Wait until every message is done, without blocking the event loop; True, or False on time-out. **Raises** Closed."""
         from shmq._waiting import awaiting
 
         return await awaiting.done(self, _core.seconds_of(timeout))
@@ -331,7 +338,7 @@ class Queue(_core.QueueHandle[T]):
         may be quicker. A queue that was shut down is readable for good. Take from this handle, and never read the descriptor. It
         is the same one until the handle is closed: unregister it before. A forked child asks again, and gets one of its own.
 
-        The first call attaches a port and starts a thread, one for all queues of the process, that looks every 0.08 s for what
+        The first call attaches a port and starts a thread, one for all queues of the process. Every 0.08 s it looks for what
         nobody tells of: a message of a process that died, or whose lease is over. **Raises** Closed, TooManyPorts, OSError.
         """
         self.qsize()

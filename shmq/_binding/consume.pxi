@@ -26,7 +26,7 @@ cdef class Consumer(DeadLetterWriter):
         return self.finish(cell)
 
     def get_nowait(self):
-        """get(block=False)"""
+        """Take the oldest message at once: get(block=False). **Raises** Empty where there is none."""
         return self.get(False)
 
     cdef inline shmq_status take(self, uint32_t *cell, bint for_long, uint64_t lease_ns) noexcept:
@@ -179,8 +179,8 @@ cdef class Consumer(DeadLetterWriter):
         """Take up to `max` messages in their order: as many as are there, at least one.
 
         **Waits**, **raises** and survives death as `get` does. The messages are gone only when the whole batch has been
-        decoded, so that no more are returned than in-flight cells are free, and than half of `in_flight`, which leaves some to
-        others. One that came back earlier is returned alone.
+        decoded. So no more are returned than in-flight cells are free, and at most half of `in_flight`: others need some, too.
+        A message that came back is returned alone.
         """
         cdef uint32_t few[BATCH]
         cdef uint32_t cell

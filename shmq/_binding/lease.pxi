@@ -5,10 +5,11 @@
 cdef class Lease(Slot):
     """A message taken with responsibility.
 
-    It is gone from the queue once `ack` returns, and comes back to some consumer if this process dies, on `nack`, when its
-    time is over, or when the lease is dropped unsettled. As a context manager: ack on exit, nack on an exception. Zero-copy
-    views (`array`, `view`) show this message as long as they live, also after the ack, and also when the lease was lost: the slot
-    is used again when the last of them is gone.
+    The message is gone once `ack` returns. It comes back to some consumer if this process dies, on `nack`, when its time is
+    over, or when the lease is dropped unsettled. As a context manager: ack on exit, nack on an exception.
+
+    Zero-copy views (`array`, `view`) show this message as long as they live, also after the ack or the loss of the lease. The
+    slot is used again when the last of them is gone.
     """
 
     @classmethod

@@ -99,7 +99,7 @@ cdef class Loan(Slot):
                 self.abandon()
 
     def apublish(self, nbytes=None, timeout=None):
-        """publish, awaited: the event loop goes on while the ring is full. Cancelled, the loan stays open."""
+        """Make the message visible to consumers; the event loop goes on while the ring is full. Cancelled, the loan stays open."""
         return self.port._apublish(self, nbytes, timeout)
 
     async def __aenter__(self):

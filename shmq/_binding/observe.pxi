@@ -41,7 +41,7 @@ cdef class Observer(Mapped):
         return queue_is_empty(self)
 
     def full(self) -> bool:
-        """put would wait. True or False at that moment."""
+        """A put would wait: there is no room. True or False at that moment."""
         if shmq_unlikely(self.forks != shmq_owner_forks):
             self.look()
         return not self.grows and shmq_room(&self.port) == 0

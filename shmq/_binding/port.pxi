@@ -60,10 +60,10 @@ cdef class Port(Consumer):
 
     @cython.critical_section
     def receive_many(self, Py_ssize_t max, timeout=None, lease_timeout=AS_CREATED, bint extend=False) -> list:
-        """Take up to `max` messages with responsibility: as many as are there, at least one. Otherwise as `receive`.
+        """Take up to `max` messages with responsibility: as many as are there, at least one. Waits and raises as `receive`.
 
-        A message of which nothing was read yet (data, array, view, or the context entered) is not begun with: if this process
-        dies or the time is over, it comes back without having failed.
+        A message is begun with when something of it is read (data, array, view), or its context is entered. One that was not
+        begun with comes back without having failed, if this process dies or its time is over.
         """
         cdef uint64_t lease_ns = self.lease_ns_of(lease_timeout)
         cdef Lease lease

@@ -40,7 +40,7 @@ cdef class Producer(QueuePort):
             draft_clear(&draft)
 
     def put_nowait(self, obj) -> None:
-        """put(obj, block=False)"""
+        """Put a message at once: put(obj, block=False). **Raises** Full where there is no room."""
         self.put(obj, False)
 
     cdef shmq_status offer(self, const draft_t *draft) noexcept:

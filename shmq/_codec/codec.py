@@ -41,11 +41,13 @@ class JSONCodec:
     name = "json"
 
     def encode(self, obj: Any) -> bytes:
+        """Return the object as JSON. **Raises** TypeError or ValueError where JSON has no form for it."""
         import json  # on first use: `import shmq` stays light
 
         return json.dumps(obj, separators=(",", ":")).encode()
 
     def decode(self, data: memoryview) -> Any:
+        """Return the object that the JSON text in `data` stands for. **Raises** ValueError where it is no JSON."""
         import json
 
         return json.loads(bytes(data))

@@ -22,8 +22,8 @@ OWNED = ("idle", "loaned", "leased", "held")  # states of a cell that has an own
 def verify(port: Observer) -> None:
     """Check a queue against the format's invariants: every slot in exactly one cell, owners attached, laps in step.
 
-    Raises SegmentCorrupt that names a violation. Others may be at work meanwhile: one look then finds slots on their way from
-    cell to cell, so what is wrong in one look is looked at again, and only what stays wrong is reported. A process that is
+    Raises SegmentCorrupt that names a violation. Others may be at work meanwhile, and one look
+    then finds slots on their way from cell to cell. So only what stays wrong in further looks is reported. A process that is
     stopped in the middle of an exchange is no violation: its intent says which of two slots its cell names.
     """
     port.qsize()  # raises Closed

@@ -22,7 +22,8 @@ def unlink(names: tuple[str, ...], yes: bool) -> None:
     """
     failures = 0
     for name in names:
-        if not yes and not click.confirm(f"Remove {name} and the messages in it?"):
+        there = name in shmq.list_segments()  # otherwise there is nothing to ask about: what follows says so
+        if there and not yes and not click.confirm(f"Remove {name} and the messages in it?"):
             failures += 1
             continue
         try:

@@ -607,6 +607,12 @@ def test_unlink_asks_first(queue: shmq.Queue) -> None:
     assert queue.name not in shmq.list_segments()
 
 
+@pytest.mark.parametrize("name", ["test-cli-no-such-queue", "no/name"])
+def test_unlink_does_not_ask_about_a_queue_that_is_not_there(name: str) -> None:
+    status, output = invoke("unlink", name)
+    assert status == 1 and output.startswith("Error: ") and name in output and "Remove" not in output
+
+
 def test_unlink_goes_on_after_a_name_that_is_not_there(queue: shmq.Queue) -> None:
     status, output = invoke("unlink", "--yes", "test-cli-no-such-queue", queue.name)
     assert status == 1
