@@ -36,7 +36,7 @@ multiprocessing.set_forkserver_preload(["numpy", "pytest"])
 def pytest_configure(config: pytest.Config) -> None:
     """Let the processes of a run share byte code, in a folder of the run, where none is to be written beside the sources.
 
-    Each of some five hundred interpreters would compile shmq anew; a worker of pytest-xdist itself has most of what it needs.
+    Each of some five hundred interpreters would compile shmq again; a worker of pytest-xdist itself has most of what it needs.
     """
     if not hasattr(config, "workerinput"):
         folder = tempfile.TemporaryDirectory(prefix="shmq-tests-", ignore_cleanup_errors=True)
