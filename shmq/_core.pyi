@@ -174,10 +174,10 @@ class Attachment(Mapped):
     def _reap(self) -> int: ...
 
 class QueuePort(Attachment):
+    spills: bool
     def _open(self, segment: Any, codec: Any, spin: bool = True) -> None: ...  # type: ignore[override]
 
 class Port(QueuePort, Generic[T]):
-    spills: bool
     _reducers: Any
     _keeps_types: bool
     _backlog: Any
