@@ -36,7 +36,7 @@ import numpy as np
 from storm_ledger import NUMBER_BITS, Judge, Kill, Kind, Ledger, Letter, Verdict, read
 
 import shmq
-from shmq._repair import repair_queue
+from shmq._repair import repair_segment
 from shmq._segment import files
 
 SHM = "/dev/shm"
@@ -514,7 +514,7 @@ class Storm:
         rest = (stats.ports, stats.ready, stats.leased, stats.loaned, stats.held, stats.returned)
         if rest != (1, 0, 0, 0, 0, 0):
             self.violate(f"at rest there is something left: {stats}")
-        repaired = list(repair_queue(self.options.name))
+        repaired = list(repair_segment(self.options.name))
         self.strays += len(repaired)
         left = [file for file in self.files_of_the_queue() if f"{self.q.segment.nonce:016x}." in file]
         left = [file for file in left if not file.startswith("sem.") and not file.endswith(".dead")]

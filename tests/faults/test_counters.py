@@ -256,7 +256,7 @@ def test_failed_deliveries_are_counted_up_to_the_edge_and_not_beyond(make: Make)
 def test_after_ever_so_many_attachments_messages_are_told_apart_and_the_doctor_spares_what_is_used(
     make: Make, attachments: int
 ) -> None:
-    from shmq._repair import repair_queue
+    from shmq._repair import repair_segment
 
     queue = make(slots=8, slot_size=64, oversize="spill")
     Words(queue)[ATTACHMENTS] = attachments
@@ -270,7 +270,7 @@ def test_after_ever_so_many_attachments_messages_are_told_apart_and_the_doctor_s
     for side in sides:
         with open(f"/dev/shm/{side}", "wb") as file:
             file.write(b"x")
-    list(repair_queue(queue.name))
+    list(repair_segment(queue.name))
     assert [side for side in sides if not os.path.exists(f"/dev/shm/{side}")] == []
     leases = queue.receive_many(5, timeout=0)
     assert len({lease.id for lease in leases}) == 5 and all(lease.data == bytes(5000) for lease in leases)
