@@ -13,7 +13,7 @@ cdef class Observer(Mapped):
     @property
     def grows(self) -> bool:
         """Is this a queue without a bound?"""
-        return self.port.header != NULL and self.port.header.flags & SHMQ_GROWS != 0
+        return is_without_bound(self)
 
     @property
     def _shut(self) -> bool:
@@ -44,7 +44,7 @@ cdef class Observer(Mapped):
         """A put would wait: there is no room. True or False at that moment."""
         if shmq_unlikely(self.forks != shmq_owner_forks):
             self.look()
-        return not self.grows and shmq_room(&self.port) == 0
+        return not is_without_bound(self) and not shmq_ring_has_space(&self.port)
 
     def _hopeless(self) -> int:
         """Messages that failed too often or were rejected, and are not dead letters yet: no process has come by since."""
@@ -53,7 +53,7 @@ cdef class Observer(Mapped):
     @property
     def maxsize(self) -> int:
         """How many messages may wait; 0 where there is no bound."""
-        return 0 if self.grows else self.port.geometry.slots
+        return 0 if is_without_bound(self) else self.port.geometry.slots
 
     @property
     def slot_size(self) -> int:
@@ -257,6 +257,11 @@ cdef int map_queue(Mapped port) except -1:
     shmq_port_map(&port.port, port.memory.buf, &geometry)
     port.pickles = port.port.header.flags & SHMQ_PICKLES != 0
     return 0
+
+
+cdef inline bint is_without_bound(Mapped queue) noexcept:
+    """What Observer.grows says, at no cost: a property is looked up as an attribute."""
+    return queue.memory.buf != NULL and queue.port.header.flags & SHMQ_GROWS != 0
 
 
 cdef bint queue_is_empty(Mapped port) noexcept:

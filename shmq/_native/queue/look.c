@@ -104,20 +104,28 @@ uint32_t shmq_room(struct shmq_port *port) {
     return room ? room : 1;
 }
 
+/* Not inlined: most cells hold nothing that came back, and the loop over those stays small. */
+static __attribute__((noinline)) void add_what_came_back(const struct shmq_port *port, uint32_t cell, uint32_t slot, uint64_t *now,
+                                                         struct shmq_came_back *found) {
+    uint64_t due = shmq_load_relaxed(&port->cells[cell].due_ns);
+    if (due && *now == 0) *now = shmq_now_ns();
+    if (shmq_message_exhausted(port, shmq_load_relaxed(&shmq_slot_at(port, slot)->deliveries))) found->exhausted++;
+    else if (due <= *now) found->due++;
+    else {
+        found->resting++;
+        if (due < found->next_due_ns) found->next_due_ns = due;
+    }
+}
+
 struct shmq_came_back shmq_came_back(const struct shmq_port *port) {
     struct shmq_came_back found = {.next_due_ns = SHMQ_FOREVER};
+    const struct shmq_cell *cells = port->cells;
+    const uint32_t count = port->geometry.cells;
     uint64_t now = 0;
-    for (uint32_t i = 0; i < port->geometry.cells; i++) {
-        uint64_t word = shmq_load_acquire(&port->cells[i].word); /* [hand] */
-        if (shmq_cell_state(word) != SHMQ_ORPHAN || shmq_word_slot(word) >= port->geometry.total_slots) continue;
-        uint64_t due = shmq_load_relaxed(&port->cells[i].due_ns);
-        if (due && now == 0) now = shmq_now_ns();
-        if (shmq_message_exhausted(port, shmq_load_relaxed(&shmq_slot_at(port, shmq_word_slot(word))->deliveries))) found.exhausted++;
-        else if (due <= now) found.due++;
-        else {
-            found.resting++;
-            if (due < found.next_due_ns) found.next_due_ns = due;
-        }
+    for (uint32_t i = 0; i < count; i++) {
+        uint64_t word = shmq_load_acquire(&cells[i].word); /* [hand] */
+        if (shmq_likely(shmq_cell_state(word) != SHMQ_ORPHAN)) continue;
+        if (shmq_word_slot(word) < port->geometry.total_slots) add_what_came_back(port, i, shmq_word_slot(word), &now, &found);
     }
     return found;
 }
