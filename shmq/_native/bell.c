@@ -22,7 +22,7 @@ static uint64_t bit_of(enum shmq_side side) { return UINT64_C(1) << side; }
 int shmq_bell_make(struct shmq_port *port) {
     char path[PATH_BYTES];
     if (!path_of(port, port->index, path)) return errno = ENAMETOOLONG, -1;
-    shmq_or_seq(&port->record->bell, SHMQ_BELL_MADE); /* before there is one: who is killed in between leaves it to the reaper */
+    shmq_or_seq(&port->record->bell, SHMQ_BELL_MADE); /* [bell]: before there is one: who is killed in between leaves it to the reaper */
     shmq_file_remove(path); /* of a port that was here before, and whose reaper was killed */
     SHMQ_CRASH_POINT(bell_marked);
     if (mkfifo(path, 0600) != 0 || chmod(path, 0600) != 0) return -1; /* whatever the umask left of it */
@@ -40,23 +40,23 @@ bool shmq_bell_is_there(const struct shmq_port *port, int fd) {
 void shmq_bell_remove(struct shmq_port *port, uint32_t index) {
     char path[PATH_BYTES];
     if (!(shmq_load_relaxed(&port->records[index].bell) & SHMQ_BELL_MADE)) {
-        shmq_store_seq(&port->records[index].bell, 0); /* armed without a bell: only a scribbler does that */
+        shmq_store_seq(&port->records[index].bell, 0); /* [bell]: armed without a bell: only a scribbler does that */
         return;
     }
     if (path_of(port, index, path)) shmq_file_remove(path);
     SHMQ_CRASH_POINT(bell_unlinked);
-    shmq_store_seq(&port->records[index].bell, 0);
+    shmq_store_seq(&port->records[index].bell, 0); /* [bell] */
 }
 
 bool shmq_bell_arm(struct shmq_port *port, enum shmq_side side) {
-    bool was_armed = shmq_or_seq(&port->record->bell, bit_of(side)) & bit_of(side);
+    bool was_armed = shmq_or_seq(&port->record->bell, bit_of(side)) & bit_of(side); /* [bell] */
     SHMQ_CRASH_POINT(bell_armed);
-    shmq_or_seq(shmq_waiters(port, side), SHMQ_BELLS); /* [park] */
+    shmq_or_seq(shmq_waiters(port, side), SHMQ_BELLS); /* [park] [bell] */
     return was_armed;
 }
 
 bool shmq_bell_disarm(struct shmq_port *port, enum shmq_side side) {
-    return shmq_and_seq(&port->record->bell, ~bit_of(side)) & bit_of(side);
+    return shmq_and_seq(&port->record->bell, ~bit_of(side)) & bit_of(side); /* [bell] */
 }
 
 /* A bell's two ends. The reading one is ours as well while we write: a listener that closes its own in that moment must not cost a
@@ -93,7 +93,7 @@ static bool are_out_of_descriptors(int failure) { return failure == EMFILE || fa
 bool shmq_bell_is_armed(struct shmq_port *port, enum shmq_side side) {
     const uint32_t ports = shmq_ports_used(port), begin = port->bell_hint < ports ? port->bell_hint : 0;
     for (uint32_t n = 0, i = begin; n < ports; n++, i = i + 1 < ports ? i + 1 : 0)
-        if (shmq_load_seq(&port->records[i].bell) & bit_of(side)) {
+        if (shmq_load_seq(&port->records[i].bell) & bit_of(side)) { /* [bell] */
             port->bell_hint = i;
             return true;
         }
@@ -107,10 +107,10 @@ bool shmq_bell_ring(struct shmq_port *port, enum shmq_side side) {
     for (int look = 0; look < 2 && !rung; look++) {
         for (uint32_t n = 0, i = begin; n < ports; n++, i = i + 1 < ports ? i + 1 : 0) {
             struct rope rope;
-            if (!(shmq_load_seq(&port->records[i].bell) & bit)) continue;
+            if (!(shmq_load_seq(&port->records[i].bell) & bit)) continue; /* [bell] */
             bool grasped = grasp(port, i, &rope);
             if (!grasped && are_out_of_descriptors(errno)) return rung; /* and they stay armed, for others */
-            bool mine = shmq_and_seq(&port->records[i].bell, ~bit) & bit; /* otherwise another one rings it */
+            bool mine = shmq_and_seq(&port->records[i].bell, ~bit) & bit; /* [bell]: otherwise another one rings it */
             if (!grasped) continue;
             if (!mine) {
                 let_go(&rope);
@@ -125,7 +125,7 @@ bool shmq_bell_ring(struct shmq_port *port, enum shmq_side side) {
         }
         /* Nobody: take the flag away, and look again, since some may have armed before that. Who arms later gives it again, and
          * then looks at the ring. [park] */
-        if (look == 0) shmq_and_seq(shmq_waiters(port, side), ~SHMQ_BELLS);
+        if (look == 0) shmq_and_seq(shmq_waiters(port, side), ~SHMQ_BELLS); /* [park] [bell] */
     }
     return rung;
 }

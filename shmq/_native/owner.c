@@ -34,11 +34,11 @@ static bool registered;
 static void before_fork(void) { pthread_mutex_lock(&guard); }
 static void after_fork_in_parent(void) { pthread_mutex_unlock(&guard); }
 static void after_fork_in_child(void) {
-    self = 0; /* the descriptor is inherited, its locks are not */
+    self = 0; /* [self]: the descriptor is inherited, its locks are not */
     for (unsigned i = 0; i < held_end; i++) held[i] = 0;
     held_end = 0;
     shmq_owner_forks++;
-    shmq_owner_ended = shmq_owner_begun;
+    shmq_owner_ended = shmq_owner_begun; /* [end] */
     pthread_mutex_unlock(&guard);
 }
 
@@ -92,17 +92,17 @@ static bool hold_identity(uint64_t identity) {
 }
 
 uint64_t shmq_owner_self(void) {
-    if (self != 0) return self; /* a fork may only reset it in the child, before anybody can call */
+    if (self != 0) return self; /* [self]: a fork may only reset it in the child, before anybody can call */
     pthread_mutex_lock(&guard);
     if (!registered) registered = pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child) == 0;
-    if (self == 0 && registered && (is_lock_file(lock_file) || (lock_file = open_lock_file()) >= 0)) {
+    if (self == 0 && registered && (is_lock_file(lock_file) || (lock_file = open_lock_file()) >= 0)) { /* [self] */
         uint64_t drawn = 0;
         while (drawn == 0 && shmq_owner_random(&drawn, sizeof drawn)) drawn &= IDENTITY_MASK;
         struct stat found;
         pid_namespace = stat("/proc/self/ns/pid", &found) == 0 ? (uint64_t)found.st_ino : 0;
-        if (drawn != 0 && hold_identity(drawn)) self = drawn;
+        if (drawn != 0 && hold_identity(drawn)) self = drawn; /* [self] */
     }
-    uint64_t result = self;
+    uint64_t result = self; /* [self] */
     pthread_mutex_unlock(&guard);
     return result;
 }
@@ -113,7 +113,7 @@ uint64_t shmq_owner_namespace(void) { return pid_namespace; }
 
 bool shmq_owner_is_this_user(void) {
     pthread_mutex_lock(&guard);
-    if (self == 0 && lock_user != geteuid()) {
+    if (self == 0 && lock_user != geteuid()) { /* [self] */
         if (is_lock_file(lock_file)) close(lock_file); /* inherited: there is no lock of ours on it */
         lock_file = -1;
     }
@@ -123,7 +123,7 @@ bool shmq_owner_is_this_user(void) {
 }
 
 bool shmq_owner_alive(uint64_t identity) {
-    if (identity == self) return true; /* F_GETLK never reports one's own lock */
+    if (identity == self) return true; /* [self]: F_GETLK never reports one's own lock */
     struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = (off_t)(identity & IDENTITY_MASK), .l_len = 1};
     for (int tries = 0; tries < 2; tries++) {
         struct flock there = lock;

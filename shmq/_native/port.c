@@ -50,12 +50,12 @@ void shmq_port_draw_serial(struct shmq_port *port) {
     port->serial = shmq_add_relaxed(&port->header->attachments, 1);
     port->next_id = port->serial << SHMQ_ID_BITS | 1; /* 0 is no id */
     shmq_store_relaxed(&port->record->serial_before, shmq_load_relaxed(&port->record->serial));
-    shmq_store_release(&port->record->serial, port->serial);
+    shmq_store_release(&port->record->serial, port->serial); /* [serial] */
 }
 
 static void raise_ports_used(struct shmq_header *header, uint32_t used) {
     uint32_t before = shmq_load_relaxed(&header->ports_used);
-    while (before < used && !shmq_swap_seq(&header->ports_used, &before, used)) {} /* each try that fails met a higher one */
+    while (before < used && !shmq_swap_seq(&header->ports_used, &before, used)) {} /* [used]: each try that fails met a higher one */
 }
 
 shmq_status shmq_port_claim(struct shmq_port *port, uint64_t owner) {
@@ -64,7 +64,7 @@ shmq_status shmq_port_claim(struct shmq_port *port, uint64_t owner) {
         uint64_t free = 0;
         if (shmq_load_relaxed(&port->records[i].owner) != 0) continue;
         raise_ports_used(port->header, i + 1); /* before: a reaper must find whoever is killed behind the next line */
-        if (!shmq_swap_seq(&port->records[i].owner, &free, owner)) continue;
+        if (!shmq_swap_seq(&port->records[i].owner, &free, owner)) continue; /* [port] */
         SHMQ_CRASH_POINT(port_claimed);
         port->index = i;
         port->record = &port->records[i];

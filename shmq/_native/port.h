@@ -106,13 +106,13 @@ void shmq_port_draw_serial(struct shmq_port *port);
 
 /* Does this handle still have its port? Not where its process gave the port back while a thread slept at it. */
 static inline bool shmq_port_is_ours(const struct shmq_port *port) {
-    return shmq_load_acquire(&port->record->owner) == port->owner && shmq_load_relaxed(&port->record->serial) == port->serial;
+    return shmq_load_acquire(&port->record->owner) == port->owner && shmq_load_relaxed(&port->record->serial) == port->serial; /* [port] */
 }
 
 /* How many ports may be, or may have been, attached: the first so many. All walks over ports end here, so that they grow with
  * the handles that a queue has, not with those that it could have. */
 static inline uint32_t shmq_ports_used(const struct shmq_port *port) {
-    uint32_t used = shmq_load_acquire(&port->header->ports_used);
+    uint32_t used = shmq_load_acquire(&port->header->ports_used); /* [used] */
     return used < port->ports ? used : port->ports; /* a scribbler may raise it */
 }
 

@@ -7,7 +7,7 @@
 static bool recover(struct shmq_port *port, uint32_t dead) {
     if (!port->behaviour->recover(port, dead)) return false;
     shmq_port_stop_waiting(port, dead);
-    shmq_store_release(&port->records[dead].owner, 0);
+    shmq_store_release(&port->records[dead].owner, 0); /* [port] */
     return true;
 }
 
@@ -20,11 +20,11 @@ uint32_t shmq_reap(struct shmq_port *port) {
         before = freed;
         left = false;
         for (uint32_t i = 0; i < shmq_ports_used(port); i++) {
-            uint64_t owner = shmq_load_acquire(&port->records[i].owner);
+            uint64_t owner = shmq_load_acquire(&port->records[i].owner); /* [port] */
             if (owner == 0 || shmq_owner_alive(owner)) continue;
             if (!locked && !(locked = shmq_owner_lock(port->nonce))) return 0;
             /* Under the lock nobody else frees it; it may have been freed before, and claimed again. */
-            if (shmq_load_acquire(&port->records[i].owner) != owner) continue;
+            if (shmq_load_acquire(&port->records[i].owner) != owner) continue; /* [port] */
             if (recover(port, i)) freed++;
             else left = true;
         }

@@ -1,23 +1,48 @@
 /* Atomics, cache lines and crash points: the few words of C11 that the rest of the engine is written in.
  *
- * Every shared word is reached through these names, so that each access shows its order. Partners are named by a label
- * in a comment, `[label]`, which stands at both ends of a synchronising pair:
+ * Every shared word is reached through these names, so that each access shows its order. Each acquire, release and seq_cst access carries
+ * a label in its comment, `[label]`, which stands at both ends of a synchronising pair; an access that is part of two pairs carries two.
+ * tests/native/test_labels.py reads the two tables below, and finds an access without a label and a label without a partner.
  *
- *   [publish]   put's exchange on a ring cell          -> get's look at the same cell: payload and slot header
- *   [return]    get's exchange on a ring cell          -> put's look at the same cell: the slot given back is no longer read
- *   [hand]      a store to an in-flight cell           -> reaper, adopter or claimant of that cell
- *   [intent]    the intent's operation word            -> the reaper's two looks around an in-flight cell
- *   [orphan]    orphan_changes after a cell became ORPHAN -> the consumer that compares it with what it has seen
- *   [park]      exchange, then look at the waiter count <-> announce, then look at the ring (all four seq_cst: Dekker); the
- *               same where the announcement is an armed bell, and where what one waits for is a shutdown or the last ack
- *   [view]      a viewer says so, then looks whether the lease is its own <-> the cell is another's, then look for viewers;
- *               a viewer says that it goes (also by detaching, or its reaper for it), then looks whether the cell was handed to it
- *               <-> hand it over, then look again (Dekker)
- *   [end]       begun, take another one's lease over, give it back, ended <-> look at ended, at the cells, at begun: a loop that sees
- *               such a cell as its own process's sees as well that somebody is at it
- *   [ready]     the magic word stored last             -> attach
+ * One side releases, and what it wrote before is visible to the side that acquires:
  *
- * `relaxed` is used where the word is private to its writer until a later release, or is only a counter for people.
+ *   label      | word                 | released by                           | acquired by                    | what becomes visible
+ *   [ready]    | magic                | the creator, last of all              | attach                         | the whole segment
+ *   [publish]  | ring                 | a put's exchange                      | a get's look, reaper           | slot header and payload
+ *   [return]   | ring                 | a get's exchange                      | a put's look, reaper, peek     | the slot given back is no longer read
+ *   [sequence] | write_seq, read_seq  | a port that moves it                  | the next look                  | the ring cells before it
+ *   [hand]     | word, handed         | owner, claimant or reaper of a cell   | the next one, each look        | the cell's fields, and its slot
+ *   [intent]   | intent, word         | a port, around its exchange           | reaper, join                   | expected, taken_at; then the cell
+ *   [orphan]   | orphan_changes       | a port that made a cell ORPHAN        | a consumer that compares it    | that cell
+ *   [port]     | owner                | claimant; owner that leaves, reaper   | claimant, reaper, each look    | the record is cleared
+ *   [serial]   | serial               | owner that draws one                  | a reaper of side segments      | serial_before
+ *   [used]     | ports_used           | claimant, before it claims            | each walk over the ports       | the number alone
+ *   [deadline] | expires              | owner; a reaper, for a stopped owner  | extend, expire, adopt          | the deadline alone
+ *   [mark]     | prefetched           | owner                                 | a port that ends the lease     | the mark alone
+ *   [failed]   | deliveries           | a port that counts a failed delivery  | its reaper                     | first_failed_ms
+ *   [timing]   | timing               | the first lease with a time-out       | expire                         | the flag alone
+ *   [asleep]   | asleep               | sleeper, its reaper                   | reaper, all_wait               | the number alone
+ *   [duty]     | watch                | a sleeper that takes it, or ends it   | the same                       | the time alone
+ *   [look]     | look_due             | a port that looks                     | the same                       | the time alone
+ *   [self]     | self                 | the thread that drew the identity     | the others of its process      | its lock file and pid namespace
+ *
+ * Both sides write, then look at what the other writes, all four seq_cst (Dekker): one of the two sees the other.
+ *
+ *   label      | word                 | one side                              | the other side
+ *   [park]     | items_waiters, space_waiters, done_waiters, ring, word, orphan_changes, intent, backlog, shut, done
+ *              |                      | change what is waited for; look at    | a waiter joins the count, or arms its bell and sets
+ *              |                      | the count of waiters                  | SHMQ_BELLS; it looks at what it waits for
+ *   [bell]     | bell, items_waiters, space_waiters, done_waiters
+ *              |                      | arm a bell; set SHMQ_BELLS            | clear SHMQ_BELLS; look at every bell
+ *   [view]     | viewers, word        | a viewer begins or ends (also by      | the lease ends, or the cell is handed over; look at
+ *              |                      | detach or its reaper); look at the    | the viewers
+ *              |                      | cell                                  |
+ *   [end]      | shmq_owner_begun, shmq_owner_ended, word
+ *              |                      | begun; take over another one's lease; | a loop looks at ended, at the cells, at begun: it sees
+ *              |                      | give it back; ended                   | that a thread of its process is about to give one back
+ *
+ * `relaxed` is used where the word is private to its writer until a later release, or is only a counter for people. Some of the words
+ * above need no more either; a stronger order on a path that is not hot costs less than the proof.
  */
 #ifndef SHMQ_SYNC_H
 #define SHMQ_SYNC_H

@@ -63,7 +63,8 @@ shmq_status shmq_wait_park(struct shmq_port *port, enum shmq_side side, uint64_t
     shmq_half *waiters = shmq_waiters(port, side);
     uint64_t now = shmq_now_ns();
     if (now >= deadline_ns) return SHMQ_TIMED_OUT;
-    shmq_add_seq(&port->record->asleep[side], 1); /* first: who is killed in between is one too few in the count, and that heals */
+    /* [asleep]: first: who is killed in between is one too few in the count, and that heals */
+    shmq_add_seq(&port->record->asleep[side], 1);
     SHMQ_CRASH_POINT(park_noted);
     shmq_add_seq(waiters, 1); /* [park] */
     uint64_t slice_end = end_of_slice(port, side, now, patience);
@@ -75,7 +76,7 @@ shmq_status shmq_wait_park(struct shmq_port *port, enum shmq_side side, uint64_t
         result = wait_until(port->semaphores[side], slice_end < deadline_ns ? slice_end : deadline_ns) ? errno : 0;
     if (!shmq_port_is_ours(port)) return SHMQ_OK; /* taken away while we slept, and with it what counted us: the caller finds out */
     bool woken = result == 0 || withdraw(port, side); /* whoever posted took us off the count */
-    shmq_add_seq(&port->record->asleep[side], (uint32_t)-1);
+    shmq_add_seq(&port->record->asleep[side], (uint32_t)-1); /* [asleep] */
     if (result == EINTR) {
         if (woken) shmq_pass_on(port, side); /* the caller may go */
         return SHMQ_INTERRUPTED;

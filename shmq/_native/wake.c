@@ -8,20 +8,20 @@
 #define TAKES 1024
 
 bool shmq_take_one_off(shmq_half *waiters) {
-    uint32_t n = shmq_load_seq(waiters);
+    uint32_t n = shmq_load_seq(waiters); /* [park] */
     for (int tries = 0; n & ~SHMQ_BELLS && tries < TAKES; tries++)
-        if (shmq_swap_seq(waiters, &n, n - 1)) return true;
+        if (shmq_swap_seq(waiters, &n, n - 1)) return true; /* [park] */
     return false;
 }
 
 void shmq_sleepers_forget(struct shmq_port *port, uint32_t index) {
     for (int side = 0; side < 2; side++) {
         shmq_half *asleep = &port->records[index].asleep[side];
-        for (uint32_t n = shmq_load_seq(asleep); n && n <= TAKES; n--) {
+        for (uint32_t n = shmq_load_seq(asleep); n && n <= TAKES; n--) { /* [asleep] */
             if (!shmq_take_one_off(shmq_waiters(port, (enum shmq_side)side)) && port->semaphores[side]) sem_trywait(port->semaphores[side]);
-            shmq_store_seq(asleep, n - 1);
+            shmq_store_seq(asleep, n - 1); /* [asleep] */
         }
-        shmq_store_seq(asleep, 0);
+        shmq_store_seq(asleep, 0); /* [asleep] */
     }
 }
 
@@ -32,18 +32,18 @@ static bool post(struct shmq_port *port, enum shmq_side side) {
 }
 
 static bool wake_one(struct shmq_port *port, enum shmq_side side) {
-    return post(port, side) || (shmq_load_seq(shmq_waiters(port, side)) & SHMQ_BELLS && shmq_bell_ring(port, side));
+    return post(port, side) || (shmq_load_seq(shmq_waiters(port, side)) & SHMQ_BELLS && shmq_bell_ring(port, side)); /* [park] */
 }
 
 void shmq_wake(struct shmq_port *port, enum shmq_side side) {
     uint64_t now = 0;
-    if (shmq_load_seq(shmq_waiters(port, side)) == 0) return;
+    if (shmq_load_seq(shmq_waiters(port, side)) == 0) return; /* [park] */
     if (side == SHMQ_SPACE && !port->behaviour->worth_waking(port, now = shmq_now_ns())) return;
     if (wake_one(port, side) && side == SHMQ_SPACE) shmq_store_relaxed(&port->header->space_woken_ns, now);
 }
 
 void shmq_pass_on(struct shmq_port *port, enum shmq_side side) {
-    if (shmq_load_seq(shmq_waiters(port, side)) != 0 && port->behaviour->promising(port, side, false)) wake_one(port, side);
+    if (shmq_load_seq(shmq_waiters(port, side)) != 0 && port->behaviour->promising(port, side, false)) wake_one(port, side); /* [park] */
 }
 
 void shmq_wake_all(struct shmq_port *port, enum shmq_side side) {
@@ -55,9 +55,9 @@ void shmq_tell_if_done(struct shmq_port *port) {
     if (!shmq_bell_is_armed(port, SHMQ_DONE)) {
         /* Nobody waits any more: take the flag away, and look again, since some may have armed before that. Who arms later gives
          * it again, and then looks whether all is done. [park] */
-        shmq_and_seq(&port->header->done_waiters, ~SHMQ_BELLS);
+        shmq_and_seq(&port->header->done_waiters, ~SHMQ_BELLS); /* [park] [bell] */
         if (!shmq_bell_is_armed(port, SHMQ_DONE)) return;
-        shmq_or_seq(&port->header->done_waiters, SHMQ_BELLS);
+        shmq_or_seq(&port->header->done_waiters, SHMQ_BELLS); /* [park] [bell] */
     }
     if (port->behaviour->promising(port, SHMQ_DONE, false)) shmq_wake_all(port, SHMQ_DONE);
 }
@@ -70,7 +70,7 @@ void shmq_port_stop_waiting(struct shmq_port *port, uint32_t index) {
 void shmq_port_leave(struct shmq_port *port) {
     bool belled = shmq_load_relaxed(&port->record->bell) & SHMQ_BELL_MADE;
     shmq_port_stop_waiting(port, port->index); /* threads may have slept here when their process took the port away */
-    shmq_store_release(&port->record->owner, 0);
+    shmq_store_release(&port->record->owner, 0); /* [port] */
     shmq_wake(port, SHMQ_SPACE);
     if (!belled) return;
     shmq_pass_on(port, SHMQ_ITEMS); /* it may have been rung for us */

@@ -27,7 +27,7 @@ void shmq_sleepers_forget(struct shmq_port *port, uint32_t index);
 
 /* After a put (get): look at the count, which pairs with the announcement [park]. */
 static inline void shmq_wake_after(struct shmq_port *port, enum shmq_side side) {
-    if (shmq_unlikely(shmq_load_seq(shmq_waiters(port, side)))) shmq_wake(port, side);
+    if (shmq_unlikely(shmq_load_seq(shmq_waiters(port, side)))) shmq_wake(port, side); /* [park] */
 }
 
 /* Wake those who wait for the last message to be done, if it is. */

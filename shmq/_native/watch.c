@@ -17,7 +17,7 @@ void shmq_duty_take(struct shmq_port *port, uint64_t now, struct shmq_duty *mine
         uint64_t before = shmq_load_relaxed(until);
         if (is_to_come(before, now)) continue;
         mine->until = now + LOOK_NS + (duty == SHMQ_DEPUTY ? SHMQ_DEPUTY_MS * SHMQ_NS_PER_MS : 0) + LATE_NS;
-        if (!shmq_swap_seq(until, &before, mine->until)) continue;
+        if (!shmq_swap_seq(until, &before, mine->until)) continue; /* [duty] */
         mine->what = duty;
         return;
     }
@@ -25,7 +25,8 @@ void shmq_duty_take(struct shmq_port *port, uint64_t now, struct shmq_duty *mine
 
 void shmq_duty_end(struct shmq_port *port, struct shmq_duty *mine) {
     uint64_t until = mine->until;
-    if (mine->what != SHMQ_NO_DUTY) shmq_swap_seq(&port->header->watch[mine->what - SHMQ_WATCH], &until, 0); /* it may be another's */
+    /* [duty]: it may be another's */
+    if (mine->what != SHMQ_NO_DUTY) shmq_swap_seq(&port->header->watch[mine->what - SHMQ_WATCH], &until, 0);
     mine->what = SHMQ_NO_DUTY;
 }
 
@@ -41,5 +42,5 @@ bool shmq_claim_look(struct shmq_port *port, uint64_t now) {
     uint64_t due = shmq_load_relaxed(&port->header->look_due);
     bool is_others = due - now - 1 < LOOK_NS;
     port->look_ns = is_others ? due : now + LOOK_NS;
-    return !is_others && shmq_owner_can_judge() && shmq_swap_seq(&port->header->look_due, &due, now + LOOK_NS);
+    return !is_others && shmq_owner_can_judge() && shmq_swap_seq(&port->header->look_due, &due, now + LOOK_NS); /* [look] */
 }

@@ -6,6 +6,7 @@
 bool shmq_cell_claim(struct shmq_port *port, uint32_t cell, unsigned wanted) {
     uint64_t word = shmq_load_acquire(&port->cells[cell].word); /* [hand] */
     if (shmq_cell_state(word) != wanted || shmq_word_slot(word) >= port->geometry.total_slots) return false;
+    /* [hand] */
     if (!shmq_swap_seq(&port->cells[cell].word, &word, shmq_cell_next(word, SHMQ_IDLE, port->index, shmq_word_slot(word)))) return false;
     shmq_store_relaxed(&port->cells[cell].leased_ns, 0); /* seen by whoever sees it leased: see shmq_cells_move */
     return true;
@@ -73,6 +74,7 @@ shmq_status shmq_cell_take(struct shmq_port *port, enum shmq_purpose purpose, ui
 }
 
 void shmq_cell_return(struct shmq_port *port, uint32_t cell, bool warm) {
+    /* [view] */
     if (shmq_unlikely(port->kept != SHMQ_NO_CELL || port->geometry.paged || cell != port->index || shmq_load_seq(&port->cells[cell].viewers))) {
         shmq_cell_release(port, cell, warm);
         return;

@@ -18,15 +18,17 @@ void shmq_lease_time(struct shmq_port *port, uint32_t cell, uint64_t deadline_ns
 shmq_status shmq_lease_extend(struct shmq_port *port, uint32_t cell, uint64_t *leased, uint64_t deadline_ns) {
     struct shmq_cell *mine = &port->cells[cell];
     uint64_t word = *leased, next = shmq_cell_next(word, SHMQ_TIMED, port->index, shmq_word_slot(word));
+    /* [deadline] */
     uint64_t expires = shmq_load_acquire(&mine->expires), wanted = shmq_expires_word(shmq_cell_generation(next), deadline_ns);
     bool begun = shmq_lease_begun(port, cell, word);
     shmq_lease_begin_timing(port, deadline_ns);
     /* The deadline first, for the word to come; until that stands, whoever looks for expired leases takes it for ours
      * (shmq_expires_ahead). A swap, since the cell may be another's, and the deadline that of another lease. */
     if (shmq_cell_state(word) == SHMQ_TIMED && shmq_expires_ahead(expires, word) != 0) return SHMQ_LOST;
+    /* [hand] [deadline] */
     if (shmq_load_acquire(&mine->word) != word || !shmq_swap_seq(&mine->expires, &expires, wanted)) return SHMQ_LOST;
     uint64_t marked = word;
-    if (!begun) shmq_swap_seq(&mine->prefetched, &marked, next); /* the mark may be another's, too */
+    if (!begun) shmq_swap_seq(&mine->prefetched, &marked, next); /* [mark]: the mark may be another's, too */
     SHMQ_CRASH_POINT(extend_written);
     if (!shmq_swap_seq(&mine->word, &word, next)) return SHMQ_LOST; /* [hand] */
     *leased = next;
@@ -36,13 +38,13 @@ shmq_status shmq_lease_extend(struct shmq_port *port, uint32_t cell, uint64_t *l
 void shmq_lease_mark(struct shmq_port *port, uint32_t cell, uint64_t leased, bool begun) {
     struct shmq_cell *mine = &port->cells[cell];
     /* Where the time of the lease is over, the cell may be another's, and the mark that of another lease. */
-    uint64_t before = begun ? leased : shmq_load_acquire(&mine->prefetched);
-    if (!begun && shmq_cell_owner(shmq_load_acquire(&mine->word)) != port->index) return;
-    shmq_swap_seq(&mine->prefetched, &before, begun ? 0 : leased);
+    uint64_t before = begun ? leased : shmq_load_acquire(&mine->prefetched); /* [mark] */
+    if (!begun && shmq_cell_owner(shmq_load_acquire(&mine->word)) != port->index) return; /* [hand] */
+    shmq_swap_seq(&mine->prefetched, &before, begun ? 0 : leased); /* [mark] */
 }
 
 bool shmq_lease_begun(const struct shmq_port *port, uint32_t cell, uint64_t leased) {
-    uint64_t prefetched = shmq_load_acquire(&port->cells[cell].prefetched);
+    uint64_t prefetched = shmq_load_acquire(&port->cells[cell].prefetched); /* [mark] */
     /* One generation ahead: it is being extended. One behind: it was taken over a moment ago, since its time was over or its
      * owner dead. The words of another lease lie further off, since no lease follows another at once. */
     uint64_t ahead_and_one = (shmq_cell_generation(prefetched) - shmq_cell_generation(leased) + 1) & (UINT64_MAX >> 37);
@@ -54,7 +56,7 @@ bool shmq_lease_begun(const struct shmq_port *port, uint32_t cell, uint64_t leas
 shmq_status shmq_lease_ack(struct shmq_port *port, uint32_t cell, uint64_t leased, bool looking) {
     uint64_t next = shmq_cell_next(leased, looking ? SHMQ_HELD : SHMQ_IDLE, port->index, shmq_word_slot(leased));
     SHMQ_CRASH_POINT(ack_begun);
-    if (!shmq_swap_seq(&port->cells[cell].word, &leased, next)) return SHMQ_LOST;
+    if (!shmq_swap_seq(&port->cells[cell].word, &leased, next)) return SHMQ_LOST; /* [hand] [park] */
     SHMQ_CRASH_POINT(ack_done);
     shmq_count(&port->record->counters[SHMQ_ACKS], 1);
     return SHMQ_OK;
@@ -62,7 +64,7 @@ shmq_status shmq_lease_ack(struct shmq_port *port, uint32_t cell, uint64_t lease
 
 shmq_status shmq_lease_take_over(struct shmq_port *port, uint32_t cell, uint64_t *leased) {
     uint64_t word = *leased, next = shmq_cell_next(word, SHMQ_LEASED, port->index, shmq_word_slot(word));
-    if (!shmq_swap_seq(&port->cells[cell].word, &word, next)) return SHMQ_LOST; /* [hand] */
+    if (!shmq_swap_seq(&port->cells[cell].word, &word, next)) return SHMQ_LOST; /* [hand] [end] */
     SHMQ_CRASH_POINT(lease_taken_over);
     *leased = next;
     return SHMQ_OK;
@@ -73,7 +75,7 @@ void shmq_delivery_ended(struct shmq_port *port, uint32_t cell, uint64_t leased,
     if (shmq_word_slot(leased) >= port->geometry.total_slots) return;
     if (cause != SHMQ_RELEASED) {
         struct shmq_slot *slot = shmq_slot_at(port, shmq_word_slot(leased));
-        uint64_t before = shmq_load_acquire(&slot->deliveries);
+        uint64_t before = shmq_load_acquire(&slot->deliveries); /* [failed] */
         /* The highest bit tells a tag from none: generation 0 of cell 0 comes round too. */
         uint64_t tag = UINT64_C(1) << 63 | shmq_cell_generation(leased) << 30 | (uint64_t)cell << 16;
         const uint64_t of_tag = ~(UINT64_C(7) << 57 | 0xffff);
@@ -88,7 +90,7 @@ void shmq_delivery_ended(struct shmq_port *port, uint32_t cell, uint64_t leased,
             }
             if (failed < 0xffff) failed++;
             deliveries = tag | (uint64_t)cause << 57 | failed;
-            shmq_swap_seq(&slot->deliveries, &before, deliveries);
+            shmq_swap_seq(&slot->deliveries, &before, deliveries); /* [failed] */
         }
         if (delay_ns == SHMQ_BY_POLICY) delay_ns = shmq_policy_rest_ns(&port->policy, failed, slot->id ^ failed ^ shmq_now_ns());
     } else if (delay_ns == SHMQ_BY_POLICY) delay_ns = 0;
@@ -102,8 +104,9 @@ void shmq_delivery_ended(struct shmq_port *port, uint32_t cell, uint64_t leased,
 
 shmq_status shmq_lease_give_back(struct shmq_port *port, uint32_t cell, uint64_t leased, enum shmq_cause cause, uint64_t delay_ns) {
     if (shmq_cell_state(leased) == SHMQ_TIMED && shmq_lease_take_over(port, cell, &leased) != SHMQ_OK) return SHMQ_LOST;
-    if (shmq_load_acquire(&port->cells[cell].word) != leased) return SHMQ_LOST;
+    if (shmq_load_acquire(&port->cells[cell].word) != leased) return SHMQ_LOST; /* [hand] */
     shmq_delivery_ended(port, cell, leased, cause, delay_ns);
+    /* [hand] [end] [park] */
     if (!shmq_swap_seq(&port->cells[cell].word, &leased, shmq_cell_next(leased, SHMQ_ORPHAN, SHMQ_NO_PORT, shmq_word_slot(leased))))
         return SHMQ_LOST; /* [hand] */
     SHMQ_CRASH_POINT(lease_orphaned);
@@ -116,17 +119,17 @@ shmq_status shmq_lease_give_back(struct shmq_port *port, uint32_t cell, uint64_t
 uint32_t shmq_lease_expire(struct shmq_port *port) {
     uint32_t expired = 0;
     port->expiry_ns = SHMQ_FOREVER;
-    if (!shmq_load_acquire(&port->header->timing)) return 0;
+    if (!shmq_load_acquire(&port->header->timing)) return 0; /* [timing] */
     uint64_t now = shmq_now_ns();
     for (uint32_t i = 0; i < port->geometry.cells; i++) {
         struct shmq_cell *cell = &port->cells[i];
         uint64_t word = shmq_load_acquire(&cell->word); /* [hand] */
         if (shmq_cell_state(word) != SHMQ_TIMED) continue;
-        uint64_t expires = shmq_load_acquire(&cell->expires), deadline = shmq_expires_ns(expires);
+        uint64_t expires = shmq_load_acquire(&cell->expires), deadline = shmq_expires_ns(expires); /* [deadline] */
         if (shmq_expires_ahead(expires, word) > 1) {
             /* Its holder adopted it and has not yet written until when: perhaps it was stopped there. Start its clock for it. */
             deadline = now + (port->policy.lease_timeout_ns ? port->policy.lease_timeout_ns : UNSAID_NS);
-            shmq_swap_seq(&cell->expires, &expires, shmq_expires_word(shmq_cell_generation(word), deadline));
+            shmq_swap_seq(&cell->expires, &expires, shmq_expires_word(shmq_cell_generation(word), deadline)); /* [deadline] */
         }
         if (deadline > now) {
             if (deadline < port->expiry_ns) port->expiry_ns = deadline;

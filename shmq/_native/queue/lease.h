@@ -51,7 +51,7 @@ bool shmq_lease_begun(const struct shmq_port *port, uint32_t cell, uint64_t leas
 
 /* From the first lease with a deadline on, those who wait look for expired ones; at our own we look in time. */
 static inline void shmq_lease_begin_timing(struct shmq_port *port, uint64_t deadline_ns) {
-    if (shmq_unlikely(!shmq_load_relaxed(&port->header->timing))) shmq_store_release(&port->header->timing, 1);
+    if (shmq_unlikely(!shmq_load_relaxed(&port->header->timing))) shmq_store_release(&port->header->timing, 1); /* [timing] */
     if (deadline_ns < port->expiry_ns) port->expiry_ns = deadline_ns;
 }
 

@@ -11,7 +11,7 @@
 /* -- the ring -------------------------------------------------------------------------------------------------------- */
 
 bool shmq_ring_has_space(struct shmq_port *port) {
-    uint64_t t = shmq_load_seq(&port->header->write_seq);
+    uint64_t t = shmq_load_seq(&port->header->write_seq); /* [sequence] [park] */
     uint32_t looks = port->geometry.slots;
     if (shmq_seq_index(t) >= port->geometry.slots) return true; /* corrupt: let the caller's try find out */
     enum sight sight = look_for_space(shmq_load_seq(&port->ring[shmq_seq_index(t)]), shmq_seq_lap(t)); /* [park] */
@@ -21,7 +21,7 @@ bool shmq_ring_has_space(struct shmq_port *port) {
 }
 
 bool shmq_ring_has_item(struct shmq_port *port) {
-    uint64_t h = shmq_load_seq(&port->header->read_seq);
+    uint64_t h = shmq_load_seq(&port->header->read_seq); /* [sequence] [park] */
     uint32_t looks = port->geometry.slots;
     if (shmq_seq_index(h) >= port->geometry.slots) return true;
     enum sight sight = look_for_item(shmq_load_seq(&port->ring[shmq_seq_index(h)]), shmq_seq_lap(h)); /* [park] */
@@ -53,7 +53,7 @@ static uint32_t distance(uint64_t h, uint64_t t, uint32_t slots) {
 }
 
 uint32_t shmq_ring_estimate(const struct shmq_port *port) {
-    uint64_t h = shmq_load_acquire(&port->header->read_seq), t = shmq_load_acquire(&port->header->write_seq);
+    uint64_t h = shmq_load_acquire(&port->header->read_seq), t = shmq_load_acquire(&port->header->write_seq); /* [sequence] */
     return distance(h, t, port->geometry.slots);
 }
 
@@ -64,14 +64,14 @@ static uint64_t front(const struct shmq_port *port, uint64_t h, enum shmq_side s
 }
 
 uint32_t shmq_ring_length(const struct shmq_port *port) {
-    uint64_t h = shmq_load_acquire(&port->header->read_seq), t = shmq_load_acquire(&port->header->write_seq);
+    uint64_t h = shmq_load_acquire(&port->header->read_seq), t = shmq_load_acquire(&port->header->write_seq); /* [sequence] */
     uint64_t end = front(port, t, SHMQ_SPACE); /* first: what is put meanwhile is not counted, rather than what is taken counted still */
     return distance(front(port, h, SHMQ_ITEMS), end, port->geometry.slots);
 }
 
 bool shmq_ring_peek(struct shmq_port *port, uint32_t nth, struct shmq_slot *slot, void *payload, uint64_t limit, bool *moved) {
     const uint32_t slots = port->geometry.slots;
-    uint64_t h = front(port, shmq_load_acquire(&port->header->read_seq), SHMQ_ITEMS);
+    uint64_t h = front(port, shmq_load_acquire(&port->header->read_seq), SHMQ_ITEMS); /* [sequence] */
     *moved = false;
     if (nth >= slots || shmq_seq_index(h) >= slots) return false;
     uint32_t index = shmq_seq_index(h) + nth; /* no overflow: both below 2^24 */
@@ -86,7 +86,7 @@ bool shmq_ring_peek(struct shmq_port *port, uint32_t nth, struct shmq_slot *slot
     uint64_t nbytes = slot->nbytes + slot->described;
     if (nbytes < slot->nbytes) nbytes = limit;
     memcpy(payload, shmq_payload_at(port, shmq_word_slot(word)), nbytes < limit ? nbytes : limit);
-    atomic_thread_fence(memory_order_acquire); /* the copy before the second look */
+    atomic_thread_fence(memory_order_acquire); /* [return]: the copy before the second look */
     *moved = shmq_load_relaxed(&port->ring[index]) != word;
     return !*moved;
 }
@@ -94,7 +94,8 @@ bool shmq_ring_peek(struct shmq_port *port, uint32_t nth, struct shmq_slot *slot
 /* -- what is there ---------------------------------------------------------------------------------------------------- */
 
 uint64_t shmq_ready(const struct shmq_port *port) {
-    uint64_t waiting = shmq_load_seq(&port->header->backlog); /* first: what moves into the ring meanwhile is seen twice rather than overlooked */
+    /* [park]: first: what moves into the ring meanwhile is seen twice rather than overlooked */
+    uint64_t waiting = shmq_load_seq(&port->header->backlog);
     return waiting + shmq_ring_length(port);
 }
 
@@ -143,17 +144,17 @@ bool shmq_has_taken(const struct shmq_port *port, uint64_t count) {
 
 /* Taken by get, and not said to be done. What is done is read before what was taken. */
 static uint64_t worked_on(const struct shmq_port *port) {
-    uint64_t done = shmq_load_seq(&port->header->done), taken = 0;
+    uint64_t done = shmq_load_seq(&port->header->done), taken = 0; /* [park] */
     for (uint32_t i = 0; i < shmq_ports_used(port); i++) taken += taken_by(port, i);
     return taken > done ? taken - done : 0;
 }
 
 static bool is_getting(const struct shmq_port *port, uint32_t index) {
-    return shmq_intent_operation(shmq_load_seq(&port->records[index].intent)) == SHMQ_GETTING;
+    return shmq_intent_operation(shmq_load_seq(&port->records[index].intent)) == SHMQ_GETTING; /* [intent] [park] */
 }
 
 static bool is_unfinished(const struct shmq_port *port, uint32_t cell) {
-    unsigned state = shmq_cell_state(shmq_load_seq(&port->cells[cell].word));
+    unsigned state = shmq_cell_state(shmq_load_seq(&port->cells[cell].word)); /* [hand] [park] */
     return shmq_state_leased(state) || state == SHMQ_ORPHAN;
 }
 
@@ -186,7 +187,7 @@ bool shmq_cells_move(const struct shmq_port *port, bool for_long) {
         unsigned state = shmq_cell_state(word);
         if (shmq_word_slot(word) >= port->geometry.total_slots) continue; /* nobody takes a cell that was scribbled over */
         if (state == SHMQ_SPARE || (state == SHMQ_WARM && port->geometry.paged)) return true;
-        if (state == SHMQ_WARM || owner >= port->geometry.ports || !shmq_load_acquire(&port->records[owner].owner)) continue;
+        if (state == SHMQ_WARM || owner >= port->geometry.ports || !shmq_load_acquire(&port->records[owner].owner)) continue; /* [port] */
         if (state == SHMQ_IDLE || (shmq_state_leased(state) && shmq_load_relaxed(&port->cells[i].leased_ns) == 0)) return true;
     }
     return false;
@@ -195,30 +196,32 @@ bool shmq_cells_move(const struct shmq_port *port, bool for_long) {
 bool shmq_nothing_comes(struct shmq_port *port, bool stays) {
     /* In the order in which a message goes its way: backlog, ring, an exchange that is open, cells. What a thread of this process is about
      * to give back is no lease of its own: none may be in the middle of that between the two ends of this look. [end] */
-    const uint64_t ended = shmq_load_seq(&shmq_owner_ended);
-    if (shmq_load_seq(&port->header->backlog) || shmq_ring_has_item(port)) return false;
+    const uint64_t ended = shmq_load_seq(&shmq_owner_ended); /* [end] */
+    if (shmq_load_seq(&port->header->backlog) || shmq_ring_has_item(port)) return false; /* [park] */
     for (uint32_t i = 0; stays && i < shmq_ports_used(port); i++)
+        /* [intent] [port] */
         if (shmq_intent_operation(shmq_load_seq(&port->records[i].intent)) == SHMQ_GETTING && port->records[i].owner != port->owner) return false;
     for (uint32_t i = 0; i < port->geometry.cells; i++) {
-        uint64_t word = shmq_load_seq(&port->cells[i].word);
+        uint64_t word = shmq_load_seq(&port->cells[i].word); /* [hand] [end] */
         uint32_t slot = shmq_word_slot(word), owner = shmq_cell_owner(word);
         if (slot >= port->geometry.total_slots) continue;
         if (shmq_cell_state(word) == SHMQ_ORPHAN) {
             if (!shmq_message_exhausted(port, shmq_load_relaxed(&shmq_slot_at(port, slot)->deliveries))) return false;
         } else if (stays && shmq_state_leased(shmq_cell_state(word)) && owner < port->geometry.ports) {
-            if (shmq_load_acquire(&port->records[owner].owner) != port->owner) return false;
-            if (shmq_load_seq(&port->cells[i].word) != word) return false; /* the port may have been another's, and the cell with it */
+            if (shmq_load_acquire(&port->records[owner].owner) != port->owner) return false; /* [port] */
+            /* [hand] [end]: the port may have been another's, and the cell with it */
+            if (shmq_load_seq(&port->cells[i].word) != word) return false;
         }
     }
-    return !stays || shmq_load_seq(&shmq_owner_begun) == ended;
+    return !stays || shmq_load_seq(&shmq_owner_begun) == ended; /* [end] */
 }
 
 bool shmq_all_wait(const struct shmq_port *port) {
     for (uint32_t i = 0; i < port->geometry.ports; i++) {
         const struct shmq_port_record *record = &port->records[i];
-        bool waits = shmq_load_seq(&record->asleep[SHMQ_ITEMS]) || shmq_load_seq(&record->asleep[SHMQ_SPACE]) ||
-                     (shmq_load_seq(&record->bell) & (SHMQ_BELL_MADE - 1));
-        if (i != port->index && shmq_load_seq(&record->owner) && !waits) return false;
+        bool waits = shmq_load_seq(&record->asleep[SHMQ_ITEMS]) || shmq_load_seq(&record->asleep[SHMQ_SPACE]) || /* [asleep] */
+                     (shmq_load_seq(&record->bell) & (SHMQ_BELL_MADE - 1)); /* [bell] */
+        if (i != port->index && shmq_load_seq(&record->owner) && !waits) return false; /* [port] */
     }
     return true;
 }
@@ -231,7 +234,7 @@ bool shmq_promising(struct shmq_port *port, enum shmq_side side, bool stays) {
     if (side == SHMQ_SPACE) return shmq_ring_has_space(port) || shmq_load_seq(&port->header->shut); /* [park] */
     if (side == SHMQ_DONE) return shmq_all_done(port);
     if (shmq_unlikely(shmq_load_seq(&port->header->backlog))) return true; /* [park] */
-    return shmq_ring_has_item(port) || shmq_load_seq(&port->header->orphan_changes) != port->orphan_changes_seen ||
+    return shmq_ring_has_item(port) || shmq_load_seq(&port->header->orphan_changes) != port->orphan_changes_seen || /* [orphan] [park] */
            (shmq_unlikely(port->due_ns != SHMQ_FOREVER) && shmq_now_ns() >= port->due_ns) || shmq_is_over(port, stays);
 }
 

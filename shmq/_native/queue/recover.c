@@ -12,11 +12,11 @@ enum verdict { HAPPENED, DID_NOT, UNKNOWN };
  * that slot away a moment ago. The cell is read around the intent: if both looks agree, no exchange of that cell began
  * and ended between them (the generation would have moved). [intent] */
 static uint32_t proven_slot(const struct shmq_port *port, uint32_t cell) {
-    uint64_t word = shmq_load_acquire(&port->cells[cell].word);
+    uint64_t word = shmq_load_acquire(&port->cells[cell].word); /* [hand] [intent] */
     uint32_t owner = shmq_cell_owner(word);
     if (owner < port->geometry.ports) {
-        uint64_t intent = shmq_load_acquire(&port->records[owner].intent);
-        if (shmq_load_seq(&port->cells[cell].word) != word) return SHMQ_MAX_SLOTS;
+        uint64_t intent = shmq_load_acquire(&port->records[owner].intent); /* [intent] */
+        if (shmq_load_seq(&port->cells[cell].word) != word) return SHMQ_MAX_SLOTS; /* [hand] [intent] */
         if (shmq_intent_operation(intent) != SHMQ_NOTHING && shmq_intent_cell(intent) == cell &&
             shmq_word_slot(intent) == shmq_word_slot(word))
             return SHMQ_MAX_SLOTS;
@@ -26,7 +26,7 @@ static uint32_t proven_slot(const struct shmq_port *port, uint32_t cell) {
 
 static enum verdict scan(const struct shmq_port *port, uint32_t dead_cell, uint32_t give, uint32_t take) {
     for (uint32_t i = 0; i < port->geometry.slots; i++) {
-        uint32_t slot = shmq_word_slot(shmq_load_acquire(&port->ring[i]));
+        uint32_t slot = shmq_word_slot(shmq_load_acquire(&port->ring[i])); /* [publish] [return] */
         if (slot == give) return HAPPENED;
         if (slot == take) return DID_NOT;
     }
@@ -42,17 +42,17 @@ static enum verdict scan(const struct shmq_port *port, uint32_t dead_cell, uint3
 /* Settle the dead port's open exchange. False: not yet to be told. */
 static bool settle(struct shmq_port *port, uint32_t dead) {
     struct shmq_port_record *record = &port->records[dead];
-    uint64_t intent = shmq_load_acquire(&record->intent);
+    uint64_t intent = shmq_load_acquire(&record->intent); /* [intent] */
     unsigned operation = shmq_intent_operation(intent);
     if (operation == SHMQ_NOTHING) return true;
     uint32_t cell = shmq_intent_cell(intent), index = shmq_intent_index(intent), give = shmq_word_slot(intent);
     if (cell < port->geometry.cells && index < port->geometry.slots) {
-        uint64_t word = shmq_load_acquire(&port->cells[cell].word);
+        uint64_t word = shmq_load_acquire(&port->cells[cell].word); /* [hand] */
         uint64_t expected = shmq_load_relaxed(&record->expected);
         uint32_t take = shmq_word_slot(expected);
         if (shmq_cell_owner(word) == dead && shmq_word_slot(word) == give && give != take) {
             enum verdict verdict = UNKNOWN;
-            if (shmq_load_seq(&port->ring[index]) == expected) verdict = DID_NOT; /* laps: never the same word twice */
+            if (shmq_load_seq(&port->ring[index]) == expected) verdict = DID_NOT; /* [publish] [return]: laps: never the same word twice */
             for (int tries = 0; verdict == UNKNOWN && tries < 64; tries++) {
                 verdict = scan(port, cell, give, take);
                 if (verdict == UNKNOWN) sched_yield();
@@ -60,11 +60,12 @@ static bool settle(struct shmq_port *port, uint32_t dead) {
             if (verdict == UNKNOWN) return false;
             SHMQ_CRASH_POINT(reap_judged);
             if (verdict == HAPPENED)
+                /* [hand] */
                 shmq_store_release(&port->cells[cell].word, shmq_cell_next(word, operation == SHMQ_GETTING ? SHMQ_LEASED : SHMQ_IDLE, dead, take));
         }
     }
     SHMQ_CRASH_POINT(reap_settled);
-    shmq_store_release(&record->intent, 0);
+    shmq_store_release(&record->intent, 0); /* [intent] */
     return true;
 }
 
@@ -73,12 +74,12 @@ bool shmq_queue_recover(struct shmq_port *port, uint32_t dead) {
     for (uint32_t i = 0; i < port->geometry.cells; i++) {
         shmq_view_forget(port, i, dead);
         shmq_view_settle(port, i);
-        uint64_t word = shmq_load_seq(&port->cells[i].word); /* [view] */
+        uint64_t word = shmq_load_seq(&port->cells[i].word); /* [hand] [view] */
         if (shmq_cell_owner(word) != dead) continue;
         if (shmq_cell_state(word) == SHMQ_TIMED) {
             /* Somebody may take it over at this moment: make it LEASED first, still the dead one's. */
             uint64_t ours = shmq_cell_next(word, SHMQ_LEASED, dead, shmq_word_slot(word));
-            if (!shmq_swap_seq(&port->cells[i].word, &word, ours)) continue;
+            if (!shmq_swap_seq(&port->cells[i].word, &word, ours)) continue; /* [hand] */
             SHMQ_CRASH_POINT(reap_untimed);
             word = ours;
         }
@@ -87,7 +88,8 @@ bool shmq_queue_recover(struct shmq_port *port, uint32_t dead) {
             shmq_delivery_ended(port, i, word, shmq_lease_begun(port, i, word) ? SHMQ_DIED : SHMQ_RELEASED, SHMQ_BY_POLICY);
         }
         SHMQ_CRASH_POINT(reap_counted);
-        if (leased) shmq_swap_seq(&port->cells[i].word, &word, shmq_cell_next(word, SHMQ_ORPHAN, SHMQ_NO_PORT, shmq_word_slot(word))); /* [hand] */
+        /* [hand] */
+        if (leased) shmq_swap_seq(&port->cells[i].word, &word, shmq_cell_next(word, SHMQ_ORPHAN, SHMQ_NO_PORT, shmq_word_slot(word)));
         else shmq_cell_let_go(port, i, word, SHMQ_SPARE);
         SHMQ_CRASH_POINT(reap_cell);
     }

@@ -6,9 +6,10 @@
 
 /* After an adoption that made the cell TIMED: until when, unless somebody already started the clock for us. */
 static void write_deadline(struct shmq_port *port, uint32_t cell, uint64_t word, uint64_t deadline_ns) {
+    /* [deadline] */
     uint64_t before = shmq_load_acquire(&port->cells[cell].expires), wanted = shmq_expires_word(shmq_cell_generation(word), deadline_ns);
     for (int tries = 0; tries < 8 && shmq_expires_ahead(before, word) != 0; tries++) /* only a scribbler loses it more often */
-        if (shmq_swap_seq(&port->cells[cell].expires, &before, wanted)) return;
+        if (shmq_swap_seq(&port->cells[cell].expires, &before, wanted)) return; /* [deadline] */
 }
 
 /* The oldest of those that may be taken (dead-lettered) now: its cell and word. Otherwise SHMQ_NO_CELL, and *next_due is when the first that
@@ -55,7 +56,7 @@ shmq_status shmq_orphan_adopt(struct shmq_port *port, uint64_t deadline_ns, uint
         bool timed = deadline_ns && !exhausted;
         uint64_t mine = shmq_cell_next(word, timed ? SHMQ_TIMED : SHMQ_LEASED, port->index, shmq_word_slot(word));
         if (timed) shmq_lease_begin_timing(port, deadline_ns);
-        if (!shmq_swap_seq(&port->cells[oldest].word, &word, mine)) continue;
+        if (!shmq_swap_seq(&port->cells[oldest].word, &word, mine)) continue; /* [hand] */
         SHMQ_CRASH_POINT(orphan_adopted);
         if (timed) write_deadline(port, oldest, mine, deadline_ns);
         *cell = oldest;
@@ -82,6 +83,7 @@ bool shmq_orphan_claim(struct shmq_port *port, enum shmq_wish wish, uint32_t *ce
     for (int tries = 0; tries < ADOPTIONS; tries++) {
         *cell = oldest_orphan(port, wish, &word, &exhausted, &next_due); /* not one that could not be written a moment ago */
         if (*cell == SHMQ_NO_CELL) return false;
+        /* [hand] */
         if (shmq_swap_seq(&port->cells[*cell].word, &word, shmq_cell_next(word, SHMQ_LEASED, port->index, shmq_word_slot(word)))) return true;
     }
     return false;

@@ -27,14 +27,14 @@ static void hold_back(void) {
 static void sequence_advance(shmq_word *sequence, uint64_t from, uint64_t to) {
     uint64_t now = from;
     for (int tries = 0; tries < HELPS; tries++) {
-        if (shmq_seq_ahead(to, now) <= 0 || shmq_swap_seq(sequence, &now, to)) return;
+        if (shmq_seq_ahead(to, now) <= 0 || shmq_swap_seq(sequence, &now, to)) return; /* [sequence] */
     }
 }
 
 /* A get had nothing after all. While its intent was open it looked as if it had a message, and whoever did the last step of the last
  * one meanwhile did not tell those who wait for that. */
 static void too_late(struct shmq_port *port) {
-    shmq_store_seq(&port->record->intent, 0); /* [park] again, as a store that the look does not overtake */
+    shmq_store_seq(&port->record->intent, 0); /* [intent] [park]: again, as a store that the look does not overtake */
     shmq_wake_if_done(port);
 }
 
@@ -47,7 +47,7 @@ static inline bool exchange(struct shmq_port *port, unsigned operation, uint32_t
     uint64_t word = shmq_load_relaxed(&mine->word); /* mine */
     if (operation == SHMQ_GETTING) shmq_store_relaxed(&mine->taken_at, at); /* released, like `expected`, by the next store */
     shmq_store_relaxed(&port->record->expected, expected); /* [intent] */
-    shmq_store_release(&port->record->intent, shmq_intent_word(operation, cell, index, shmq_word_slot(word)));
+    shmq_store_release(&port->record->intent, shmq_intent_word(operation, cell, index, shmq_word_slot(word))); /* [intent] */
     SHMQ_CRASH_POINT(exchange_intended);
     bool happened = shmq_swap_seq(&port->ring[index], &expected, desired); /* [publish] [return] [park] */
     if (happened) {
@@ -92,7 +92,7 @@ shmq_status shmq_ring_move_in(struct shmq_port *port, uint32_t cell) {
     shmq_word *sequence = &port->header->write_seq;
     uint32_t give = shmq_word_slot(shmq_cell_load(port, cell));
     for (uint32_t looks = looks_of(port); looks; looks -= looks != 0) {
-        uint64_t t = shmq_load_acquire(sequence);
+        uint64_t t = shmq_load_acquire(sequence); /* [sequence] */
         uint32_t index = shmq_seq_index(t);
         if (shmq_unlikely(index >= slots)) return SHMQ_CORRUPT;
         uint64_t word = shmq_load_acquire(&port->ring[index]); /* [return] */
@@ -113,10 +113,10 @@ shmq_status shmq_ring_move_in(struct shmq_port *port, uint32_t cell) {
             sequence_advance(sequence, t, past(port, t, SHMQ_SPACE, &looks));
             break;
         case CANNOT:
-            if (shmq_load_seq(sequence) == t) return SHMQ_WOULD_BLOCK;
+            if (shmq_load_seq(sequence) == t) return SHMQ_WOULD_BLOCK; /* [sequence] */
             break;
         case NONSENSE:
-            if (shmq_load_seq(sequence) == t) return SHMQ_CORRUPT;
+            if (shmq_load_seq(sequence) == t) return SHMQ_CORRUPT; /* [sequence] */
             break;
         }
     }
@@ -176,7 +176,7 @@ uint32_t shmq_ring_get_many(struct shmq_port *port, const uint32_t *cells, uint3
     const uint32_t slots = port->geometry.slots;
     shmq_word *sequence = &port->header->read_seq;
     uint32_t done = 0, looks = looks_of(port) + count;
-    uint64_t from = shmq_load_acquire(sequence), h = from;
+    uint64_t from = shmq_load_acquire(sequence), h = from; /* [sequence] */
     *status = SHMQ_WOULD_BLOCK;
     for (; looks && done < count; looks -= looks != 0) {
         uint32_t index = shmq_seq_index(h);
@@ -195,18 +195,18 @@ uint32_t shmq_ring_get_many(struct shmq_port *port, const uint32_t *cells, uint3
                 h = next;
             } else if (!done) {
                 hold_back();
-                from = h = shmq_load_acquire(sequence);
+                from = h = shmq_load_acquire(sequence); /* [sequence] */
             }
             continue;
         }
         if (sight == PASSED) {
             h = past(port, h, SHMQ_ITEMS, &looks);
-            if (!done) sequence_advance(sequence, from, h), from = h = shmq_load_acquire(sequence);
+            if (!done) sequence_advance(sequence, from, h), from = h = shmq_load_acquire(sequence); /* [sequence] */
             continue;
         }
         if (done) break; /* not everything that was wished for */
-        if (shmq_load_seq(sequence) != h) {
-            from = h = shmq_load_acquire(sequence);
+        if (shmq_load_seq(sequence) != h) { /* [sequence] */
+            from = h = shmq_load_acquire(sequence); /* [sequence] */
             continue;
         }
         if (sight == NONSENSE) *status = SHMQ_CORRUPT;

@@ -32,7 +32,7 @@ static inline enum sight look_for_item(uint64_t word, uint64_t lap) {
 static inline uint64_t past(const struct shmq_port *port, uint64_t at, enum shmq_side side, uint32_t *looks) {
     const uint32_t slots = port->geometry.slots;
     for (; *looks && shmq_seq_index(at) < slots; --*looks) {
-        uint64_t word = shmq_load_acquire(&port->ring[shmq_seq_index(at)]), lap = shmq_seq_lap(at);
+        uint64_t word = shmq_load_acquire(&port->ring[shmq_seq_index(at)]), lap = shmq_seq_lap(at); /* [publish] [return] */
         if ((side == SHMQ_SPACE ? look_for_space(word, lap) : look_for_item(word, lap)) != PASSED) break;
         bool filled = side == SHMQ_SPACE && shmq_ring_state(word) == SHMQ_READY; /* in the lap of the word; else in the one before */
         at = shmq_seq_next(shmq_seq_word(shmq_ring_lap(word) - !filled, shmq_seq_index(at)), slots);

@@ -8,7 +8,7 @@ static uint32_t viewer_at(uint64_t viewers, int index) { return (uint32_t)(viewe
 /* Change the first entry that reads `from`. False: there is none. */
 static bool change_viewer(struct shmq_port *port, uint32_t cell, uint32_t from, uint32_t to) {
     shmq_word *word = &port->cells[cell].viewers;
-    uint64_t before = shmq_load_seq(word);
+    uint64_t before = shmq_load_seq(word); /* [view] */
     for (int index = 0, tries = 0; index < VIEWERS && tries < 64; index++) { /* only a scribbler makes it that many */
         if (viewer_at(before, index) != from) continue;
         uint64_t after = (before & ~(UINT64_C(0xffff) << 16 * index)) | (uint64_t)to << 16 * index;
@@ -30,14 +30,14 @@ uint32_t shmq_view_first(struct shmq_port *port, uint32_t cell) {
     for (int index = 0; viewers && index < VIEWERS; index++) {
         uint32_t viewer = viewer_at(viewers, index);
         if (viewer == 0) continue;
-        if (viewer <= port->geometry.ports && shmq_load_acquire(&port->records[viewer - 1].owner)) return viewer - 1;
+        if (viewer <= port->geometry.ports && shmq_load_acquire(&port->records[viewer - 1].owner)) return viewer - 1; /* [port] */
         change_viewer(port, cell, viewer, 0); /* nobody's: it detached, or died, when it was about to end its view */
     }
     return SHMQ_NO_PORT;
 }
 
 void shmq_view_forget(struct shmq_port *port, uint32_t cell, uint32_t viewer) {
-    if (shmq_likely(shmq_load_seq(&port->cells[cell].viewers) == 0)) return;
+    if (shmq_likely(shmq_load_seq(&port->cells[cell].viewers) == 0)) return; /* [view] */
     for (int index = 0; index < VIEWERS; index++) change_viewer(port, cell, viewer + 1, 0);
 }
 
@@ -58,7 +58,7 @@ void shmq_cell_let_go(struct shmq_port *port, uint32_t cell, uint64_t word, enum
 shmq_status shmq_view_begin(struct shmq_port *port, uint32_t cell, uint64_t leased) {
     if (!change_viewer(port, cell, 0, port->index + 1)) return SHMQ_NO_CELLS;
     SHMQ_CRASH_POINT(view_begun);
-    if (shmq_load_seq(&port->cells[cell].word) == leased) return SHMQ_OK; /* [view] whoever gets it after us sees us */
+    if (shmq_load_seq(&port->cells[cell].word) == leased) return SHMQ_OK; /* [view]: whoever gets it after us sees us */
     shmq_view_end(port, cell);
     return SHMQ_LOST;
 }
@@ -67,14 +67,14 @@ void shmq_view_end(struct shmq_port *port, uint32_t cell) {
     change_viewer(port, cell, port->index + 1, 0);
     SHMQ_CRASH_POINT(view_ended);
     if (shmq_view_is(port, cell, port->index)) return;
-    uint64_t word = shmq_load_seq(&port->cells[cell].word); /* [view] */
+    uint64_t word = shmq_load_seq(&port->cells[cell].word); /* [hand] [view] */
     if (shmq_cell_state(word) != SHMQ_HELD || shmq_cell_owner(word) != port->index) return;
-    if (shmq_load_acquire(&port->cells[cell].handed) == word) shmq_cell_let_go(port, cell, word, SHMQ_SPARE); /* not acked by me */
+    if (shmq_load_acquire(&port->cells[cell].handed) == word) shmq_cell_let_go(port, cell, word, SHMQ_SPARE); /* [hand]: not acked by me */
 }
 
 void shmq_view_settle(struct shmq_port *port, uint32_t cell) {
-    uint64_t word = shmq_load_seq(&port->cells[cell].word); /* [view] after what was forgotten before */
-    if (shmq_cell_state(word) != SHMQ_HELD || shmq_load_acquire(&port->cells[cell].handed) != word) return;
+    uint64_t word = shmq_load_seq(&port->cells[cell].word); /* [hand] [view]: after what was forgotten before */
+    if (shmq_cell_state(word) != SHMQ_HELD || shmq_load_acquire(&port->cells[cell].handed) != word) return; /* [hand] */
     /* The living may be about to do the same: all swap from this word, and one of them does it. */
     if (!shmq_view_is(port, cell, shmq_cell_owner(word))) shmq_cell_let_go(port, cell, word, SHMQ_SPARE);
 }
