@@ -22,8 +22,8 @@ static uint64_t bit_of(enum shmq_side side) { return UINT64_C(1) << side; }
 int shmq_bell_make(struct shmq_port *port) {
     char path[PATH_BYTES];
     if (!path_of(port, port->index, path)) return errno = ENAMETOOLONG, -1;
-    shmq_or_seq(&port->record->bell, SHMQ_BELL_MADE); /* [bell]: before there is one: who is killed in between leaves it to the reaper */
-    shmq_file_remove(path); /* of a port that was here before, and whose reaper was killed */
+    shmq_or_seq(&port->record->bell, SHMQ_BELL_MADE); /* [bell]: before there is one: a process that is killed in between leaves it to its reaper */
+    shmq_file_remove(path); /* of the port's last owner, whose reaper was killed */
     SHMQ_CRASH_POINT(bell_marked);
     if (mkfifo(path, 0600) != 0 || chmod(path, 0600) != 0) return -1; /* whatever the umask left of it */
     SHMQ_CRASH_POINT(bell_made);
@@ -59,15 +59,15 @@ bool shmq_bell_disarm(struct shmq_port *port, enum shmq_side side) {
     return shmq_and_seq(&port->record->bell, ~bit_of(side)) & bit_of(side); /* [bell] */
 }
 
-/* A bell's two ends. The reading one is ours as well while we write: a listener that closes its own in that moment must not cost a
- * C program its life by SIGPIPE. */
+/* A bell's two ends. The reading one is ours as well while we write: a listener that closes its own at that moment must not kill a
+ * C program by SIGPIPE. */
 struct rope { int write, read; };
 
-/* False, and errno, where there is nobody who listens, or no way to reach it. */
+/* False, and errno, where no process listens, or none can be reached. */
 static bool grasp(const struct shmq_port *port, uint32_t index, struct rope *rope) {
     char path[PATH_BYTES];
     if (!path_of(port, index, path)) return errno = ENOENT, false;
-    rope->write = shmq_file_open(path, O_WRONLY, S_IFIFO); /* ENXIO: nobody reads */
+    rope->write = shmq_file_open(path, O_WRONLY, S_IFIFO); /* ENXIO: no process reads */
     if (rope->write < 0) return false;
     rope->read = shmq_file_open(path, O_RDONLY, S_IFIFO);
     if (rope->read >= 0) return true;
@@ -87,7 +87,7 @@ static bool pull(const struct rope *rope) {
     return heard;
 }
 
-/* It is this process that cannot ring any bell now: nothing is said about who listens. */
+/* It is this process that cannot ring any bell now: that says nothing about listeners. */
 static bool are_out_of_descriptors(int failure) { return failure == EMFILE || failure == ENFILE || failure == ENOMEM; }
 
 bool shmq_bell_is_armed(struct shmq_port *port, enum shmq_side side) {
@@ -109,8 +109,8 @@ bool shmq_bell_ring(struct shmq_port *port, enum shmq_side side) {
             struct rope rope;
             if (!(shmq_load_seq(&port->records[i].bell) & bit)) continue; /* [bell] */
             bool grasped = grasp(port, i, &rope);
-            if (!grasped && are_out_of_descriptors(errno)) return rung; /* and they stay armed, for others */
-            bool mine = shmq_and_seq(&port->records[i].bell, ~bit) & bit; /* [bell]: otherwise another one rings it */
+            if (!grasped && are_out_of_descriptors(errno)) return rung; /* and they stay armed, for other ports */
+            bool mine = shmq_and_seq(&port->records[i].bell, ~bit) & bit; /* [bell]: otherwise another port rings it */
             if (!grasped) continue;
             if (!mine) {
                 let_go(&rope);
@@ -120,11 +120,11 @@ bool shmq_bell_ring(struct shmq_port *port, enum shmq_side side) {
             if (!pull(&rope)) continue;
             port->bell_hint = i + 1;
             rung = true;
-            /* In the second look all of them: while the flag was away others may have published, and rung nobody. */
+            /* In the second look all of them: while the flag was clear other ports may have published, and rung none. */
             if (look == 0) return true;
         }
-        /* Nobody: take the flag away, and look again, since some may have armed before that. Who arms later gives it again, and
-         * then looks at the ring. [park] */
+        /* None: clear the flag, and look again, since some may have armed before that. A waiter that arms later sets it again, and
+         * then looks at the ring. */
         if (look == 0) shmq_and_seq(shmq_waiters(port, side), ~SHMQ_BELLS); /* [park] [bell] */
     }
     return rung;

@@ -3,7 +3,7 @@
  * The parts stand in the order of their floors: each includes headers of those above it only, and no other. tests/test_native_floors.py
  * reads this list. */
 
-/* what the kernel keeps for us */
+/* what the kernel keeps for the engine */
 #include "files.c"
 #include "owner.c"
 

@@ -1,9 +1,10 @@
-/* Files in /dev/shm, and whose they are: what shmq/_segment/files.py is for Python programs.
+/* Files in /dev/shm, and whose they are. shmq/_segment/files.py does the same for Python programs.
  *
  * /dev/shm is one folder for all users, and each name in it can be read or guessed. So a file is used only if it is this user's, of
- * the expected kind, without permissions for others, and under one name; and what is another user's is never removed. That is
- * asked of the open descriptor. Of a semaphore, which has none, it is asked of the name before and after it is opened: in a
- * folder with the sticky bit nobody else can have replaced this user's file in between.
+ * the expected kind, without permissions for others, and under one name. Another user's file is never removed.
+ *
+ * The open descriptor is asked for all that. A semaphore has none, so its name is asked before and after it is opened. In a folder
+ * with the sticky bit no other user can have replaced this user's file in between.
  */
 #ifndef SHMQ_FILES_H
 #define SHMQ_FILES_H
@@ -19,10 +20,11 @@ bool shmq_file_is_ours(const struct stat *found, mode_t kind);
  * of a file that is ours; or -1 and errno, EPERM where it is not. */
 int shmq_file_open(const char *path, int flags, mode_t kind);
 
-/* Remove what has this name, if it is this user's. False: it is still there, or nothing was. */
+/* Remove the file of this name, if it is this user's. False: it is still there, or there was none. */
 bool shmq_file_remove(const char *path);
 
-/* Remove a side segment: `path_prefix`, and a key of 16 hexadecimal digits, which was read from shared memory; anything else is no key. */
+/* Remove a side segment, named by `path_prefix` and a key of 16 hexadecimal digits. The key was read from shared memory: anything else
+ * is refused. */
 #define SHMQ_SIDE_KEY_BYTES 16
 bool shmq_file_remove_side(const char *path_prefix, const char key[SHMQ_SIDE_KEY_BYTES]);
 

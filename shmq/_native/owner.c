@@ -14,14 +14,14 @@
 
 #define IDENTITY_BITS 62
 #define IDENTITY_MASK ((UINT64_C(1) << IDENTITY_BITS) - 1)
-#define HELD_LOCKS 1024 /* one for each thread that opens a name, reaps or is at a backlog at this moment; more wait their turn */
+#define HELD_LOCKS 1024 /* one for each thread that opens a name, reaps or is at a backlog at this moment; more of them wait */
 #define ANCHOR_BYTES 4096
 
 uint64_t shmq_owner_forks;
 shmq_word shmq_owner_begun, shmq_owner_ended;
 
 static pthread_mutex_t guard = PTHREAD_MUTEX_INITIALIZER;
-static _Atomic uint64_t self;               /* 0: none yet in this process */
+static _Atomic uint64_t self;               /* 0: none yet in this process [self] */
 static int lock_file = -1;
 static uint64_t lock_inode;
 static dev_t lock_device;
@@ -67,7 +67,7 @@ static int open_lock_file(void) {
     return fd;
 }
 
-/* Somebody may have closed all descriptors (daemons do, between fork and the first use here), and the number may be
+/* The program may have closed all descriptors (daemons do, between fork and the first use here), and the number may be
  * another file's. */
 static bool is_lock_file(int fd) {
     struct stat found;
@@ -75,8 +75,8 @@ static bool is_lock_file(int fd) {
            S_ISREG(found.st_mode);
 }
 
-/* Lock my byte, and keep it locked by a mapping of the open file, not by a descriptor: the kernel gives the lock back when the
- * last reference to that open file goes, and this mapping is the only one. Nobody can close it, a forked child does not
+/* Lock my byte, and keep it locked by a mapping of the open file, not by a descriptor. The kernel gives the lock back when the
+ * last reference to that open file goes, and this mapping is the only one. No program closes it, a forked child does not
  * inherit it, and it ends with the process, or with an exec. */
 static bool hold_identity(uint64_t identity) {
     int fd = open_lock_file();
@@ -92,7 +92,7 @@ static bool hold_identity(uint64_t identity) {
 }
 
 uint64_t shmq_owner_self(void) {
-    if (self != 0) return self; /* [self]: a fork may only reset it in the child, before anybody can call */
+    if (self != 0) return self; /* [self]: only a fork resets it, in the child, before any call there */
     pthread_mutex_lock(&guard);
     if (!registered) registered = pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child) == 0;
     if (self == 0 && registered && (is_lock_file(lock_file) || (lock_file = open_lock_file()) >= 0)) { /* [self] */
@@ -130,13 +130,13 @@ bool shmq_owner_alive(uint64_t identity) {
         bool asked = fcntl(lock_file, F_GETLK, &there) == 0;
         if (asked && there.l_type != F_UNLCK) return true;
         if (is_lock_file(lock_file)) return !asked;
-        if (!shmq_owner_can_judge()) return true; /* its number may be another file's, of which that says nothing */
+        if (!shmq_owner_can_judge()) return true; /* the number may be another file's, whose locks say nothing */
     }
     return true;
 }
 
 /* Is the lock file at hand? A process that has closed all its descriptors (daemons do, and so may a task of a worker) has lost
- * it, and the named locks that it held by it; it has both again from here on. Another file under the name is none of ours. */
+ * it, and the named locks that it held by it. It has both again from here on. Another file under that name is not used. */
 static bool at_hand(void) {
     if (lock_file < 0 || is_lock_file(lock_file)) return lock_file >= 0;
     if (lock_user != geteuid()) return false;

@@ -63,7 +63,7 @@ shmq_status shmq_port_claim(struct shmq_port *port, uint64_t owner) {
     for (uint32_t i = 0; i < port->ports; i++) {
         uint64_t free = 0;
         if (shmq_load_relaxed(&port->records[i].owner) != 0) continue;
-        raise_ports_used(port->header, i + 1); /* before: a reaper must find whoever is killed behind the next line */
+        raise_ports_used(port->header, i + 1); /* before: a reaper must find a process that is killed behind the next line */
         if (!shmq_swap_seq(&port->records[i].owner, &free, owner)) continue; /* [port] */
         SHMQ_CRASH_POINT(port_claimed);
         port->index = i;
@@ -71,7 +71,7 @@ shmq_status shmq_port_claim(struct shmq_port *port, uint64_t owner) {
         shmq_store_relaxed(&port->record->pid, (uint64_t)getpid());
         shmq_store_relaxed(&port->record->pid_namespace, shmq_owner_namespace());
         shmq_port_draw_serial(port);
-        shmq_store_relaxed(&port->record->serial_before, port->serial); /* not one of who was here before */
+        shmq_store_relaxed(&port->record->serial_before, port->serial); /* not one of the port's last owner */
         return SHMQ_OK;
     }
     return SHMQ_NO_PORTS;

@@ -1,10 +1,10 @@
 /* A port: one attached handle of one process, whatever the segment holds.
  *
- * `struct shmq_port` is private memory: where the segment is mapped, and what this handle remembers. Everything that
- * others must know after this process's death is in the segment (format/).
+ * `struct shmq_port` is private memory: where the segment is mapped, and what this handle remembers. All that
+ * other processes must know after this one's death is in the segment (format/).
  *
- * A port is used by one thread at a time; whoever shares a handle among threads serialises the calls (the Python binding
- * does, by the GIL or a critical section). Different ports never wait for each other.
+ * A port is used by one thread at a time. A program that shares a handle among threads serialises the calls; the Python binding
+ * does so by the GIL or a critical section. Different ports never wait for each other.
  */
 #ifndef SHMQ_PORT_H
 #define SHMQ_PORT_H
@@ -28,26 +28,26 @@ typedef enum shmq_status {
     SHMQ_FOREIGN,          /* the segment belongs to another user */
     SHMQ_SYSTEM,           /* errno tells */
     SHMQ_EXHAUSTED,        /* a message that has failed too often: make it a dead letter */
-    SHMQ_SHUT,             /* no message goes in any more, since somebody has shut the queue */
+    SHMQ_SHUT,             /* no message goes in any more, since the queue was shut down */
     SHMQ_UNKNOWN_KIND,     /* the segment holds something that this build does not know, or that the function is not for */
 } shmq_status;
 
 #define SHMQ_FOREVER UINT64_MAX
 
-/* Who waits for what: for a message, for room (the ring's two ends, where one may also sleep on a semaphore), or for every
- * message to be done. */
+/* What a waiter waits for: a message, room, or that every message is done. At the first two, the ring's ends, it may also
+ * sleep on a semaphore. */
 enum shmq_side { SHMQ_ITEMS = 0, SHMQ_SPACE = 1, SHMQ_DONE = 2, SHMQ_SIDES = 3 };
 
 struct shmq_port;
 
-/* What attachment, waking, waiting and reaping ask of that which the segment holds: their only calls up. */
+/* What attachment, waking, waiting and reaping ask of a queue, or of whatever else the segment holds: their only calls up. */
 struct shmq_behaviour {
     /* Is it worth a try at this side? `stays`: see struct shmq_patience. */
     bool (*promising)(struct shmq_port *port, enum shmq_side side, bool stays);
-    /* Is it worth waking one who waits for room? */
+    /* Is it worth waking a producer that waits for room? */
     bool (*worth_waking)(const struct shmq_port *port, uint64_t now);
-    /* Take back what the dead port `dead` held, and tell everybody to look. False: not yet to be told what that was. Under the reaper's
-     * lock. Killed here: the next reaper calls it again. */
+    /* Take back what the dead port `dead` held, and make every consumer look. False: what it held cannot be told yet. Under the
+     * reaper's lock. Killed here: the next reaper calls it again. */
     bool (*recover)(struct shmq_port *port, uint32_t dead);
 };
 
@@ -55,8 +55,8 @@ struct shmq_port {
     unsigned char *base;
     struct shmq_header *header;
     struct shmq_port_record *records, *record;
-    struct shmq_cell *cells;         /* of a queue … */
-    shmq_word *ring;                 /* … and its ring */
+    struct shmq_cell *cells;         /* of a queue */
+    shmq_word *ring;                 /* of a queue */
     struct shmq_geometry geometry;   /* of a queue: private copy, checked at attach, never read again from the segment */
     uint64_t owner;                  /* identity of this process at attach */
     uint64_t nonce;
@@ -70,15 +70,15 @@ struct shmq_port {
     uint64_t expiry_ns;              /* when the first lease ends, as of the last look; SHMQ_FOREVER */
     struct shmq_policy policy;       /* private copy */
     bool writes_dead_letters;        /* this handle takes messages that have failed too often, to make them dead letters */
-    sem_t *semaphores[2];            /* by side; NULL: nobody sleeps here */
+    sem_t *semaphores[2];            /* by side; NULL: no thread sleeps here */
     const char *path_prefix;         /* what the paths of the bells begin with, or NULL: none is rung. The caller's memory */
     const struct shmq_behaviour *behaviour;
     uint32_t bell_hint;              /* where the next armed bell is looked for */
     uint64_t spin_ns[2];             /* how long spinning has been worth it lately, by side */
     bool spins;                      /* more than one CPU */
     bool caught_up;                  /* the last get took the last message */
-    uint64_t look_ns;                /* before then nobody need look for the dead, as far as this handle knows */
-    uint32_t unfinished_hint;        /* in-flight cell in which something unfinished was seen last */
+    uint64_t look_ns;                /* no look for the dead is due before then, as far as this handle knows */
+    uint32_t unfinished_hint;        /* the in-flight cell in which an unfinished message was seen last */
     uint32_t linger_ns;              /* see shmq_linger */
     uint32_t lingers, linger_probe;
 };
@@ -88,14 +88,14 @@ struct shmq_port {
 void shmq_segment_begin(void *base, enum shmq_segment_kind kind, uint64_t segment_bytes, uint32_t ports, uint64_t nonce,
                         const uint8_t boot_id[16], uint64_t creator, uint64_t lock_inode);
 
-/* Does the segment's header of `file_bytes` bytes say that this build can read it? OK; WOULD_BLOCK: not ready yet (or abandoned
- * half-made); MISMATCH: another format, version or byte order; UNKNOWN_KIND: it holds something else than `kind`. */
+/* Does the header of a segment of `file_bytes` bytes say that this build can read it? OK; WOULD_BLOCK: not ready yet (or abandoned
+ * half-made); MISMATCH: another format, version or byte order; UNKNOWN_KIND: it does not hold a `kind`. */
 shmq_status shmq_segment_look(const void *base, uint64_t file_bytes, enum shmq_segment_kind kind);
 
 /* The segment is complete: from now on it can be attached. */
 void shmq_segment_ready(void *base);
 
-/* Note where the parts are that every segment has, and take nothing. */
+/* Note where the parts are that every segment has. Takes no port. */
 void shmq_port_point(struct shmq_port *port, void *base, uint32_t ports, const struct shmq_behaviour *behaviour);
 
 /* Take a free port for this process. Post: OK or NO_PORTS. Killed here: a claimed port that holds nothing; the reaper frees it. */
@@ -109,8 +109,8 @@ static inline bool shmq_port_is_ours(const struct shmq_port *port) {
     return shmq_load_acquire(&port->record->owner) == port->owner && shmq_load_relaxed(&port->record->serial) == port->serial; /* [port] */
 }
 
-/* How many ports may be, or may have been, attached: the first so many. All walks over ports end here, so that they grow with
- * the handles that a queue has, not with those that it could have. */
+/* How many ports, from the first one on, may be or have been attached. All walks over ports end here, so that they grow with the
+ * handles that a queue has had, not with those that it could have. */
 static inline uint32_t shmq_ports_used(const struct shmq_port *port) {
     uint32_t used = shmq_load_acquire(&port->header->ports_used); /* [used] */
     return used < port->ports ? used : port->ports; /* a scribbler may raise it */

@@ -16,14 +16,14 @@ uint32_t shmq_reap(struct shmq_port *port) {
     bool locked = false, left;
     if (!shmq_owner_can_judge()) return 0;
     do { /* again while it helps: settling one of the dead can be what another's open exchange waits for. Each round frees one, so
-          * there are no more than ports, unless somebody scribbles dead owners as fast as we free them. */
+          * there are no more rounds than ports, unless a scribbler writes dead owners as fast as they are freed. */
         before = freed;
         left = false;
         for (uint32_t i = 0; i < shmq_ports_used(port); i++) {
             uint64_t owner = shmq_load_acquire(&port->records[i].owner); /* [port] */
             if (owner == 0 || shmq_owner_alive(owner)) continue;
             if (!locked && !(locked = shmq_owner_lock(port->nonce))) return 0;
-            /* Under the lock nobody else frees it; it may have been freed before, and claimed again. */
+            /* Under the lock no other reaper frees it. It may have been freed before, and claimed again. */
             if (shmq_load_acquire(&port->records[i].owner) != owner) continue; /* [port] */
             if (recover(port, i)) freed++;
             else left = true;

@@ -8,7 +8,7 @@
 #include "wake.h"
 
 unsigned shmq_wait_cpus(void) {
-    /* Of the machine, not of this process: two processes that are pinned to a CPU each may well spin for one another. */
+    /* Of the machine, not of this process: two processes that are pinned to one CPU each may well spin for one another. */
     long online = sysconf(_SC_NPROCESSORS_ONLN);
     return online > 1 ? (unsigned)online : 1;
 }
@@ -19,7 +19,7 @@ unsigned shmq_wait_cpus(void) {
 #endif
 #endif
 
-/* sem_clockwait is measured on the monotonic clock, sem_timedwait on the wall clock: where only the latter exists (musl), a
+/* sem_clockwait is measured on the monotonic clock, sem_timedwait on the wall clock. Where only the latter exists (musl), a
  * clock stepped back in the middle of a slice stretches that slice. */
 static int wait_until(sem_t *semaphore, uint64_t deadline_ns) {
 #ifdef HAVE_SEM_CLOCKWAIT
@@ -34,11 +34,11 @@ static int wait_until(sem_t *semaphore, uint64_t deadline_ns) {
 
 #define WITHDRAWALS 64 /* half of them naps: 8 ms */
 
-/* Not woken: no longer among the sleepers. True: we were woken after all.
+/* The waiter was not woken, and leaves the sleepers. True: it was woken after all.
  *
- * Where somebody else took us off the count, its post is there, or on its way; or another sleeper has had it, who is still
- * counted in our stead. Whoever left that post, or that count, where it is would leave one too many for ever: and a publisher
- * that posts to nobody rings no bell. So try both until one succeeds; within bounds, since it may be stopped, or dead. */
+ * Where another port took it off the count, that one's post is there, or on its way; or another sleeper took the post, and is still
+ * counted instead. To leave that post or that count behind would leave one too many for ever, and a producer that posts to no sleeper
+ * rings no bell. So try both until one succeeds; within bounds, since the other port may be stopped, or dead. */
 static bool withdraw(struct shmq_port *port, enum shmq_side side) {
     static const struct timespec nap = {.tv_nsec = 250000};
     for (int tries = 0; tries < WITHDRAWALS; tries++) {
@@ -63,7 +63,7 @@ shmq_status shmq_wait_park(struct shmq_port *port, enum shmq_side side, uint64_t
     shmq_half *waiters = shmq_waiters(port, side);
     uint64_t now = shmq_now_ns();
     if (now >= deadline_ns) return SHMQ_TIMED_OUT;
-    /* [asleep]: first: who is killed in between is one too few in the count, and that heals */
+    /* [asleep]: first: a waiter that is killed in between is one too few in the count, and that heals */
     shmq_add_seq(&port->record->asleep[side], 1);
     SHMQ_CRASH_POINT(park_noted);
     shmq_add_seq(waiters, 1); /* [park] */
@@ -74,8 +74,8 @@ shmq_status shmq_wait_park(struct shmq_port *port, enum shmq_side side, uint64_t
     int result = EAGAIN;
     if (!port->behaviour->promising(port, side, patience->stays))
         result = wait_until(port->semaphores[side], slice_end < deadline_ns ? slice_end : deadline_ns) ? errno : 0;
-    if (!shmq_port_is_ours(port)) return SHMQ_OK; /* taken away while we slept, and with it what counted us: the caller finds out */
-    bool woken = result == 0 || withdraw(port, side); /* whoever posted took us off the count */
+    if (!shmq_port_is_ours(port)) return SHMQ_OK; /* taken away while this thread slept, and with it the count of its sleepers: the caller finds out */
+    bool woken = result == 0 || withdraw(port, side); /* the port that posted took this one off the count */
     shmq_add_seq(&port->record->asleep[side], (uint32_t)-1); /* [asleep] */
     if (result == EINTR) {
         if (woken) shmq_pass_on(port, side); /* the caller may go */

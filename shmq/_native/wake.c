@@ -3,8 +3,8 @@
 
 #include "bell.h"
 
-/* Others may take theirs off at the same moment, but not for ever: a scribbler must not keep us here. A wake-up that is
- * given up for that is found by the next slice. */
+/* Other ports may take theirs off at the same moment, but not for ever: a scribbler must not keep this one here. A waiter that
+ * misses its wake-up for that looks again after its slice. */
 #define TAKES 1024
 
 bool shmq_take_one_off(shmq_half *waiters) {
@@ -53,8 +53,8 @@ void shmq_wake_all(struct shmq_port *port, enum shmq_side side) {
 
 void shmq_tell_if_done(struct shmq_port *port) {
     if (!shmq_bell_is_armed(port, SHMQ_DONE)) {
-        /* Nobody waits any more: take the flag away, and look again, since some may have armed before that. Who arms later gives
-         * it again, and then looks whether all is done. [park] */
+        /* No port waits any more: clear the flag, and look again, since some may have armed before that. A waiter that arms later
+         * sets it again, and then looks whether all is done. */
         shmq_and_seq(&port->header->done_waiters, ~SHMQ_BELLS); /* [park] [bell] */
         if (!shmq_bell_is_armed(port, SHMQ_DONE)) return;
         shmq_or_seq(&port->header->done_waiters, SHMQ_BELLS); /* [park] [bell] */

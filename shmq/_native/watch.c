@@ -4,10 +4,10 @@
 #include "owner.h"
 
 #define LOOK_NS (SHMQ_SLICE_MS * SHMQ_NS_PER_MS)
-#define LATE_NS (10 * SHMQ_NS_PER_MS) /* so late a sleeper may wake, and still have its duty */
+#define LATE_NS (10 * SHMQ_NS_PER_MS) /* a sleeper that wakes up to this late still has its duty */
 
 /* Is a time of the header to come? One that is too far off is a scribbler's, or of a process whose monotonic clock differs: it
- * binds nobody. */
+ * binds no port. */
 static bool is_to_come(uint64_t time, uint64_t now) { return time - now - 1 < 2 * LOOK_NS; }
 
 void shmq_duty_take(struct shmq_port *port, uint64_t now, struct shmq_duty *mine) {

@@ -1,9 +1,9 @@
-/* Who looks for the dead, and for leases that are over.
+/* The watch: looking for the dead, and for expired leases.
  *
- * Somebody looks for the dead, and for leases that are over, after this long, and sleepers share that: one of a segment's keeps the
- * watch, and wakes when the next look is due. A deputy wakes a little later, and looks in its stead where it has not: it was
- * killed, stopped, or woken by a message. All others sleep for longer, which is what a lost wake-up can cost while the
- * watch sleeps, too; a look is a system call for each attached port, and is taken by whoever is awake and moves `look_due`.
+ * A look is due every SHMQ_SLICE_MS, and the sleepers of a segment share that. One of them keeps the watch, and wakes when the next
+ * look is due. Its deputy wakes a little later, and looks where the watch has not: it was killed, stopped, or woken by a message.
+ * All others sleep for longer, which is also what a lost wake-up can cost. A look is a system call for each attached port, and is taken
+ * by the port that is awake and moves `look_due`.
  */
 #ifndef SHMQ_WATCH_H
 #define SHMQ_WATCH_H
@@ -16,21 +16,22 @@
 
 #define SHMQ_NS_PER_MS UINT64_C(1000000)
 
-/* What a sleeper has taken upon itself, and until when: a time in shared memory, so that it ends by itself where its holder is killed
- * or stopped. */
+/* The duty that a sleeper has taken, and until when. The time stands in shared memory, so that the duty ends by itself where its
+ * holder is killed or stopped. */
 struct shmq_duty {
     enum { SHMQ_NO_DUTY = 0, SHMQ_WATCH = 1, SHMQ_DEPUTY = 2 } what;
     uint64_t until;
 };
 
-/* Before a sleep: take a duty that nobody has; and give it back after it. */
+/* Before a sleep: take a duty that no other sleeper has. After it: give it back. */
 void shmq_duty_take(struct shmq_port *port, uint64_t now, struct shmq_duty *duty);
 void shmq_duty_end(struct shmq_port *port, struct shmq_duty *duty);
 
-/* When a sleeper of this duty is to look. */
+/* When a sleeper with this duty is to look. */
 uint64_t shmq_duty_look(const struct shmq_port *port, uint64_t now, const struct shmq_duty *duty);
 
-/* The look is due, and ours: whoever moves the time looks. Not where we can judge nobody: another one must. */
+/* True: a look is due, and it is the caller's, which has moved the time. False also where this process cannot tell the living from
+ * the dead: another one must look. */
 bool shmq_claim_look(struct shmq_port *port, uint64_t now);
 
 #endif

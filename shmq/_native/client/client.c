@@ -21,7 +21,7 @@
 #include "../reap.h"
 #include "../wake.h"
 
-/* shmq.h states the numbers so that it needs no other header; they must stay the engine's. */
+/* shmq.h states the numbers so that it needs no other header; they must equal the engine's. */
 _Static_assert((int)SHMQ_ERROR_TIMED_OUT == SHMQ_TIMED_OUT && (int)SHMQ_ERROR_NO_CELLS == SHMQ_NO_CELLS, "errors");
 _Static_assert((int)SHMQ_ERROR_LOST == SHMQ_LOST && (int)SHMQ_ERROR_CORRUPT == SHMQ_CORRUPT, "errors");
 _Static_assert((int)SHMQ_ERROR_NO_PORTS == SHMQ_NO_PORTS && (int)SHMQ_ERROR_TOO_LARGE == SHMQ_TOO_LARGE, "errors");
@@ -53,7 +53,7 @@ static int map_segment(const char *name, void **base, struct shmq_geometry *geom
     int status = SHMQ_SYSTEM;
     if (fstat(fd, &found) == 0) {
         status = !S_ISREG(found.st_mode) ? SHMQ_MISMATCH : SHMQ_OK;
-        if (status == SHMQ_OK && !shmq_file_is_ours(&found, S_IFREG)) status = SHMQ_FOREIGN; /* or others may write to it */
+        if (status == SHMQ_OK && !shmq_file_is_ours(&found, S_IFREG)) status = SHMQ_FOREIGN; /* or other users may write to it */
         if (status == SHMQ_OK && (uint64_t)found.st_size < sizeof(struct shmq_header)) status = SHMQ_NOT_FOUND;
     }
     if (status == SHMQ_OK) {
@@ -79,7 +79,7 @@ int shmq_attach(const char *name, shmq_queue **out) {
     shmq_queue *queue = calloc(1, sizeof *queue);
     if (queue == NULL) status = SHMQ_SYSTEM;
     else if (((struct shmq_header *)base)->lock_inode != shmq_owner_lock_inode()) status = SHMQ_MISMATCH;
-    else if (((struct shmq_header *)base)->flags & SHMQ_GROWS) status = SHMQ_MISMATCH; /* nothing here reads or writes a backlog */
+    else if (((struct shmq_header *)base)->flags & SHMQ_GROWS) status = SHMQ_MISMATCH; /* this client neither reads nor writes a backlog */
     else {
         status = (int)shmq_port_attach(&queue->port, base, &geometry, self);
         if (status == SHMQ_NO_PORTS && shmq_reap(&queue->port)) status = (int)shmq_port_attach(&queue->port, base, &geometry, self);
@@ -109,7 +109,7 @@ int shmq_attach(const char *name, shmq_queue **out) {
 
 void shmq_detach(shmq_queue *queue) {
     if (queue == NULL) return;
-    if (queue->port.owner == shmq_owner_self()) shmq_port_detach(&queue->port); /* a forked child only lets go */
+    if (queue->port.owner == shmq_owner_self()) shmq_port_detach(&queue->port); /* a forked child only unmaps */
     for (int side = 0; side < 2; side++)
         if (queue->port.semaphores[side]) sem_close(queue->port.semaphores[side]);
     munmap(queue->port.base, queue->mapped_bytes);
@@ -128,7 +128,7 @@ static int wait_on(shmq_queue *queue, int status, enum shmq_side side, uint64_t 
         if (!patience->begun_ns) patience->begun_ns = shmq_now_ns();
         uint64_t moment = patience->begun_ns + SHMQ_CELL_PATIENCE_NS;
         status = (int)shmq_await_cell(&queue->port, deadline < moment && shmq_cells_move(&queue->port, true) ? moment : deadline, patience);
-        /* Of messages that rest one will come, and not yet. */
+        /* A message that rests will come, but not yet. */
         if (status == SHMQ_TIMED_OUT) return side == SHMQ_ITEMS && queue->port.due_ns != SHMQ_FOREVER ? SHMQ_TIMED_OUT : SHMQ_NO_CELLS;
     } else return status;
     return status == SHMQ_INTERRUPTED ? SHMQ_OK : status;
@@ -154,7 +154,7 @@ static int describe(struct shmq_slot *slot, uint64_t nbytes, const shmq_shape *s
     return SHMQ_OK;
 }
 
-/* The slot of one of our cells, checked: false where somebody has scribbled over the cell. */
+/* The slot of one of this handle's cells, checked: false where a scribbler has changed the cell. */
 static bool checked_slot(const shmq_queue *queue, uint32_t cell, uint32_t *slot) {
     *slot = shmq_word_slot(shmq_cell_load(&queue->port, cell));
     return *slot < queue->port.geometry.total_slots;
@@ -242,8 +242,8 @@ int shmq_receive(shmq_queue *queue, shmq_message *message, int64_t timeout_ns) {
         if (status == SHMQ_OK) {
             message->word = shmq_cell_load(port, cell);
             if (shmq_cell_owner(message->word) == port->index && shmq_cell_state(message->word) == leased) break;
-            /* Stopped for so long that its time was over before it could be said to be ours. That can be, but not again and
-             * again: a scribbler must not keep us from looking at the clock. */
+            /* This thread was stopped for so long that the lease was over before it could be used. That can happen, but not again
+             * and again: a scribbler must not keep this call from looking at the clock. */
             if (lost++ < LOSSES) continue;
             status = SHMQ_WOULD_BLOCK;
         }
@@ -264,7 +264,7 @@ int shmq_receive(shmq_queue *queue, shmq_message *message, int64_t timeout_ns) {
     message->id = slot.id;
     message->published_ns = slot.published_ns;
     message->delivery_count = shmq_deliveries_failed(shmq_load_relaxed(&slot.deliveries)) + 1;
-    /* What the fields of a message cannot say must not look like something that they can. */
+    /* A message that these fields cannot describe must not look like one that they can. */
     bool plain = !(slot.flags & (SHMQ_FORTRAN | SHMQ_SWAPPED | SHMQ_DESCRIBED | SHMQ_SPILLED));
     message->kind = plain ? slot.kind : SHMQ_KINDS;
     message->shape = (shmq_shape){.dtype = (char)slot.dtype, .itemsize = slot.itemsize, .ndim = slot.ndim};
@@ -273,7 +273,7 @@ int shmq_receive(shmq_queue *queue, shmq_message *message, int64_t timeout_ns) {
 }
 
 int shmq_ack(shmq_queue *queue, shmq_message *message) {
-    char key[SHMQ_SIDE_KEY_BYTES] = ""; /* of the side segment, which goes with the message; read while that is ours */
+    char key[SHMQ_SIDE_KEY_BYTES] = ""; /* of the side segment, which goes with the message; read while the lease lasts */
     uint32_t slot = shmq_word_slot(message->word);
     if (slot < queue->port.geometry.total_slots && shmq_slot_at(&queue->port, slot)->flags & SHMQ_SPILLED)
         memcpy(key, shmq_payload_at(&queue->port, slot), sizeof key);

@@ -31,7 +31,7 @@ enum shmq_error {
     SHMQ_ERROR_FOREIGN = 11,    /* another user's */
     SHMQ_ERROR_SYSTEM = 12,     /* errno tells */
     SHMQ_ERROR_UNKNOWN_KIND = 15, /* the segment holds no queue, but something that this version does not know */
-    SHMQ_ERROR_SHUT = 14,       /* somebody has shut the queue: nothing goes in any more, and for a receive: it is empty */
+    SHMQ_ERROR_SHUT = 14,       /* the queue was shut down: no message goes in any more, and for a receive: it is empty */
 };
 
 /* Raw bytes, or an array: `dtype` is NumPy's kind letter ('u', 'i', 'f', 'c', 'b'), native byte order, C order. */
@@ -42,7 +42,7 @@ typedef struct shmq_shape {
     uint32_t shape[4];
 } shmq_shape;
 
-/* A slot in your hands. `data` points into the shared segment. */
+/* A slot that you have loaned or received. `data` points into the shared segment. */
 typedef struct shmq_message {
     void *data;
     uint64_t nbytes;
@@ -62,15 +62,15 @@ uint64_t shmq_slot_size(const shmq_queue *queue);
 /* Copy in, publish. `shape` may be NULL: bytes. */
 int shmq_put(shmq_queue *queue, const void *data, uint64_t nbytes, const shmq_shape *shape, int64_t timeout_ns);
 
-/* Write in place: lend an empty slot, fill message->data, then publish or abandon it. Where every in-flight cell is loaned, leased or holds a
- * message that came back: SHMQ_ERROR_NO_CELLS; for those that other calls are about to free it waits, up to 50 ms. */
+/* Write in place: lend an empty slot, fill message->data, then publish or abandon it. SHMQ_ERROR_NO_CELLS: every
+ * in-flight cell is loaned, leased or holds a message that came back. For cells that other calls are about to free it waits, up to 50 ms. */
 int shmq_loan(shmq_queue *queue, uint64_t nbytes, const shmq_shape *shape, shmq_message *message);
 int shmq_publish(shmq_queue *queue, shmq_message *message, int64_t timeout_ns);
 int shmq_abandon(shmq_queue *queue, shmq_message *message);
 
-/* Take with responsibility: read message->data, then ack; nack gives it back and counts a failed attempt, after which it
- * rests as long as the queue's policy says. Where the queue has a lease_timeout, the message goes to another consumer
- * when that is over and the ack is SHMQ_ERROR_LOST, unless it is extended: so long from now. A message that has failed
+/* Take with responsibility: read message->data, then ack. A nack gives the message back and counts a failed delivery,
+ * after which it rests as long as the queue's policy says. Where the queue has a lease_timeout, the message goes to another consumer
+ * when that is over, and the ack is SHMQ_ERROR_LOST. shmq_extend moves the end of the lease to so many nanoseconds from now. A message that has failed
  * max_deliveries times is not received here: it waits for a consumer in Python, or `shmq doctor`, to make it a dead letter. */
 int shmq_receive(shmq_queue *queue, shmq_message *message, int64_t timeout_ns);
 int shmq_ack(shmq_queue *queue, shmq_message *message);

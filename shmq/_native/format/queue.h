@@ -8,7 +8,7 @@
  *   0        1024     + 128 * ports     + 64 * cells  + 8 * slots, rounded to a line / a page
  *
  * All integers are little-endian and naturally aligned; there are no pointers. The geometry follows from four numbers
- * (slots, slot_size, cells, ports) by shmq_geometry() alone: a reader recomputes it, compares the total with the size
+ * (slots, slot_size, cells, ports) by shmq_geometry() alone. A reader recomputes it, compares the total with the size
  * of the file, and never takes an offset from shared memory.
  *
  * Cells. A cell is one 64-bit word that names exactly one slot.
@@ -23,51 +23,53 @@
  *   expires         bit 63 … 48: generation (16)   47 … 0: CLOCK_MONOTONIC in microseconds, for which TIMED word it is
  *
  * Order. A message is put at a position of write_seq and taken at the same one of read_seq. Its in-flight cell keeps that position,
- * `taken_at`, until the message is gone, however often it comes back: so positions tell which of two messages was put first, and
- * what came back is delivered again in the order in which it was put.
+ * `taken_at`, until the message is gone, however often it comes back. So positions tell which of two messages was put first, and
+ * messages that came back are delivered again in the order in which they were put.
  *
- * States of an in-flight cell, who may change it, and what its slot holds:
+ * States of an in-flight cell, the ports that may change it, and what its slot holds:
  *
- *   SPARE   nobody's; anybody may claim it           nothing
- *   WARM    as SPARE, but just released: in cache    nothing (only in segments of large slots, see `claim` in port.h)
+ *   SPARE   nobody's; any port may claim it          nothing
+ *   WARM    as SPARE, but just released: in cache    nothing (only in segments of large slots, see queue/cell.h)
  *   IDLE    its owner's, during a call or kept       nothing, or a message that is being written
  *   LOANED  its owner's, lent to the user's code     a message that is being written
  *   LEASED  its owner's                              a message that was delivered and is not acked
- *   TIMED   its owner's until its time is over       as LEASED; afterwards anybody may take it over, as LEASED
- *   HELD    its owner's                              a message that is done with, but that its owner still looks at
+ *   TIMED   its owner's until its time is over       as LEASED; afterwards any port may take it over, as LEASED
+ *   HELD    its owner's                              a message that is acked, but that its owner still looks at
  *   ORPHAN  nobody's; any consumer may claim it      a message that was delivered and came back
  *
  *   SPARE/WARM -claim-> IDLE -exchange-> LEASED -ack-> IDLE | HELD -last view gone-> IDLE -release-> SPARE/WARM
  *   IDLE -loan-> LOANED -publish/abandon-> IDLE        LEASED -nack, owner died-> ORPHAN -adopt-> LEASED
  *   IDLE -exchange-> TIMED -ack-> IDLE | HELD          TIMED -extend-> TIMED      TIMED -expired, nack, owner died-> LEASED
  *
- * TIMED is the only state that somebody else may end while the owner lives. So whoever wants to take more than one step with such
- * a message (count the failed delivery, set the time before which it is not delivered again, give it back) first makes it
- * LEASED, its own, by one compare-and-swap; and a late ack, whose generation has moved on, finds that out by another.
+ * TIMED is the only state that another port may end while the owner lives. To give such a message back takes several steps: count
+ * the failed delivery, set the time before which it rests, change the cell. So the port that takes them first makes the cell LEASED,
+ * its own, by one compare-and-swap. A late ack finds by another that the generation has moved on.
  *
- * Who loses a lease may still look at the slot. It says so in the cell's `viewers`, before that happens; and whoever is done with
- * the message then does not free the cell, but hands it to the viewer, HELD: a slot is never used again while somebody looks.
+ * A consumer that loses a lease may still look at the slot. Before that happens it says so in the cell's `viewers`. The port that
+ * settles the message then does not free the cell, but hands it to the viewer, HELD. So no slot is used again while a view of it is left.
  *
  * States of a ring cell at lap n:  (n, EMPTY) -put-> (n, READY) -get-> (n+1, EMPTY).
  *
  * Invariants, true between any two instructions of any process:
- *   I1  The slots named by all cells, each port's open exchange resolved, are a permutation of 0 … slots + cells - 1.
- *   I2  A message is in exactly one place: a READY ring cell, or a LEASED or ORPHAN in-flight cell.
+ *   I1  The slots named by all cells, each port's open exchange settled, are a permutation of 0 … slots + cells - 1.
+ *   I2  A message is in exactly one cell: a READY ring cell, or a LEASED, TIMED or ORPHAN in-flight cell.
  *   I3  write_seq never passes a ring cell of its lap that was not yet READY; read_seq never one that was not yet emptied.
  *   I4  A port whose owner lives is changed by its owner alone; its cells too, but for ORPHAN, SPARE, WARM and TIMED ones.
  *   I5  At most one exchange of a port is open, and its intent names it before it happens.
  *
- * What a crash leaves, and who repairs it:
- *   before the exchange         an intent; the cell names `give`. The reaper finds out (reap.h) and clears it.
+ * What a crash leaves, and what repairs it:
+ *   before the exchange         an intent; the cell names `give`. The reaper finds out (queue/recover.h) and clears it.
  *   after it, before the store  the same picture, other answer: `give` is in circulation. The reaper stores `take`.
- *   before a sequence moved     a hint that lags. Whoever meets it helps it forward.
- *   leased, held, loaned, idle  the reaper makes LEASED and TIMED cells ORPHAN (one failed delivery more, where the message
- *                               was begun with), the others SPARE.
- *   between expiry and return   a LEASED cell of the one who took it over: as above, and the delivery counts once.
- *   while creating              no magic. Whoever opens next holds the creation lock, sees that, and starts afresh.
+ *   before a sequence moved     a hint that lags. The next port that meets it helps it forward.
+ *   leased, held, loaned, idle  the reaper makes LEASED and TIMED cells ORPHAN, the others SPARE. One failed delivery more is
+ *                               counted, where the consumer had begun with the message.
+ *   between expiry and return   a LEASED cell of the port that took it over: as above, and the delivery counts once.
+ *   while creating              no magic. The next process that opens the name holds the creation lock, sees that, and starts afresh.
  *   while reaping               each step is one word, and repeats harmlessly: the next reaper goes on.
  *
- * Bounds: slots + cells < 2^24; cells < 2^14; ports < 2^10.
+ * Bounds, as shmq_geometry() checks them: slots 1 … 16,760,832, which is 2^24 - 2^14, so that slots + cells < 2^24 with the most cells;
+ * cells up to 16,383 (2^14 - 1); ports 1 … 1,022, since 1,023 in a cell says that no port owns it; slot_size 1 byte … 256 GiB (2^38).
+ * More cells than the reserved ones: than ports, or, where slots are of a page (4,096 bytes) or more, than 2.
  *
  * Sources: the lap in the cell that tells a full from an empty ring is D. Vyukov's bounded MPMC queue (2010); "exchange
  * instead of copy into a place" and the ownership of every slot by exactly one cell are this project's. Helping lagging
@@ -158,14 +160,14 @@ static inline uint64_t shmq_expires_ahead(uint64_t expires, uint64_t word) {
 
 /* One in-flight cell, alone on its cache line: its owner writes it with every message. */
 struct shmq_cell {
-    shmq_word word;        /*  0  written by: owner, claimant, reaper            read by: all */
+    shmq_word word;        /*  0  written by: owner, claimant, reaper   read by: all [hand] */
     shmq_word leased_ns;   /*  8  CLOCK_MONOTONIC, when the lease began; 0 from the claim until the user has it; owner
-                            *     read by: leases(), stalls, who waits for a cell */
-    shmq_word expires;     /* 16  of a TIMED cell; owner, or who takes notice of a stopped one   read by: who waits */
-    shmq_word due_ns;      /* 24  of an ORPHAN cell: not delivered before; who gave it back      read by: adopters */
-    shmq_word prefetched;  /* 32  the word under which the owner took it without beginning with it, or 0; owner */
+                            *     read by: leases(), stalls, waiters for a cell */
+    shmq_word expires;     /* 16  of a TIMED cell; owner, or the port that notices a stopped one   read by: waiters [deadline] */
+    shmq_word due_ns;      /* 24  of an ORPHAN cell: not delivered before; the port that gave it back   read by: adopters */
+    shmq_word prefetched;  /* 32  the word under which the owner took it without beginning with it, or 0; owner [mark] */
     shmq_word viewers;     /* 40  ports (index + 1, 16 bits each) that look at the slot without owning the cell [view] */
-    shmq_word handed;      /* 48  the HELD word under which it was handed to a viewer; who handed it over [view] */
+    shmq_word handed;      /* 48  the HELD word under which it was handed to a viewer; the port that handed it over [hand] */
     shmq_word taken_at;    /* 56  the sequence at which its message was taken out of the ring; owner, before the exchange  read by: adopters */
 };
 
@@ -206,11 +208,11 @@ enum shmq_slot_flag {
 
 struct shmq_slot {
     uint64_t id;              /*  0  a serial of the port (44) | its count (20): unique in the segment's life. A port draws a serial
-                               *     when it is attached, and another one after each 2^20 ids: 2^44 serials last a year of half a
+                               *     when it is attached, and another one after each 2^20 ids. 2^44 serials last a year of half a
                                *     million attachments a second */
     uint64_t published_ns;    /*  8  CLOCK_MONOTONIC_COARSE */
     uint64_t nbytes;          /* 16  of payload */
-    shmq_word deliveries;     /* 24  failed deliveries (16) | tag (48): cell, generation and cause of the last one */
+    shmq_word deliveries;     /* 24  failed deliveries (16) | tag (48): cell, generation and cause of the last one [failed] */
     uint8_t kind;             /* 32 */
     uint8_t flags;            /* 33 */
     uint8_t ndim;             /* 34 */
@@ -218,7 +220,7 @@ struct shmq_slot {
     uint32_t itemsize;        /* 36 */
     uint32_t shape[SHMQ_INLINE_DIMS]; /* 40 */
     uint32_t described;       /* 56  bytes of description behind the data */
-    uint32_t first_failed_ms; /* 60  when the first delivery had failed, after published_ns */
+    uint32_t first_failed_ms; /* 60  when the first delivery failed: milliseconds after published_ns */
 };
 
 _Static_assert(sizeof(struct shmq_cell) == 64, "layout");
@@ -234,7 +236,7 @@ struct shmq_geometry {
     uint64_t slot_size;
     uint32_t slots, cells, ports;
     uint32_t total_slots;          /* slots + cells */
-    uint32_t reserved;             /* the first cells, which loans and leases leave to put and get */
+    uint32_t reserved;             /* so many cells at the front, which loans and leases leave to put and get */
     bool paged;                    /* large slots */
     uint64_t ports_offset, cells_offset, ring_offset;
     uint64_t slot_offset, slot_stride;

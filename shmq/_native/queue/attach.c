@@ -55,14 +55,14 @@ shmq_status shmq_port_attach(struct shmq_port *port, void *base, const struct sh
     port->spins = shmq_wait_cpus() > 1;
     port->spin_ns[0] = port->spin_ns[1] = SHMQ_SPIN_NS;
     if (shmq_port_claim(port, owner) != SHMQ_OK) return SHMQ_NO_PORTS;
-    port->hint = g->reserved + (uint32_t)((uint64_t)port->index * (g->cells - g->reserved) / g->ports); /* each looks elsewhere first */
+    port->hint = g->reserved + (uint32_t)((uint64_t)port->index * (g->cells - g->reserved) / g->ports); /* each port begins its look elsewhere */
     if (!g->paged && shmq_cell_claim(port, port->index, SHMQ_SPARE)) port->kept = port->index;
     return SHMQ_OK;
 }
 
 void shmq_port_detach(struct shmq_port *port) {
     for (uint32_t i = 0; i < port->geometry.cells; i++) {
-        shmq_view_forget(port, i, port->index); /* before the look: whoever hands us the cell later finds that we have gone */
+        shmq_view_forget(port, i, port->index); /* before the look: a port that hands it the cell later finds that this one has gone */
         uint64_t word = shmq_load_seq(&port->cells[i].word); /* [view] */
         if (shmq_cell_owner(word) != port->index) continue;
         if (shmq_state_leased(shmq_cell_state(word))) shmq_lease_give_back(port, i, word, SHMQ_RELEASED, 0);

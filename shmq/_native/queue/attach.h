@@ -14,14 +14,14 @@ void shmq_segment_format(void *base, const struct shmq_geometry *geometry, uint6
  * MISMATCH: another format, version or byte order; UNKNOWN_KIND: no queue; CORRUPT: the numbers contradict each other or the file's size. */
 shmq_status shmq_segment_check(const void *base, uint64_t file_bytes, struct shmq_geometry *out);
 
-/* Note where everything is, and take nothing: enough to look at a segment, also one that is mapped for reading only. */
+/* Note where all parts are. Takes no port: enough to look at a segment, also one that is mapped for reading only. */
 void shmq_port_map(struct shmq_port *port, void *base, const struct shmq_geometry *geometry);
 
 /* Take a free port and its cell. Pre: `base` was checked. Post: OK or NO_PORTS.
  * Killed here: a claimed port that holds nothing, or one cell; the reaper frees both. */
 shmq_status shmq_port_attach(struct shmq_port *port, void *base, const struct shmq_geometry *geometry, uint64_t owner);
 
-/* Give everything back: leased cells become ORPHAN, uncounted; the rest SPARE. The port is free afterwards. */
+/* Detach: leased cells become ORPHAN, and no failed delivery is counted; the rest becomes SPARE. The port is free afterwards. */
 void shmq_port_detach(struct shmq_port *port);
 
 #endif

@@ -5,7 +5,7 @@
 #include "lease.h"
 #include "pace.h"
 
-/* What the dead held, and what was held too long. */
+/* Take back what the dead held, and leases whose time is over. */
 static bool take_back(struct shmq_port *port) {
     uint32_t freed = shmq_reap(port);
     return shmq_lease_expire(port) + freed != 0;
@@ -14,12 +14,12 @@ static bool take_back(struct shmq_port *port) {
 static bool tend(struct shmq_port *port, uint64_t now) {
     if (shmq_unlikely(shmq_claim_look(port, now))) return take_back(port);
     if (shmq_likely(port->expiry_ns == SHMQ_FOREVER)) return false;
-    return shmq_now_ns() >= port->expiry_ns && shmq_lease_expire(port); /* one of which this handle knows */
+    return shmq_now_ns() >= port->expiry_ns && shmq_lease_expire(port); /* a lease of which this handle knows */
 }
 
 bool shmq_tend(struct shmq_port *port) { return tend(port, shmq_now_coarse_ns()); }
 
-/* Something came back. After the deadline that is worth one look more, not as many as a scribbler lets leases expire. */
+/* A message came back. After the deadline that is worth one look more, not as many as a scribbler lets leases expire. */
 static bool worth_a_look(uint64_t deadline_ns, struct shmq_patience *patience) {
     if (shmq_now_ns() < deadline_ns) return true;
     if (patience->late) return false;
@@ -33,8 +33,8 @@ shmq_status shmq_await(struct shmq_port *port, enum shmq_side side, uint64_t dea
         if (shmq_spin(port, side, deadline_ns)) return SHMQ_OK;
     }
     shmq_duty_take(port, shmq_now_ns(), &patience->duty);
-    if (patience->duty.what != SHMQ_WATCH) port->expiry_ns = SHMQ_FOREVER; /* whose lease is over when is the business of the watch */
-    else if (shmq_lease_expire(port) && worth_a_look(deadline_ns, patience)) { /* and it finds out how long it may sleep */
+    if (patience->duty.what != SHMQ_WATCH) port->expiry_ns = SHMQ_FOREVER; /* when leases are over is the business of the watch */
+    else if (shmq_lease_expire(port) && worth_a_look(deadline_ns, patience)) { /* the watch finds out how long it may sleep */
         shmq_duty_end(port, &patience->duty);
         return SHMQ_OK;
     }

@@ -8,7 +8,7 @@ bool shmq_cell_claim(struct shmq_port *port, uint32_t cell, unsigned wanted) {
     if (shmq_cell_state(word) != wanted || shmq_word_slot(word) >= port->geometry.total_slots) return false;
     /* [hand] */
     if (!shmq_swap_seq(&port->cells[cell].word, &word, shmq_cell_next(word, SHMQ_IDLE, port->index, shmq_word_slot(word)))) return false;
-    shmq_store_relaxed(&port->cells[cell].leased_ns, 0); /* seen by whoever sees it leased: see shmq_cells_move */
+    shmq_store_relaxed(&port->cells[cell].leased_ns, 0); /* seen by each port that sees it leased: see shmq_cells_move */
     return true;
 }
 
@@ -29,7 +29,7 @@ static shmq_status claim_from(struct shmq_port *port, uint32_t first, enum shmq_
     for (uint32_t i = first; i < cells; i++)
         if (shmq_cell_claim(port, i, preferred)) return *cell = i, SHMQ_OK;
     for (uint32_t i = first; i < cells; i++) {
-        uint32_t other = purpose == SHMQ_TO_WRITE ? i : cells - 1 - (i - first); /* give away the warm slot that would be used last */
+        uint32_t other = purpose == SHMQ_TO_WRITE ? i : cells - 1 - (i - first); /* give away the warm slot that would be claimed last */
         if (shmq_cell_claim(port, other, preferred == SHMQ_WARM ? SHMQ_SPARE : SHMQ_WARM)) return *cell = other, SHMQ_OK;
     }
     return SHMQ_NO_CELLS;
@@ -52,21 +52,21 @@ void shmq_cell_release(struct shmq_port *port, uint32_t cell, bool warm) {
 
 shmq_status shmq_cell_take(struct shmq_port *port, enum shmq_purpose purpose, uint32_t *cell) {
     if (shmq_unlikely(port->kept == SHMQ_NO_CELL)) {
-        /* The kept one is in use by another call of this handle, or large slots: reserved cells of others are not ours. */
+        /* The kept one is in use by another call of this handle, or slots are large. Reserved cells of other ports are not ours … */
         if (port->geometry.paged) { /* the reserved ones last: see shmq_cell_take_for_long */
             shmq_status status = claim_from(port, port->geometry.reserved, purpose, cell);
             return status == SHMQ_OK ? status : claim_from(port, 0, purpose, cell);
         }
         if (!shmq_cell_claim(port, port->index, SHMQ_SPARE)) {
-            /* … unless every other is taken: a message that could not be decoded may lie in ours, and one of a port that
-             * nobody has attached serves as well. */
+            /* … unless every other is taken. A message that could not be decoded may lie in ours, and the cell of a port that
+             * is not attached serves as well. */
             shmq_status status = claim_from(port, port->geometry.reserved, purpose, cell);
             return status == SHMQ_OK ? status : claim_from(port, 0, purpose, cell);
         }
         *cell = port->index;
         return SHMQ_OK;
     }
-    /* Only a scribbler changes it: whoever reads the slot below must not be led out of the segment. */
+    /* Only a scribbler changes it: the caller that reads the slot must not be led out of the segment. */
     if (shmq_unlikely(shmq_word_slot(shmq_cell_load(port, port->kept)) >= port->geometry.total_slots)) return SHMQ_CORRUPT;
     *cell = port->kept;
     port->kept = SHMQ_NO_CELL;

@@ -1,11 +1,11 @@
 /* In-flight cells: claimed for a call, or for as long as a user holds a loan or a lease, and released.
  *
  * Which cell for which call. Loans and leases take cells behind the first `reserved` ones, so that put and get go on
- * however many of them are out. In segments of small slots there is a reserved cell per port, which keeps the one of its
- * own index (or, while that one holds a message that came back, does without). In segments of large slots ("paged") a
- * cell is claimed for each call and released after it: a claim costs two exchanges, nothing beside a copy of 4 KiB. There a producer claims the slot
- * that was released last (WARM, lowest cell first) and a consumer gives a cold one into the ring, so that with n frames
- * in flight the process walks through n + 1 slots of memory however long the ring is.
+ * however many of them are out. In segments of small slots there is a reserved cell for each port, which keeps the one
+ * of its own index; while that one holds a message that came back, the port does without. In segments of large slots ("paged") a cell
+ * is claimed for each call and freed after it: a claim costs two exchanges, nothing beside a copy of 4 KiB. There a producer claims the
+ * slot that was freed last (WARM, lowest cell first), and a consumer gives a cold one into the ring. So with n frames in flight the
+ * process walks through n + 1 slots of memory, however long the ring is.
  */
 #ifndef SHMQ_CELL_H
 #define SHMQ_CELL_H
@@ -15,7 +15,7 @@
 /* What the cell is wanted for; matters in segments of large slots only. */
 enum shmq_purpose { SHMQ_TO_WRITE, SHMQ_TO_GIVE };
 
-/* SPARE (or WARM) -> IDLE, mine. False: it was not, or somebody else was quicker. */
+/* SPARE (or WARM) -> IDLE, mine. False: it was in another state, or another port was quicker. */
 bool shmq_cell_claim(struct shmq_port *port, uint32_t cell, unsigned wanted);
 
 /* The cell for one call: the kept one, or one that is claimed, SPARE or WARM -> IDLE, mine; and its return. Post: OK and
@@ -29,7 +29,7 @@ shmq_status shmq_cell_take_for_long(struct shmq_port *port, enum shmq_purpose pu
 /* IDLE, mine -> SPARE (or WARM where `warm` and the slots are large). */
 void shmq_cell_release(struct shmq_port *port, uint32_t cell, bool warm);
 
-/* Of how many messages a batch may consist: of half of these cells, so that others find one. */
+/* The most messages of a batch: half of the cells that are not reserved, so that other calls find one. */
 static inline uint32_t shmq_batch_limit(const struct shmq_port *port) {
     uint32_t half = (port->geometry.cells - port->geometry.reserved) / 2;
     return half ? half : 1;

@@ -52,7 +52,7 @@ uint32_t shmq_take_many(struct shmq_port *port, uint32_t *cells, uint32_t wanted
     return taken;
 }
 
-/* Was the queue shut in a way that ends the wait of this side? */
+/* Was the queue shut down in a way that ends the wait of this side? */
 static bool ends_wait(struct shmq_port *port, enum shmq_side side, bool stays) {
     return side == SHMQ_ITEMS ? shmq_is_over(port, stays) : shmq_load_seq(&port->header->shut) != SHMQ_NOT_SHUT; /* [park] */
 }

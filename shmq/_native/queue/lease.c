@@ -5,7 +5,7 @@
 #include "../wake.h"
 #include "slots.h"
 
-#define UNSAID_NS UINT64_C(30000000000) /* for a holder that was stopped before it could say until when */
+#define UNSAID_NS UINT64_C(30000000000) /* for an owner that was stopped before it could write until when */
 
 /* -- while it lasts -------------------------------------------------------------------------------------------------- */
 
@@ -22,13 +22,13 @@ shmq_status shmq_lease_extend(struct shmq_port *port, uint32_t cell, uint64_t *l
     uint64_t expires = shmq_load_acquire(&mine->expires), wanted = shmq_expires_word(shmq_cell_generation(next), deadline_ns);
     bool begun = shmq_lease_begun(port, cell, word);
     shmq_lease_begin_timing(port, deadline_ns);
-    /* The deadline first, for the word to come; until that stands, whoever looks for expired leases takes it for ours
-     * (shmq_expires_ahead). A swap, since the cell may be another's, and the deadline that of another lease. */
+    /* The deadline first, for the word to come. Until that stands, a look for expired leases takes the deadline for this lease's
+     * (shmq_expires_ahead). A swap, since the cell may be another port's, and the deadline that of another lease. */
     if (shmq_cell_state(word) == SHMQ_TIMED && shmq_expires_ahead(expires, word) != 0) return SHMQ_LOST;
     /* [hand] [deadline] */
     if (shmq_load_acquire(&mine->word) != word || !shmq_swap_seq(&mine->expires, &expires, wanted)) return SHMQ_LOST;
     uint64_t marked = word;
-    if (!begun) shmq_swap_seq(&mine->prefetched, &marked, next); /* [mark]: the mark may be another's, too */
+    if (!begun) shmq_swap_seq(&mine->prefetched, &marked, next); /* [mark]: the mark may be another lease's, too */
     SHMQ_CRASH_POINT(extend_written);
     if (!shmq_swap_seq(&mine->word, &word, next)) return SHMQ_LOST; /* [hand] */
     *leased = next;
@@ -37,7 +37,7 @@ shmq_status shmq_lease_extend(struct shmq_port *port, uint32_t cell, uint64_t *l
 
 void shmq_lease_mark(struct shmq_port *port, uint32_t cell, uint64_t leased, bool begun) {
     struct shmq_cell *mine = &port->cells[cell];
-    /* Where the time of the lease is over, the cell may be another's, and the mark that of another lease. */
+    /* Where the time of the lease is over, the cell may be another port's, and the mark that of another lease. */
     uint64_t before = begun ? leased : shmq_load_acquire(&mine->prefetched); /* [mark] */
     if (!begun && shmq_cell_owner(shmq_load_acquire(&mine->word)) != port->index) return; /* [hand] */
     shmq_swap_seq(&mine->prefetched, &before, begun ? 0 : leased); /* [mark] */
@@ -45,8 +45,8 @@ void shmq_lease_mark(struct shmq_port *port, uint32_t cell, uint64_t leased, boo
 
 bool shmq_lease_begun(const struct shmq_port *port, uint32_t cell, uint64_t leased) {
     uint64_t prefetched = shmq_load_acquire(&port->cells[cell].prefetched); /* [mark] */
-    /* One generation ahead: it is being extended. One behind: it was taken over a moment ago, since its time was over or its
-     * owner dead. The words of another lease lie further off, since no lease follows another at once. */
+    /* One generation ahead: the lease is being extended. One behind: it was taken over a moment ago, since its time was over or its
+     * owner was dead. The words of another lease lie further off, since no lease follows another at once. */
     uint64_t ahead_and_one = (shmq_cell_generation(prefetched) - shmq_cell_generation(leased) + 1) & (UINT64_MAX >> 37);
     return prefetched == 0 || ahead_and_one > 2 || shmq_word_slot(prefetched) != shmq_word_slot(leased);
 }
@@ -76,13 +76,13 @@ void shmq_delivery_ended(struct shmq_port *port, uint32_t cell, uint64_t leased,
     if (cause != SHMQ_RELEASED) {
         struct shmq_slot *slot = shmq_slot_at(port, shmq_word_slot(leased));
         uint64_t before = shmq_load_acquire(&slot->deliveries); /* [failed] */
-        /* The highest bit tells a tag from none: generation 0 of cell 0 comes round too. */
+        /* The highest bit tells a tag from none: generation 0 of cell 0 comes round, too. */
         uint64_t tag = UINT64_C(1) << 63 | shmq_cell_generation(leased) << 30 | (uint64_t)cell << 16;
         const uint64_t of_tag = ~(UINT64_C(7) << 57 | 0xffff);
         uint32_t failed = shmq_deliveries_failed(before);
         deliveries = before;
-        /* Otherwise whoever died between this and the next step had counted already; or who died was writing its dead letter, which is
-         * no delivery: the cause stays what it was, and a rejected message is to be a dead letter, whatever becomes of those that write it. */
+        /* Otherwise the process that died between this and the next step had counted already; or it died while it wrote the dead letter,
+         * which is no delivery. The cause stays what it was, and a rejected message becomes a dead letter, whichever process writes it. */
         if ((before & of_tag) != tag && !shmq_message_exhausted(port, before)) {
             if (failed == 0) {
                 uint64_t now = shmq_now_coarse_ns(), age_ms = now > slot->published_ns ? (now - slot->published_ns) / 1000000 : 0;
@@ -94,7 +94,7 @@ void shmq_delivery_ended(struct shmq_port *port, uint32_t cell, uint64_t leased,
         }
         if (delay_ns == SHMQ_BY_POLICY) delay_ns = shmq_policy_rest_ns(&port->policy, failed, slot->id ^ failed ^ shmq_now_ns());
     } else if (delay_ns == SHMQ_BY_POLICY) delay_ns = 0;
-    uint64_t due = delay_ns && !shmq_message_exhausted(port, deliveries) ? /* a dead letter to be need not rest */
+    uint64_t due = delay_ns && !shmq_message_exhausted(port, deliveries) ? /* what is to become a dead letter need not rest */
         shmq_now_ns() + (delay_ns < SHMQ_LONGEST_NS ? delay_ns : SHMQ_LONGEST_NS) : 0;
     shmq_store_relaxed(&port->cells[cell].due_ns, due); /* released by the word that makes it ORPHAN */
     /* A deadline of long ago must not be taken for that of the next lease, when the generations come round to its 16 bits. */
@@ -127,7 +127,7 @@ uint32_t shmq_lease_expire(struct shmq_port *port) {
         if (shmq_cell_state(word) != SHMQ_TIMED) continue;
         uint64_t expires = shmq_load_acquire(&cell->expires), deadline = shmq_expires_ns(expires); /* [deadline] */
         if (shmq_expires_ahead(expires, word) > 1) {
-            /* Its holder adopted it and has not yet written until when: perhaps it was stopped there. Start its clock for it. */
+            /* Its owner adopted it and has not yet written until when: perhaps it was stopped there. Start its clock for it. */
             deadline = now + (port->policy.lease_timeout_ns ? port->policy.lease_timeout_ns : UNSAID_NS);
             shmq_swap_seq(&cell->expires, &expires, shmq_expires_word(shmq_cell_generation(word), deadline)); /* [deadline] */
         }
@@ -138,7 +138,7 @@ uint32_t shmq_lease_expire(struct shmq_port *port) {
         if (shmq_word_slot(word) >= port->geometry.total_slots) continue;
         enum shmq_cause cause = shmq_lease_begun(port, i, word) ? SHMQ_EXPIRED : SHMQ_RELEASED;
         shmq_add_seq(&shmq_owner_begun, 1); /* [end] */
-        if (shmq_lease_take_over(port, i, &word) == SHMQ_OK) { /* else acked, extended, or somebody was quicker */
+        if (shmq_lease_take_over(port, i, &word) == SHMQ_OK) { /* else acked, extended, or another port was quicker */
             shmq_add_relaxed(&port->header->events[SHMQ_EXPIRIES], 1);
             expired += shmq_lease_give_back(port, i, word, cause, SHMQ_BY_POLICY) == SHMQ_OK;
         }

@@ -57,7 +57,7 @@ uint32_t shmq_ring_estimate(const struct shmq_port *port) {
     return distance(h, t, port->geometry.slots);
 }
 
-/* Where the oldest message is or will be taken (the next one put), though the sequence may lag behind those who have not moved it (yet). */
+/* Where the oldest message is or will be taken (the next one put), though a port that took (put) one may not have moved the sequence yet. */
 static uint64_t front(const struct shmq_port *port, uint64_t h, enum shmq_side side) {
     uint32_t looks = port->geometry.slots;
     return past(port, h, side, &looks);
@@ -65,7 +65,7 @@ static uint64_t front(const struct shmq_port *port, uint64_t h, enum shmq_side s
 
 uint32_t shmq_ring_length(const struct shmq_port *port) {
     uint64_t h = shmq_load_acquire(&port->header->read_seq), t = shmq_load_acquire(&port->header->write_seq); /* [sequence] */
-    uint64_t end = front(port, t, SHMQ_SPACE); /* first: what is put meanwhile is not counted, rather than what is taken counted still */
+    uint64_t end = front(port, t, SHMQ_SPACE); /* first: a message that is put meanwhile is not counted, rather than one counted that was taken */
     return distance(front(port, h, SHMQ_ITEMS), end, port->geometry.slots);
 }
 
@@ -86,7 +86,7 @@ bool shmq_ring_peek(struct shmq_port *port, uint32_t nth, struct shmq_slot *slot
     uint64_t nbytes = slot->nbytes + slot->described;
     if (nbytes < slot->nbytes) nbytes = limit;
     memcpy(payload, shmq_payload_at(port, shmq_word_slot(word)), nbytes < limit ? nbytes : limit);
-    atomic_thread_fence(memory_order_acquire); /* [return]: the copy before the second look */
+    atomic_thread_fence(memory_order_acquire); /* [return]: the copy comes before the second look, which finds whether the slot was given back */
     *moved = shmq_load_relaxed(&port->ring[index]) != word;
     return !*moved;
 }
@@ -94,7 +94,7 @@ bool shmq_ring_peek(struct shmq_port *port, uint32_t nth, struct shmq_slot *slot
 /* -- what is there ---------------------------------------------------------------------------------------------------- */
 
 uint64_t shmq_ready(const struct shmq_port *port) {
-    /* [park]: first: what moves into the ring meanwhile is seen twice rather than overlooked */
+    /* [park]: before the ring: a message that moves into it meanwhile is seen twice rather than overlooked */
     uint64_t waiting = shmq_load_seq(&port->header->backlog);
     return waiting + shmq_ring_length(port);
 }
@@ -142,7 +142,7 @@ bool shmq_has_taken(const struct shmq_port *port, uint64_t count) {
     return taken >= count;
 }
 
-/* Taken by get, and not said to be done. What is done is read before what was taken. */
+/* Messages that a get took and for which task_done was not called. `done` is read before what was taken. */
 static uint64_t worked_on(const struct shmq_port *port) {
     uint64_t done = shmq_load_seq(&port->header->done), taken = 0; /* [park] */
     for (uint32_t i = 0; i < shmq_ports_used(port); i++) taken += taken_by(port, i);
@@ -158,8 +158,8 @@ static bool is_unfinished(const struct shmq_port *port, uint32_t cell) {
     return shmq_state_leased(state) || state == SHMQ_ORPHAN;
 }
 
-/* In the order in which a message goes its way, so that one which moves meanwhile is seen twice rather than overlooked: backlog,
- * ring, an exchange that is open, cells, work on what get took. */
+/* Looks in the order in which a message moves: backlog, ring, an open exchange, cells, work on what a get took. So one that moves
+ * meanwhile is seen twice rather than overlooked. */
 uint64_t shmq_unfinished(const struct shmq_port *port) {
     uint64_t unfinished = shmq_ready(port);
     for (uint32_t i = 0; i < shmq_ports_used(port); i++) unfinished += is_getting(port, i);
@@ -169,7 +169,7 @@ uint64_t shmq_unfinished(const struct shmq_port *port) {
 
 bool shmq_all_done(struct shmq_port *port) {
     const uint32_t cells = port->geometry.cells, begin = port->unfinished_hint < cells ? port->unfinished_hint : 0;
-    if (is_unfinished(port, begin)) return false; /* whoever is done with that looks again */
+    if (is_unfinished(port, begin)) return false; /* the port that settles that one looks again */
     if (shmq_ready(port)) return false;
     for (uint32_t i = 0; i < shmq_ports_used(port); i++)
         if (is_getting(port, i)) return false;
@@ -185,7 +185,7 @@ bool shmq_cells_move(const struct shmq_port *port, bool for_long) {
         uint64_t word = shmq_load_acquire(&port->cells[i].word); /* [hand] */
         uint32_t owner = shmq_cell_owner(word);
         unsigned state = shmq_cell_state(word);
-        if (shmq_word_slot(word) >= port->geometry.total_slots) continue; /* nobody takes a cell that was scribbled over */
+        if (shmq_word_slot(word) >= port->geometry.total_slots) continue; /* no port takes a cell that was scribbled over */
         if (state == SHMQ_SPARE || (state == SHMQ_WARM && port->geometry.paged)) return true;
         if (state == SHMQ_WARM || owner >= port->geometry.ports || !shmq_load_acquire(&port->records[owner].owner)) continue; /* [port] */
         if (state == SHMQ_IDLE || (shmq_state_leased(state) && shmq_load_relaxed(&port->cells[i].leased_ns) == 0)) return true;
@@ -194,8 +194,9 @@ bool shmq_cells_move(const struct shmq_port *port, bool for_long) {
 }
 
 bool shmq_nothing_comes(struct shmq_port *port, bool stays) {
-    /* In the order in which a message goes its way: backlog, ring, an exchange that is open, cells. What a thread of this process is about
-     * to give back is no lease of its own: none may be in the middle of that between the two ends of this look. [end] */
+    /* In the order in which a message moves: backlog, ring, an open exchange, cells. A cell that a thread of
+     * this process has taken over, to give it back, looks like one that the process's consumers hold. So no thread may be in the middle
+     * of that between the two ends of this look. */
     const uint64_t ended = shmq_load_seq(&shmq_owner_ended); /* [end] */
     if (shmq_load_seq(&port->header->backlog) || shmq_ring_has_item(port)) return false; /* [park] */
     for (uint32_t i = 0; stays && i < shmq_ports_used(port); i++)
@@ -209,7 +210,7 @@ bool shmq_nothing_comes(struct shmq_port *port, bool stays) {
             if (!shmq_message_exhausted(port, shmq_load_relaxed(&shmq_slot_at(port, slot)->deliveries))) return false;
         } else if (stays && shmq_state_leased(shmq_cell_state(word)) && owner < port->geometry.ports) {
             if (shmq_load_acquire(&port->records[owner].owner) != port->owner) return false; /* [port] */
-            /* [hand] [end]: the port may have been another's, and the cell with it */
+            /* [hand] [end]: the port may have been another process's, and the cell with it */
             if (shmq_load_seq(&port->cells[i].word) != word) return false;
         }
     }
@@ -241,7 +242,7 @@ bool shmq_promising(struct shmq_port *port, enum shmq_side side, bool stays) {
 /* A producer that waits for space is worth waking for a quarter of the ring (at most this many cells) at once. Waking it
  * for every freed cell would put a context switch (20 to 45 us) behind every message of a full ring. */
 #define SPACE_WORTH 256u
-/* … or when nobody was woken for this long: a slow consumer frees a cell now and then, and each is announced at once. */
+/* It is also worth waking where none was woken for this long: a slow consumer frees a cell now and then, and announces each at once. */
 #define SPACE_PATIENCE_NS 200000u
 
 bool shmq_worth_waking(const struct shmq_port *port, uint64_t now) {

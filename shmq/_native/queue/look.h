@@ -1,4 +1,4 @@
-/* What is there? Looks at a queue that change nothing in it: messages, room, what is not done, and whether anything can come. */
+/* Looks at a queue that change nothing in it: messages, room, what is not done, and whether a message can still come. */
 #ifndef SHMQ_LOOK_H
 #define SHMQ_LOOK_H
 
@@ -10,69 +10,69 @@
 bool shmq_ring_has_space(struct shmq_port *port);
 bool shmq_ring_has_item(struct shmq_port *port);
 
-/* Is the nth cell from the front filled (from the back free)? A look that takes a cache line from whoever writes it. */
+/* Is the nth cell from the front filled (from the back free)? A look takes the cache line from the port that writes it. */
 bool shmq_ring_has_items(struct shmq_port *port, uint32_t nth);
 bool shmq_ring_has_spaces(struct shmq_port *port, uint32_t nth);
 
 /* Messages in the ring: exact at a quiet moment, otherwise between what it was and what it is. */
 uint32_t shmq_ring_length(const struct shmq_port *port);
 
-/* The same by the sequences alone, which may lag: touches no ring cell that others are working on. */
+/* Messages in the ring by the sequences alone, which may lag: reads no ring cell that other ports are working on. */
 uint32_t shmq_ring_estimate(const struct shmq_port *port);
 
 /* Copy the header and up to `limit` payload bytes of the nth message from the front without taking it. False: there is
- * none, or it was taken in the meantime (then *moved). The copy is whole: the cell is looked at again after it. */
+ * none, or it was taken meanwhile (then *moved). The copy is whole: the cell is looked at again after it. */
 bool shmq_ring_peek(struct shmq_port *port, uint32_t nth, struct shmq_slot *slot, void *payload, uint64_t limit, bool *moved);
 
 /* -- what is there --------------------------------------------------------------------------------------------------- */
 
-/* Messages that wait, in the ring and in the backlog: leased ones and those that came back are not counted. */
+/* Messages that wait in the ring and in the backlog: leased ones and those that came back are not counted. */
 uint64_t shmq_ready(const struct shmq_port *port);
 
 /* How many messages can be put at once? */
 uint32_t shmq_room(struct shmq_port *port);
 
-/* What came back, and is not to become a dead letter: how much of it is due, how much rests, and when the first of that is due. */
+/* Messages that came back, and are not to become dead letters: how many are due, how many rest, and when the first of those is due. */
 struct shmq_came_back {
     uint32_t due, resting;
-    uint32_t exhausted;   /* these are: they were rejected, or failed too often */
+    uint32_t exhausted;   /* these are to become dead letters: they were rejected, or failed too often */
     uint64_t next_due_ns; /* SHMQ_FOREVER where none rests */
 };
 struct shmq_came_back shmq_came_back(const struct shmq_port *port);
 
 /* -- all of it ------------------------------------------------------------------------------------------------------- */
 
-/* Is it worth a try: is there a message, room, nothing left to be done; or was the queue shut, or corrupted? `stays`: see
- * shmq_is_over. */
+/* Is a try at this side worth it: is there a message, is there room, is all done; or was the queue shut down, or corrupted?
+ * `stays`: see shmq_is_over. */
 bool shmq_promising(struct shmq_port *port, enum shmq_side side, bool stays);
 
-/* Is there so much room, or was nobody told for so long, that a producer is worth waking? */
+/* Is there so much room, or was no producer woken for so long, that one is worth waking? */
 bool shmq_worth_waking(const struct shmq_port *port, uint64_t now);
 
-/* Was the queue shut, and can nothing come to a consumer any more? Looks at `shut` first and at everything else after it, so that what
- * was put before a shutdown is found; from a look before that nothing follows. What rests will come. What other processes hold
- * may come back: `stays` says to wait for that, as loops do, which hold nothing while they wait; two consumers that collect leases would
- * wait for one another. What this process holds it can give back itself. */
+/* Was the queue shut down, and can no message come to a consumer any more? Looks at `shut` first and at everything else after it, so
+ * that what was put before a shutdown is found; an earlier look would prove nothing. A message that rests will come. One that another
+ * process holds may come back: `stays` says to wait for that, as loops do, which hold nothing while they wait. Two consumers that
+ * collect leases would wait for one another. What this process holds it can give back itself. */
 bool shmq_is_over(struct shmq_port *port, bool stays);
 
-/* The look at everything else: can nothing come, unless somebody puts it? */
+/* The look at everything but `shut`: can no message come, unless one is put? */
 bool shmq_nothing_comes(struct shmq_port *port, bool stays);
 
-/* Does every other attached handle wait, asleep or for its bell to be rung? Then nobody is left who would wake them. */
+/* Does every other attached handle wait, asleep or for its bell? Then no port is left that would wake them. */
 bool shmq_all_wait(const struct shmq_port *port);
 
-/* Of the cells that leases and loans may take (`for_long`; else: that any call may take), is one free, or in the hands of a call that
- * is running, so that it will be free in a moment? Otherwise users hold them all: it takes an ack, a publication, or a message that
+/* Of the cells that leases and loans may take (`for_long`; else: that any call may take), is one free, or in use by a call that is
+ * running, so that it will be free in a moment? Otherwise users hold them all: it takes an ack, a publication, or a message that
  * rests to be due. */
 bool shmq_cells_move(const struct shmq_port *port, bool for_long);
 
 /* Messages that are not done: those in the ring, the backlog, in flight, and those taken by get without a task_done so far. */
 uint64_t shmq_unfinished(const struct shmq_port *port);
 
-/* Is there none? As shmq_unfinished() == 0, but it ends with the first one that it meets, and begins where it met the last one. */
+/* Are all messages done? As shmq_unfinished() == 0, but it ends at the first message that it meets, and begins where it met the last. */
 bool shmq_all_done(struct shmq_port *port);
 
-/* Has get taken so many, over all ports? Begins with this port's own, and ends when there are enough. */
+/* Have gets taken so many messages, over all ports? Begins with this port's count, and ends when there are enough. */
 bool shmq_has_taken(const struct shmq_port *port, uint64_t count);
 
 #endif

@@ -10,7 +10,7 @@ bool shmq_spin(struct shmq_port *port, enum shmq_side side, uint64_t deadline_ns
 /* Before a get that follows one which took the last message: hold back a moment, if that has paid lately.
  *
  * A consumer on the heels of a producer waits for every cache line while the producer waits to get it back, and a message
- * costs three transfers. A little further back, eight messages share one. Whether messages would come in the meantime
+ * costs three transfers. A little further back, eight messages share one. Whether messages would come meanwhile
  * (a stream) or not (a ping-pong) is found out by trying: rarely while it does not pay, doubled while it does. */
 void shmq_linger(struct shmq_port *port);
 

@@ -1,4 +1,4 @@
-/* Failed deliveries: how often, why, and what the creator laid down about them. */
+/* Failed deliveries: how often, why, and what the creator's policy says about them. */
 #ifndef SHMQ_POLICY_H
 #define SHMQ_POLICY_H
 
@@ -7,13 +7,13 @@
 /* Why a delivery ended without an ack. A release is not a failure; a rejected message is never delivered again. */
 enum shmq_cause { SHMQ_RELEASED = 0, SHMQ_NACKED = 1, SHMQ_EXPIRED = 2, SHMQ_DIED = 3, SHMQ_REJECTED = 4 };
 
-/* Nothing waits longer than a year, and no sum of times overflows. */
+/* No message rests, and no policy's lease lasts, longer than a year: so no sum of times overflows. */
 #define SHMQ_LONGEST_NS (UINT64_C(86400) * 366 * 1000000000)
 
-/* The policy in a header, clamped to what makes sense: somebody else wrote it. */
+/* The policy in a header, clamped to what makes sense, since another process wrote it. */
 struct shmq_policy shmq_policy_of(const struct shmq_header *header);
 
-/* How long a message rests after its nth failed delivery. `salt` is whatever differs from message to message. */
+/* How long a message rests after its nth failed delivery. `salt` differs from message to message. */
 uint64_t shmq_policy_rest_ns(const struct shmq_policy *policy, uint32_t failed, uint64_t salt);
 
 /* The word `deliveries` of a slot: failed deliveries (16) | tag: always 1, cause (3), generation (27), cell (14). */

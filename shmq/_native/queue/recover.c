@@ -8,8 +8,8 @@
 
 enum verdict { HAPPENED, DID_NOT, UNKNOWN };
 
-/* What an in-flight cell proves, or SHMQ_MAX_SLOTS for nothing: the slot that it names, unless its owner may have given
- * that slot away a moment ago. The cell is read around the intent: if both looks agree, no exchange of that cell began
+/* The slot that an in-flight cell proves to be in circulation: the one that it names, unless its owner may have given that away a
+ * moment ago. SHMQ_MAX_SLOTS: it proves nothing. The cell is read around the intent: if both looks agree, no exchange of that cell began
  * and ended between them (the generation would have moved). [intent] */
 static uint32_t proven_slot(const struct shmq_port *port, uint32_t cell) {
     uint64_t word = shmq_load_acquire(&port->cells[cell].word); /* [hand] [intent] */
@@ -39,7 +39,7 @@ static enum verdict scan(const struct shmq_port *port, uint32_t dead_cell, uint3
     return UNKNOWN;
 }
 
-/* Settle the dead port's open exchange. False: not yet to be told. */
+/* Settle the dead port's open exchange. False: whether it happened cannot be told yet. */
 static bool settle(struct shmq_port *port, uint32_t dead) {
     struct shmq_port_record *record = &port->records[dead];
     uint64_t intent = shmq_load_acquire(&record->intent); /* [intent] */
@@ -77,7 +77,7 @@ bool shmq_queue_recover(struct shmq_port *port, uint32_t dead) {
         uint64_t word = shmq_load_seq(&port->cells[i].word); /* [hand] [view] */
         if (shmq_cell_owner(word) != dead) continue;
         if (shmq_cell_state(word) == SHMQ_TIMED) {
-            /* Somebody may take it over at this moment: make it LEASED first, still the dead one's. */
+            /* Another port may take it over at this moment: make it LEASED first, still the dead port's. */
             uint64_t ours = shmq_cell_next(word, SHMQ_LEASED, dead, shmq_word_slot(word));
             if (!shmq_swap_seq(&port->cells[i].word, &word, ours)) continue; /* [hand] */
             SHMQ_CRASH_POINT(reap_untimed);
@@ -95,8 +95,8 @@ bool shmq_queue_recover(struct shmq_port *port, uint32_t dead) {
     }
     shmq_add_relaxed(&port->header->events[SHMQ_DEATHS], 1);
     SHMQ_CRASH_POINT(reap_retired);
-    /* The dead may have been the only one who knew of an orphan, of a message or of room: tell everybody to look. Before the
-     * port is free, so that a reaper that dies here leaves a port for which the next one tells. */
+    /* The dead port may have been the only one that knew of an orphan, of a message or of room: make every port look. Before the
+     * port is free, so that a reaper that dies here leaves a port for which the next one does that. */
     shmq_add_seq(&port->header->orphan_changes, 1); /* [orphan] */
     return true;
 }

@@ -4,7 +4,7 @@
 #include "lease.h"
 #include "slots.h"
 
-/* After an adoption that made the cell TIMED: until when, unless somebody already started the clock for us. */
+/* After an adoption that made the cell TIMED: write until when, unless another port already started the clock for this one. */
 static void write_deadline(struct shmq_port *port, uint32_t cell, uint64_t word, uint64_t deadline_ns) {
     /* [deadline] */
     uint64_t before = shmq_load_acquire(&port->cells[cell].expires), wanted = shmq_expires_word(shmq_cell_generation(word), deadline_ns);
@@ -12,8 +12,8 @@ static void write_deadline(struct shmq_port *port, uint32_t cell, uint64_t word,
         if (shmq_swap_seq(&port->cells[cell].expires, &before, wanted)) return; /* [deadline] */
 }
 
-/* The oldest of those that may be taken (dead-lettered) now: its cell and word. Otherwise SHMQ_NO_CELL, and *next_due is when the first that
- * rests is due, or SHMQ_FOREVER. */
+/* The oldest message that may be taken (dead-lettered) now: its cell and word. Otherwise SHMQ_NO_CELL, and *next_due is when the first
+ * that rests is due, or SHMQ_FOREVER. */
 static uint32_t oldest_orphan(const struct shmq_port *port, enum shmq_wish wish, uint64_t *found, bool *exhausted, uint64_t *next_due) {
     uint64_t now = 0, first = 0;
     uint32_t oldest = SHMQ_NO_CELL;
@@ -38,7 +38,7 @@ static uint32_t oldest_orphan(const struct shmq_port *port, enum shmq_wish wish,
     return oldest;
 }
 
-/* How often an adopter finds that another was quicker, before it says that it found nothing: it looks again the next time. */
+/* How often an adopter finds that another port was quicker, before it says that it found none. It looks again the next time. */
 #define ADOPTIONS 64
 
 shmq_status shmq_orphan_adopt(struct shmq_port *port, uint64_t deadline_ns, uint32_t *cell) {
@@ -81,7 +81,7 @@ bool shmq_orphan_claim(struct shmq_port *port, enum shmq_wish wish, uint32_t *ce
     uint64_t word, next_due;
     bool exhausted;
     for (int tries = 0; tries < ADOPTIONS; tries++) {
-        *cell = oldest_orphan(port, wish, &word, &exhausted, &next_due); /* not one that could not be written a moment ago */
+        *cell = oldest_orphan(port, wish, &word, &exhausted, &next_due); /* not a dead letter that could not be written a moment ago */
         if (*cell == SHMQ_NO_CELL) return false;
         /* [hand] */
         if (shmq_swap_seq(&port->cells[*cell].word, &word, shmq_cell_next(word, SHMQ_LEASED, port->index, shmq_word_slot(word)))) return true;

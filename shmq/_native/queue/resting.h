@@ -1,6 +1,6 @@
-/* Messages that came back.
+/* Messages that came back, and rest until they are due.
  *
- * Such a message lies in an ORPHAN cell until a consumer adopts it, not before `due_ns`, and before any that waits in the ring. Where it
+ * Such a message lies in an ORPHAN cell until a consumer adopts it: not before `due_ns`, and before any message of the ring. Where it
  * was rejected, or has failed as often as the segment's policy allows, only a handle that writes dead letters takes it.
  */
 #ifndef SHMQ_RESTING_H
@@ -8,29 +8,30 @@
 
 #include "../port.h"
 
-/* Is one due that rested, as far as this port knows? */
+/* Is a message due that rested, as far as this port knows? */
 static inline bool shmq_orphan_is_due(const struct shmq_port *port) {
     return shmq_unlikely(port->due_ns != SHMQ_FOREVER) && shmq_now_ns() >= port->due_ns;
 }
 
-/* Has anything come back, or become due, since this port last found nothing? What most takes ask of it. */
+/* Has a message come back, or become due, since this port last found none? Most takes ask no more than this. */
 static inline bool shmq_orphans_stir(const struct shmq_port *port) {
     if (shmq_unlikely(shmq_load_seq(&port->header->orphan_changes) != port->orphan_changes_seen)) return true; /* [orphan] */
     return shmq_orphan_is_due(port);
 }
 
-/* ORPHAN -> LEASED, or TIMED where deadline_ns is not 0, mine: of those that are due the one that was put first. Only looks where orphan_changes has moved since this port last found
- * nothing, or one that rested is due. Post: OK and *cell; EXHAUSTED and *cell, LEASED: it has failed too often, and is to be dead-lettered
- * (only where port->writes_dead_letters; others leave it); WOULD_BLOCK. One exchange of one cell: nothing is open if the process dies. */
+/* ORPHAN -> LEASED, or TIMED where deadline_ns is not 0, mine: of those that are due the one that was put first. Only looks where
+ * orphan_changes has moved since this port last found none, or one that rested is due. Post: OK and *cell; EXHAUSTED and *cell, LEASED:
+ * the message has failed too often, and is to be dead-lettered (only where port->writes_dead_letters; other ports leave it);
+ * WOULD_BLOCK. Killed here: an ORPHAN cell, or a LEASED or TIMED one of a dead port. */
 shmq_status shmq_orphan_adopt(struct shmq_port *port, uint64_t deadline_ns, uint32_t *cell);
 
-/* Is there one to adopt, or to dead-letter, now? Looks as rarely, and finds out as well when the next one is due. */
+/* Is there a message to adopt, or to dead-letter, now? Looks as rarely as shmq_orphan_adopt, and finds out when the next one is due. */
 bool shmq_orphan_due(struct shmq_port *port);
 
-/* Which messages that came back one looks for: those that may be delivered, those that are to be dead-lettered; those that are due, or all. */
+/* Which messages that came back are looked for: those that may be delivered, or those to be dead-lettered, where they are due; or all. */
 enum shmq_wish { SHMQ_TO_TAKE, SHMQ_TO_DEAD_LETTER, SHMQ_TO_DISCARD };
 
-/* ORPHAN -> LEASED, mine, of one that is to be dead-lettered, or discarded, which needs not be due. False: there is none. */
+/* ORPHAN -> LEASED, mine: a message that is to be dead-lettered, or one to be discarded, due or not. False: there is none. */
 bool shmq_orphan_claim(struct shmq_port *port, enum shmq_wish wish, uint32_t *cell);
 
 #endif

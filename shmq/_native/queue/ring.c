@@ -5,9 +5,9 @@
 #include "sight.h"
 #include "slots.h"
 
-/* A call looks at as many ring cells as there are, since a sequence may lag by a lap, and at so many more, for what it meets of others'
- * progress. Then it returns to its caller, which looks at signals and tries again. A hostile segment may also get here; it
- * never gets further. */
+/* A call looks at as many ring cells as there are, since a sequence may lag by a lap, and at so many more, since other ports move on
+ * meanwhile. Then it returns to its caller, which looks at signals and tries again. A hostile segment may bring a call to this
+ * bound, and never beyond it. */
 #define ATTEMPTS 4096
 
 static inline uint32_t looks_of(const struct shmq_port *port) { return port->geometry.slots + ATTEMPTS; }
@@ -20,8 +20,8 @@ static void hold_back(void) {
     for (int i = 0; i < HOLD_BACK; i++) shmq_pause();
 }
 
-/* Help a sequence forward to at least `to`. Never back: the comparison is by distance. Each try that fails met somebody who
- * moved it; after so many that is no queue's traffic but a scribbler, who must not keep us here. A sequence may always lag. */
+/* Help a sequence forward to at least `to`. Never back: the comparison is by distance. Each try that fails met another port that
+ * moved it. After so many that is no queue's traffic but a scribbler, which must not keep this port here. A sequence may always lag. */
 #define HELPS 16
 
 static void sequence_advance(shmq_word *sequence, uint64_t from, uint64_t to) {
@@ -31,10 +31,10 @@ static void sequence_advance(shmq_word *sequence, uint64_t from, uint64_t to) {
     }
 }
 
-/* A get had nothing after all. While its intent was open it looked as if it had a message, and whoever did the last step of the last
- * one meanwhile did not tell those who wait for that. */
+/* A get had nothing after all. While its intent was open it looked as if it had a message. A port that did the last step of the last
+ * message meanwhile did not wake those that wait for that. */
 static void too_late(struct shmq_port *port) {
-    shmq_store_seq(&port->record->intent, 0); /* [intent] [park]: again, as a store that the look does not overtake */
+    shmq_store_seq(&port->record->intent, 0); /* [intent] [park]: stored again, by a store that the look does not overtake */
     shmq_wake_if_done(port);
 }
 
@@ -45,8 +45,8 @@ static inline bool exchange(struct shmq_port *port, unsigned operation, uint32_t
     uint32_t index = shmq_seq_index(at);
     struct shmq_cell *mine = &port->cells[cell];
     uint64_t word = shmq_load_relaxed(&mine->word); /* mine */
-    if (operation == SHMQ_GETTING) shmq_store_relaxed(&mine->taken_at, at); /* released, like `expected`, by the next store */
-    shmq_store_relaxed(&port->record->expected, expected); /* [intent] */
+    if (operation == SHMQ_GETTING) shmq_store_relaxed(&mine->taken_at, at); /* released, like `expected`, by the intent */
+    shmq_store_relaxed(&port->record->expected, expected); /* released by the intent */
     shmq_store_release(&port->record->intent, shmq_intent_word(operation, cell, index, shmq_word_slot(word))); /* [intent] */
     SHMQ_CRASH_POINT(exchange_intended);
     bool happened = shmq_swap_seq(&port->ring[index], &expected, desired); /* [publish] [return] [park] */
@@ -72,7 +72,7 @@ static inline void prefetch_for_writing(struct shmq_port *port, uint64_t t, uint
     shmq_prefetch_write(shmq_payload_at(port, shmq_word_slot(ahead)));
 }
 
-/* The same for reading. True: the message after `h` is there. */
+/* Fetch early what the gets after `h` will read. True: the message after `h` is there. */
 static inline bool prefetch_for_reading(struct shmq_port *port, uint64_t h, uint32_t slots, uint32_t distance) {
     uint64_t ahead = shmq_load_relaxed(&port->ring[index_after(shmq_seq_index(h), distance, slots)]); /* a hint for the cache */
     if (shmq_ring_state(ahead) == SHMQ_READY && shmq_word_slot(ahead) < port->geometry.total_slots) {
@@ -123,13 +123,13 @@ shmq_status shmq_ring_move_in(struct shmq_port *port, uint32_t cell) {
     return SHMQ_WOULD_BLOCK;
 }
 
-/* The slot of my own cell, which nobody else writes; a scribbler in the segment may, and must not lead us out of it. */
+/* The slot of my own cell, which no other port writes. A scribbler may, and must not lead this port out of the segment. */
 static inline uint32_t slot_of(const struct shmq_port *port, uint32_t cell) {
     uint32_t slot = shmq_word_slot(shmq_cell_load(port, cell));
     return shmq_likely(slot < port->geometry.total_slots) ? slot : 0;
 }
 
-/* A batch moves write_seq now and then, so that consumers who look at it know how much there is. */
+/* A batch moves write_seq now and then, so that consumers that look at it know how much there is. */
 #define TELL 32
 
 uint32_t shmq_ring_put_many(struct shmq_port *port, uint32_t cell, shmq_fill fill, void *context, shmq_status *status) {
@@ -158,7 +158,7 @@ uint32_t shmq_ring_put_many(struct shmq_port *port, uint32_t cell, shmq_fill fil
             }
         }
         if (done) sequence_advance(sequence, shmq_load_relaxed(sequence), t);
-        *status = shmq_ring_put(port, cell); /* the one that is filled and did not go the quick way */
+        *status = shmq_ring_put(port, cell); /* the message that is written and did not go the quick way */
         if (*status != SHMQ_OK) return done;
         done++;
     }
@@ -204,7 +204,7 @@ uint32_t shmq_ring_get_many(struct shmq_port *port, const uint32_t *cells, uint3
             if (!done) sequence_advance(sequence, from, h), from = h = shmq_load_acquire(sequence); /* [sequence] */
             continue;
         }
-        if (done) break; /* not everything that was wished for */
+        if (done) break; /* fewer than were wanted */
         if (shmq_load_seq(sequence) != h) { /* [sequence] */
             from = h = shmq_load_acquire(sequence); /* [sequence] */
             continue;

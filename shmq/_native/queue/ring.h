@@ -10,10 +10,10 @@
 #include "../port.h"
 
 /* Publish the slot of my IDLE cell, whose header and payload are complete. Post: OK, the cell now names an empty slot;
- * WOULD_BLOCK: full, nothing changed; CORRUPT. Killed here: published whole, or not at all. Does not wake anybody. */
+ * WOULD_BLOCK: full, nothing changed; CORRUPT. Killed here: published whole, or not at all. Wakes no waiter. */
 shmq_status shmq_ring_put(struct shmq_port *port, uint32_t cell);
 
-/* The same for a message that is in the queue already, in its backlog: also where nothing new is let in. */
+/* Publish as shmq_ring_put does, but for a message that is in the queue already, in its backlog: also after a shutdown. */
 shmq_status shmq_ring_move_in(struct shmq_port *port, uint32_t cell);
 
 /* Give the empty slot of my IDLE cell for the oldest message. Post: OK, the cell is `leased` (LEASED, or TIMED with the
@@ -21,12 +21,13 @@ shmq_status shmq_ring_move_in(struct shmq_port *port, uint32_t cell);
  * redelivered by the reaper. */
 shmq_status shmq_ring_get(struct shmq_port *port, uint32_t cell, enum shmq_cell_state leased);
 
-/* The same for as many cells as there are, one exchange each, the sequence moved once. Post: how many were done; a
- * count below the wish means that the ring was full (empty) at that moment, *status says why. */
+/* Take a message into each of `count` cells, by one exchange each, and move the sequence once. Post: how many were taken. Fewer
+ * than `count`: it met no more at that moment; for 0, *status says why. */
 uint32_t shmq_ring_get_many(struct shmq_port *port, const uint32_t *cells, uint32_t count, enum shmq_cell_state leased,
                             shmq_status *status);
 
-/* Publishes many from one cell: `fill` writes the next message into the cell's slot and returns false at the end. */
+/* Publish many messages from one cell: `fill` writes the next message into the cell's slot, and returns false at the end. Post: how many
+ * were published; *status says why the last one that was written was not: OK (it was), SHUT, WOULD_BLOCK, CORRUPT. */
 typedef bool (*shmq_fill)(void *context, struct shmq_port *port, uint32_t slot);
 uint32_t shmq_ring_put_many(struct shmq_port *port, uint32_t cell, shmq_fill fill, void *context, shmq_status *status);
 

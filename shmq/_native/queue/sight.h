@@ -1,4 +1,4 @@
-/* What the ring cell under a sequence says: the one reading of laps and states that putting, getting and looking share. */
+/* What the ring cell under a sequence says: one reading of laps and states, shared by put, get and every look. */
 #ifndef SHMQ_SIGHT_H
 #define SHMQ_SIGHT_H
 
@@ -8,8 +8,8 @@
 enum sight { CAN, CANNOT, PASSED, NONSENSE };
 
 /* At write_seq = t: EMPTY of t's lap can be filled. READY of the lap before: full. READY of t's lap, or any later lap:
- * somebody published here and write_seq has not moved yet; that includes a message that was already taken again, which
- * would stop everybody for ever if its publisher died before it moved write_seq and nobody helped. */
+ * a producer published here, and write_seq has not moved yet. That includes a message that was already taken again: it would stop
+ * all producers for ever, if its own died before it moved write_seq and no other port helped. */
 static inline enum sight look_for_space(uint64_t word, uint64_t lap) {
     int64_t ahead = shmq_lap_ahead(shmq_ring_lap(word), lap);
     unsigned state = shmq_ring_state(word);
@@ -26,8 +26,8 @@ static inline enum sight look_for_item(uint64_t word, uint64_t lap) {
     return ahead > 0 ? PASSED : NONSENSE;
 }
 
-/* Where a sequence should be that reads `at`: behind every cell that is through. Whoever died in a batch may have left thousands.
- * That a cell was filled (emptied) in some lap says that every cell before it was, so earlier laps are skipped. Each look takes
+/* Where a sequence should be that reads `at`: behind every cell that was filled (emptied). A process that died in a batch may have left
+ * thousands. That a cell was filled in some lap says that every cell before it was, so earlier laps are skipped. Each look takes
  * one from *looks; at zero the answer is as far as they led. */
 static inline uint64_t past(const struct shmq_port *port, uint64_t at, enum shmq_side side, uint32_t *looks) {
     const uint32_t slots = port->geometry.slots;

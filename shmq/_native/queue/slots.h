@@ -6,7 +6,7 @@
 
 /* My own cell's word. */
 static inline uint64_t shmq_cell_load(const struct shmq_port *port, uint32_t cell) {
-    return shmq_load_relaxed(&port->cells[cell].word); /* mine: no other process stores to it */
+    return shmq_load_relaxed(&port->cells[cell].word); /* mine: no other port stores to it */
 }
 
 /* Change the state of my own cell; the slot stays. */

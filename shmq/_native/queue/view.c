@@ -31,7 +31,7 @@ uint32_t shmq_view_first(struct shmq_port *port, uint32_t cell) {
         uint32_t viewer = viewer_at(viewers, index);
         if (viewer == 0) continue;
         if (viewer <= port->geometry.ports && shmq_load_acquire(&port->records[viewer - 1].owner)) return viewer - 1; /* [port] */
-        change_viewer(port, cell, viewer, 0); /* nobody's: it detached, or died, when it was about to end its view */
+        change_viewer(port, cell, viewer, 0); /* no port's: it detached, or died, when it was about to end its view */
     }
     return SHMQ_NO_PORT;
 }
@@ -47,18 +47,18 @@ void shmq_cell_let_go(struct shmq_port *port, uint32_t cell, uint64_t word, enum
         bool handed = viewer != SHMQ_NO_PORT;
         uint64_t next = shmq_cell_next(word, handed ? SHMQ_HELD : state, viewer, shmq_word_slot(word));
         if (handed) shmq_store_relaxed(&port->cells[cell].handed, next); /* released by the word itself */
-        if (!shmq_swap_seq(&port->cells[cell].word, &word, next)) return; /* [hand] [view] who was handed it has freed it */
+        if (!shmq_swap_seq(&port->cells[cell].word, &word, next)) return; /* [hand] [view]: the viewer that was handed it has freed it */
         if (!handed) return;
         SHMQ_CRASH_POINT(cell_handed);
         if (shmq_view_is(port, cell, viewer)) return; /* [view] */
-        word = next; /* it may have looked before we handed it over */
+        word = next; /* the viewer may have looked before the cell was handed over */
     }
 }
 
 shmq_status shmq_view_begin(struct shmq_port *port, uint32_t cell, uint64_t leased) {
     if (!change_viewer(port, cell, 0, port->index + 1)) return SHMQ_NO_CELLS;
     SHMQ_CRASH_POINT(view_begun);
-    if (shmq_load_seq(&port->cells[cell].word) == leased) return SHMQ_OK; /* [view]: whoever gets it after us sees us */
+    if (shmq_load_seq(&port->cells[cell].word) == leased) return SHMQ_OK; /* [view]: a port that gets the cell later sees this viewer */
     shmq_view_end(port, cell);
     return SHMQ_LOST;
 }
@@ -69,12 +69,13 @@ void shmq_view_end(struct shmq_port *port, uint32_t cell) {
     if (shmq_view_is(port, cell, port->index)) return;
     uint64_t word = shmq_load_seq(&port->cells[cell].word); /* [hand] [view] */
     if (shmq_cell_state(word) != SHMQ_HELD || shmq_cell_owner(word) != port->index) return;
-    if (shmq_load_acquire(&port->cells[cell].handed) == word) shmq_cell_let_go(port, cell, word, SHMQ_SPARE); /* [hand]: not acked by me */
+    /* [hand]: handed over, not acked by this port */
+    if (shmq_load_acquire(&port->cells[cell].handed) == word) shmq_cell_let_go(port, cell, word, SHMQ_SPARE);
 }
 
 void shmq_view_settle(struct shmq_port *port, uint32_t cell) {
-    uint64_t word = shmq_load_seq(&port->cells[cell].word); /* [hand] [view]: after what was forgotten before */
+    uint64_t word = shmq_load_seq(&port->cells[cell].word); /* [hand] [view]: after shmq_view_forget */
     if (shmq_cell_state(word) != SHMQ_HELD || shmq_load_acquire(&port->cells[cell].handed) != word) return; /* [hand] */
-    /* The living may be about to do the same: all swap from this word, and one of them does it. */
+    /* A living port may be about to do the same: both swap from this word, and one of them does it. */
     if (!shmq_view_is(port, cell, shmq_cell_owner(word))) shmq_cell_let_go(port, cell, word, SHMQ_SPARE);
 }
