@@ -64,7 +64,7 @@ shmq_status shmq_lease_ack(struct shmq_port *port, uint32_t cell, uint64_t lease
 
 shmq_status shmq_lease_take_over(struct shmq_port *port, uint32_t cell, uint64_t *leased) {
     uint64_t word = *leased, next = shmq_cell_next(word, SHMQ_LEASED, port->index, shmq_word_slot(word));
-    if (!shmq_swap_seq(&port->cells[cell].word, &word, next)) return SHMQ_LOST; /* [hand] [end] */
+    if (!shmq_swap_seq(&port->cells[cell].word, &word, next)) return SHMQ_LOST; /* [hand] [end] [view] */
     SHMQ_CRASH_POINT(lease_taken_over);
     *leased = next;
     return SHMQ_OK;
