@@ -234,6 +234,7 @@ def named() -> Named:
 
 
 @pytest.mark.filterwarnings("ignore:the matrix subclass:PendingDeprecationWarning")
+@pytest.mark.filterwarnings("ignore:The chararray class is deprecated:DeprecationWarning")  # from NumPy 2.5 on
 def test_subclasses_of_arrays_stay_what_they_are(make: Make) -> None:
     queue = make(slots=4, slot_size=4096)
     masked = np.ma.masked_array([1, 2, 3], mask=[False, True, False], fill_value=9)
