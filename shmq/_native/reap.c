@@ -31,7 +31,8 @@ uint32_t shmq_reap(struct shmq_port *port) {
     } while (left && freed != before && ++rounds < port->ports);
     if (!locked) return 0;
     shmq_owner_unlock(port->nonce);
-    shmq_wake_if_done(port); /* an intent of the dead looks like a message, too */
+    /* An intent of the dead looks like a message, too. The last store to it was weaker than this look. */
+    shmq_wake_if_done_after_store(port);
     for (uint32_t i = 0; i < shmq_ports_used(port); i++) {
         shmq_wake(port, SHMQ_ITEMS);
         shmq_wake(port, SHMQ_SPACE);
