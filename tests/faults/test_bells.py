@@ -25,7 +25,7 @@ import pytest
 import shmq
 from shmq import aio
 from shmq._waiting import awaiting, bell
-from support.processes import Children, reap_all, wait_until
+from support.processes import Children, descriptors, reap_all, wait_until
 from support.programs import LONG
 from support.shared_memory import files_of
 from support.words import Words
@@ -675,7 +675,7 @@ def test_a_queue_that_nobody_holds_is_freed_whoever_had_waited(queue):
 
 def test_thousands_of_waits_leave_no_descriptor_and_no_file(queue, other):
     def everything() -> tuple[int, list[str]]:
-        return len(os.listdir("/proc/self/fd")), files_of(queue.name)
+        return len(descriptors()), files_of(queue.name)
 
     async def main() -> None:
         async def wait(number: int) -> None:

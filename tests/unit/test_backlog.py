@@ -25,7 +25,7 @@ import shmq
 from shmq import _core
 from shmq._repair import repair
 from shmq._store.sides import keys_in_backlog
-from support.processes import Children, is_stopped, wait_until
+from support.processes import Children, descriptors, is_stopped, wait_until
 from support.shared_memory import side_files
 
 Make = Callable[..., shmq.Queue]
@@ -314,16 +314,16 @@ def test_a_queue_of_the_other_kind_has_no_log_and_no_descriptor_for_it(make: Mak
 
 
 def test_descriptors_are_as_many_however_much_waits(q: shmq.Queue) -> None:
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(descriptors())
     fill(q, 500)
     q.drain()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(descriptors()) == before
     for _ in range(20):
         with shmq.Queue.attach(q.name) as other:
             fill(other, 10)
             other.drain()
     del other
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(descriptors()) == before
 
 
 def test_the_log_goes_with_the_queue(name: str) -> None:

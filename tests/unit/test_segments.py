@@ -20,7 +20,7 @@ import shmq
 from shmq import _core
 from shmq._segment import anonymous, lifecycle
 from shmq._segment import files as _files
-from support.processes import Children, wait_until
+from support.processes import Children, descriptors, wait_until
 from support.shared_memory import PREFIX
 
 SHM = Path("/dev/shm")
@@ -598,20 +598,16 @@ def test_a_forked_child_that_exits_by_itself_removes_nothing() -> None:
 # -- nothing leaks -------------------------------------------------------------------------------------------------------------
 
 
-def descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))
-
-
 def test_descriptors_stay_constant_over_many_handles(name: str) -> None:
     def once() -> None:
         with shmq.Queue(name, slots=2, slot_size=64) as queue:
             queue.unlink()
 
     once()
-    before = descriptors()
+    before = len(descriptors())
     for _ in range(300):
         once()
-    assert descriptors() == before
+    assert len(descriptors()) == before
 
 
 def test_mappings_stay_constant_over_many_handles(queue: shmq.Queue) -> None:
