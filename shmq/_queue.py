@@ -489,6 +489,7 @@ def _log() -> logging.Logger:
 _open_queues: weakref.WeakSet[Queue] = weakref.WeakSet()
 _leaves_with_multiprocessing: set[int] = set()
 _failed: set[int] = set()  # this process, if it is a child of multiprocessing whose work has raised
+_inherited: BaseException | None = None  # what the parent was handling when it forked this child: it ends nothing here
 
 
 def _leave_all() -> None:
@@ -509,7 +510,7 @@ def _ends_by_an_exception() -> bool:
     have not passed the outermost frame.
     """
     passing = sys.exc_info()[1]
-    if passing is not None:
+    if passing is not None and passing is not _inherited:
         return not isinstance(passing, SystemExit)
     if os.getpid() in _failed:
         return True
@@ -543,6 +544,8 @@ def _leave_with_multiprocessing() -> None:
 
 def _begin_child(queues: object) -> None:
     """Before the work of a forked child of multiprocessing begins."""
+    global _inherited
+    _inherited = sys.exc_info()[1]
     sys.modules["multiprocessing.util"].Finalize(None, _leave_all, exitpriority=-10)
     if sys.version_info >= (3, 13):
         _note_failure(sys.modules["multiprocessing.process"].current_process())

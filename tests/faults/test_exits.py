@@ -350,15 +350,35 @@ def hold_and_fail(queue: shmq.Queue, error: BaseException | None) -> None:
         raise error
 
 
-@pytest.mark.parametrize(
+ENDS_OF_CHILDREN = pytest.mark.parametrize(
     ("error", "count"), [(None, 1), (SystemExit(0), 1), (SystemExit(2), 1), (ValueError(), 2), (KeyboardInterrupt(), 2)], ids=repr
 )
+
+
+@ENDS_OF_CHILDREN
 def test_a_child_of_multiprocessing_that_fails_counts_too(
     make: Make, any_children: Children, error: BaseException | None, count: int
 ) -> None:
     q = make(slots=4)
     q.put("work")
     child = any_children.start(hold_and_fail, q, error)
+    child.join(LONG)
+    any_children.started.clear()
+    lease = q.receive(timeout=0)
+    assert (lease.data, lease.delivery_count) == ("work", count)
+    lease.ack()
+
+
+@ENDS_OF_CHILDREN
+def test_an_exception_that_its_parent_was_handling_is_none_of_a_childs(
+    make: Make, any_children: Children, error: BaseException | None, count: int
+) -> None:
+    q = make(slots=4)
+    q.put("work")
+    try:
+        raise LookupError("why the child is started")
+    except LookupError:
+        child = any_children.start(hold_and_fail, q, error)
     child.join(LONG)
     any_children.started.clear()
     lease = q.receive(timeout=0)
