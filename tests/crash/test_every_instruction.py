@@ -231,7 +231,9 @@ MUTANTS = {
     "a port has no bell any more before that is removed": (
         "bell.c",
         re.compile(
-            r"( +if \(path_of\(port, index, path\)\) shmq_file_remove\(path\);\n)(.*?)( +shmq_store_seq[^\n]*bell, 0\);\n)", re.S
+            r"( +if \(path_of\(port, index, path\)\) shmq_file_remove\(path\);\n)(.*?)"
+            r"( +shmq_store_seq[^\n]*bell, 0\);[^\n]*\n)",
+            re.S,
         ),
         r"\3\2\1",
         "reaper_of_bell",
