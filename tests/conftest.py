@@ -9,6 +9,7 @@ import itertools
 import multiprocessing
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -20,6 +21,10 @@ import pytest
 # OpenBLAS starts a thread per core when NumPy is imported, which takes half of that time; no test computes with it. It is set
 # before the first import of NumPy, and each process that a test starts inherits it.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+# Where a shell starts the run in the background, SIGINT is ignored, and all processes of the run would inherit that.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 pytest.register_assert_rewrite("support")
 
