@@ -10,6 +10,7 @@ Handed = TypeVar("Handed")
 T = TypeVar("T", default=Any)  # what a queue carries
 
 MAX_CELLS: int
+MAX_SLOTS: int
 PAGE: int
 KIND_QUEUE: int
 ITEMS: int

@@ -366,6 +366,7 @@ def monotonic_ns() -> int:
 
 
 MAX_CELLS = SHMQ_MAX_CELLS
+MAX_SLOTS = SHMQ_MAX_SLOTS - SHMQ_MAX_CELLS  # so that a word has room for the most cells beside them
 PAGE = SHMQ_PAGE
 KIND_QUEUE = SHMQ_KIND_QUEUE
 ITEMS, SPACE, DONE = SHMQ_ITEMS, SHMQ_SPACE, SHMQ_DONE # the sides at which one waits

@@ -132,7 +132,7 @@ def make(name: str, config: Config, anonymous: bool) -> Segment:
     if nbytes == 0:
         raise ValueError(
             f"a queue of {config.slots:,} slots of {config.slot_size:,} bytes, {config.in_flight:,} in flight, "
-            f"{config.ports:,} ports cannot be: each must be at least 1, slots and in-flight messages below 2**24 together, "
+            f"{config.ports:,} ports cannot be: each must be at least 1, slots at most {_core.MAX_SLOTS:,}, "
             f"in_flight + ports at most {_core.MAX_CELLS:,}, ports at most 1,022, slot_size at most 2**38"
         )
     nonce = header["nonce"] = int.from_bytes(os.urandom(8), "little") >> 2 | 1

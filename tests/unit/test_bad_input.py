@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 
 import shmq
+from shmq import _core
 from support.processes import Children
 from support.shared_memory import PREFIX, left_behind_by
 
@@ -188,11 +189,17 @@ def test_counts_beyond_the_format_are_refused(name: str, build: Make, parameter:
     assert not file_of(name).exists()
 
 
-@pytest.mark.parametrize("parameters", [{"ports": 1023}, {"in_flight": 16384}, {"in_flight": 16383}, {"slots": 2**24}], ids=str)
+@pytest.mark.parametrize(
+    "parameters", [{"ports": 1023}, {"in_flight": 16384}, {"in_flight": 16383}, {"slots": 16_760_833}], ids=str
+)
 def test_counts_just_beyond_the_format_are_refused(name: str, parameters: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match="cannot be"):
+    with pytest.raises(ValueError, match=r"cannot be: .* slots at most 16,760,832, .* ports at most 1,022,"):
         shmq.Queue.create(name, **parameters)
     assert not file_of(name).exists()
+
+
+def test_the_most_slots_are_these() -> None:
+    assert [_core.segment_bytes(slots, 1, 1, 1) > 0 for slots in (_core.MAX_SLOTS, _core.MAX_SLOTS + 1)] == [True, False]
 
 
 def test_whole_numbers_of_numpy_are_taken(make: Make) -> None:
