@@ -5,16 +5,14 @@ What happens once per message is compiled (shmq/_core.pyx); this module adds bir
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import os
 import sys
 import time
-import weakref
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any
 
-from shmq import _core
+from shmq import _core, _exit
 from shmq._codec.codec import Codec, json_codec
 from shmq._codec.reducers import reducers, state_beside
 from shmq._errors import Closed, Empty, Full, SegmentCorrupt, SegmentMismatch, SegmentNotFound
@@ -202,14 +200,11 @@ class Queue(_core.QueueHandle[T]):
     def _attached(self) -> None:
         self._listening_handles = ListeningHandles()  # of this process
         self._loop_waiters: dict[AbstractEventLoop, LoopWaiters] = {}
-        _open_queues.add(self)
+        _exit.settle_at_exit(self)
         if self.grows and (self._backlog is None or self._backlog.segment is not self.segment):
             from shmq._store.backlog import Backlog
 
             self._backlog = Backlog(self.segment)
-        if "multiprocessing.util" in sys.modules and os.getpid() not in _leaves_with_multiprocessing:
-            _leaves_with_multiprocessing.add(os.getpid())
-            _leave_with_multiprocessing()
         if self._reaps_sides and (deaths := self._deaths_to_reap_sides_of()) is not None:
             from shmq._store.sides import reap_sides_after
 
@@ -484,91 +479,6 @@ def _log() -> logging.Logger:
     import logging  # on first use: `import shmq` stays light
 
     return logging.getLogger("shmq")
-
-
-_open_queues: weakref.WeakSet[Queue] = weakref.WeakSet()
-_leaves_with_multiprocessing: set[int] = set()
-_failed: set[int] = set()  # this process, if it is a child of multiprocessing whose work has raised
-_inherited: BaseException | None = None  # what the parent was handling when it forked this child: it ends nothing here
-
-
-def _leave_all() -> None:
-    """At interpreter exit: what is leased goes back at once, anonymous queues vanish with their creator."""
-    crashed = _ends_by_an_exception()
-    for queue in list(_open_queues):
-        stays = queue._abandon(crashed)
-        if queue._creator_pid == os.getpid() or (stays and queue.segment.lifetime != "creator"):
-            lifecycle.leave(queue.segment, ending=True)
-
-
-def _ends_by_an_exception() -> bool:
-    """Has an exception that nobody handled, KeyboardInterrupt among them, ended this program?
-
-    SystemExit is an orderly end, whatever its status: a program that raises it had the time to settle what it holds. A child of
-    multiprocessing leaves while the exception passes, or notes that there was one (_note_failure). Of a main program's exception
-    nothing is left but what the interpreter remembers for a debugger. Shells and GUI toolkits store theirs there too, but those
-    have not passed the outermost frame.
-    """
-    passing = sys.exc_info()[1]
-    if passing is not None and passing is not _inherited:
-        return not isinstance(passing, SystemExit)
-    if os.getpid() in _failed:
-        return True
-    trace = getattr(getattr(sys, "last_exc", None) or getattr(sys, "last_value", None), "__traceback__", None)
-    return trace is not None and trace.tb_frame.f_back is None and not hasattr(sys, "ps1")
-
-
-atexit.register(_leave_all)
-
-
-def _leave_with_multiprocessing() -> None:
-    """A child of multiprocessing ends by os._exit after its own finalizers: atexit never runs there.
-
-    It forgets the finalizers that were there before its work began (a handle among its arguments is attached by then),
-    and runs the after-fork functions: so register as both. A spawned one runs atexit's, too, but only when the exception that
-    ended its work is forgotten.
-    """
-    util = sys.modules["multiprocessing.util"]
-    util.register_after_fork(_open_queues, _begin_child)
-    util.Finalize(None, _leave_all, exitpriority=-10)
-    process = sys.modules["multiprocessing.process"]
-    if sys.version_info >= (3, 13) and getattr(process.current_process(), "_inheriting", False):
-        bootstrap = process.BaseProcess._bootstrap  # of a spawned child, whose process object is yet to be unpickled
-
-        def begin(child: Any, *arguments: Any, **named: Any) -> Any:
-            _note_failure(child)
-            return bootstrap(child, *arguments, **named)
-
-        process.BaseProcess._bootstrap = begin
-
-
-def _begin_child(queues: object) -> None:
-    """Before the work of a forked child of multiprocessing begins."""
-    global _inherited
-    _inherited = sys.exc_info()[1]
-    sys.modules["multiprocessing.util"].Finalize(None, _leave_all, exitpriority=-10)
-    if sys.version_info >= (3, 13):
-        _note_failure(sys.modules["multiprocessing.process"].current_process())
-
-
-def _note_failure(process: Any) -> None:
-    """Note where the work of this child of multiprocessing raises.
-
-    From CPython 3.13 on its finalizers run when the exception is forgotten. A child that attaches its first queue in the middle
-    of its work is not noticed there.
-    """
-    work = process.run
-
-    def run() -> None:
-        try:
-            work()
-        except SystemExit:
-            raise
-        except BaseException:
-            _failed.add(os.getpid())
-            raise
-
-    process.run = run
 
 
 def _attach_again(cls: type[Queue], name: str, nonce: int, codec: Codec | None, spin: bool) -> Queue:

@@ -23,6 +23,7 @@ FLOORS = {  # folders, and the modules beside them
     "_store": 3,
     "_observe": 4,
     "_waiting": 4,
+    "_exit": 4,
     "_queue": 5,
     "aio": 6,
     "executor": 6,
