@@ -35,8 +35,9 @@ if TYPE_CHECKING:
     from shmq._segment.backoff import Backoff
     from shmq._segment.config import Lifetime, Overflow, Oversize, Values
     from shmq._store.dead_letters import DeadLetter, DeadLetters
-    from shmq._waiting.awaiting import LoopWaiters, Receiving
+    from shmq._waiting.awaiting import Receiving
     from shmq._waiting.fileno import Readable
+    from shmq._waiting.loop_waiters import LoopWaiters
 
     T = TypeVar("T", default=Any)  # what it carries; for type checkers
 else:

@@ -17,6 +17,7 @@ from shmq._queue import Queue as SharedQueue
 from shmq._queue import T
 from shmq._waiting import awaiting
 from shmq._waiting.bell import DONE, ITEMS, SPACE
+from shmq._waiting.loop_waiters import LoopWaiters
 
 __all__ = ["Queue", "wait_any"]
 
@@ -128,7 +129,7 @@ class Queue(Generic[T]):
             for side in sides:
                 waiters.wake_if_worth(side)
 
-    def _waiters_here(self) -> awaiting.LoopWaiters | None:
+    def _waiters_here(self) -> LoopWaiters | None:
         # Outside a loop the key is None, and finds nothing.
         return self.queue._loop_waiters.get(asyncio._get_running_loop()) if self.queue._loop_waiters else None  # type: ignore[arg-type]
 

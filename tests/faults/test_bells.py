@@ -24,7 +24,7 @@ import pytest
 
 import shmq
 from shmq import aio
-from shmq._waiting import awaiting, bell
+from shmq._waiting import bell, loop_waiters
 from support.processes import Children, descriptors, reap_all, wait_until
 from support.programs import LONG
 from support.shared_memory import files_of
@@ -38,9 +38,9 @@ NEVER = 3600.0
 @pytest.fixture
 def no_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody looks by the clock. Children that are forked inherit it."""
-    for module in (bell, awaiting):
+    for module in (bell, loop_waiters):
         monkeypatch.setattr(module, "SLICE", NEVER)
-    monkeypatch.setattr(awaiting, "SOONEST", 0.001)
+    monkeypatch.setattr(loop_waiters, "SOONEST", 0.001)
 
 
 def run(coroutine: Coroutine[Any, Any, Any]) -> Any:

@@ -21,11 +21,11 @@ import pytest
 
 import shmq
 from shmq import aio
-from shmq._waiting import awaiting, bell, fileno, renewal
+from shmq._waiting import awaiting, bell, fileno, loop_waiters, renewal
 from support.programs import LONG
 
 Make = Callable[..., shmq.Queue]
-FILES = {module.__file__ for module in (awaiting, bell, fileno, renewal, aio)}
+FILES = {module.__file__ for module in (awaiting, bell, fileno, loop_waiters, renewal, aio)}
 
 
 def wait_for_several(queue: shmq.Queue, other: shmq.Queue) -> None:

@@ -4,8 +4,8 @@
     python tests/model/bells.py PLS --crashes 1 --mutant "looks before it arms"
 
 exchange.py says that no message is lost; this model says that none lies there while somebody waits for it (wait, wake, bell;
-the ends of a wait in _waiting/bell.py, _waiting/awaiting.py and _binding/attach.pxi). Messages are a number, the waiters of one
-side take one each. A role has a letter:
+the ends of a wait in _waiting/bell.py, _waiting/loop_waiters.py and _binding/attach.pxi). Messages are a number, the waiters of
+one side take one each. A role has a letter:
 
     P  publishes: exchange, look at the count of waiters, post a sleeper, else ring a bell
     L  listens: arms its bell, says so in the count, looks, waits for its descriptor to be readable; takes, disarms, goes

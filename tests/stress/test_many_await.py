@@ -17,7 +17,7 @@ import pytest
 
 import shmq
 from shmq import aio
-from shmq._waiting import awaiting, bell
+from shmq._waiting import bell, loop_waiters
 from support.processes import Children, wait_until
 
 Make = Callable[..., shmq.Queue]
@@ -45,7 +45,7 @@ def test_no_wake_up_is_lost_however_they_come_and_go(
 ) -> None:
     """Nobody looks by the clock, and producers wait for the end of all work before they go on: one lost ring, and all is still.
     Consumers come, give up and go for a moment after each message, then they wait for as long as it takes."""
-    for module in (bell, awaiting):
+    for module in (bell, loop_waiters):
         monkeypatch.setattr(module, "SLICE", NEVER)
     queue = make(slots=64)
     consumers = [children.start(CONSUMERS[kind], queue.name, new_loop, seed) for seed in range(3)]
@@ -158,7 +158,7 @@ def test_who_gives_up_in_the_moment_of_the_message_leaves_it_to_another(
     make: Make, children: Children, monkeypatch: pytest.MonkeyPatch, new_loop: Any, seconds: int
 ) -> None:
     """Two consumers cancel all that they await while a message comes, and a third one waits on. Nobody looks by the clock."""
-    for module in (bell, awaiting):
+    for module in (bell, loop_waiters):
         monkeypatch.setattr(module, "SLICE", NEVER)
     queue, answers, chance = make(), make(), random.Random(seconds)
     controls = [make() for _ in range(2)]
