@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import os
 import sys
+import time
 import weakref
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
         def _abandon(self, crashed: bool = False, /) -> bool: ...
 
 
-__all__ = ["leave_all", "settle_at_exit"]
+__all__ = ["leave_all", "settle_at_exit", "stop_daemon_thread"]
 
 open_handles: weakref.WeakSet[Handle] = weakref.WeakSet()
 registered: set[int] = set()  # this process, where it is told when multiprocessing ends it
@@ -50,6 +51,19 @@ def leave_all() -> None:
         stays = handle._abandon(crashed)
         if handle._creator_pid == os.getpid() or (stays and handle.segment.lifetime != "creator"):
             lifecycle.leave(handle.segment, ending=True)
+
+
+def stop_daemon_thread() -> None:
+    """Called by a thread that uses a handle while the interpreter exits: a daemon thread stops here for good.
+
+    It would do so a moment later anyway. Meanwhile its call would raise Closed, which would be printed, and is no fault of the
+    program.
+    """
+    threading = sys.modules.get("threading")
+    if threading is None or threading.current_thread() is threading.main_thread():
+        return
+    while threading.current_thread().daemon:
+        time.sleep(3600)
 
 
 def ends_by_an_exception() -> bool:

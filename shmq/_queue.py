@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
-import time
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +14,7 @@ from shmq import _core, _exit
 from shmq._codec.codec import Codec, json_codec
 from shmq._codec.reducers import reducers, state_beside
 from shmq._errors import Closed, Empty, Full, SegmentCorrupt, SegmentMismatch, SegmentNotFound
+from shmq._observe import notices
 from shmq._observe.holdings import Holding, attached_report, holders_report, holdings_of
 from shmq._observe.stats import QueueStats, stats_of
 from shmq._segment import anonymous as _anonymous
@@ -27,7 +26,6 @@ from shmq._waiting.bell import ITEMS, SPACE, wait_done
 from shmq._waiting.handles import ListeningHandles
 
 if TYPE_CHECKING:
-    import logging
     from asyncio import AbstractEventLoop
 
     from typing_extensions import Self, TypeVar, Unpack
@@ -90,7 +88,7 @@ class Queue(_core.QueueHandle[T]):
     _reducers = reducers
 
     _reaps_sides = True  # whoever attaches removes the side segments that the dead left
-    _replaced = False  # it was said that the name is another queue's
+    _told_of_name = False  # it was said that the name is another queue's
 
     def __init__(
         self,
@@ -117,19 +115,10 @@ class Queue(_core.QueueHandle[T]):
         if name is None:
             _anonymous.reap_anonymous()
             config.given.setdefault("lifetime", "creator")
-            self._begin(lifecycle.create(_anonymous.anonymous_name(), config, anonymous=True), config, codec, spin)
+            self._begin(lifecycle.create(_anonymous.anonymous_name(), config, anonymous=True), codec, spin)
             return
-        while True:
-            segment = lifecycle.open_or_create(name, config)
-            try:
-                self._begin(segment, config, codec, spin)
-            except SegmentCorrupt:
-                if _segment.is_current(segment):
-                    raise
-                continue  # unlinked between the two steps: the next look makes a new one
-            if lifecycle.has_stayed(segment):
-                return
-            self.close()  # it went with its last handle, or its creator, between the two steps
+        while not self._begin_unless_gone(lifecycle.open_or_create(name, config), codec, spin):
+            pass  # the next look makes a new one
 
     @classmethod
     def create(
@@ -143,33 +132,17 @@ class Queue(_core.QueueHandle[T]):
     def _make(cls, name: str, config: Config, codec: Codec | None = None, spin: bool = True, anonymous: bool = False) -> Self:
         """A new queue of this name, that is still there once it is open. **Raises** SegmentExists."""
         queue = cls.__new__(cls)
-        while True:
-            segment = lifecycle.create(name, config, anonymous)
-            try:
-                queue._begin(segment, config, codec, spin)
-            except SegmentCorrupt:
-                if _segment.is_current(segment):
-                    raise
-                continue
-            if lifecycle.has_stayed(segment):
-                return queue
-            queue.close()  # somebody else opened it, and was its last user, between the two steps
+        while not queue._begin_unless_gone(lifecycle.create(name, config, anonymous), codec, spin):
+            pass  # another process opened it, and was its last user
+        return queue
 
     @classmethod
     def attach(cls, name: str, *, codec: Codec | None = None, spin: bool = True) -> Self:
         """Attach to an existing queue. **Raises** SegmentNotFound where there is none, and what Queue() raises."""
         Config.asked({"codec": codec})
         queue = cls.__new__(cls)
-        segment = lifecycle.attach(name)
-        try:
-            queue._begin(segment, Config({}), codec, spin)
-        except SegmentCorrupt:
-            if _segment.is_current(segment):
-                raise
-        else:
-            if lifecycle.has_stayed(segment):
-                return queue
-            queue.close()
+        if queue._begin_unless_gone(lifecycle.attach(name), codec, spin):
+            return queue
         raise SegmentNotFound(f"there is no segment {name!r}: it was unlinked, or went with its last user, while it was opened")
 
     @classmethod
@@ -181,20 +154,21 @@ class Queue(_core.QueueHandle[T]):
         queue._creator_pid = None
         return queue
 
-    def _begin(self, segment: Segment, config: Config, codec: Codec | None, spin: bool) -> None:
-        differences = config.differences(segment.config)
-        if differences:
-            raise SegmentMismatch(
-                f"queue {segment.name!r} exists with other values: {'; '.join(differences)}. Leave a parameter out to take what "
-                f"the queue has, or open it with Queue.attach({segment.name!r}); {_how_to_replace(segment.name)}"
-            )
-        there = segment.config.codec
-        if codec is None and there == json_codec.name:
-            codec = json_codec
-        if (codec.name if codec else "") != there:
-            wanted = f"with the codec {there!r}: open it with the same codec=" if there else "without a codec: leave codec= out"
-            raise SegmentMismatch(f"queue {segment.name!r} was made {wanted}; {_how_to_replace(segment.name)}")
-        self._open(segment, codec, spin)
+    def _begin_unless_gone(self, segment: Segment, codec: Codec | None, spin: bool) -> bool:
+        """Open a segment that was just found or made; False where its name was removed before a port of it was attached."""
+        try:
+            self._begin(segment, codec, spin)
+        except SegmentCorrupt:
+            if _segment.is_current(segment):
+                raise
+            return False
+        if lifecycle.has_stayed(segment):
+            return True
+        self.close()
+        return False
+
+    def _begin(self, segment: Segment, codec: Codec | None, spin: bool) -> None:
+        self._open(segment, _codec_of(segment, codec), spin)
         mine = segment.lifetime == "creator" and segment.made
         self._creator_pid = os.getpid() if mine else None
 
@@ -409,61 +383,22 @@ class Queue(_core.QueueHandle[T]):
             lifecycle.leave(self.segment)
 
     def _interpreter_exits(self) -> None:
-        """A daemon thread stops here, as it would a moment later anyway: Closed would be printed, and is no one's fault."""
-        threading = sys.modules.get("threading")
-        if threading is None or threading.current_thread() is threading.main_thread():
-            return
-        while threading.current_thread().daemon:
-            time.sleep(3600)
+        _exit.stop_daemon_thread()
 
     def _write_dead_letter(self, image: bytes, **about: Any) -> None:
         from shmq._store.dead_letters import DeadLetters
 
         DeadLetters(self)._write(image, **about)
 
-    def _could_not_dead_letter(self, failure: BaseException) -> None:
-        _log().error(
-            "a message of queue %r is to be a dead letter, and cannot be written: %s. It is kept, and tried again",
-            self.name,
-            failure,
-        )
-
-    def _late(self, error: BaseException) -> None:
-        _log().warning("a loop's body took longer than its lease: %s", error)
-
     def _keep(self, lease: _core.Lease, seconds: float) -> None:
         from shmq._waiting.renewal import keep
 
         keep(lease, seconds)
 
-    def _stalled(self, seconds: float, cells: bool) -> None:
-        what = (
-            holders_report(self)
-            if cells
-            else f"queue {self.name!r} is full, and nobody takes from it; attached are {self._holders()}"
-        )
-        _log().warning("waiting for %.0f s: %s", seconds, what)
-
-    def _look_at_name(self) -> None:
-        """Whoever waits at a queue whose name was made again is told: nobody new can come to the old one.
-
-        Handles of the old one may go on among themselves, so this only warns, once; unless all who are attached wait, for ever.
-        Threads that share this handle cannot be told from one that waits alone.
-        """
-        if not _segment.is_replaced(self.segment):
-            return
-        if self._all_wait():
-            raise SegmentNotFound(
-                f"queue {self.name!r} was unlinked and made again. This handle is of the old one, and so are those of "
-                f"{self._holders()}, which all wait: nobody else can find it. Attach again"
-            )
-        if not self._replaced:
-            self._replaced = True
-            _log().warning(
-                "queue %r was unlinked and made again: this handle, which waits, is of the old one, and so are those of %s",
-                self.name,
-                self._holders(),
-            )
+    _could_not_dead_letter = notices.could_not_dead_letter
+    _late = notices.late
+    _stalled = notices.stalled
+    _look_at_name = notices.look_at_name
 
     def _in_flight_report(self) -> str:
         return holders_report(self)
@@ -472,14 +407,15 @@ class Queue(_core.QueueHandle[T]):
         return attached_report(self)
 
 
-def _how_to_replace(name: str) -> str:
-    return f"to make it again, without the messages that are in it, remove it first (`shmq unlink {name}`)"
-
-
-def _log() -> logging.Logger:
-    import logging  # on first use: `import shmq` stays light
-
-    return logging.getLogger("shmq")
+def _codec_of(segment: Segment, codec: Codec | None) -> Codec | None:
+    """The codec of a handle: the one that was given, or JSON's where the queue has that. **Raises** SegmentMismatch."""
+    there = segment.config.codec
+    if codec is None and there == json_codec.name:
+        return json_codec
+    if (codec.name if codec else "") != there:
+        wanted = f"with the codec {there!r}: open it with the same codec=" if there else "without a codec: leave codec= out"
+        raise SegmentMismatch(f"queue {segment.name!r} was made {wanted}; {lifecycle.how_to_replace(segment.name)}")
+    return codec
 
 
 def _attach_again(cls: type[Queue], name: str, nonce: int, codec: Codec | None, spin: bool) -> Queue:

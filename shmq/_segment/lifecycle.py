@@ -96,6 +96,21 @@ def of_kind(segment: Segment, kind: Kind) -> Segment:
     return segment
 
 
+def as_asked(segment: Segment, config: Config) -> Segment:
+    """The segment, if it was made with these values. **Raises** SegmentMismatch that names each differing value."""
+    if differences := config.differences(segment.config):
+        raise SegmentMismatch(
+            f"queue {segment.name!r} exists with other values: {'; '.join(differences)}. Leave a parameter out to take what "
+            f"the queue has, or open it with Queue.attach({segment.name!r}); {how_to_replace(segment.name)}"
+        )
+    return segment
+
+
+def how_to_replace(name: str) -> str:
+    """What to do about a queue that cannot be used as it is, in words."""
+    return f"to make it again, without the messages that are in it, remove it first (`shmq unlink {name}`)"
+
+
 def create(name: str, config: Config, anonymous: bool = False) -> Segment:
     """A new segment. Raises SegmentExists, OutOfMemory, ValueError."""
     check_name(name)
@@ -110,7 +125,7 @@ def open_or_create(name: str, config: Config) -> Segment:
     check_name(name)
     with NameLock(name):
         found = existing(name)
-        return make(name, config, anonymous=False) if found is None else of_kind(found, QUEUE)
+        return make(name, config, anonymous=False) if found is None else as_asked(of_kind(found, QUEUE), config)
 
 
 def existing(name: str) -> Segment | None:
