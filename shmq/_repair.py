@@ -17,8 +17,7 @@ from shmq._observe import doctor
 from shmq._observe.doctor import Finding, number
 from shmq._observe.look import Sight, look
 from shmq._queue import Queue
-from shmq._segment import files as _files
-from shmq._segment import lifecycle
+from shmq._segment import entries, lifecycle
 from shmq._segment.segment import Segment
 from shmq._store import sides
 
@@ -105,6 +104,6 @@ def repair_strays(name: str, files: list[re.Match[str]], used: doctor.Used) -> I
         if old and name in used():
             yield doctor.still_open(name, old)
             return
-        removed = sum(map(_files.remove, old))
+        removed = sum(map(entries.remove, old))
     if removed:
         yield Finding("repaired", name, f"{doctor.astray(removed)}: removed")

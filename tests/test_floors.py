@@ -201,8 +201,8 @@ def test_only_the_codec_the_reducers_the_binding_and_the_tasks_of_executors_touc
     assert found == {"codec", "_core", "reducers", "_pickles", "_tasks"}
 
 
-def test_only_the_files_module_makes_maps_and_removes_what_lies_in_shared_memory() -> None:
-    assert importers_of("posix_ipc", "_posixshmem") == {"files"}
+def test_only_the_modules_of_files_make_and_map_what_lies_in_shared_memory() -> None:
+    assert importers_of("posix_ipc", "_posixshmem") == {"files", "semaphores"}
     assert importers_of("mmap") == set()  # a mapping is the binding's, which keeps no descriptor
     assert {path.stem for path in MODULES if "_core.Mapping(" in path.read_text()} == {"files"}
 

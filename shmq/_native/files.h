@@ -1,4 +1,4 @@
-/* Files in /dev/shm, and whose they are. shmq/_segment/files.py does the same for Python programs.
+/* Files in /dev/shm, and whose they are. shmq/_segment/files.py and its neighbours do the same for Python programs.
  *
  * /dev/shm is one folder for all users, and each name in it can be read or guessed. So a file is used only if it is this user's, of
  * the expected kind, without permissions for others, and under one name. Another user's file is never removed.

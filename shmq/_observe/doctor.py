@@ -24,11 +24,10 @@ from shmq._core import Mapped, Observer
 from shmq._errors import SegmentNotFound, ShmqError
 from shmq._observe.look import Sight, look, older
 from shmq._observe.verify import verify
-from shmq._segment import files as _files
-from shmq._segment import listing
+from shmq._segment import entries, listing, shared_memory
 from shmq._segment import segment as _segment
-from shmq._segment.files import SEPARATOR, SHM
 from shmq._segment.segment import Segment
+from shmq._segment.shared_memory import SEMAPHORE, SEPARATOR, SHM, prefix
 from shmq._store import sides
 from shmq._store.dead_letters import DeadLetters
 
@@ -73,7 +72,7 @@ def walk(names: Collection[str], of_queue: OfQueue, of_strays: OfStrays) -> list
     """Go through everything, or through what is of these names; `of_queue` and `of_strays` look, or repair as well."""
     for name in names:
         _segment.check_name(name)
-    if wrong := _files.without_memory():
+    if wrong := shared_memory.without_memory():
         return [Finding("error", SHM, str(wrong))]
     there = [name for name in listing.list_segments() if not names or name in names]
     findings = [] if names else [*examine_shared_memory(), *examine_logind(), *examine_older()]
@@ -116,7 +115,7 @@ def examine_shared_memory() -> Iterator[Finding]:
         yield Finding(
             "warning", SHM, f"only {free:,} of {size:,} bytes are free; unlink queues that are no longer used, or {advice}"
         )
-    lock = _files.lock_file()
+    lock = shared_memory.lock_file()
     try:
         ours = _core.lock_inode()  # made here, where there was none
     except ShmqError as error:
@@ -283,7 +282,7 @@ def examine_numbers(queue: Observer) -> Iterator[Finding]:
 def strays(names: Collection[str] = ()) -> dict[str, list[re.Match[str]]]:
     """By name, all files that stand beside queues."""
     found: dict[str, list[re.Match[str]]] = {}
-    for file in filter(None, map(BESIDE.fullmatch, _files.list_files(_files.prefix(), f"{_files.SEMAPHORE}{_files.prefix()}"))):
+    for file in filter(None, map(BESIDE.fullmatch, entries.list_files(prefix(), f"{SEMAPHORE}{prefix()}"))):
         if not names or file["name"] in names:
             found.setdefault(file["name"], []).append(file)
     return found

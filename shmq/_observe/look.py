@@ -12,7 +12,7 @@ from typing import NamedTuple
 from shmq import _core
 from shmq._core import Mapped
 from shmq._errors import NoSharedMemory, SegmentCorrupt, SegmentForeign, SegmentMismatch, SegmentNotFound, ShmqError
-from shmq._segment import files, lifecycle, segment
+from shmq._segment import entries, files, lifecycle, segment
 from shmq._segment.segment import Segment
 
 __all__ = ["Sight", "look", "older"]
@@ -67,7 +67,7 @@ def look(name: str) -> Sight:
 def older() -> dict[str, int]:
     """Names of this user's queues that an older shmq made, whose files bore no user's number, and how many files each has."""
     found: dict[str, int] = {}
-    for name in filter(None, map(OLDER.fullmatch, files.list_files("shmq.", "sem.shmq."))):
+    for name in filter(None, map(OLDER.fullmatch, entries.list_files("shmq.", "sem.shmq."))):
         found[name[1]] = found.get(name[1], 0) + 1
     return found
 

@@ -1,6 +1,6 @@
 """The life of a segment: create, attach, leave and unlink named shared memory, and nothing about what is in it.
 
-Files, and who may have put something else under a name: shmq/_segment/files.py.
+Files, and who may have put something else under a name: shmq/_segment/shared_memory.py.
 
 Creation is atomic for those who open at the same moment: whoever opens or creates holds a named lock, which the kernel
 gives back at death, so that under it a segment without its magic word is known to be abandoned half-made.
@@ -18,12 +18,12 @@ from typing import Any
 
 from shmq import _core
 from shmq._errors import OutOfMemory, SegmentCorrupt, SegmentExists, SegmentForeign, SegmentMismatch, SegmentNotFound, ShmqError
-from shmq._segment import files
+from shmq._segment import entries, files, folders, semaphores
 from shmq._segment.config import Config
-from shmq._segment.files import SEPARATOR, SHM
 from shmq._segment.kinds import KINDS, QUEUE, Kind
 from shmq._segment.listing import list_beside, used_although_removed
 from shmq._segment.segment import SIDES, Segment, boot_id, check_name, file_of, is_current
+from shmq._segment.shared_memory import SEMAPHORE, SEPARATOR, SHM
 
 SIDE_FILE = re.compile(rf"{re.escape(SEPARATOR)}([0-9a-f]{{16}})\.[0-9a-f]{{16}}$")
 LOCK_PATIENCE = 30.0
@@ -160,16 +160,16 @@ def make(name: str, config: Config, anonymous: bool) -> Segment:
     beside = f"{file_of(name)}{SEPARATOR}{nonce:016x}"
     try:
         _core.format_segment(memory, header)
-        files.make_folder(f"{beside}.dead")  # first: nobody knows the nonce before, and can have put a folder there
+        folders.make_folder(f"{beside}.dead")  # first: nobody knows the nonce before, and can have put a folder there
         for side in SIDES:
-            files.make_semaphore(f"/{beside}.{side}")
+            semaphores.make_semaphore(f"/{beside}.{side}")
         if config.overflow == "grow":
             files.make_file(f"{beside}.backlog", LOG_START)
         _core.mark_ready(memory)
     except BaseException:
         # By their names: to list the folder takes a descriptor, and there may be none.
         for file in (*always_beside(beside), file_of(name)):
-            files.remove(file)
+            entries.remove(file)
         raise
     made = _core.read_header(memory)
     assert made is not None
@@ -181,7 +181,7 @@ def make(name: str, config: Config, anonymous: bool) -> Segment:
 def always_beside(beside: str) -> list[str]:
     """The names of what is made with a segment, whatever its kind."""
     of_kinds = dict.fromkeys(what for kind in KINDS.values() for what in kind.beside)
-    return [*(f"{files.SEMAPHORE}{beside}.{side}" for side in SIDES), *(f"{beside}.{what}" for what in of_kinds)]
+    return [*(f"{SEMAPHORE}{beside}.{side}" for side in SIDES), *(f"{beside}.{what}" for what in of_kinds)]
 
 
 def remove(name: str, apart_from: int = 0) -> bool:
@@ -204,10 +204,10 @@ def remove(name: str, apart_from: int = 0) -> bool:
         in_use = header["lock_inode"] == _core.lock_inode() and _core.attachments(memory, apart_from)[0] > 0
     sides = {file: side[1] for file in beside if (side := SIDE_FILE.search(file))}
     earlier = any(of != nonce for of in sides.values()) and name in used_although_removed()
-    found = files.remove(file_of(name))
+    found = entries.remove(file_of(name))
     for file in dict.fromkeys(beside):
         if file not in sides or not (in_use if sides[file] == nonce else earlier):
-            found |= files.remove(file)
+            found |= entries.remove(file)
     return found
 
 
@@ -215,8 +215,8 @@ def tidy(segment: Segment, ending: bool = False) -> None:
     """A handle of a segment that was removed is gone: unless others go on, remove what stayed beside it, or was made since."""
     if not _core.attachments(segment.memory, _core.identity() if ending else 0)[0]:
         beside = f"{segment.beside}."
-        for file in dict.fromkeys(files.list_files(beside, f"{files.SEMAPHORE}{beside}") + always_beside(segment.beside)):
-            files.remove(file)
+        for file in dict.fromkeys(entries.list_files(beside, f"{SEMAPHORE}{beside}") + always_beside(segment.beside)):
+            entries.remove(file)
 
 
 def leave(segment: Segment, ending: bool = False) -> None:

@@ -7,9 +7,9 @@ import os
 import re
 from glob import glob
 
-from shmq._segment import files
-from shmq._segment.files import SEPARATOR, SHM, prefix
+from shmq._segment import entries
 from shmq._segment.segment import NAME, file_of
+from shmq._segment.shared_memory import SEMAPHORE, SEPARATOR, SHM, prefix
 
 REMOVED = re.compile(rf" {re.escape(SHM)}/shmq-(\d+)\.([^+]+) \(deleted\)$")
 
@@ -26,19 +26,19 @@ def used_although_removed() -> set[str]:
 def list_beside(name: str) -> list[str]:
     """The names of this user's files beside the segments of this name, those of earlier incarnations too."""
     beside = f"{file_of(name)}{SEPARATOR}"
-    return files.list_files(beside, f"{files.SEMAPHORE}{beside}")
+    return entries.list_files(beside, f"{SEMAPHORE}{beside}")
 
 
 def memory_of_all() -> dict[str, int]:
     """Bytes of /dev/shm that each name takes: its segment, and whatever lies beside it (dead letters included). One look."""
     total: dict[str, int] = {}
-    for file in files.list_files(prefix(), f"{files.SEMAPHORE}{prefix()}"):
-        name = file.removeprefix(files.SEMAPHORE).removeprefix(prefix()).partition(SEPARATOR)[0]
-        total[name] = total.get(name, 0) + files.memory_of(file)
+    for file in entries.list_files(prefix(), f"{SEMAPHORE}{prefix()}"):
+        name = file.removeprefix(SEMAPHORE).removeprefix(prefix()).partition(SEPARATOR)[0]
+        total[name] = total.get(name, 0) + entries.memory_of(file)
     return total
 
 
 def list_segments() -> list[str]:
     """Names of all segments in /dev/shm that this user owns, sorted. **Raises** NoSharedMemory."""
-    names = (file.removeprefix(prefix()) for file in files.list_files(prefix()))
+    names = (file.removeprefix(prefix()) for file in entries.list_files(prefix()))
     return sorted(filter(NAME.fullmatch, names))

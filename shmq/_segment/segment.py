@@ -8,10 +8,10 @@ from typing import Any
 
 from shmq import _core
 from shmq._errors import NoSharedMemory, PayloadLost, SegmentCorrupt, SegmentForeign, SegmentMismatch, SegmentNotFound
-from shmq._segment import files
+from shmq._segment import entries, files, semaphores
 from shmq._segment.config import Config
-from shmq._segment.files import SEPARATOR, SHM, prefix
 from shmq._segment.kinds import kind_of
+from shmq._segment.shared_memory import SEPARATOR, SHM, prefix
 
 SIDES = ("items", "space")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
@@ -65,13 +65,13 @@ class Segment:
 
     def missing_semaphores(self) -> list[str]:
         """The sides whose semaphores are gone. Raises SegmentForeign, SegmentMismatch where something else has such a name."""
-        return [name for side, name in enumerate(SIDES) if not files.has_semaphore(self.semaphore_name(side))]
+        return [name for side, name in enumerate(SIDES) if not semaphores.has_semaphore(self.semaphore_name(side))]
 
     def repair_semaphores(self) -> list[str]:
         """Make those again that are gone; return which. Under the name's lock. Raises SegmentForeign, SegmentMismatch."""
         gone = self.missing_semaphores()
         for name in gone:
-            files.make_semaphore(self.semaphore_name(SIDES.index(name)))
+            semaphores.make_semaphore(self.semaphore_name(SIDES.index(name)))
         return gone
 
     def side_file(self, key: bytes) -> str:
@@ -107,7 +107,7 @@ class Segment:
 
     def unlink_side(self, key: bytes) -> None:
         """Remove a side segment; one that is gone already is no error."""
-        files.remove(self.side_file(key))
+        entries.remove(self.side_file(key))
 
 
 def check_name(name: str) -> str:

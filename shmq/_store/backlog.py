@@ -30,6 +30,7 @@ from shmq import _core
 from shmq._errors import SegmentCorrupt, SegmentNotFound
 from shmq._segment import files
 from shmq._segment.segment import Segment
+from shmq._segment.shared_memory import SHM, failure
 
 __all__ = ["Backlog"]
 
@@ -44,7 +45,7 @@ class Backlog(_core.Log):
             descriptor = files.open_file(segment.backlog_file)
         except SegmentNotFound:
             raise SegmentCorrupt(
-                f"the backlog of queue {segment.name!r} is gone from {files.SHM}: unlink the queue and create it again"
+                f"the backlog of queue {segment.name!r} is gone from {SHM}: unlink the queue and create it again"
             ) from None
         self._use(memory, descriptor)
         if files.identity_of(os.fstat(descriptor)) != identity:
@@ -64,5 +65,5 @@ class Backlog(_core.Log):
             )
         return descriptor
 
-    def _failure(self, failure: int, nbytes: int) -> BaseException:
-        return files.failure(self.segment.backlog_file, nbytes, OSError(failure, os.strerror(failure)))
+    def _failure(self, number: int, nbytes: int) -> BaseException:
+        return failure(self.segment.backlog_file, nbytes, OSError(number, os.strerror(number)))

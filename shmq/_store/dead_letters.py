@@ -28,7 +28,8 @@ from typing import TYPE_CHECKING, Any
 
 from shmq import _core
 from shmq._errors import SegmentCorrupt, SegmentForeign, SegmentMismatch
-from shmq._segment.files import SHM, Folder
+from shmq._segment.folders import Folder
+from shmq._segment.shared_memory import SHM
 
 if TYPE_CHECKING:
     from shmq._core import Observer

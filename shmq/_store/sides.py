@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from shmq import _core
 from shmq._errors import ShmqError
-from shmq._segment import files as _files
+from shmq._segment import entries
 from shmq._store.dead_letters import DeadLetters
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def leaked(queue: Observer, of_backlog: Callable[[], set[bytes]] | None = None) 
     Without it, nothing can be told while messages wait there. **Raises** what reading letters raises.
     """
     beginning = f"{queue.segment.beside}."
-    keys = [key for file in _files.list_files(beginning) if KEY.fullmatch(key := file.removeprefix(beginning))]
+    keys = [key for file in entries.list_files(beginning) if KEY.fullmatch(key := file.removeprefix(beginning))]
     writing = queue._serials()  # after the listing, before the look: what was published in between is found by the look
     nowhere = {key.encode() for key in keys if _core.serial_of(int(key, 16)) not in writing}
     if nowhere:

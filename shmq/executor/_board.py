@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from shmq import _core
 from shmq._errors import SegmentNotFound
 from shmq._queue import Queue
-from shmq._segment import files, lifecycle
+from shmq._segment import entries, files, lifecycle
 from shmq._waiting.bell import ITEMS
 
 __all__ = ["DIE", "FREE", "LEAVE", "LEFT", "READY", "STARTING", "Board", "WorkerRow", "WorkerStats"]
@@ -104,7 +104,7 @@ class Board:
             try:
                 memory, _ = files.map_file(file)
             except (SegmentNotFound, BlockingIOError):  # not made yet, or its maker died before it had a size
-                files.remove(file)
+                entries.remove(file)
                 memory = files.make_file(file, ROWS * WORDS * 8)
         self._words = memoryview(memory).cast("Q")
 

@@ -15,7 +15,8 @@ from typing import Any
 
 from shmq import _core
 from shmq._errors import Full, OutOfMemory, SegmentNotFound
-from shmq._segment import anonymous, files, lifecycle
+from shmq._segment import anonymous, lifecycle
+from shmq._segment.shared_memory import SHM
 from shmq.executor._channel import Channel
 from shmq.executor._tasks import Message
 
@@ -105,5 +106,5 @@ class Reply:
 
 def leaves_some(nbytes: int) -> bool:
     """Does an outcome of so many bytes leave a quarter of /dev/shm free?"""
-    space = os.statvfs(files.SHM)
+    space = os.statvfs(SHM)
     return space.f_bavail * space.f_frsize - nbytes > space.f_blocks * space.f_frsize // LEFT_FREE

@@ -37,7 +37,7 @@ from storm_ledger import NUMBER_BITS, Judge, Kill, Kind, Ledger, Letter, Verdict
 
 import shmq
 from shmq._repair import repair_segment
-from shmq._segment import files
+from shmq._segment.shared_memory import prefix
 
 SHM = "/dev/shm"
 HEAD = struct.Struct("<QII")  # of a message: number, bytes, checksum of all the rest
@@ -522,7 +522,7 @@ class Storm:
             self.violate(f"the doctor has left {left[:5]}")
 
     def files_of_the_queue(self) -> list[str]:
-        return [file for file in os.listdir(SHM) if f"{files.prefix()}{self.options.name}" in file]
+        return [file for file in os.listdir(SHM) if f"{prefix()}{self.options.name}" in file]
 
     def take_letters(self) -> dict[int, Letter]:
         letters = {}

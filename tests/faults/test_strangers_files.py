@@ -18,7 +18,7 @@ import pytest
 
 import shmq
 from shmq._repair import repair
-from shmq._segment import files, listing
+from shmq._segment import listing, semaphores
 from shmq._waiting import bell
 from shmq.executor import _board
 from support.shared_memory import PREFIX, SHM, side_files
@@ -347,7 +347,7 @@ def test_a_semaphore_of_another_user_is_not_opened_even_with_an_open_mode(name: 
     queue = shmq.Queue.create(name, slots=4, slot_size=64, ports=4)
     path = path_of(queue, "items")
     os.unlink(path)
-    stranger(files.make_semaphore, f"/{queue.segment.beside}.items")
+    stranger(semaphores.make_semaphore, f"/{queue.segment.beside}.items")
     os.chmod(path, 0o666)
     try:
         with pytest.raises(shmq.SegmentForeign, match="items"):

@@ -846,13 +846,12 @@ def test_another_users_segment_is_not_listed(name: str, place: Path) -> None:
 
 def attach_to_each_flipped_header(name: str, data: bytes, nonce: int, flip: int, connection: Any) -> None:
     """Attach to 128 copies, each with one byte of its header changed; send what became of each."""
-    from shmq._segment import files as _files
-    from shmq._segment import lifecycle
+    from shmq._segment import lifecycle, semaphores
 
     for offset in range(128):
         write_file(file_of(name), patched(data, offset, bytes([data[offset] ^ flip])))
         for side in ("items", "space"):
-            _files.make_semaphore(f"/{PREFIX}{name}+{nonce:016x}.{side}")
+            semaphores.make_semaphore(f"/{PREFIX}{name}+{nonce:016x}.{side}")
         try:
             with shmq.Queue.attach(name) as queue:
                 queue.put(b"x")

@@ -19,10 +19,11 @@ from shmq._core import Mapped
 from shmq._observe import doctor
 from shmq._observe.look import look
 from shmq._repair import repair
-from shmq._segment import files, lifecycle, listing
+from shmq._segment import entries, files, lifecycle, listing, semaphores
 from shmq._segment.config import Config
 from shmq._segment.kinds import KINDS, Kind, register
 from shmq._segment.segment import SIDES, Segment, boot_id, file_of
+from shmq._segment.shared_memory import SEMAPHORE, SEPARATOR
 from shmq._waiting.bell import ITEMS, wait_many
 from shmq._waiting.handles import ListeningHandles
 from shmq.cli._group import group
@@ -89,7 +90,7 @@ def lay_out(name: str) -> None:
     memory = files.make_file(file_of(name), 4096)
     _core.begin_segment(memory, NUMBER, header)
     for side in SIDES:
-        files.make_semaphore(f"/{file_of(name)}{files.SEPARATOR}{header['nonce']:016x}.{side}")
+        semaphores.make_semaphore(f"/{file_of(name)}{SEPARATOR}{header['nonce']:016x}.{side}")
     _core.mark_ready(memory)
 
 
@@ -182,7 +183,7 @@ def test_the_doctor_looks_at_another_kind(board: Callable[[], Board], name: str,
 
 
 def test_the_doctor_restores_the_semaphores_of_another_kind(board: Callable[[], Board], name: str) -> None:
-    files.remove(f"{files.SEMAPHORE}{file_of(name)}{files.SEPARATOR}{0xB0A4D:016x}.items")
+    entries.remove(f"{SEMAPHORE}{file_of(name)}{SEPARATOR}{0xB0A4D:016x}.items")
     assert "items" in repair([name])[0].text
     board().close()
 
@@ -198,7 +199,7 @@ def test_a_queue_is_not_opened_where_another_kind_is(board: Callable[[], Board],
 def test_another_kind_is_unlinked(board: Callable[[], Board], name: str) -> None:
     shmq.unlink(name)
     assert name not in shmq.list_segments()
-    assert files.list_files(file_of(name), f"{files.SEMAPHORE}{file_of(name)}") == []
+    assert entries.list_files(file_of(name), f"{SEMAPHORE}{file_of(name)}") == []
 
 
 # -- a kind that is not --------------------------------------------------------------------------------------------------------
@@ -237,4 +238,4 @@ def test_the_doctor_says_that_a_kind_is_unknown_and_goes_on(unknown: str, queue:
 
 def test_an_unknown_kind_is_unlinked_with_its_semaphores(unknown: str) -> None:
     shmq.unlink(unknown)
-    assert files.list_files(file_of(unknown), f"{files.SEMAPHORE}{file_of(unknown)}") == []
+    assert entries.list_files(file_of(unknown), f"{SEMAPHORE}{file_of(unknown)}") == []

@@ -20,7 +20,7 @@ import pytest
 
 import shmq
 from shmq import _core
-from shmq._segment import files
+from shmq._segment import files, semaphores
 from support.processes import Children
 from support.shared_memory import PREFIX
 
@@ -399,7 +399,7 @@ def test_a_process_that_was_killed_by_ctrl_c_in_its_loop_gives_the_message_back(
 MOMENTS: dict[str, tuple[Any, str]] = {
     "before the size is set": (files.os, "posix_fallocate"),
     "before the layout is written": (_core, "format_segment"),
-    "before the semaphores are made": (files.posix_ipc, "Semaphore"),
+    "before the semaphores are made": (semaphores.posix_ipc, "Semaphore"),
     "before it is ready": (_core, "mark_ready"),
 }
 

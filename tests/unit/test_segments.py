@@ -18,8 +18,7 @@ import pytest
 
 import shmq
 from shmq import _core
-from shmq._segment import anonymous, lifecycle
-from shmq._segment import files as _files
+from shmq._segment import anonymous, entries, files, lifecycle
 from support.processes import Children, descriptors, wait_until
 from support.shared_memory import PREFIX
 
@@ -494,7 +493,7 @@ def test_an_anonymous_queue_whose_creator_was_killed_is_reaped_by_the_next(child
 def test_what_making_an_anonymous_queue_looks_at_does_not_grow_with_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
     looks: list[str] = []
     listed: list[int] = []
-    really_map, really_list = _files.map_file, _files.list_files
+    really_map, really_list = files.map_file, entries.list_files
 
     def map_file(file: str, **how: bool) -> Any:
         looks.append(file)
@@ -504,8 +503,8 @@ def test_what_making_an_anonymous_queue_looks_at_does_not_grow_with_their_number
         listed.append(len(found := really_list(*beginnings)))
         return found
 
-    monkeypatch.setattr(_files, "map_file", map_file)
-    monkeypatch.setattr(_files, "list_files", list_files)
+    monkeypatch.setattr(files, "map_file", map_file)
+    monkeypatch.setattr(entries, "list_files", list_files)
     queues: list[shmq.Queue] = []
     steps: list[float] = []
     for number in (100, 400):

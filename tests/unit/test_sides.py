@@ -16,7 +16,7 @@ import pytest
 import shmq
 from shmq import _core
 from shmq._observe.look import look
-from shmq._segment import files as _files
+from shmq._segment import entries
 from shmq._store import sides
 from shmq._store.dead_letters import DeadLetters
 from support.processes import Children, wait_until
@@ -288,13 +288,13 @@ def test_who_only_looks_removes_nothing(make: Make, children: Children) -> None:
 def listings(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
     """What was listed of /dev/shm."""
     made: list[tuple[str, ...]] = []
-    list_files = _files.list_files
+    list_files = entries.list_files
 
     def listed(*beginnings: str) -> list[str]:
         made.append(beginnings)
         return list_files(*beginnings)
 
-    monkeypatch.setattr(_files, "list_files", listed)
+    monkeypatch.setattr(entries, "list_files", listed)
     return made
 
 
@@ -364,7 +364,7 @@ def test_a_look_that_fails_fails_no_open_and_the_next_one_looks(
         raise failure
 
     with monkeypatch.context() as patch:
-        patch.setattr(_files, "list_files", fails)
+        patch.setattr(entries, "list_files", fails)
         with shmq.Queue.attach(queue.name) as other:
             assert other.qsize() == 1
     assert len(side_files(queue)) == 1
@@ -383,7 +383,7 @@ def test_an_interrupted_look_ends_the_open_and_leaves_no_port(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(_files, "list_files", interrupted)
+        patch.setattr(entries, "list_files", interrupted)
         shmq.Queue.attach(queue.name)
     assert [owner for _, owner, *_ in queue._ports()] == [_core.identity()]
     reopened(queue)
