@@ -19,6 +19,7 @@ __all__ = ["SPAWN", "Children", "available_cpus", "leaving_cleanly"]
 # spawn, since a parent that draws a progress bar has a thread, and a fork copies the locks which that thread holds.
 SPAWN = multiprocessing.get_context("spawn")
 DEFERRED = (signal.SIGINT, signal.SIGTERM)
+FORGOTTEN_AGAIN = 0.01
 
 
 def available_cpus() -> int:
@@ -96,15 +97,27 @@ def _signals_deferred() -> Iterator[None]:
 @contextlib.contextmanager
 def leaving_cleanly() -> Iterator[None]:
     """Let Ctrl-C and SIGTERM unwind the block, children and queues included, and leave with the usual status."""
+    main = threading.get_ident()
+    unraisable_before = sys.unraisablehook
 
     def leave(number: int, _: FrameType | None) -> None:
         raise SystemExit(128 + number)
 
+    def hear_again(forgotten: sys.UnraisableHookArgs) -> None:
+        """Send a signal again whose exception struck in a finalizer, where Python forgets it and goes on."""
+        number = {SystemExit: signal.SIGTERM, KeyboardInterrupt: signal.SIGINT}.get(forgotten.exc_type)
+        if number is None or threading.get_ident() != main:
+            unraisable_before(forgotten)
+        else:  # from another thread and a little later: here it would strike in the finalizer once more
+            threading.Timer(FORGOTTEN_AGAIN, os.kill, (os.getpid(), number)).start()
+
     before = signal.signal(signal.SIGTERM, leave)
+    sys.unraisablehook = hear_again
     try:
         yield
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         raise SystemExit(128 + signal.SIGINT) from None
     finally:
+        sys.unraisablehook = unraisable_before
         signal.signal(signal.SIGTERM, before)
