@@ -97,8 +97,6 @@ class Waiters(NamedTuple):
 
 class Mapped:
     segment: Any
-    codec: Any
-    pickles: bool
     def _observe(self, segment: Any) -> None: ...
     @property
     def name(self) -> str:
@@ -176,6 +174,9 @@ class Attachment(Mapped):
 
 class QueuePort(Attachment):
     spills: bool
+    @property
+    def codec(self) -> Any:
+        """The codec of what is neither bytes, str nor an array; None where there is none."""
     def _open(self, segment: Any, codec: Any, spin: bool = True) -> None: ...  # type: ignore[override]
 
 class Port(QueuePort, Generic[T]):

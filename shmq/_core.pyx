@@ -10,7 +10,7 @@ What guards what. With the interpreter lock, that; without it, a critical sectio
 would give up the interpreter lock: while it waits, copies much, or runs Python code that blocks. So both need the same care there: `users`
 and `looks` keep port and cell, and `look_again` finds out what has happened meanwhile.
 
-    Attachment and QueuePort: every field     the handle; port, codec, segment and the like are set once, by _open
+    Attachment and QueuePort: every field     the handle; port, coding, segment and the like are set once, by _open
     Lease, Loan, View: every field            their handle, whoever has them: methods, buffers, views and deallocators
     Attachment.users, QueuePort.looks       the handle; `leave` may detach the port, in whichever thread is the last
     Loan while it is published                HAND_PUBLISHING besides: the handle is given up while it waits for room
@@ -215,6 +215,7 @@ CAUSES = ("released", "nacked", "expired", "died", "rejected", "?", "?", "?")
 
 
 include "_binding/dumper.pxi"
+include "_binding/coding.pxi"
 include "_binding/draft.pxi"
 include "_binding/decode.pxi"
 include "_binding/rows.pxi"

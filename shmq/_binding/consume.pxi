@@ -141,7 +141,7 @@ cdef class Consumer(DeadLetterWriter):
         try:
             if not spilled[0]:
                 header_check(self, &header, self.port.geometry.payload_room)
-                result = build(self, &header, <const char *>shmq_payload_at(&self.port, slot), self)
+                result = build(self, self.coding, &header, <const char *>shmq_payload_at(&self.port, slot), self)
             else:
                 opening = True
                 side = self.open_side(word)
@@ -150,7 +150,7 @@ cdef class Consumer(DeadLetterWriter):
                 header_check(self, &header, <uint64_t>len(side))
                 PyObject_GetBuffer(side, &memory, PyBUF_SIMPLE)
                 try:
-                    result = build(self, &header, <const char *>memory.buf, side)
+                    result = build(self, self.coding, &header, <const char *>memory.buf, side)
                 finally:
                     PyBuffer_Release(&memory)
             self.refuse_forked(forks)
@@ -165,7 +165,7 @@ cdef class Consumer(DeadLetterWriter):
                 raise
             if opening and isinstance(error, (OSError, MemoryError)):
                 shmq_lease_give_back(&self.port, cell, word, SHMQ_RELEASED, 0)
-            elif self.keeps_types and isinstance(error, Exception) and not isinstance(error, MemoryError):
+            elif self.coding.keeps_types and isinstance(error, Exception) and not isinstance(error, MemoryError):
                 shmq_delivery_ended(&self.port, cell, word, SHMQ_REJECTED, SHMQ_BY_POLICY)
                 self.dead_letter_or_rest(cell, "what was put could not be unpickled", error)
             else:

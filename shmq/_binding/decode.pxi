@@ -61,11 +61,11 @@ cdef object glance_at_object(object exporter):
     return PyMemoryView_FromObject(glance)
 
 
-cdef object decode_by_codec(Mapped port, const char *data, Py_ssize_t nbytes, object owner):
+cdef object decode_by_codec(Mapped port, Coding coding, const char *data, Py_ssize_t nbytes, object owner):
     """The queue's own codec sees the slot itself, during the call."""
     cdef Glance glance = glance_of(owner, data, nbytes)
     view = PyMemoryView_FromObject(glance)
-    result = _codec.decode(view, port.codec)
+    result = _codec.decode(view, coding.codec)
     try:
         view.release()
     except BufferError:
@@ -76,7 +76,7 @@ cdef object decode_by_codec(Mapped port, const char *data, Py_ssize_t nbytes, ob
     return result
 
 
-cdef object build(Mapped port, shmq_slot *header, const char *data, object owner):
+cdef object build(Mapped port, Coding coding, shmq_slot *header, const char *data, object owner):
     """Decode a copy of the payload. Pre: header_check passed for the memory at `data`, which lives as long as its owner."""
     cdef uint64_t nbytes = header.nbytes
     if header.kind == SHMQ_BYTES:
@@ -96,7 +96,7 @@ cdef object build(Mapped port, shmq_slot *header, const char *data, object owner
     if header.kind == SHMQ_BYTEARRAY:
         return PyByteArray_FromStringAndSize(data, <Py_ssize_t>nbytes)
     if header.kind == SHMQ_PICKLE:
-        if not port.pickles:
+        if not coding.pickles:
             raise PickleRefused(f"queue {port.name!r} refuses pickle, and a message in it is pickled: some writer does not keep to the rules")
         if not header.described and nbytes <= KEPT_PICKLE_BYTES: # a copy is cheaper than a memoryview
             return pickle_loads(PyBytes_FromStringAndSize(data, <Py_ssize_t>nbytes))
@@ -104,7 +104,7 @@ cdef object build(Mapped port, shmq_slot *header, const char *data, object owner
             return pickle_loads(glance_at(owner, data, <Py_ssize_t>nbytes))
         parts = parts_of(glance_at(owner, data, <Py_ssize_t>nbytes), data + nbytes, header.described)
         return _codec.load_pickle(parts[0], parts[1:])
-    return decode_by_codec(port, data, <Py_ssize_t>nbytes, owner)
+    return decode_by_codec(port, coding, data, <Py_ssize_t>nbytes, owner)
 
 
 cdef list parts_of(payload, const char *sizes, uint32_t described):

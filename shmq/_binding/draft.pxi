@@ -123,20 +123,20 @@ cdef inline bint may_export(object obj) noexcept:
     return PyObject_CheckBuffer(obj) or _PyType_Lookup(Py_TYPE(obj), DLPACK) != NULL
 
 
-cdef int draft_object(draft_t *draft, QueuePort port, object obj) except -1:
+cdef int draft_object(draft_t *draft, Coding coding, object obj) except -1:
     """Everything that is not bytes, str or exactly an ndarray."""
     cdef object kind, parts, encoded = None
     if type(obj) is bytearray:
         draft_buffers(draft, [obj])
         draft.kind = SHMQ_BYTEARRAY
         return 0
-    if port.codec is not None or not port.pickles or (not port.keeps_types and may_export(obj)):
-        encoded = _codec.encode(obj, port.codec, port.pickles)
+    if coding.codec is not None or not coding.pickles or (not coding.keeps_types and may_export(obj)):
+        encoded = _codec.encode(obj, coding.codec, coding.pickles)
     if encoded is None:
-        draft_pickle(draft, port, obj)
+        draft_pickle(draft, coding, obj)
     elif isinstance(encoded, cnp.ndarray):
         if not draft_array(draft, encoded):
-            draft_pickle(draft, port, obj)
+            draft_pickle(draft, coding, obj)
     else:
         kind, parts = encoded
         draft_buffers(draft, parts)
@@ -144,11 +144,11 @@ cdef int draft_object(draft_t *draft, QueuePort port, object obj) except -1:
     return 0
 
 
-cdef int draft_pickle(draft_t *draft, QueuePort port, object obj) except -1:
+cdef int draft_pickle(draft_t *draft, Coding coding, object obj) except -1:
     """Protocol 5 in one stream, or with buffers out of band, each a part of its own."""
     cdef bytes stream
     cdef list buffers, parts
-    stream, buffers = port.dumper.dump(obj)
+    stream, buffers = coding.dumper.dump(obj)
     if buffers is None:
         draft_keep(draft, stream)
         draft.data = PyBytes_AS_STRING(stream)
@@ -182,7 +182,7 @@ cdef int draft_make(draft_t *draft, QueuePort port, object obj) except -1:
             draft.kind = SHMQ_TEXT
         elif not (cnp.PyArray_CheckExact(obj) and not PyDataType_REFCHK(<cnp.dtype><PyObject *>PyArray_DESCR(<cnp.ndarray>obj))
                   and draft_array(draft, <cnp.ndarray>obj)):
-            draft_object(draft, port, obj)
+            draft_object(draft, port.coding, obj)
         if draft.nbytes > port.port.geometry.slot_size or draft.nbytes + draft.described > port.port.geometry.payload_room:
             draft_spill(draft, port, obj)
     except:

@@ -7,8 +7,6 @@ cdef class Mapped:
     cdef shmq_port port             # an observer's has no record: it is no port of the segment's
     cdef Py_buffer memory           # keeps the mapping while the port, or a view of one of its slots, lives
     cdef readonly object segment    # shmq._segment.segment.Segment
-    cdef readonly object codec      # of what it carries; None where there is none, and for an observer, which decodes what is no codec's
-    cdef readonly bint pickles      # may what it carries be pickled?
     cdef uint64_t forks             # of the process that attached; anything else sends a call through enter(), and a look through look()
 
     def __cinit__(self, *args, **kwargs):

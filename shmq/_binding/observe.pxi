@@ -232,21 +232,25 @@ cdef class Observer(Mapped):
 
     def _decode_image(self, bytes image) -> object:
         """The object in the image of a dead letter."""
-        cdef shmq_slot header
-        cdef Py_buffer memory
-        cdef uint64_t available = image_header(self, image, &header)
-        cdef const char *data = PyBytes_AS_STRING(image) + sizeof(header)
-        if not header.flags & SHMQ_SPILLED:
-            header_check(self, &header, available)
-            return build(self, &header, data, image)
-        side = self.segment.open_side(PyBytes_FromStringAndSize(data, SPILL_KEY_BYTES))
-        header_of_side(&header, len(side))
-        header_check(self, &header, <uint64_t>len(side))
-        PyObject_GetBuffer(side, &memory, PyBUF_SIMPLE)
-        try:
-            return build(self, &header, <const char *>memory.buf, side)
-        finally:
-            PyBuffer_Release(&memory)
+        return decode_image(self, coding_of_look(self.port.header.flags & SHMQ_PICKLES != 0), image)
+
+
+cdef object decode_image(Mapped port, Coding coding, bytes image):
+    cdef shmq_slot header
+    cdef Py_buffer memory
+    cdef uint64_t available = image_header(port, image, &header)
+    cdef const char *data = PyBytes_AS_STRING(image) + sizeof(header)
+    if not header.flags & SHMQ_SPILLED:
+        header_check(port, &header, available)
+        return build(port, coding, &header, data, image)
+    side = port.segment.open_side(PyBytes_FromStringAndSize(data, SPILL_KEY_BYTES))
+    header_of_side(&header, len(side))
+    header_check(port, &header, <uint64_t>len(side))
+    PyObject_GetBuffer(side, &memory, PyBUF_SIMPLE)
+    try:
+        return build(port, coding, &header, <const char *>memory.buf, side)
+    finally:
+        PyBuffer_Release(&memory)
 
 
 cdef int map_queue(Mapped port) except -1:
@@ -255,7 +259,6 @@ cdef int map_queue(Mapped port) except -1:
     if shmq_segment_check(port.memory.buf, <uint64_t>port.memory.len, &geometry) != SHMQ_OK:
         port.raise_changed()
     shmq_port_map(&port.port, port.memory.buf, &geometry)
-    port.pickles = port.port.header.flags & SHMQ_PICKLES != 0
     return 0
 
 

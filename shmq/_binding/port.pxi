@@ -387,7 +387,7 @@ cdef class Port(Consumer):
                     raise
                 header_of_side(&header, len(copy))
             header_check(self, &header, <uint64_t>len(copy))
-            result.append(build(self, &header, PyBytes_AS_STRING(copy), copy))
+            result.append(build(self, self.coding, &header, PyBytes_AS_STRING(copy), copy))
         self.look_again()
         if self.is_behind() and <Py_ssize_t>len(result) < n:
             result += [self._decode_image(image) for image in self._in_backlog(n - len(result))]

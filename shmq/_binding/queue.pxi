@@ -4,8 +4,7 @@
 cdef class QueuePort(Attachment):
     """An attachment to a queue: the fields that its calls share, and its answers to the protocol of Attachment."""
 
-    cdef Dumper dumper              # of objects
-    cdef bint keeps_types           # what exports a buffer is pickled, too, so that its type comes out
+    cdef Coding coding              # of the objects that it carries
     cdef readonly bint spills
     cdef bint unbounded             # see Observer.grows
     cdef int64_t patience_ns        # how long this handle's puts may still wait before they go to the backlog, …
@@ -20,6 +19,7 @@ cdef class QueuePort(Attachment):
 
     def __cinit__(self, *args, **kwargs):
         self.looks = NULL
+        self.coding = UNKNOWN_CODING
 
     def __dealloc__(self):
         PyMem_Free(self.looks)
@@ -27,10 +27,20 @@ cdef class QueuePort(Attachment):
     def _open(self, segment, codec, bint spin=True) -> None:
         """Attach to a mapped queue. Raises TooManyPorts, SegmentCorrupt, SegmentForeign; TypeError where it is open already."""
         self.refuse_open()
-        self.codec = codec
-        self.dumper = Dumper(self._reducers)
-        self.keeps_types = self._keeps_types
+        self.coding = Coding.__new__(Coding)
+        self.coding.codec = codec
+        self.coding.dumper = Dumper(self._reducers)
+        self.coding.keeps_types = self._keeps_types
         self.open(segment, spin)
+
+    @property
+    def codec(self) -> object:
+        """The codec of what is neither bytes, str nor an array; None where there is none."""
+        return self.coding.codec
+
+    def _decode_image(self, bytes image) -> object:
+        """The object in the image of a dead letter."""
+        return decode_image(self, self.coding, image)
 
     # -- the protocol of Attachment -------------------------------------------------------------------------------------
 
@@ -46,6 +56,7 @@ cdef class QueuePort(Attachment):
         self.looks = <uint32_t *>PyMem_Calloc(self.port.geometry.cells, sizeof(uint32_t))
         if self.looks == NULL:
             raise MemoryError
+        self.coding.pickles = self.port.header.flags & SHMQ_PICKLES != 0
         self.spills = self.port.header.flags & SHMQ_SPILLS != 0
         self.unbounded = self.port.header.flags & SHMQ_GROWS != 0
         self.port.writes_dead_letters = True

@@ -128,7 +128,7 @@ cdef class Slot:
         self.look()
         try:
             try:
-                result = build(self.port, header, self.data, self.port if self.side is None else self.side)
+                result = build(self.port, self.port.coding, header, self.data, self.port if self.side is None else self.side)
             except Exception:
                 self.check_ours() # a torn copy is no news
                 raise
