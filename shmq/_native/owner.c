@@ -20,12 +20,12 @@
 uint64_t shmq_owner_forks;
 shmq_word shmq_owner_begun, shmq_owner_ended;
 
+/* The guard is of all that follows. But `lock` and `pid_namespace` stay what they are once there is an identity: who has seen that reads
+ * them without it. */
 static pthread_mutex_t guard = PTHREAD_MUTEX_INITIALIZER;
 static _Atomic uint64_t self;               /* 0: none yet in this process [self] */
-static int lock_file = -1;
-static uint64_t lock_inode;
-static dev_t lock_device;
-static uid_t lock_user;             /* whose lock file it is */
+static int lock_file = -1;                  /* a descriptor of it, unless the program closed that */
+static struct lock { uint64_t inode; dev_t device; uid_t user; } lock; /* which file it is, and whose */
 static uint64_t pid_namespace;
 static uint64_t held[HELD_LOCKS];   /* named locks of this process: the kernel does not tell its threads apart */
 static unsigned held_end;           /* behind the last of them */
@@ -45,12 +45,12 @@ static void after_fork_in_child(void) {
 bool shmq_owner_random(void *out, unsigned nbytes) { return getrandom(out, nbytes, 0) == (ssize_t)nbytes; }
 
 static bool set_lock(short type, uint64_t offset) {
-    struct flock lock = {.l_type = type, .l_whence = SEEK_SET, .l_start = (off_t)offset, .l_len = 1};
-    return fcntl(lock_file, F_SETLK, &lock) == 0;
+    struct flock asked = {.l_type = type, .l_whence = SEEK_SET, .l_start = (off_t)offset, .l_len = 1};
+    return fcntl(lock_file, F_SETLK, &asked) == 0;
 }
 
-/* Its descriptor, with lock_inode and lock_device; -1 and errno where it cannot be opened or is not ours. */
-static int open_lock_file(void) {
+/* A descriptor of the lock file that there is now, and which file that is; -1 and errno where it cannot be opened or is not ours. */
+static int open_lock_file(struct lock *opened) {
     char path[64];
     snprintf(path, sizeof path, "/dev/shm/.shmq-%lu.lock", (unsigned long)geteuid());
     int fd = open(path, O_RDWR | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0600);
@@ -61,9 +61,7 @@ static int open_lock_file(void) {
         errno = EPERM;
         return -1;
     }
-    lock_inode = (uint64_t)found.st_ino;
-    lock_device = found.st_dev;
-    lock_user = found.st_uid;
+    *opened = (struct lock){(uint64_t)found.st_ino, found.st_dev, found.st_uid};
     return fd;
 }
 
@@ -71,7 +69,7 @@ static int open_lock_file(void) {
  * another file's. */
 static bool is_lock_file(int fd) {
     struct stat found;
-    return fd >= 0 && fstat(fd, &found) == 0 && (uint64_t)found.st_ino == lock_inode && found.st_dev == lock_device &&
+    return fd >= 0 && fstat(fd, &found) == 0 && (uint64_t)found.st_ino == lock.inode && found.st_dev == lock.device &&
            S_ISREG(found.st_mode);
 }
 
@@ -79,10 +77,10 @@ static bool is_lock_file(int fd) {
  * last reference to that open file goes, and this mapping is the only one. No program closes it, a forked child does not
  * inherit it, and it ends with the process, or with an exec. */
 static bool hold_identity(uint64_t identity) {
-    int fd = open_lock_file();
+    int fd = open_lock_file(&lock); /* another one where it was made again meanwhile: then that is ours from now on */
     if (fd < 0) return false;
-    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = (off_t)identity, .l_len = 1};
-    void *anchor = fcntl(fd, F_OFD_SETLK, &lock) == 0 ? mmap(NULL, ANCHOR_BYTES, PROT_NONE, MAP_SHARED, fd, 0) : MAP_FAILED;
+    struct flock mine = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = (off_t)identity, .l_len = 1};
+    void *anchor = fcntl(fd, F_OFD_SETLK, &mine) == 0 ? mmap(NULL, ANCHOR_BYTES, PROT_NONE, MAP_SHARED, fd, 0) : MAP_FAILED;
     bool held_by_me = anchor != MAP_FAILED && madvise(anchor, ANCHOR_BYTES, MADV_DONTFORK) == 0;
     int failure = errno;
     if (anchor != MAP_FAILED && !held_by_me) munmap(anchor, ANCHOR_BYTES);
@@ -95,7 +93,7 @@ uint64_t shmq_owner_self(void) {
     if (self != 0) return self; /* [self]: only a fork resets it, in the child, before any call there */
     pthread_mutex_lock(&guard);
     if (!registered) registered = pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child) == 0;
-    if (self == 0 && registered && (is_lock_file(lock_file) || (lock_file = open_lock_file()) >= 0)) { /* [self] */
+    if (self == 0 && registered && (is_lock_file(lock_file) || (lock_file = open_lock_file(&lock)) >= 0)) { /* [self] */
         uint64_t drawn = 0;
         while (drawn == 0 && shmq_owner_random(&drawn, sizeof drawn)) drawn &= IDENTITY_MASK;
         struct stat found;
@@ -107,53 +105,56 @@ uint64_t shmq_owner_self(void) {
     return result;
 }
 
-uint64_t shmq_owner_lock_inode(void) { return lock_inode; }
+uint64_t shmq_owner_lock_inode(void) { return lock.inode; }
 
 uint64_t shmq_owner_namespace(void) { return pid_namespace; }
 
 bool shmq_owner_is_this_user(void) {
     pthread_mutex_lock(&guard);
-    if (self == 0 && lock_user != geteuid()) { /* [self] */
+    if (self == 0 && lock.user != geteuid()) { /* [self] */
         if (is_lock_file(lock_file)) close(lock_file); /* inherited: there is no lock of ours on it */
         lock_file = -1;
     }
-    bool same = lock_file < 0 || lock_user == geteuid();
+    bool same = lock_file < 0 || lock.user == geteuid();
     pthread_mutex_unlock(&guard);
     return same;
-}
-
-bool shmq_owner_alive(uint64_t identity) {
-    if (identity == self) return true; /* [self]: F_GETLK never reports one's own lock */
-    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = (off_t)(identity & IDENTITY_MASK), .l_len = 1};
-    for (int tries = 0; tries < 2; tries++) {
-        struct flock there = lock;
-        bool asked = fcntl(lock_file, F_GETLK, &there) == 0;
-        if (asked && there.l_type != F_UNLCK) return true;
-        if (is_lock_file(lock_file)) return !asked;
-        if (!shmq_owner_can_judge()) return true; /* the number may be another file's, whose locks say nothing */
-    }
-    return true;
 }
 
 /* Is the lock file at hand? A process that has closed all its descriptors (daemons do, and so may a task of a worker) has lost
  * it, and the named locks that it held by it. It has both again from here on. Another file under that name is not used. */
 static bool at_hand(void) {
     if (lock_file < 0 || is_lock_file(lock_file)) return lock_file >= 0;
-    if (lock_user != geteuid()) return false;
-    uint64_t inode = lock_inode;
-    dev_t device = lock_device;
-    int fd = open_lock_file();
+    if (lock.user != geteuid()) return false;
+    struct lock there;
+    int fd = open_lock_file(&there);
     if (fd < 0) return false;
-    if (lock_inode != inode || lock_device != device) {
+    if (there.inode != lock.inode || there.device != lock.device) {
         close(fd);
-        lock_inode = inode;
-        lock_device = device;
         return false;
     }
     lock_file = fd;
     for (unsigned i = 0; i < held_end; i++)
         if (held[i] != 0) set_lock(F_WRLCK, held[i]);
     return true;
+}
+
+bool shmq_owner_alive(uint64_t identity) {
+    if (identity == self) return true; /* [self]: F_GETLK never reports one's own lock */
+    const struct flock asked = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = (off_t)(identity & IDENTITY_MASK), .l_len = 1};
+    bool alive = true;
+    pthread_mutex_lock(&guard); /* another thread may be opening the lock file again, and its number be another file's */
+    for (int tries = 0; tries < 2; tries++) {
+        struct flock found = asked;
+        bool told = fcntl(lock_file, F_GETLK, &found) == 0;
+        if (told && found.l_type != F_UNLCK) break;
+        if (is_lock_file(lock_file)) {
+            alive = !told;
+            break;
+        }
+        if (!at_hand()) break; /* that number's locks say nothing */
+    }
+    pthread_mutex_unlock(&guard);
+    return alive;
 }
 
 bool shmq_owner_can_judge(void) {
@@ -198,10 +199,10 @@ void shmq_owner_unlock(uint64_t key) {
 }
 
 int64_t shmq_owner_holder(uint64_t key) {
-    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = (off_t)byte_of(key), .l_len = 1};
+    struct flock asked = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = (off_t)byte_of(key), .l_len = 1};
     pthread_mutex_lock(&guard);
     int64_t pid = held_at(byte_of(key)) < held_end ? getpid() : 0; /* the kernel never reports a process's own locks to it */
-    if (pid == 0 && at_hand() && fcntl(lock_file, F_GETLK, &lock) == 0 && lock.l_type != F_UNLCK) pid = lock.l_pid;
+    if (pid == 0 && at_hand() && fcntl(lock_file, F_GETLK, &asked) == 0 && asked.l_type != F_UNLCK) pid = asked.l_pid;
     pthread_mutex_unlock(&guard);
     return pid;
 }

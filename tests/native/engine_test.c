@@ -1236,6 +1236,22 @@ static void close_all_but(int spared, int spared_too) {
     for (int fd = 3; fd < 100; fd++)
         if (fd != spared && fd != spared_too) close(fd);
 }
+/* Threads that ask at once who lives, after the program has closed the lock file: one of them opens it again. */
+static void *ask(void *stranger) {
+    for (int i = 0; i < 20; i++) CHECK(!shmq_owner_alive(*(uint64_t *)stranger), "somebody who never was");
+    return NULL;
+}
+static void lock_file_closed(void) {
+    uint64_t stranger = shmq_owner_self() ^ 1, inode = shmq_owner_lock_inode();
+    CHECK(stranger != 1, "identity");
+    for (int round = 0; round < 50; round++) {
+        pthread_t threads[3];
+        close_all_but(-1, -1);
+        for (int i = 0; i < 3; i++) CHECK(pthread_create(&threads[i], NULL, ask, &stranger) == 0, "thread");
+        for (int i = 0; i < 3; i++) pthread_join(threads[i], NULL);
+    }
+    CHECK(shmq_owner_can_judge() && shmq_owner_lock_inode() == inode, "the lock file is another one");
+}
 static void owners(void) {
     uint64_t self = shmq_owner_self(), forks = shmq_owner_forks;
     uint64_t key;
@@ -1523,7 +1539,7 @@ static void scribble(uint64_t seed, uint32_t milliseconds) {
 static const struct { const char *name; void (*run)(void); } singles[] = {
     {"capacities", capacities}, {"lagging", lagging}, {"far_behind", far_behind}, {"generations", generations}, {"failures", failures}, {"orphans", orphans}, {"ages", ages}, {"shutting", shutting}, {"delivering", delivering},
     {"detaching", detaching}, {"ids", ids}, {"taken_away_asleep", taken_away_asleep}, {"limits", limits}, {"warm", warm}, {"batches", batches}, {"geometries", geometries},
-    {"headers", headers}, {"owners", owners}, {"never_back", never_back}, {"corruption", corruption},
+    {"headers", headers}, {"owners", owners}, {"lock_file_closed", lock_file_closed}, {"never_back", never_back}, {"corruption", corruption},
 };
 
 int main(int argc, char **argv) {

@@ -52,6 +52,7 @@ SINGLES = [
     "headers",
     "corruption",
     "owners",
+    "lock_file_closed",
 ]
 FLOWS = [
     # mode, producers, consumers, slots, slot_size, messages of each producer
