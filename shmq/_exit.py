@@ -26,31 +26,31 @@ if TYPE_CHECKING:
 
         @property
         def segment(self) -> Segment: ...
-        def _abandon(self, crashed: bool = False, /) -> bool: ...
+        def _close_at_exit(self, crashed: bool = False, /) -> bool: ...
 
 
-__all__ = ["leave_all", "settle_at_exit", "stop_daemon_thread"]
+__all__ = ["close_all", "close_at_exit", "stop_daemon_thread"]
 
 open_handles: weakref.WeakSet[Handle] = weakref.WeakSet()
 registered: set[int] = set()  # this process, where it is told when multiprocessing ends it
 failed: set[int] = set()  # this process, if it is a child of multiprocessing whose work has raised
 
 
-def settle_at_exit(handle: Handle) -> None:
+def close_at_exit(handle: Handle) -> None:
     """From now on the end of this process settles what the handle holds, however often it is attached until then."""
     open_handles.add(handle)
     if "multiprocessing.util" in sys.modules and os.getpid() not in registered:
         registered.add(os.getpid())
-        leave_with_multiprocessing()
+        end_with_multiprocessing()
 
 
-def leave_all() -> None:
+def close_all() -> None:
     """At interpreter exit: what is leased goes back at once, and a segment that goes with this process is removed."""
     crashed = ends_by_an_exception()
     for handle in list(open_handles):
-        stays = handle._abandon(crashed)
+        stays = handle._close_at_exit(crashed)
         if handle._creator_pid == os.getpid() or (stays and handle.segment.lifetime != "creator"):
-            lifecycle.leave(handle.segment, ending=True)
+            lifecycle.remove_if_over(handle.segment, ending=True)
 
 
 def stop_daemon_thread() -> None:
@@ -93,10 +93,10 @@ def has_passed_the_work(error: BaseException) -> bool:
     return process is not None and trace is not None and trace.tb_frame.f_code is process.BaseProcess._bootstrap.__code__
 
 
-atexit.register(leave_all)
+atexit.register(close_all)
 
 
-def leave_with_multiprocessing() -> None:
+def end_with_multiprocessing() -> None:
     """A child of multiprocessing ends by os._exit after its own finalizers: atexit never runs there.
 
     It forgets the finalizers that were there before its work began (a handle among its arguments is attached by then),
@@ -105,7 +105,7 @@ def leave_with_multiprocessing() -> None:
     """
     util = sys.modules["multiprocessing.util"]
     util.register_after_fork(open_handles, begin_child)
-    util.Finalize(None, leave_all, exitpriority=-10)
+    util.Finalize(None, close_all, exitpriority=-10)
     process = sys.modules["multiprocessing.process"]
     if sys.version_info >= (3, 13) and getattr(process.current_process(), "_inheriting", False):
         bootstrap = process.BaseProcess._bootstrap  # of a spawned child, whose process object is yet to be unpickled
@@ -119,7 +119,7 @@ def leave_with_multiprocessing() -> None:
 
 def begin_child(handles: object) -> None:
     """Before the work of a forked child of multiprocessing begins."""
-    sys.modules["multiprocessing.util"].Finalize(None, leave_all, exitpriority=-10)
+    sys.modules["multiprocessing.util"].Finalize(None, close_all, exitpriority=-10)
     if sys.version_info >= (3, 13):
         note_failure(sys.modules["multiprocessing.process"].current_process())
 

@@ -175,7 +175,7 @@ class Queue(_core.QueueHandle[T]):
     def _attached(self) -> None:
         self._listening_handles = ListeningHandles()  # of this process
         self._loop_waiters: dict[AbstractEventLoop, LoopWaiters] = {}
-        _exit.settle_at_exit(self)
+        _exit.close_at_exit(self)
         if self.grows and (self._backlog is None or self._backlog.segment is not self.segment):
             from shmq._store.backlog import Backlog
 
@@ -335,7 +335,7 @@ class Queue(_core.QueueHandle[T]):
                 self._readable.close()
                 self._readable = None
         if self._creator_pid == os.getpid():
-            lifecycle.leave(self.segment)
+            lifecycle.remove_if_over(self.segment)
             self._creator_pid = None  # after that: where it raises, for want of descriptors, a second close tries again
 
     def unlink(self) -> None:
@@ -378,9 +378,9 @@ class Queue(_core.QueueHandle[T]):
 
         return publish(self, loan, nbytes, timeout)
 
-    def _left(self) -> None:
+    def _detached(self) -> None:
         if self.segment.lifetime != "creator" or not _segment.is_current(self.segment):
-            lifecycle.leave(self.segment)
+            lifecycle.remove_if_over(self.segment)
 
     def _interpreter_exits(self) -> None:
         _exit.stop_daemon_thread()

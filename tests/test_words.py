@@ -101,6 +101,68 @@ def test_every_exception_is_needed():
 # ---- public docstrings -----------------------------------------------------------------------------------------------------
 
 
+LETTING_GO = GLOSSARY.read_text().partition("## One verb for letting go")[2].partition("## Refused words")[0]
+PUBLIC = {
+    ("shmq/_native/client/client.c", "shmq_abandon"): "the interface for C programs",
+    ("shmq/executor/_future.py", "release"): "the interface of threading.Condition",
+    ("shmq/mp.py", "cancel_join_thread"): "the interface of multiprocessing",
+}
+
+
+def verbs_of_letting_go() -> dict[str, set[str]]:
+    """By each verb of the glossary's table, the nouns of its rows."""
+    found: dict[str, set[str]] = {}
+    for what, verbs in re.findall(r"^\| ([^|]+) \| (\*\*[^|]+) \|", LETTING_GO, re.MULTILINE):
+        for verb in re.findall(r"\*\*([a-z ]+)\*\*", verbs):
+            found.setdefault(verb.replace(" ", "_"), set()).update(re.findall(r"[a-z]{3,}", what))
+    return found
+
+
+def functions_of(path: Path) -> Iterator[tuple[str, str]]:
+    """The functions and methods that a file of Python, Cython or C defines, each with the class that it is in."""
+    text = path.read_text()
+    if path.suffix == ".py":
+        waiting: list[tuple[ast.AST, str]] = [(ast.parse(text), "")]
+        while waiting:
+            parent, owner = waiting.pop()
+            for node in ast.iter_child_nodes(parent):
+                if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                    yield owner, node.name
+                waiting.append((node, node.name if isinstance(node, ast.ClassDef) else owner))
+    elif path.suffix in (".pyx", ".pxi"):
+        owner = ""
+        for line in text.splitlines():
+            if kind := re.match(r"(?:cdef )?class (\w+)", line):
+                owner = kind[1]
+            elif function := re.match(r"(\s*)(?:def|cdef|cpdef)\b[^=(#]*?(\w+)\(", line):
+                yield owner if function[1] else "", function[2]
+    else:
+        code = re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL)
+        for name in re.findall(r"^(?:[a-z_]\w* +)+\**([a-z]\w*)\([^;{)]*\)\s*\{", code, re.MULTILINE):
+            yield "", name
+
+
+def test_functions_let_go_by_the_verb_of_their_level():
+    allowed, refused = verbs_of_letting_go(), set(re.findall(r"`(\w+)`", LETTING_GO.rpartition("Nothing is called")[2]))
+    assert len(allowed) > 10 and "let_go" in refused
+    wrong = []
+    for path in FILES:
+        name = path.relative_to(ROOT).as_posix()
+        if not name.startswith("shmq/") or name.startswith("shmq/cli/") or path.suffix != ".py":
+            continue
+        for owner, function in functions_of(path):
+            words = f"_{'_'.join(words_of(function))}_"
+            around = [*words_of(name), *words_of(owner), *words_of(function)]
+            for verb in refused | set(allowed):
+                nouns = allowed.get(verb, set())
+                fits = any(noun in word or word in noun for noun in nouns for word in around if len(word) > 2)
+                if f"_{verb}_" in words and not fits and (name, function) not in PUBLIC:
+                    wrong.append(
+                        f"{name}: {owner and owner + '.'}{function}: {verb} is for {', '.join(sorted(nouns)) or 'nothing'}"
+                    )
+    assert wrong == []
+
+
 def public_docstrings() -> dict[str, str]:
     """The docstring of each public class, function, method and property, by its name."""
     found = {}

@@ -80,7 +80,7 @@ cdef class Attachment(Mapped):
     def _attached(self) -> None:
         """Called when this process got a port of its own: at opening, and in a forked child on first use."""
 
-    def _left(self) -> None:
+    def _detached(self) -> None:
         """Called when this process gave its port back."""
 
     def _interpreter_exits(self) -> None:
@@ -212,7 +212,7 @@ cdef class Attachment(Mapped):
         self.detach()
         if had:
             try:
-                self._left()
+                self._detached()
             except Exception: # nobody is there to hear it: whoever opens the name next finds that it has outlived its handles
                 pass
 
@@ -239,7 +239,7 @@ cdef class Attachment(Mapped):
             self.let_go()
 
     @cython.critical_section
-    def _abandon(self, bint crashed=False) -> bool:
+    def _close_at_exit(self, bint crashed=False) -> bool:
         """At interpreter exit: close, and give back what is leased. True where the port stays this process's until it has ended.
 
         Daemon threads go on: with a loan that they write, a view that they read, a copy without the interpreter lock. So loans, slots

@@ -46,7 +46,9 @@ def look(port: Observer) -> dict[tuple[str, int], str]:
     slots = np.concatenate([np.asarray(placement.ring_slots), np.array([cell.slot for cell in cells], dtype=np.uint32)])
     problems = {("slot", int(slot)): f"a cell names slot {slot}, beyond its {total}" for slot in slots[slots >= total]}
     counts = np.bincount(slots[slots < total], minlength=total)
-    settle(counts, [found for found in placement.exchanges if found.cell < len(cells) and cells[found.cell].slot == found.gives])
+    count_exchanges(
+        counts, [found for found in placement.exchanges if found.cell < len(cells) and cells[found.cell].slot == found.gives]
+    )
     for slot in np.flatnonzero(counts != 1)[:1000]:
         problems["slot", int(slot)] = f"slot {slot} is named by {counts[slot]} cells"
     problems |= look_at_laps(np.asarray(placement.half_laps))
@@ -59,7 +61,7 @@ def look(port: Observer) -> dict[tuple[str, int], str]:
     return problems
 
 
-def settle(counts: np.ndarray[Any, np.dtype[np.int64]], open_exchanges: list[Exchange]) -> None:
+def count_exchanges(counts: np.ndarray[Any, np.dtype[np.int64]], open_exchanges: list[Exchange]) -> None:
     """Count for each port in an open exchange the slot that it has, instead of the one that its cell still names.
 
     It has given away the one and taken the other, or not: whichever is nowhere else. Where both are nowhere else, another

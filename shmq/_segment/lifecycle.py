@@ -187,9 +187,9 @@ def always_beside(beside: str) -> list[str]:
 def remove(name: str, apart_from: int = 0) -> bool:
     """Unlink a segment's file, and what stands beside it; mapped ones go on until they are unmapped.
 
-    Those who have it open go on among themselves, and find the large messages that wait: side segments stay until `tidy`, unless
-    only the process of the identity `apart_from` is left. Raises NoSharedMemory, OSError where there is no descriptor left to
-    list the folder: then nothing was removed.
+    Processes that have it open go on among themselves, and find the large messages that wait: side segments stay until
+    `remove_beside`, unless only the process of the identity `apart_from` is left. Raises NoSharedMemory, and OSError where
+    there is no descriptor left to list the folder: then nothing was removed.
     """
     beside = list_beside(name)
     nonce, in_use = "", False
@@ -211,7 +211,7 @@ def remove(name: str, apart_from: int = 0) -> bool:
     return found
 
 
-def tidy(segment: Segment, ending: bool = False) -> None:
+def remove_beside(segment: Segment, ending: bool = False) -> None:
     """A handle of a segment that was removed is gone: unless others go on, remove what stayed beside it, or was made since."""
     if not _core.attachments(segment.memory, _core.identity() if ending else 0)[0]:
         beside = f"{segment.beside}."
@@ -219,7 +219,7 @@ def tidy(segment: Segment, ending: bool = False) -> None:
             entries.remove(file)
 
 
-def leave(segment: Segment, ending: bool = False) -> None:
+def remove_if_over(segment: Segment, ending: bool = False) -> None:
     """The creator, or a handle, is gone: remove a segment that goes with it, or what is beside one that was removed.
 
     Nobody opens it meanwhile: under the name's lock.
@@ -228,11 +228,11 @@ def leave(segment: Segment, ending: bool = False) -> None:
     whatever this thread does under a name's lock: then it is done after that.
     """
     if not is_current(segment):
-        tidy(segment, ending)  # nor will it ever be again
+        remove_beside(segment, ending)  # nor will it ever be again
         return
     if segment.lifetime == "persistent":
         return
-    if _core.after_name_lock(lambda: leave(segment, ending)):
+    if _core.after_name_lock(lambda: remove_if_over(segment, ending)):
         return
     apart_from = _core.identity() if ending else 0
     with NameLock(segment.name):

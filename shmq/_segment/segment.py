@@ -105,7 +105,7 @@ class Segment:
         """The size of a side segment; 0 of one that is gone, as those of acked messages are."""
         return files.size_of(self.side_file(key)) if SIDE_KEY.fullmatch(key.decode("ascii", "replace")) else 0
 
-    def unlink_side(self, key: bytes) -> None:
+    def remove_side(self, key: bytes) -> None:
         """Remove a side segment; one that is gone already is no error."""
         entries.remove(self.side_file(key))
 

@@ -121,7 +121,7 @@ class DeadLetters:
         count = 0
         for letter in self:
             if filter is None or filter(letter):
-                count += self._discard(letter)
+                count += self._remove(letter)
         return count
 
     # -- writing -------------------------------------------------------------------------------------------------------
@@ -237,14 +237,14 @@ class DeadLetters:
         key = self._port._image_side_key(letter.image)
         return [] if key is None else [key]
 
-    def _discard(self, letter: DeadLetter) -> bool:
+    def _remove(self, letter: DeadLetter) -> bool:
         try:
             with Folder(self._folder) as folder:
                 folder.remove(f"{letter.id:016x}")
         except FileNotFoundError:
             return False  # put back meanwhile: its side segment is a message's again
         for key in self._side_key(letter):
-            self._port.segment.unlink_side(key)
+            self._port.segment.remove_side(key)
         return True
 
     def _put_back(self, letter: DeadLetter, timeout: float | None) -> int:

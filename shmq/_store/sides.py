@@ -45,7 +45,7 @@ def reap_sides(queue: QueueHandle[Any], briefly: bool = False) -> int | None:
     """
     keys = leaked(queue, None if briefly else lambda: keys_in_backlog(queue))
     for key in keys or ():
-        queue.segment.unlink_side(key)
+        queue.segment.remove_side(key)
     return None if keys is None else len(keys)
 
 

@@ -43,7 +43,7 @@ async def wait(queue: WaitableInLoop, side: int, attempt: Callable[[], Result], 
         try:
             in_time = await waiter
         except BaseException:  # cancelled
-            waiters.leave(side, waiter)
+            waiters.withdraw(side, waiter)
             raise
         finally:
             if timer is not None:
@@ -52,7 +52,7 @@ async def wait(queue: WaitableInLoop, side: int, attempt: Callable[[], Result], 
             try:
                 return attempt()  # a last look: it may have come with the last tick
             finally:
-                waiters.leave(side, waiter)
+                waiters.withdraw(side, waiter)
         try:
             result = attempt()
         except (Empty, Full):
@@ -62,12 +62,12 @@ async def wait(queue: WaitableInLoop, side: int, attempt: Callable[[], Result], 
             now = loop.time()
             cells_deadline = cells_deadline or now + CELL_PATIENCE
             if now > min(cells_deadline, deadline or cells_deadline):
-                waiters.leave(side, waiter)
+                waiters.withdraw(side, waiter)
                 raise
             waiter = waiters.again(side, scarce=True)
             continue
         except BaseException:
-            waiters.leave(side, waiter)
+            waiters.withdraw(side, waiter)
             raise
         waiters.served(side)
         return result
@@ -102,7 +102,7 @@ async def any_of(queues: Sequence[Q], timeout: float | None) -> Q | None:
                     entered[number] = waiters, waiters.again(ITEMS)
     finally:
         for waiters, waiter in entered:
-            waiters.leave(ITEMS, waiter, keeps=waiters.queue is ready)
+            waiters.withdraw(ITEMS, waiter, keeps=waiters.queue is ready)
 
 
 def expire(waiter: asyncio.Future[bool]) -> None:

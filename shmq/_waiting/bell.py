@@ -41,7 +41,7 @@ class Listener:
         try:
             self.descriptor = self.handle._bell()
         except BaseException:
-            self.handles.give(queue, self.handle)
+            self.handles.free(queue, self.handle)
             raise
 
     def listen_on(self) -> None:
@@ -81,7 +81,7 @@ class Listener:
         for side in (ITEMS, SPACE, DONE):
             self.disarm(side)
         self.handle._clear_bell()
-        self.handles.give(self.queue, self.handle)
+        self.handles.free(self.queue, self.handle)
 
 
 def wait_many(queues: Sequence[Q], timeout: float | None = None, descriptors: Iterable[int] = ()) -> tuple[list[Q], list[int]]:

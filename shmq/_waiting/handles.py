@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 class ListeningHandles:
     """The handles through which this process listens to one queue: the queue's own, and further ones where several listen.
 
-    Without a lock, so that a fork, a signal handler or a finalizer may come between any two lines: taking and giving back are one
+    Without a lock, so that a fork, a signal handler or a finalizer may come between any two lines: taking and freeing are one
     step of a list each, which threads share.
     """
 
@@ -62,7 +62,7 @@ class ListeningHandles:
             return self.further.pop()
         return queue._inspect(queue.segment)
 
-    def give(self, queue: Waitable, handle: Handle) -> None:
+    def free(self, queue: Waitable, handle: Handle) -> None:
         if self.foreign:
             return
         if handle is queue:

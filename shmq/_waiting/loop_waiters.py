@@ -42,7 +42,7 @@ class LoopWaiters:
         self.woken = [0, 0, 0]  # of those who wait, how many are about to look
         self.back = [0, 0, 0]  # of those who looked in vain, how many wait again, before all others
         self.in_vain = 0
-        self.ending = False
+        self.closing = False
         self.pause = SLICE
         self.listener = Listener(queue)
         try:
@@ -79,9 +79,9 @@ class LoopWaiters:
         self.woken[side] -= 1
         self.listener.took(side)
         self.wake_if_worth(side)
-        self.end_if_idle(side)
+        self.close_if_idle(side)
 
-    def leave(self, side: int, waiter: asyncio.Future[bool], keeps: bool = False) -> None:
+    def withdraw(self, side: int, waiter: asyncio.Future[bool], keeps: bool = False) -> None:
         """Wait no longer: cancelled, failed, or the time is over. Another waiter is told instead, here or in another
         process, unless this one `keeps` what it was told of."""
         try:
@@ -93,7 +93,7 @@ class LoopWaiters:
             self.loop.call_soon(self.wake_if_worth, side)  # when it has taken it
         else:
             self.wake_if_worth(side)
-        self.end_if_idle(side)
+        self.close_if_idle(side)
 
     def wake_if_worth(self, side: int, by_the_clock: bool = False) -> None:
         """Wake as many as there is something for, and be told of what comes. Never raises."""
@@ -118,7 +118,7 @@ class LoopWaiters:
         while waiting and count:
             waiter = waiting.popleft()
             self.woken[side] += 1
-            if waiter.done():  # cancelled, and yet to leave
+            if waiter.done():  # cancelled, and yet to withdraw
                 continue
             waiter.set_result(True)
             count -= 1
@@ -152,12 +152,12 @@ class LoopWaiters:
     def listen_again(self) -> None:
         """Where somebody has removed the bell, it is made again."""
         if self.listener.bell_is_gone():
-            self.forget_bell()
+            self.unregister_bell()
             with contextlib.suppress(OSError):  # then the clock must do, and tries again
                 self.listener.listen_on()
                 self.loop.add_reader(self.listener.descriptor, self.rung)
 
-    def forget_bell(self) -> None:
+    def unregister_bell(self) -> None:
         descriptor = self.listener.descriptor
         if descriptor >= 0 and (self.listener.handle._owns_bell() or not is_watched_by_others(self.loop, descriptor, self.rung)):
             self.loop.remove_reader(descriptor)
@@ -173,7 +173,7 @@ class LoopWaiters:
             self.timer.cancel()
             self.timer = self.loop.call_later(soon, self.watch)
 
-    def end_if_idle(self, side: int) -> None:
+    def close_if_idle(self, side: int) -> None:
         """Called when a task has ceased to wait at this side. After the last one, what is rung there is rung for others."""
         if self.listener.handles.foreign:
             return  # the bell is the parent's, and so is what its loop listens to
@@ -182,21 +182,21 @@ class LoopWaiters:
         if any(self.waiting) or any(self.woken):
             return
         if self.loop.is_closed():
-            self.end_if_still_idle()
-        elif not self.ending:  # a task that takes one message after the other waits again before this is called
-            self.ending = True
-            self.loop.call_soon(self.end_if_still_idle)
+            self.close_if_still_idle()
+        elif not self.closing:  # a task that takes one message after the other waits again before this is called
+            self.closing = True
+            self.loop.call_soon(self.close_if_still_idle)
 
-    def end_if_still_idle(self) -> None:
-        self.ending = False
+    def close_if_still_idle(self) -> None:
+        self.closing = False
         if any(self.waiting) or any(self.woken) or self.queue._loop_waiters.get(self.loop) is not self:
             return
         del self.queue._loop_waiters[self.loop]
-        self.end()
+        self.close()
 
-    def end(self) -> None:
+    def close(self) -> None:
         if not self.loop.is_closed():
-            self.forget_bell()
+            self.unregister_bell()
             self.timer.cancel()
         self.listener.close()
 
@@ -218,6 +218,6 @@ def waiters_of(queue: WaitableInLoop) -> LoopWaiters:
     if waiters is None:
         for other in list(queue._loop_waiters):  # which other threads may change
             if other.is_closed() and (left := queue._loop_waiters.pop(other, None)):
-                left.end()  # closed under those who waited
+                left.close()  # closed under those who waited
         waiters = queue._loop_waiters[loop] = LoopWaiters(queue, loop)
     return waiters

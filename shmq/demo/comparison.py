@@ -84,7 +84,7 @@ def in_parallel(
                 job.kill_one()
         if transport.survives_kills:
             outcome.came_back = transport.files.stats().redeliveries
-        job.dismiss()
+        job.end()
     outcome.seconds, outcome.deaths = job.seconds, job.deaths
     return outcome
 

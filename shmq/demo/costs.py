@@ -45,7 +45,7 @@ def queue_costs(groups: list[list[str]], workers: int, rounds: int, transports: 
             nbytes = carriers[0].sent[number][1]
             costs.append([Cost(seconds / len(group), len(group), nbytes) for seconds in medians])
         for carrier in carriers:
-            carrier.dismiss()
+            carrier.end()
     return costs
 
 
@@ -73,7 +73,7 @@ class _Carrier:
             raise shmq.ShmqError("{} messages of {} bytes arrived, sent were {} of {}".format(*arrived, *self.sent[group]))
         return float(max(tally[2] for tally in tallies) - started)
 
-    def dismiss(self) -> None:
+    def end(self) -> None:
         for pipe in (self.giver, *self.takers):
             pipe.send(None)
 

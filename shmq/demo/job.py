@@ -70,7 +70,7 @@ class Job:
             else:
                 self.repeats += 1
 
-    def dismiss(self) -> None:
+    def end(self) -> None:
         """End the processes, now that there is nothing left to do."""
         for _ in self.workers:
             self.transport.files.put(STOP)

@@ -100,7 +100,7 @@ def leaving_cleanly() -> Iterator[None]:
     main = threading.get_ident()
     unraisable_before = sys.unraisablehook
 
-    def leave(number: int, _: FrameType | None) -> None:
+    def exit_by(number: int, _: FrameType | None) -> None:
         raise SystemExit(128 + number)
 
     def hear_again(forgotten: sys.UnraisableHookArgs) -> None:
@@ -111,7 +111,7 @@ def leaving_cleanly() -> Iterator[None]:
         else:  # from another thread and a little later: here it would strike in the finalizer once more
             threading.Timer(FORGOTTEN_AGAIN, os.kill, (os.getpid(), number)).start()
 
-    before = signal.signal(signal.SIGTERM, leave)
+    before = signal.signal(signal.SIGTERM, exit_by)
     sys.unraisablehook = hear_again
     try:
         yield

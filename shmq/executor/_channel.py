@@ -132,7 +132,7 @@ class Channel:
             if not large.full():
                 if self._lay(large, message, nbytes):
                     self.owed += 1
-                    self.settle()
+                    self.put_owed()
                     return True
             elif crowded == "waits":
                 raise Full(f"the large slots of {self.small.name!r} are full")
@@ -164,7 +164,7 @@ class Channel:
         """How many large messages can be under way at once, so that each consumer has a cell for the one that it takes."""
         return 0 if self.large is None else self.large.segment.config.in_flight - 1  # one is for a loan
 
-    def settle(self) -> None:
+    def put_owed(self) -> None:
         """Put the tickets for which there was no room."""
         while self.owed:
             try:

@@ -197,9 +197,9 @@ class Crew:
             ended = {end for end, _ in self._ends.poll(0)}
             for end in ended - {member.end for member in self._members.values()}:  # Ctrl-C came before it was a member
                 self._ends.unregister(end)
-            return [self._dismiss(pid) for pid, member in list(self._members.items()) if member.end in ended]
+            return [self._collect_one(pid) for pid, member in list(self._members.items()) if member.end in ended]
 
-    def _dismiss(self, pid: int) -> Death:
+    def _collect_one(self, pid: int) -> Death:
         process, row, end, attempt = self._members.pop(pid)
         self._ends.unregister(end)
         if end != process.sentinel:

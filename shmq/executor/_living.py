@@ -47,13 +47,13 @@ def shutdown_all() -> None:
         client.join()
 
 
-def disown_all() -> None:
+def after_fork() -> None:
     """In a forked child: the clients are the parent's."""
     for client in list(clients):
         client.after_fork()
     clients.clear()
 
 
-os.register_at_fork(after_in_child=disown_all)
+os.register_at_fork(after_in_child=after_fork)
 # Before the threads that are no daemons are joined, unlike atexit: the manager thread is one.
 threading._register_atexit(shutdown_all)  # type: ignore[attr-defined]  # CPython has it, the stubs do not

@@ -77,7 +77,7 @@ class Losses:
             elif client not in gone and not is_gone(client):
                 self._clients[name] = client
                 continue
-            letters._discard(letter)
+            letters._remove(letter)
         for name in self._clients.keys() - set(names):
             del self._clients[name]
 

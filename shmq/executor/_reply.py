@@ -77,7 +77,7 @@ class Reply:
             time.sleep(PAUSE)
         while self.channel.owed and self.alive:
             time.sleep(PAUSE)
-            self.channel.settle()
+            self.channel.put_owed()
 
     def put_once(self, message: Message) -> None:
         """Put an outcome without waiting. **Raises** OutOfMemory also where less than a quarter of /dev/shm would be left."""

@@ -95,7 +95,7 @@ class Service:
                 log.info("queue %r was shut down, and all of its messages are done", queue.name)
             elif self.asked:
                 log.info("asked to stop: the workers finish what they run (a second signal kills them)")
-            self.let_leave(crew)
+            self.ask_crew_to_leave(crew)
             if not (there or self.asked):
                 raise SegmentNotFound(f"queue {queue.name!r} was unlinked, and the workers have left; start them again")
             return True
@@ -141,7 +141,7 @@ class Service:
         crew.grow(wish.least)
         return crew
 
-    def let_leave(self, crew: Crew) -> None:
+    def ask_crew_to_leave(self, crew: Crew) -> None:
         """Ask the workers to leave, and wait until they have finished what they run, or a second signal comes."""
         crew.ask_to_leave()
         while crew.processes:

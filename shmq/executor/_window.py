@@ -124,7 +124,7 @@ class Window:
         backlog, small = self.backlog, self.tasks.small
         self.starved = False
         if self.tasks.owed:
-            self.tasks.settle()
+            self.tasks.put_owed()
         while backlog and self.handed < self.width and not self.starved:
             messages: list[bytes] = []
             for number, message in list(itertools.islice(backlog, self.width - self.handed)):

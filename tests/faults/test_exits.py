@@ -421,7 +421,7 @@ def test_a_child_that_inherited_handles_and_leases_leaves_them_alone_when_it_end
     if pid == 0:
         from shmq import _exit
 
-        _exit.leave_all()
+        _exit.close_all()
         os._exit(0)
     assert os.waitpid(pid, 0)[1] == 0
     assert lease.data == "work"

@@ -196,7 +196,7 @@ def test_files_of_killed_workers_come_back_to_the_others(tmp_path: Path) -> None
                     time.sleep(0.001)
                 job.kill_one()
         came_back = transport.files.stats().redeliveries
-        job.dismiss()
+        job.end()
     assert job.deaths == 2
     assert came_back >= 1
     assert sorted(report.path for report in reports) == sorted(file.path for file in files)
@@ -292,7 +292,7 @@ def test_file_that_vanishes_is_left_out_and_named(folder: Path) -> None:
     with shmq_transport(2) as transport, Children() as children:
         job = Job(transport, 1, children)
         reports = list(job.run(paths))
-        job.dismiss()
+        job.end()
     assert [report for report in reports if report.problem] == [Report(paths[3], problem="No such file or directory")]
     assert len(reports) == len(paths)
 

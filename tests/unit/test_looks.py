@@ -172,7 +172,7 @@ def test_an_examination_removes_neither_side_segments_nor_remains(make: Make, na
     finally:
         os.unlink(left)
         os.unlink(f"{SHM}/{PREFIX}{name}")
-        queue.segment.unlink_side(STRAY)
+        queue.segment.remove_side(STRAY)
 
 
 @pytest.mark.parametrize("what", ALL.values(), ids=ALL.keys())
