@@ -12,7 +12,7 @@ and `looks` keep port and cell, and `look_again` finds out what has happened mea
 
     Attachment and QueuePort: every field     the handle; port, coding, segment and the like are set once, by _open
     Lease, Loan, View: every field            their handle, whoever has them: methods, buffers, views and deallocators
-    Attachment.users, QueuePort.looks       the handle; `leave` may detach the port, in whichever thread is the last
+    Attachment.users, QueuePort.looks       the handle; `end_use` may detach the port, in whichever thread is the last
     Loan while it is published                HAND_PUBLISHING besides: the handle is given up while it waits for room
     Lease while it becomes a dead letter      its state, which changes before any Python code runs
     Dumper.idle                               the dumper: a thread takes the pickler away, and uses it alone

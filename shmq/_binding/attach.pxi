@@ -31,11 +31,11 @@ cdef class Attachment(Mapped):
         self.port.spins = shmq_wait_cpus() > 1
         return shmq_port_claim(&self.port, owner)
 
-    cdef int settle_in(self) except -1:
+    cdef int prepare(self) except -1:
         """The port is claimed: prepare what calls need. What this raises ends the attachment."""
         return 0
 
-    cdef void give_up(self) noexcept:
+    cdef void free_port(self) noexcept:
         """Give back the port, and whatever it holds."""
         shmq_port_leave(&self.port)
 
@@ -106,7 +106,7 @@ cdef class Attachment(Mapped):
 
     cdef int open(self, segment, bint spin) except -1:
         """Pre: refuse_open."""
-        self.forget()
+        self.unmap()
         self.segment = segment
         self.path_prefix = segment.path_prefix.encode()
         PyObject_GetBuffer(segment.memory, &self.memory, PyBUF_WRITABLE)
@@ -143,9 +143,9 @@ cdef class Attachment(Mapped):
         try:
             for side in range(2):
                 self.open_semaphore(<shmq_side>side)
-            self.settle_in()
+            self.prepare()
         except BaseException:
-            self.give_up()
+            self.free_port()
             raise
         self.port.path_prefix = PyBytes_AS_STRING(self.path_prefix)
         if not self.spin:
@@ -201,12 +201,12 @@ cdef class Attachment(Mapped):
 
     # -- leaving ------------------------------------------------------------------------------------------------------
 
-    cdef void leave(self) noexcept:
+    cdef void end_use(self) noexcept:
         self.users -= 1
         if self.closed and self.users == 0:
-            self.let_go()
+            self.detach_and_tell()
 
-    cdef void let_go(self) noexcept:
+    cdef void detach_and_tell(self) noexcept:
         """Detach, and tell: the segment may go with its last handle."""
         cdef bint had = self.attached
         self.detach()
@@ -219,7 +219,7 @@ cdef class Attachment(Mapped):
     cdef void detach(self) noexcept:
         """Free the port, unless it was inherited: then it is the parent's."""
         if self.attached and self.port.owner == shmq_owner_self():
-            self.give_up()
+            self.free_port()
         self.attached = False
 
     @cython.critical_section
@@ -236,7 +236,7 @@ cdef class Attachment(Mapped):
         if inherited:
             self.attached = False # the port is the parent's
         elif self.users == 0:
-            self.let_go()
+            self.detach_and_tell()
 
     @cython.critical_section
     def _close_at_exit(self, bint crashed=False) -> bool:
@@ -257,7 +257,7 @@ cdef class Attachment(Mapped):
             self.left = True
             self.give_back_at_exit(crashed)
         if self.users == 0:
-            self.let_go()
+            self.detach_and_tell()
         return self.attached
 
     cdef void close_bell(self) noexcept:
@@ -266,9 +266,9 @@ cdef class Attachment(Mapped):
         self.bell = -1
 
     def __dealloc__(self):
-        self.forget()
+        self.unmap()
 
-    cdef void forget(self) noexcept:
+    cdef void unmap(self) noexcept:
         """Give back whatever this handle has of a segment."""
         cdef int side
         self.detach()
@@ -304,7 +304,7 @@ cdef class Attachment(Mapped):
             if status == SHMQ_OK and not unannounced:
                 self._pass_on(side) # we may have been woken, and go
             if self.closed and self.users == 0:
-                self.let_go()
+                self.detach_and_tell()
             self.enter() # raises Closed
         try:
             PyErr_CheckSignals() # also at the end of a slice: the signal may have met another thread

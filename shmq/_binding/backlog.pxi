@@ -235,7 +235,7 @@ cdef class Log:
         shmq_store_seq(&port.header.backlog, shmq_load_seq(&port.header.backlog) - 1)
         window()
 
-    cdef void give_back(self) noexcept:
+    cdef void free_moved(self) noexcept:
         """The memory of what was moved."""
         cdef uint64_t head = shmq_load_acquire(&self.words[LOG_HEAD]), whole = head // LOG_START * LOG_START
         if head == shmq_load_acquire(&self.words[LOG_TAIL]):

@@ -104,16 +104,16 @@ cdef class NameLock:
         return self
 
     def __exit__(self, *exc):
-        self.give_back()
-        self.forget()
+        self.unlock()
+        self.run_put_off()
         return None
 
-    cdef void give_back(self) noexcept:
+    cdef void unlock(self) noexcept:
         if self.taken and self.forks == shmq_owner_forks: # in a forked child the lock was the parent's
             shmq_owner_unlock(self.key)
         self.taken = False
 
-    cdef int forget(self) except -1:
+    cdef int run_put_off(self) except -1:
         """This thread has one lock less; with the last one comes the time for what was put off."""
         if self.under is None:
             return 0
@@ -131,7 +131,7 @@ cdef class NameLock:
         return 0
 
     def __dealloc__(self):
-        self.give_back()
+        self.unlock()
         if self.under is not None:
             self.under[0].remove(self.key)
             if not self.under[0]:

@@ -114,7 +114,7 @@ cdef class Consumer(DeadLetterWriter):
             shmq_count(&self.port.record.counters[SHMQ_GETS], 1)
             self.done_with(cell, word, spilled)
         finally:
-            self.leave_cell(cell, forks)
+            self.end_stay(cell, forks)
         return result
 
     cdef int done_with(self, uint32_t cell, uint64_t word, bint spilled) except -1:
@@ -232,7 +232,7 @@ cdef class Consumer(DeadLetterWriter):
             return self.finish_all(cells, taken, result, forks, &staying)
         finally:
             for i in range(taken if staying else 0):
-                self.leave_cell(cells[i], forks)
+                self.end_stay(cells[i], forks)
 
     cdef list finish_all(self, uint32_t *cells, uint32_t taken, list result, uint64_t forks, bint *staying):
         cdef uint32_t i, slot, decoded = 0, spills = 0

@@ -99,7 +99,7 @@ cdef class DeadLetterWriter(Producer):
                 shmq_wake_if_done_after_store(&self.port)
             else:
                 shmq_lease_give_back(&self.port, cell, word, SHMQ_RELEASED, DEAD_LETTER_REST_NS)
-            self.leave_cell(cell, forks)
+            self.end_stay(cell, forks)
         return 0
 
     @cython.critical_section

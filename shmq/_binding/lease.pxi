@@ -118,7 +118,7 @@ cdef class Lease(Slot):
             self.state = HAND_HELD
         else:
             self.state = HAND_SETTLED
-            self.give_up_cell(True)
+            self.return_cell(True)
         shmq_wake_if_done(&port.port)
         if spilled: # after the ack, as get does
             port.remove_side(PyBytes_AS_STRING(key))
@@ -190,7 +190,7 @@ cdef class Lease(Slot):
             self.port.dead_letter(self.cell, reason, None)
         finally:
             if last and self.is_here():
-                self.port.leave()
+                self.port.end_use()
 
     cdef int check_unsettled(self) except -1:
         if shmq_unlikely(self.state != HAND_OPEN or not self.is_mine()):
@@ -221,7 +221,7 @@ cdef class Lease(Slot):
             self.port.fail(self.cell, word, delay_ns, error)
         finally:
             if last and self.is_here():
-                self.port.leave()
+                self.port.end_use()
         return 0
 
     cdef bint settled_otherwise(self) noexcept:
@@ -233,7 +233,7 @@ cdef class Lease(Slot):
     cdef int gone(self, shmq_status status) except -1:
         """The cell is ours no longer; raise LeaseLost unless the status says that this was our doing."""
         if self.settled_otherwise():
-            self.port.leave()
+            self.port.end_use()
         if status != SHMQ_OK:
             self._lost = True
             raise LeaseLost(f"the lease of message {self.header.id} in queue {self.port.name!r} has ended before: "
@@ -267,7 +267,7 @@ cdef class Lease(Slot):
         if self.state == HAND_OPEN and self.is_mine():
             with cython.critical_section(self.port):
                 shmq_lease_give_back(&self.port.port, self.cell, self.word, SHMQ_RELEASED if self.prefetched else SHMQ_NACKED, SHMQ_BY_POLICY)
-                self.port.leave()
+                self.port.end_use()
         if self.side_memory.buf != NULL:
             PyBuffer_Release(&self.side_memory)
 

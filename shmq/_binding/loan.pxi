@@ -85,7 +85,7 @@ cdef class Loan(Slot):
         array = None if self.handed is None else self.handed()
         if array is not None:
             PyArray_CLEARFLAGS(<cnp.ndarray>array, cnp.NPY_ARRAY_WRITEABLE) # the slot is no longer ours to write
-        self.give_up_cell(warm)
+        self.return_cell(warm)
 
     def __enter__(self):
         self.check_open("entered")
@@ -118,7 +118,7 @@ cdef class Loan(Slot):
         if self.state == HAND_OPEN:
             with cython.critical_section(self.port):
                 self.state = HAND_SETTLED
-                self.give_up_cell(True)
+                self.return_cell(True)
 
     def __repr__(self):
         return f"<shmq.Loan of {self.header.nbytes:,} bytes in {self.port.name!r}{'' if self.state == HAND_OPEN else ', settled'}>"

@@ -125,7 +125,7 @@ cdef class Port(Consumer):
             if ours:
                 shmq_cell_return(&self.port, cell, True)
                 shmq_wake_if_done(&self.port)
-            self.leave()
+            self.end_use()
             if not ours:
                 return False # its time was over meanwhile, and whoever had it next is done with it
             raise
@@ -140,7 +140,7 @@ cdef class Port(Consumer):
                 else:
                     ours = False # what was read may be half of another message
             finally:
-                self.leave()
+                self.end_use()
             if not ours and isinstance(error, SegmentCorrupt):
                 return False
             raise

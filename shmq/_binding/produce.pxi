@@ -71,7 +71,7 @@ cdef class Producer(QueuePort):
         status = shmq_offer(&self.port, cell, draft.published_ns == 0)
         shmq_cell_return(&self.port, cell, status != SHMQ_OK)
         if large and self.closed and self.users == 0:
-            self.let_go() # closed by another thread during the copy
+            self.detach_and_tell() # closed by another thread during the copy
         return status
 
     cdef int offer_somehow(self, const draft_t *draft, double seconds) except -1:
@@ -279,7 +279,7 @@ cdef class Producer(QueuePort):
 
     cdef void unlock_backlog(self) noexcept:
         shmq_owner_unlock(self.backlog_lock())
-        self.leave()
+        self.end_use()
 
     cdef int let_appends_end(self) except -1:
         """Whoever has begun to append has appended when this returns, or is stopped."""
@@ -295,7 +295,7 @@ cdef class Producer(QueuePort):
         self.users += 1
         with nogil:
             usleep(microseconds)
-        self.leave()
+        self.end_use()
         PyErr_CheckSignals()
         if self.forks != shmq_owner_forks:
             self.enter()
@@ -368,7 +368,7 @@ cdef class Producer(QueuePort):
         if status[0] == SHMQ_WOULD_BLOCK: # no more
             status[0] = SHMQ_OK
         if status[0] == SHMQ_OK:
-            log.give_back()
+            log.free_moved()
         log.end()
         return moved
 

@@ -51,7 +51,7 @@ cdef class QueuePort(Attachment):
         cdef shmq_geometry geometry = self.port.geometry
         return shmq_port_attach(&self.port, self.memory.buf, &geometry, owner)
 
-    cdef int settle_in(self) except -1:
+    cdef int prepare(self) except -1:
         PyMem_Free(self.looks)
         self.looks = <uint32_t *>PyMem_Calloc(self.port.geometry.cells, sizeof(uint32_t))
         if self.looks == NULL:
@@ -64,7 +64,7 @@ cdef class QueuePort(Attachment):
         self.patience_puts = 0
         return 0
 
-    cdef void give_up(self) noexcept:
+    cdef void free_port(self) noexcept:
         shmq_port_detach(&self.port)
 
     cdef void give_back_at_exit(self, bint crashed) noexcept:
@@ -134,7 +134,7 @@ cdef class QueuePort(Attachment):
         self.users += 1
         with nogil:
             helped = shmq_spin(&self.port, <shmq_side>side, SHMQ_FOREVER)
-        self.leave()
+        self.end_use()
         return helped
 
     # -- asked of the Python half: shmq/_queue.py --------------------------------------------------------------------------
@@ -146,17 +146,17 @@ cdef class QueuePort(Attachment):
     # -- for the calls of a queue -------------------------------------------------------------------------------------
 
     cdef inline uint64_t stay(self, uint32_t cell) noexcept:
-        """A call works on the slot of this cell of ours while Python code runs: until `leave_cell` neither `close` nor the interpreter's
+        """A call works on the slot of this cell of ours while Python code runs: until `end_stay` neither `close` nor the interpreter's
         exit gives it back, nor the port."""
         self.users += 1
         self.looks[cell] += INSIDE
         return shmq_owner_forks
 
-    cdef inline void leave_cell(self, uint32_t cell, uint64_t forks) noexcept:
+    cdef inline void end_stay(self, uint32_t cell, uint64_t forks) noexcept:
         """`forks`: what `stay` returned. A child that was forked in between has counted nothing."""
         if shmq_likely(forks == shmq_owner_forks):
             self.looks[cell] -= INSIDE
-            self.leave()
+            self.end_use()
 
     cdef int refuse_forked(self, uint64_t forks) except -1:
         """Whoever was forked in the middle of a call leaves what that call holds to its parent."""

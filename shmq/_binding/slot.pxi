@@ -52,7 +52,7 @@ cdef class Slot:
 
     def __releasebuffer__(self, Py_buffer *buffer):
         with cython.critical_section(self.port):
-            self.view_gone()
+            self.view_released()
 
     @property
     def view(self) -> memoryview:
@@ -134,7 +134,7 @@ cdef class Slot:
                 raise
             self.check_ours()
         finally:
-            self.view_gone()
+            self.view_released()
         return result
 
     cdef int check_ours(self) except -1:
@@ -147,7 +147,7 @@ cdef class Slot:
                             "it is somebody else's. Use a longer lease_timeout=, extend(), or receive(extend=True)")
         return 0
 
-    cdef void view_gone(self) noexcept:
+    cdef void view_released(self) noexcept:
         self.views -= 1
         if self.views:
             return
@@ -160,13 +160,13 @@ cdef class Slot:
                 shmq_view_end(&self.port.port, self.cell)
         if self.state == HAND_HELD:
             self.state = HAND_SETTLED
-            self.give_up_cell(True)
+            self.return_cell(True)
         elif self.state == HAND_LOST:
             self.state = HAND_SETTLED
             if self.is_here():
-                self.port.leave()
+                self.port.end_use()
 
-    cdef void give_up_cell(self, bint warm) noexcept:
+    cdef void return_cell(self, bint warm) noexcept:
         """The cell is IDLE or HELD, ours: return it, and let the port go if it only waited for us."""
         if self.side is not None:
             PyBuffer_Release(&self.side_memory)
@@ -174,7 +174,7 @@ cdef class Slot:
             self.side = None
         if self.is_here():
             shmq_cell_return(&self.port.port, self.cell, warm)
-            self.port.leave()
+            self.port.end_use()
 
 
 @cython.final
@@ -194,4 +194,4 @@ cdef class View:
     def __dealloc__(self):
         if self.slot is not None:
             with cython.critical_section(self.slot.port):
-                self.slot.view_gone()
+                self.slot.view_released()
