@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from shmq._segment.backoff import Backoff
     from shmq._segment.config import Lifetime, Overflow, Oversize, Values
     from shmq._store.dead_letters import DeadLetter, DeadLetters
+    from shmq._upcalls import QueueUpcalls
     from shmq._waiting.awaiting import Receiving
     from shmq._waiting.fileno import Readable
     from shmq._waiting.loop_waiters import LoopWaiters
@@ -366,7 +367,7 @@ class Queue(_core.QueueHandle[T]):
             return f"<shmq.Queue {self.name!r}, closed>" if self.segment else "<shmq.Queue, never opened>"
         return f"<shmq.Queue {self.name!r}: {self.qsize():,} of {self.segment.config.slots:,} slots of {self.slot_size:,} bytes>"
 
-    # -- what the compiled half calls ------------------------------------------------------------------------------------
+    # -- up-calls of the compiled half ---------------------------------------------------------------------------------------
 
     def _anext(self, leases: _core.Leases, timeout: float | None) -> Any:
         from shmq._waiting.awaiting import next_lease
@@ -405,6 +406,10 @@ class Queue(_core.QueueHandle[T]):
 
     def _holders(self) -> str:
         return attached_report(self)
+
+
+if TYPE_CHECKING:
+    answers: type[QueueUpcalls] = Queue  # each, as it is declared
 
 
 def _codec_of(segment: Segment, codec: Codec | None) -> Codec | None:

@@ -20,6 +20,7 @@ FLOORS = {  # folders, and the modules beside them
     "_worker_lost": 1,
     "_segment": 2,
     "_codec": 2,
+    "_upcalls": 2,
     "_store": 3,
     "_observe": 4,
     "_waiting": 4,

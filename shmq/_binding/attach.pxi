@@ -18,8 +18,6 @@ cdef class Attachment(Mapped):
     cdef identity_t bell_identity   # … which is the bell's only as long as it leads to this file
     cdef object __weakref__
 
-    _noun = "segment"               # what messages call it
-
     def __cinit__(self, *args, **kwargs):
         self.closed = True
         self.bell = -1
@@ -77,20 +75,28 @@ cdef class Attachment(Mapped):
         """Wait as short as a wait can be, awake: True where it helped."""
         return False
 
+    # -- up-calls, as they are answered where Python has no answer. shmq/_upcalls.py declares them ------------------------------------
+
+    _noun = "segment"
+
     def _attached(self) -> None:
-        """Called when this process got a port of its own: at opening, and in a forked child on first use."""
+        """Do nothing."""
 
     def _detached(self) -> None:
-        """Called when this process gave its port back."""
+        """Do nothing."""
 
     def _interpreter_exits(self) -> None:
-        """Called where a handle is used that the interpreter's exit has closed."""
+        """Do nothing."""
+
+    def _holders(self) -> str:
+        """The attached processes by their pids."""
+        return ", ".join([f"pid {port.pid}" for port in self._ports()])
 
     def _look_at_name(self) -> None:
-        """Called about once a second while somebody waits."""
+        """Do nothing."""
 
-    def _stalled(self, double seconds, bint unannounced) -> None:
-        """Called once where a call has waited for so long. `unannounced`: for what nobody tells of."""
+    def _stalled(self, seconds, unannounced) -> None:
+        """Do nothing."""
 
     # -- opening ------------------------------------------------------------------------------------------------------
 

@@ -89,10 +89,6 @@ cdef class Mapped:
                     result.add(serial_of(<uint64_t>serial << SHMQ_ID_BITS)) # what an id has room for
         return result
 
-    def _holders(self) -> str:
-        """The attached processes by their pids; shmq.Queue overrides it, and knows their command lines."""
-        return ", ".join(f"pid {port.pid}" for port in self._ports())
-
 
 cdef bint ports_fit(uint64_t ports, uint64_t nbytes) noexcept:
     """Can a segment of this size have so many ports?"""

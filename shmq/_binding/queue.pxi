@@ -14,7 +14,7 @@ cdef class QueuePort(Attachment):
     cdef public object _readable    # shmq._waiting.fileno.Readable, once somebody asked for fileno()
 
     _noun = "queue"
-    _reducers = None                # what a subclass's handles pickle with: a mapping from classes to reducers
+    _reducers = None
     _keeps_types = False
 
     def __cinit__(self, *args, **kwargs):
@@ -136,12 +136,6 @@ cdef class QueuePort(Attachment):
             helped = shmq_spin(&self.port, <shmq_side>side, SHMQ_FOREVER)
         self.end_use()
         return helped
-
-    # -- asked of the Python half: shmq/_queue.py --------------------------------------------------------------------------
-
-    def _in_flight_report(self) -> str:
-        """Who holds the in-flight cells, in words."""
-        return f"every in-flight cell of queue {self.name!r} is loaned or leased"
 
     # -- for the calls of a queue -------------------------------------------------------------------------------------
 
