@@ -29,6 +29,7 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 pytest.register_assert_rewrite("support")
 
 import shmq
+from support.native import Builder
 from support.processes import Children
 from support.shared_memory import SHM, left_behind_by
 
@@ -127,6 +128,13 @@ def make(name: str) -> Iterator[Callable[..., shmq.Queue]]:
 def queue(make: Callable[..., shmq.Queue]) -> shmq.Queue:
     """A small queue: 16 slots of 256 bytes."""
     return make(slots=16, slot_size=256)
+
+
+@pytest.fixture(scope="session")
+def build(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Builder:
+    """Compile programs in C, each once in a run."""
+    folder = tmp_path_factory.getbasetemp()
+    return Builder((folder.parent if hasattr(request.config, "workerinput") else folder) / "built")
 
 
 @pytest.fixture

@@ -20,19 +20,18 @@
  * had not been before, where a breakpoint of the processor stops it, and is stepped from there.
  *
  * Not for aarch64: an exception between a load-exclusive and its store-exclusive makes the store fail, at each try. */
+#include "roles.h"
+
 #include <fcntl.h>
-#include <errno.h>
-#include <signal.h>
 #include <stddef.h>
 #include <sys/ptrace.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/user.h>
-#include <sys/stat.h>
-#include <sys/wait.h>
 
-#include "../native/trial.h"
+#include "child.h"
 
-enum { WATCHDOG = 60, NOT_HERE = 77 };
+enum { NOT_HERE = 77 };
 
 static unsigned instructions, addresses, kills, system_calls, astray, states;
 
@@ -42,17 +41,17 @@ int clock_gettime(clockid_t clock, struct timespec *now) { return (int)syscall(S
 
 /* -- what outlives a process: memory, and bells ---------------------------------------------------------------------------- */
 
-static uint64_t state_bytes(const struct world *w) { return w->g.segment_bytes + 2 * sizeof(sem_t) + PORTS; }
+static uint64_t state_bytes(const struct world *w) { return w->segment.geometry.segment_bytes + 2 * sizeof(sem_t) + PORTS; }
 
 static void copy_out(const struct world *w, unsigned char *bytes) {
-    memcpy(bytes, w->base, w->g.segment_bytes);
-    memcpy(bytes += w->g.segment_bytes, w->semaphores, 2 * sizeof(sem_t));
+    memcpy(bytes, w->segment.base, w->segment.geometry.segment_bytes);
+    memcpy(bytes += w->segment.geometry.segment_bytes, w->segment.semaphores, 2 * sizeof(sem_t));
     bytes += 2 * sizeof(sem_t);
     for (uint32_t i = 0; i < PORTS; i++) bytes[i] = bell_is_there(w, i);
 }
 static void copy_in(struct world *w, const unsigned char *bytes) {
-    memcpy(w->base, bytes, w->g.segment_bytes);
-    memcpy(w->semaphores, bytes += w->g.segment_bytes, 2 * sizeof(sem_t));
+    memcpy(w->segment.base, bytes, w->segment.geometry.segment_bytes);
+    memcpy(w->segment.semaphores, bytes += w->segment.geometry.segment_bytes, 2 * sizeof(sem_t));
     bytes += 2 * sizeof(sem_t);
     for (uint32_t i = 0; i < PORTS; i++) { /* an earlier trial may have ended with the removal of any, and have rung the survivor's */
         char path[96];
@@ -65,8 +64,8 @@ static void copy_in(struct world *w, const unsigned char *bytes) {
     }
 }
 static bool is_as(const struct world *w, const unsigned char *bytes) {
-    return memcmp(w->base, bytes, w->g.segment_bytes) == 0 &&
-           memcmp(w->semaphores, bytes + w->g.segment_bytes, 2 * sizeof(sem_t)) == 0;
+    return memcmp(w->segment.base, bytes, w->segment.geometry.segment_bytes) == 0 &&
+           memcmp(w->segment.semaphores, bytes + w->segment.geometry.segment_bytes, 2 * sizeof(sem_t)) == 0;
 }
 static bool has_bells_as(const struct world *w, const unsigned char *bytes) {
     bytes += state_bytes(w) - PORTS;
@@ -92,23 +91,23 @@ static struct start start_of(const struct world *w) {
 
 /* Blank what differs between two runs of the same operation: identities and times. */
 static void make_comparable(const struct world *w, unsigned char *bytes) {
-    struct shmq_port_record *records = (struct shmq_port_record *)(bytes + w->g.ports_offset);
-    struct shmq_cell *cells = (struct shmq_cell *)(bytes + w->g.cells_offset);
+    struct shmq_port_record *records = (struct shmq_port_record *)(bytes + w->segment.geometry.ports_offset);
+    struct shmq_cell *cells = (struct shmq_cell *)(bytes + w->segment.geometry.cells_offset);
     struct shmq_header *header = (struct shmq_header *)bytes;
     header->space_woken_ns = 0;
     header->look_due = header->watch[0] = header->watch[1] = 0;
-    for (uint32_t i = 0; i < w->g.ports; i++) {
+    for (uint32_t i = 0; i < w->segment.geometry.ports; i++) {
         if (records[i].owner && records[i].owner != w->survivor.owner) records[i].owner = 1;
         if (i == w->survivor.index) continue;
         records[i].pid = 0;
     }
-    for (uint32_t i = 0; i < w->g.cells; i++) {
+    for (uint32_t i = 0; i < w->segment.geometry.cells; i++) {
         cells[i].leased_ns = 0;
         cells[i].due_ns = cells[i].due_ns != 0;
         cells[i].expires &= ~(UINT64_MAX >> 16);
     }
-    for (uint32_t i = 0; i < w->g.total_slots; i++) {
-        struct shmq_slot *slot = (struct shmq_slot *)(bytes + w->g.slot_offset + i * w->g.slot_stride);
+    for (uint32_t i = 0; i < w->segment.geometry.total_slots; i++) {
+        struct shmq_slot *slot = (struct shmq_slot *)(bytes + w->segment.geometry.slot_offset + i * w->segment.geometry.slot_stride);
         slot->published_ns = 0;
         slot->first_failed_ms = 0;
     }
@@ -117,14 +116,11 @@ static void make_comparable(const struct world *w, unsigned char *bytes) {
 /* -- a child on a leash --------------------------------------------------------------------------------------------------- */
 
 /* It stands still where the danger begins. */
-static pid_t fork_child(struct world *w, const struct role *role) {
-    fflush(stdout);
-    pid_t pid = fork();
-    CHECK(pid >= 0, "fork");
+static pid_t fork_on_leash(struct world *w, const struct role *role) {
+    pid_t pid = fork_child();
     if (pid == 0) {
         struct shmq_port port;
         if (ptrace(PTRACE_TRACEME, 0, NULL, NULL) != 0) _exit(NOT_HERE);
-        CHECK(shmq_owner_self() != 0, "identity");
         if (role->prepare) {
             attach(w, &port);
             role->prepare(w, &port);
@@ -133,8 +129,7 @@ static pid_t fork_child(struct world *w, const struct role *role) {
         role->act(w, &port);
         _exit(0);
     }
-    int status;
-    CHECK(waitpid(pid, &status, 0) == pid, "waitpid");
+    int status = wait_for_child(pid);
     if (WIFEXITED(status) && WEXITSTATUS(status) == NOT_HERE) {
         fprintf(stderr, "ptrace is not allowed here\n");
         exit(NOT_HERE);
@@ -155,19 +150,11 @@ static bool is_system_call(uint64_t place) { return memcmp((const void *)(uintpt
 
 /* False: it has ended, and well. */
 static bool go_on(pid_t pid, int request) {
-    int status;
     CHECK(ptrace(request, pid, NULL, NULL) == 0, "%s", strerror(errno));
-    CHECK(waitpid(pid, &status, 0) == pid, "waitpid");
+    int status = wait_for_child(pid);
     if (WIFSTOPPED(status) && WSTOPSIG(status) == SIGTRAP) return true;
-    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0, "child ended with %#x", status);
+    CHECK(ended_well(status), "child ended with %#x", (unsigned)status);
     return false;
-}
-
-static void really_kill(pid_t pid) {
-    int status;
-    kill(pid, SIGKILL);
-    CHECK(waitpid(pid, &status, 0) == pid, "waitpid");
-    CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL, "killed, and ended with %#x", status);
 }
 
 /* Run at full speed to the first visit of `place`, by a breakpoint of the processor: no instruction is changed for it. False:
@@ -175,7 +162,7 @@ static void really_kill(pid_t pid) {
 static bool run_to(pid_t pid, uint64_t place) {
     const size_t address = offsetof(struct user, u_debugreg), control = address + 7 * sizeof(long);
     if (ptrace(PTRACE_POKEUSER, pid, address, place) != 0 || ptrace(PTRACE_POKEUSER, pid, control, 1) != 0) {
-        really_kill(pid);
+        kill_child(pid);
         return false;
     }
     if (!go_on(pid, PTRACE_CONT)) return false;
@@ -242,7 +229,7 @@ static void find_newest(struct walk *walk) {
 /* The child is dead afterwards: it walked to the end. */
 static struct walk walk_through(struct world *w, const struct role *role) {
     struct walk walk = {0};
-    pid_t pid = fork_child(w, role);
+    pid_t pid = fork_on_leash(w, role);
     add_state(&walk, w);
     bool lives = true;
     while (lives) {
@@ -277,11 +264,11 @@ static void say(const char *what, const struct walk *walk, uint32_t n, bool othe
 
 /* In which state of its only exchange the dead one is to be found: its intent stands, and it has happened or not. */
 static bool is_at(const struct world *w, const unsigned char *bytes, const char *point) {
-    const struct shmq_port_record *records = (const struct shmq_port_record *)(bytes + w->g.ports_offset);
-    const struct shmq_cell *cells = (const struct shmq_cell *)(bytes + w->g.cells_offset);
-    const shmq_word *ring = (const shmq_word *)(bytes + w->g.ring_offset);
+    const struct shmq_port_record *records = (const struct shmq_port_record *)(bytes + w->segment.geometry.ports_offset);
+    const struct shmq_cell *cells = (const struct shmq_cell *)(bytes + w->segment.geometry.cells_offset);
+    const shmq_word *ring = (const shmq_word *)(bytes + w->segment.geometry.ring_offset);
     if (strcmp(point, "bell_armed") == 0) return records[w->survivor.index + 1].bell & 1;
-    for (uint32_t i = 0; i < w->g.ports; i++) {
+    for (uint32_t i = 0; i < w->segment.geometry.ports; i++) {
         uint64_t intent = records[i].intent;
         if (shmq_intent_operation(intent) == SHMQ_NOTHING) continue;
         bool recorded = shmq_word_slot(cells[shmq_intent_cell(intent)].word) != shmq_word_slot(intent);
@@ -326,20 +313,20 @@ static void kill_after(struct world *w, const struct start *start, const struct 
     }
     bool others_first = n % 2;
     say("killed", walk, n, others_first);
-    if (kills % 256 == 0) alarm(WATCHDOG);
+    if (kills % 256 == 0) watchdog(WATCHDOG_SECONDS);
     *w = start->w;
     copy_in(w, start->bytes);
-    pid_t pid = fork_child(w, role);
+    pid_t pid = fork_on_leash(w, role);
     uint32_t at = walk->newest[n];
     if (at != 0 && !run_to(pid, walk->places[at])) { /* then step by step */
         at = 0;
         copy_in(w, start->bytes);
-        pid = fork_child(w, role);
+        pid = fork_on_leash(w, role);
     }
     for (; at < n; at++) CHECK(go_on(pid, PTRACE_SINGLESTEP), "it ended too early");
     bool off = place_of(pid) != walk->places[n];
     copy_out(w, left);
-    really_kill(pid);
+    kill_child(pid);
     kills++;
     astray += off;
     CHECK(is_as(w, left) && has_bells_as(w, left), "memory or bells changed at the death");
@@ -367,7 +354,7 @@ static void scan(const struct role *role, uint32_t every) {
         snprintf(name, sizeof name, "%s, %u slots of %lu bytes", role->name, shapes[s].slots, (unsigned long)shapes[s].slot_size);
         who = name;
         snprintf(context, sizeof context, "%s, alive", name);
-        alarm(WATCHDOG);
+        watchdog(WATCHDOG_SECONDS);
         struct world *w = begin(role, &shapes[s]);
         struct start start = start_of(w);
         struct walk walk = walk_through(w, role);
@@ -399,13 +386,13 @@ static void pairs(const struct role *role, const struct shape *shape) {
     static const struct role reaper = {"the reaper", NULL, nothing, reap_it, NULL, NULL};
     char name[96];
     snprintf(context, sizeof context, "%s, alive", role->name);
-    alarm(WATCHDOG);
+    watchdog(WATCHDOG_SECONDS);
     struct world *w = begin(role, shape);
     struct start start = start_of(w);
     struct walk first = walk_through(w, role);
     who = name;
     for (uint32_t i = 0; i < first.count; i++) {
-        alarm(WATCHDOG);
+        watchdog(WATCHDOG_SECONDS);
         snprintf(name, sizeof name, "%s dead after %u instructions, at %#lx, its reaper", role->name, first.states[i].after,
                  first.states[i].after ? (unsigned long)first.places[first.states[i].after - 1] : 0ul);
         snprintf(context, sizeof context, "%s", name);

@@ -1,26 +1,21 @@
 """Death at every crash point of the engine, and after every store that it makes to shared memory; what the survivors find.
 
-The work is done by ``tests/native/crash_test.c``: a child takes a role and dies in it, then this process's side takes back
+The work is done by crash_points.c: a child takes a role and dies in it, then this process's side takes back
 what is lost, drains the queue, and compares with a ledger: nothing lost, nothing twice, nothing torn, every slot in exactly
 one cell, the leases of others untouched. Here stands what must have become of the role's own messages.
 """
 
 from __future__ import annotations
 
-import re
-import subprocess
 from pathlib import Path
 
 import pytest
 
-import shmq
-from support.engine import engine_sources
+from support.native import ACCESSES, CRASH_POINTS, POINTS, Builder, run_native
 
 pytestmark = pytest.mark.engine
 
-ENGINE = Path(shmq.get_include()).parent
-NATIVE = Path(__file__).parents[1] / "native"
-WATCHDOG = 90
+SOURCE = Path(__file__).with_name("crash_points.c")
 
 # Role → crash point that it passes → what has become of its messages, for each hit at which it may die: "-" gone, else the
 # delivery count with which they are found. Of batches, what has become of one message after the other.
@@ -122,20 +117,8 @@ DEATHS = [
 
 
 @pytest.fixture(scope="session")
-def program(tmp_path_factory):
-    path = tmp_path_factory.mktemp("crash") / "crash_test"
-    engine = engine_sources(ENGINE)
-    flags = ["-std=c11", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-D_GNU_SOURCE=", "-DSHMQ_CRASH_POINTS"]
-    command = ["cc", *flags, "-include", NATIVE / "every_store.h", f"-I{ENGINE}", NATIVE / "crash_test.c", *engine]
-    built = subprocess.run([*command, "-o", path, "-lrt", "-lpthread"], capture_output=True, text=True)
-    assert built.returncode == 0, built.stderr
-    return path
-
-
-def run(program, *arguments):
-    done = subprocess.run([program, *map(str, arguments)], capture_output=True, text=True, timeout=WATCHDOG)
-    assert done.returncode == 0, f"status {done.returncode}\n{done.stdout}{done.stderr}"
-    return done.stdout
+def program(build: Builder) -> Path:
+    return build.program(SOURCE, "-O1", *CRASH_POINTS, *ACCESSES)
 
 
 def deaths_in(output):
@@ -143,21 +126,18 @@ def deaths_in(output):
 
 
 def test_every_crash_point_of_the_engine_has_a_role_that_passes_it():
-    marked = {
-        name for source in ENGINE.rglob("*.c") for name in re.findall(r"^\s*SHMQ_CRASH_POINT\((\w+)\)", source.read_text(), re.M)
-    }
-    assert marked == {point for points in PASSED.values() for point in points}
+    assert set(POINTS) == {point for points in PASSED.values() for point in points}
 
 
 @pytest.mark.parametrize("role", PASSED)
 def test_the_table_knows_every_crash_point_that_a_role_passes(program, role):
-    passed = {name: int(hits) for name, hits in (line.split() for line in run(program, "passes", role).splitlines())}
+    passed = {name: int(hits) for name, hits in (line.split() for line in run_native(program, "passes", role).splitlines())}
     assert passed == {point: len(outcomes) for point, outcomes in PASSED[role].items()}
 
 
 @pytest.mark.parametrize(("role", "point", "nth", "outcome"), DEATHS)
 def test_a_death_at_a_crash_point_leaves_what_the_table_says(program, role, point, nth, outcome):
-    found = [line.split() for line in run(program, "kill", role, point, nth).splitlines()]
+    found = [line.split() for line in run_native(program, "kill", role, point, nth).splitlines()]
     assert found, "in no queue did the role come so far"
     wanted = [count.replace("-", "0") for count in outcome.split()]
     for slots, *messages in found:
@@ -166,18 +146,18 @@ def test_a_death_at_a_crash_point_leaves_what_the_table_says(program, role, poin
 
 @pytest.mark.parametrize("role", [*PASSED, "dead_getter", "dead_putter"])
 def test_a_death_after_any_store_loses_nothing(program, role):
-    assert deaths_in(run(program, "scan", role)) > 0
+    assert deaths_in(run_native(program, "scan", role)) > 0
 
 
 @pytest.mark.parametrize("role", REAPERS)
 def test_a_reaper_that_dies_while_it_takes_back_a_dead_reaper_loses_nothing(program, role):
-    assert deaths_in(run(program, "pairs", role)) > (50 if role == "reaper_of_bell" else 100)  # that dead one held little
+    assert deaths_in(run_native(program, "pairs", role)) > (50 if role == "reaper_of_bell" else 100)  # that dead one held little
 
 
 @pytest.mark.parametrize("putters", range(8))
 def test_three_that_die_in_the_middle_of_their_calls_are_told_apart(program, putters):
-    assert deaths_in(run(program, "crowd", putters)) > 100
+    assert deaths_in(run_native(program, "crowd", putters)) > 100
 
 
 def test_a_sleeper_that_is_killed_takes_no_message_and_no_wake_up_with_it(program):
-    run(program, "asleep")
+    run_native(program, "asleep")

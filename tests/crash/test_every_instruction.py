@@ -1,6 +1,6 @@
 """Death at every instruction of the engine as it is released (-O3, no crash points), by single-stepping with ptrace.
 
-The work is done by ``every_instruction.c``, with the roles, the ledger and the survivors of ``tests/native/trial.h``. The crash
+The work is done by ``every_instruction.c``, with the roles of ``roles.h`` in the world of ``world.h``. The crash
 points and stores of ``test_crash_points.py`` are those that the source names; here are the ones that the compiler made.
 """
 
@@ -14,8 +14,6 @@ import subprocess
 from pathlib import Path
 
 import pytest
-
-from support.engine import engine_sources
 
 # The engine of this checkout, as the sources of the test are: an installed shmq may be another one.
 ENGINE = Path(__file__).parents[2] / "shmq" / "_native"
@@ -80,42 +78,23 @@ SHAPES = range(4)
 EVERY = 20  # in the short form, every so manieth instruction is one at which a child is really killed
 
 
-def run_cc(*arguments):
-    done = subprocess.run(["cc", *arguments], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+# -no-pie: addresses in messages are those that addr2line understands. -z now: not to step through the dynamic linker.
+FIXED = ("-no-pie", "-Wl,-z,now")
 
 
-def compiled(directory, source, optimize="-O3"):
-    """The object of a source: of the test, of the engine, or of a mutant of the engine."""
-    path = directory / f"{source.stem}.o"
-    flags = ["-std=c11", optimize, "-g", "-fno-pie", "-Wall", "-Wextra", "-Werror", "-D_GNU_SOURCE="]
-    run_cc(*flags, f"-I{ENGINE}", "-c", source, "-o", path)
-    return path
-
-
-def linked(directory, objects):
-    path = directory / "every_instruction"
-    # -no-pie: addresses in messages are those that addr2line understands. -z now: not to step through the dynamic linker.
-    run_cc("-no-pie", "-Wl,-z,now", *objects, "-o", path, "-lrt", "-lpthread")
-    return path
+def compiled(build, engine=ENGINE, optimize="-O3"):
+    """The program with an engine, perhaps a mutant."""
+    return build.program(SOURCE, optimize, "-fno-pie", link=FIXED, engine=engine)
 
 
 @pytest.fixture(scope="session")
-def objects(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("objects")
-    return {source.stem: compiled(directory, source) for source in [SOURCE, *engine_sources(ENGINE)]}
-
-
-@pytest.fixture(scope="session")
-def program(objects, tmp_path_factory):
-    return linked(tmp_path_factory.mktemp("program"), objects.values())
+def program(build):
+    return compiled(build)
 
 
 @pytest.fixture(scope="session", params=["-O2", "-O3"])
-def any_program(request, tmp_path_factory):
-    directory = tmp_path_factory.mktemp("program")
-    sources = [SOURCE, *engine_sources(ENGINE)]
-    return linked(directory, [compiled(directory, source, request.param) for source in sources])
+def any_program(request, build):
+    return compiled(build, optimize=request.param)
 
 
 def tried(program, *arguments):
@@ -254,16 +233,15 @@ MUTANTS = {
 
 
 @pytest.mark.parametrize("mutant", MUTANTS)
-def test_an_engine_with_a_window_is_found_out(objects, tmp_path, mutant):
+def test_an_engine_with_a_window_is_found_out(build, tmp_path, mutant):
     file, old, new, role = MUTANTS[mutant]
     engine = shutil.copytree(ENGINE, tmp_path / "engine")
     source = (engine / file).read_text()
     changed, count = old.subn(new, source)
     assert count == 1 and changed != source, f"{file} no longer has the text that is to be replaced"
     (engine / file).write_text(changed)
-    mutants = [compiled(tmp_path, part) for part in engine_sources(engine)]
-    done = tried(linked(tmp_path, [objects[SOURCE.stem], *mutants]), "scan", role, 1000)
+    done = tried(compiled(build, engine), "scan", role, 1000)
     if done.returncode == NOT_HERE:
         pytest.skip(done.stderr.strip())
     assert done.returncode == 1, done.stdout + done.stderr
-    assert re.search(r"trial\.h:\d+: .* after \d+ of \d+ instructions", done.stderr), done.stderr
+    assert re.search(r"(world|call|segment)\.h:\d+: .* after \d+ of \d+ instructions", done.stderr), done.stderr

@@ -1,49 +1,36 @@
 """Several deaths, and life that goes on between them and the reaping: the ring has moved on, slots are in other hands.
 
 test_crash_points.py kills in every state that a process can be in. Here several die, and the reaper, and the reaper's
-reaper; and processes of all roles die at random under the eyes of the living. deaths.c plays the roles and says what a
+reaper; and processes of all roles die at random under the eyes of the living. many_deaths.c plays the roles and says what a
 survivor finds; what it must find stands here.
 """
 
 from __future__ import annotations
 
 import re
-import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
-import shmq
-from support.engine import engine_sources
+from support.native import CRASH_POINTS, POINTS, Builder, run_native
 
 pytestmark = pytest.mark.engine
 
-ENGINE = Path(shmq.get_include()).parent
-SOURCE = Path(__file__).with_name("deaths.c")
-WATCHDOG = 90
-POINT = re.compile(r"SHMQ_CRASH_POINT\((\w+)\)")
-POINTS = sorted({name for file in ENGINE.rglob("*.c") for name in POINT.findall(file.read_text())})
+SOURCE = Path(__file__).with_name("many_deaths.c")
 
 
 @pytest.fixture(scope="session")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def program(build: Builder) -> Path:
     """The engine with its crash points, and the roles."""
-    path = tmp_path_factory.mktemp("deaths") / "deaths"
-    sources = [SOURCE, *engine_sources(ENGINE)]
-    flags = ["-std=c11", "-O1", "-g", "-Wall", "-Wextra", "-DSHMQ_CRASH_POINTS", f"-I{ENGINE}"]
-    command = ["cc", *flags, *sources, "-o", path, "-lrt", "-lpthread"]
-    built = subprocess.run(command, capture_output=True, text=True, timeout=WATCHDOG)
-    assert built.returncode == 0, built.stderr
-    return path
+    return build.program(SOURCE, "-O1", *CRASH_POINTS)
 
 
 def run(program: Path, *arguments: object) -> list[str]:
     """What the program prints. Its children die with it, and it by its own watchdog."""
-    done = subprocess.run([program, *map(str, arguments)], capture_output=True, text=True, timeout=WATCHDOG)
-    assert done.returncode == 0, f"{arguments}: status {done.returncode}\n{done.stdout}{done.stderr}"
-    assert done.stdout.endswith("sound\n")
-    return done.stdout.splitlines()[:-1]
+    printed = run_native(program, *arguments)
+    assert printed.endswith("sound\n")
+    return printed.splitlines()[:-1]
 
 
 @dataclass(frozen=True)

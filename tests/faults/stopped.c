@@ -14,13 +14,8 @@
  * Roles whose name begins with "reap" find one who died in the middle of an exchange, holding leases and a loan; while a
  * reaper is stopped nobody else can reap, and "killed_reap" is killed where the others go on.
  */
-#include "../native/harness.h"
-
-
-#include <errno.h>
-#include <signal.h>
-#include <sys/prctl.h>
-#include <sys/wait.h>
+#include "call.h"
+#include "child.h"
 
 #define PORTS 8
 #define IN_FLIGHT 12
@@ -117,7 +112,7 @@ static bool look(struct lease *lease, bool timed) {
     lease->word = shmq_load_acquire(&port.cells[lease->cell].word);
     if (timed && (shmq_cell_state(lease->word) != SHMQ_TIMED || shmq_cell_owner(lease->word) != port.index)) return false;
     CHECK(shmq_word_slot(lease->word) < segment.geometry.total_slots);
-    lease->number = ((struct message *)shmq_payload_at(&port, shmq_word_slot(lease->word)))->number;
+    lease->number = ((struct head *)shmq_payload_at(&port, shmq_word_slot(lease->word)))->number;
     return true;
 }
 
@@ -139,7 +134,7 @@ static void done(uint32_t number) {
     ledger->done[number]++;
 }
 
-static void ack(struct lease lease, bool looking) {
+static void finish(struct lease lease, bool looking) {
     shmq_status status = shmq_lease_ack(&port, lease.cell, lease.word, looking);
     if (status == SHMQ_LOST) {
         ledger->lost++;
@@ -150,14 +145,14 @@ static void ack(struct lease lease, bool looking) {
     shmq_cell_return(&port, lease.cell, true);
 }
 
-static void give_back(struct lease lease, enum shmq_cause cause) {
+static void return_lease(struct lease lease, enum shmq_cause cause) {
     shmq_status status = shmq_lease_give_back(&port, lease.cell, lease.word, cause, 0);
     if (status == SHMQ_LOST) ledger->lost++;
     else CHECK_EQUAL(status, SHMQ_OK);
 }
 
 static void attach(void) {
-    CHECK_EQUAL(port_attach(&port, &segment), SHMQ_OK);
+    must_attach(&port, &segment);
     port.path_prefix = own_place();
 }
 
@@ -191,11 +186,10 @@ static void play_put_many(void) {
 static void play_publish(void) {
     struct shmq_patience patience = {0};
     uint64_t begun = shmq_now_ns();
-    uint32_t cell, number = new_number();
+    uint32_t number = new_number();
     shmq_status status;
     attach();
-    CHECK_EQUAL(shmq_cell_take_for_long(&port, SHMQ_TO_WRITE, &cell), SHMQ_OK);
-    shmq_cell_become(&port, cell, SHMQ_LOANED);
+    uint32_t cell = loan(&port);
     message_write(&port, slot_in(&port, cell), 0, number);
     arm();
     while ((status = shmq_ring_put(&port, cell)) != SHMQ_OK) await_more(status, SHMQ_SPACE, begun, &patience);
@@ -228,47 +222,47 @@ static void play_ack(void) {
     attach();
     struct lease lease = receive(true, false);
     arm();
-    ack(lease, false);
+    finish(lease, false);
 }
 static void play_look(void) {
     attach();
     struct lease lease = receive(true, false);
     arm();
-    ack(lease, true);
+    finish(lease, true);
 }
 static void play_nack(void) {
     attach();
     struct lease lease = receive(true, false);
     arm();
-    give_back(lease, SHMQ_NACKED);
+    return_lease(lease, SHMQ_NACKED);
 }
 static void play_release(void) {
     attach();
     struct lease lease = receive(true, false);
     arm();
-    give_back(lease, SHMQ_RELEASED);
+    return_lease(lease, SHMQ_RELEASED);
 }
 static void play_adopt(void) {
     attach();
     arm();
-    ack(receive(true, false), false);
+    finish(receive(true, false), false);
 }
 static void play_timed(void) {
     attach();
     arm();
-    ack(receive(true, true), false);
+    finish(receive(true, true), false);
 }
 static void play_timed_nack(void) {
     attach();
     arm();
-    give_back(receive(true, true), SHMQ_NACKED);
+    return_lease(receive(true, true), SHMQ_NACKED);
 }
 static void play_extend(void) {
     attach();
     struct lease lease = receive(true, true);
     arm();
     if (shmq_lease_extend(&port, lease.cell, &lease.word, shmq_now_ns() + LEASE_NS) == SHMQ_LOST) ledger->lost++;
-    else ack(lease, false);
+    else finish(lease, false);
 }
 /* Looks at its message until the end, and says so: what it sees is this message, whoever has finished it meanwhile. */
 static void play_watch(void) {
@@ -306,12 +300,10 @@ static void play_attach(void) {
     attach();
 }
 static void play_detach(void) {
-    uint32_t cell;
     attach();
     receive(true, false);
     receive(true, true);
-    CHECK_EQUAL(shmq_cell_take_for_long(&port, SHMQ_TO_WRITE, &cell), SHMQ_OK);
-    shmq_cell_become(&port, cell, SHMQ_LOANED);
+    loan(&port);
     arm();
 }
 static void play_reap(void) {
@@ -329,7 +321,7 @@ static void full(void) {
 }
 static void one_came_back(void) {
     half();
-    give_back(receive(true, false), SHMQ_NACKED);
+    return_lease(receive(true, false), SHMQ_NACKED);
 }
 static struct lease held_too_long;
 static void one_is_over(void) {
@@ -343,26 +335,7 @@ static void one_is_looked_at(void) {
     half();
     looked_at = receive(true, false);
     CHECK_EQUAL(shmq_view_begin(&port, looked_at.cell, looked_at.word), SHMQ_OK);
-    give_back(looked_at, SHMQ_RELEASED);
-}
-
-static pid_t fork_child(void) {
-    fflush(NULL);
-    pid_t parent = getpid(), child = fork();
-    CHECK(child >= 0);
-    if (child == 0) {
-        prctl(PR_SET_PDEATHSIG, SIGKILL);
-        if (getppid() != parent) _exit(3);
-        alarm(WATCHDOG_SECONDS);
-        CHECK(shmq_owner_self() != 0);
-    }
-    return child;
-}
-
-static int end_of(pid_t child) {
-    int status;
-    while (waitpid(child, &status, WUNTRACED) < 0) CHECK_EQUAL(errno, EINTR);
-    return status;
+    return_lease(looked_at, SHMQ_RELEASED);
 }
 
 /* Dies in the middle of a put or a get, holding a lease for life, one with a time-out, and a loan. */
@@ -371,12 +344,10 @@ static void one_died(bool putting) {
     give();
     pid_t child = fork_child();
     if (child == 0) {
-        uint32_t cell;
         attach();
         receive(true, false);
         receive(true, true);
-        CHECK_EQUAL(shmq_cell_take_for_long(&port, SHMQ_TO_WRITE, &cell), SHMQ_OK);
-        shmq_cell_become(&port, cell, SHMQ_LOANED);
+        loan(&port);
         point = "exchange_happened";
         nth = 1;
         fault = SIGKILL;
@@ -386,8 +357,7 @@ static void one_died(bool putting) {
         else receive(false, false);
         _exit(3);
     }
-    int status = end_of(child);
-    CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+    CHECK(child_was_killed(child));
 }
 static void one_died_putting(void) { one_died(true); }
 static void one_died_getting(void) { one_died(false); }
@@ -453,9 +423,9 @@ static uint32_t attached(void) {
 /* Three laps of puts and takes, whatever is in the ring and whatever came back, and nobody waits. */
 static void others_go_on(void) {
     for (uint32_t i = 0; i < 3 * SLOTS; i++) {
-        if (shmq_ring_length(&port) == SLOTS) ack(receive(i % 2, false), false);
+        if (shmq_ring_length(&port) == SLOTS) finish(receive(i % 2, false), false);
         give();
-        ack(receive(i % 2, i % 4 < 2), false);
+        finish(receive(i % 2, i % 4 < 2), false);
     }
 }
 
@@ -475,7 +445,7 @@ static void outlive_leases(void) {
         shmq_lease_expire(&port);
         while (try_receive(true, 0, &lease.cell) == SHMQ_OK) {
             look(&lease, false);
-            ack(lease, false);
+            finish(lease, false);
         }
     }
 }
@@ -494,7 +464,7 @@ static void check_end(void) {
     CHECK_EQUAL(shmq_ring_length(&port), 0);
     for (uint32_t i = 0; i < SLOTS; i++) give();
     CHECK_EQUAL(try_put(&port, 0, MOST), SHMQ_WOULD_BLOCK);
-    while (try_receive(false, 0, &lease.cell) == SHMQ_OK) look(&lease, false), ack(lease, false);
+    while (try_receive(false, 0, &lease.cell) == SHMQ_OK) look(&lease, false), finish(lease, false);
     uint32_t cells[IN_FLIGHT], cell;
     for (uint32_t i = 0; i < IN_FLIGHT; i++) CHECK_EQUAL(shmq_cell_take_for_long(&port, SHMQ_TO_WRITE, &cells[i]), SHMQ_OK);
     CHECK_EQUAL(shmq_cell_take_for_long(&port, SHMQ_TO_WRITE, &cell), SHMQ_NO_CELLS);
@@ -518,7 +488,7 @@ static bool trial(const struct role *role, bool past) {
         else disarm(), shmq_port_detach(&port);
         _exit(0);
     }
-    int status = end_of(child);
+    int status = wait_for_child(child);
     bool stopped = WIFSTOPPED(status);
     if (stopped) {
         uint32_t there = attached();
@@ -533,16 +503,16 @@ static bool trial(const struct role *role, bool past) {
         }
         kill(child, killed ? SIGKILL : SIGCONT);
         if (killed) {
-            CHECK(WIFSIGNALED(end_of(child)));
+            CHECK(was_killed(wait_for_child(child)));
             for (int tries = 0; attached() > 1; tries++) {
                 CHECK(tries < 2); /* the lock went with its holder, and what was begun is finished */
                 shmq_reap(&port);
             }
             status = 0;
-        } else status = end_of(child);
+        } else status = wait_for_child(child);
     }
-    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
-    if (role->before == one_is_over) ack(held_too_long, false);
+    CHECK(ended_well(status), "the child ended with %#x", (unsigned)status);
+    if (role->before == one_is_over) finish(held_too_long, false);
     if (role->before == one_is_looked_at) {
         CHECK_EQUAL(message_read(&port, shmq_word_slot(looked_at.word)).number, looked_at.number);
         shmq_view_end(&port, looked_at.cell);
@@ -553,7 +523,7 @@ static bool trial(const struct role *role, bool past) {
 }
 
 int main(int argc, char **argv) {
-    alarm(WATCHDOG_SECONDS);
+    watchdog(WATCHDOG_SECONDS);
     CHECK(argc > 4 && shmq_owner_self() != 0);
     const struct role *role = NULL;
     for (size_t i = 0; i < sizeof roles / sizeof *roles; i++)

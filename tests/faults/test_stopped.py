@@ -10,7 +10,6 @@ import itertools
 import os
 import re
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,14 +19,12 @@ import pytest
 
 import shmq
 from shmq._segment import lifecycle
-from support.engine import engine_sources
+from support.native import CRASH_POINTS, POINTS, Builder, run_native
 from support.processes import Children, wait_until
 
 pytestmark = pytest.mark.engine
 
-ENGINE = Path(shmq.get_include()).parent
 SOURCE = Path(__file__).with_name("stopped.c")
-POINTS = sorted({name for file in ENGINE.rglob("*.c") for name in re.findall(r"\bSHMQ_CRASH_POINT\((\w+)\)", file.read_text())})
 ROLES = re.findall(r'^    \{"(\w+)", \w+, play_', SOURCE.read_text(), re.M)
 TIMED = ("timed", "timed_adopt", "timed_nack", "extend", "watch", "finish_under_a_viewer", "expire", "detach")
 LONG = 30.0
@@ -38,21 +35,14 @@ Make = Callable[..., shmq.Queue]
 
 
 @pytest.fixture(scope="session")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("stopped") / "stopped"
-    sources = [SOURCE, *engine_sources(ENGINE)]
-    flags = ["-std=c11", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-DSHMQ_CRASH_POINTS", f"-I{ENGINE}"]
-    built = subprocess.run(["cc", *flags, *sources, "-o", path, "-lrt", "-lpthread"], capture_output=True, text=True)
-    assert built.returncode == 0, built.stderr
-    return path
+def program(build: Builder) -> Path:
+    return build.program(SOURCE, "-O1", *CRASH_POINTS)
 
 
 def windows(program: Path, role: str, slot_size: int, how: str) -> dict[str, int]:
     """The crash points at which a child was stopped in this role, each with how often it passed; and "lost", late acks."""
-    command = [program, role, str(slot_size), how, *POINTS]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=90)
-    assert done.returncode == 0, f"{role}: status {done.returncode}\n{done.stdout}{done.stderr}"
-    found = {point: int(number) for point, number in map(str.split, done.stdout.splitlines())}
+    printed = run_native(program, role, slot_size, how, *POINTS)
+    found = {point: int(number) for point, number in map(str.split, printed.splitlines())}
     assert found.pop("slowest") < PROMPT * 1e6
     return found
 

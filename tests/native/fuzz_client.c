@@ -1,11 +1,10 @@
 /* A libFuzzer target for shmq_attach: a file in /dev/shm whose content and length are the input's; where it is taken, a message
  * goes through it. fuzz_segment.c does the same to the engine alone, faster, and between fences. */
-#define _GNU_SOURCE
 #include <sanitizer/common_interface_defs.h>
 #include <stdlib.h>
 
 #define _Exit(status) abort() /* of a check that fails: libFuzzer then writes the input down */
-#include "harness.h"
+#include "segment.h"
 
 #include "client/client.c"
 

@@ -2,14 +2,13 @@
  *
  * An input is a segment and a script: a well-formed small segment, or one whose header holds the input's numbers and which
  * is looked at as attach does; then calls of two well-behaved handles, with words changed by a scribbling peer between the
- * calls and, by every_access.h, between any two accesses within a call; a handle may also die there, to be reaped.
+ * calls and, by accesses.h, between any two accesses within a call; a handle may also die there, to be reaped.
  *
- * A finding is an access outside the segment or outside the part that is meant (fences as in harness.h; the gaps between
+ * A finding is an access outside the segment or outside the part that is meant (fences as in segment.h; the gaps between
  * the parts and behind each payload are poisoned), undefined behaviour, a call that does not return, or a returned cell,
  * slot, length or status that cannot be. What becomes of the messages is no concern here.
  *
  * To follow a change of the engine's interface: the calls into it stand in `operate` alone, states and words in `value_of`. */
-#define _GNU_SOURCE
 #include <errno.h>
 #include <sanitizer/asan_interface.h>
 #include <semaphore.h>
@@ -20,7 +19,7 @@
 #include <unistd.h>
 
 #define _Exit(status) abort() /* of a check that fails: libFuzzer then writes the input down */
-#include "harness.h"
+#include "segment.h"
 
 #include "client/client.c"
 
@@ -95,11 +94,14 @@ static void restore_part(unsigned char *begin, uint64_t nbytes, unsigned char *e
     (void)end;
 }
 
+static void access_met(void);
+
 int LLVMFuzzerInitialize(int *argc, char ***argv) {
     (void)argc, (void)argv;
     static const struct { uint32_t slots; uint64_t slot_size; uint32_t in_flight, ports; } four[WELL_FORMED] = {
         {4, 64, 2, 2}, {1, 1, 1, 1}, {7, 100, 3, 3}, {3, SHMQ_PAGE, 3, 2}, {2, SHMQ_PAGE + 1, 1, 3},
     };
+    shmq_access_met = access_met;
     CHECK(shmq_owner_self() != 0);
     for (int i = 0; i < WELL_FORMED; i++) {
         segment_make(&shapes[i], four[i].slots, four[i].slot_size, four[i].in_flight, four[i].ports);
@@ -256,7 +258,6 @@ static void patch_apply(const struct patch *p) {
 #define ACCESSES_MOST (UINT64_C(1) << 24) /* of one call; a reaper of two dozen dead ports needs some three million */
 #define AMBUSHES 4
 
-uint64_t shmq_accesses, shmq_accesses_until = UINT64_MAX;
 
 static struct ambush {
     uint64_t at, period; /* 0: not armed; 0: once */
@@ -273,7 +274,7 @@ static void ambush_next(void) {
         if (ambushes[i].at && ambushes[i].at < shmq_accesses_until) shmq_accesses_until = ambushes[i].at;
 }
 
-void shmq_access_met(void) {
+static void access_met(void) {
     if (shmq_accesses >= call_ends_by) {
         fprintf(stderr, "a call does not return\n");
         abort();

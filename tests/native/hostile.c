@@ -4,49 +4,23 @@
  * code that real programs run meets the hostile words. An access out of bounds ends in the fence; an endless loop ends
  * by the watchdog.
  */
-#include "harness.h"
+#include <pthread.h>
+
+#include "chance.h"
+#include "segment.h"
+#include "single.h"
 
 #include "client/client.c"
-
-/* -- tests by name --------------------------------------------------------------------------------------------------- */
-
-struct test {
-    const char *name;
-    void (*run)(void);
-    struct test *next;
-};
-static struct test *all_tests;
-
-#define TEST(title)                                                       \
-    static void title(void);                                              \
-    static struct test title##_test = {.name = #title, .run = title};     \
-    __attribute__((constructor)) static void title##_register(void) {     \
-        title##_test.next = all_tests;                                    \
-        all_tests = &title##_test;                                        \
-    }                                                                     \
-    static void title(void)
-
-static int run_test(const char *name) {
-    alarm(WATCHDOG_SECONDS);
-    CHECK(shmq_owner_self() != 0);
-    for (struct test *test = all_tests; test != NULL; test = test->next)
-        if (strcmp(test->name, name) == 0) {
-            test->run();
-            return 0;
-        }
-    fprintf(stderr, "there is no test %s\n", name);
-    return 2;
-}
 
 static struct segment segment;
 static shmq_queue queues[2];
 static uint64_t luck = 1;
 
-static struct shmq_header *header(void) { return (struct shmq_header *)segment.base; }
+static struct shmq_header *header(void) { return segment_header(&segment); }
 
 static void begin(uint32_t slots, uint64_t slot_size) {
     segment_format(&segment);
-    for (int i = 0; i < 2; i++) CHECK_EQUAL(port_attach(&queues[i].port, &segment), SHMQ_OK);
+    for (int i = 0; i < 2; i++) must_attach(&queues[i].port, &segment);
     for (uint32_t i = 0; i < slots / 2; i++) CHECK_EQUAL(shmq_put(&queues[0], &slot_size, sizeof slot_size, NULL, 0), SHMQ_OK);
 }
 
@@ -290,4 +264,4 @@ TEST(a_header_of_random_numbers_is_accepted_only_where_the_file_is_large_enough)
     segment_unmake(&segment);
 }
 
-int main(int argc, char **argv) { return argc == 2 ? run_test(argv[1]) : 2; }
+int main(int argc, char **argv) { return run_single(argc, argv, WATCHDOG_SECONDS); }

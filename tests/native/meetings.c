@@ -4,22 +4,20 @@
  *     meetings NAME
  *
  * Prints how many meetings there were. */
-#include <sys/wait.h>
-
-#include "harness.h"
-
-uint64_t shmq_accesses, shmq_accesses_until = UINT64_MAX;
+#include "call.h"
+#include "child.h"
 
 static void (*other_act)(void);
 
-void shmq_access_met(void) {
-    shmq_accesses_until = UINT64_MAX; /* once */
+static void act_once(void) {
+    shmq_accesses_until = UINT64_MAX;
     other_act();
 }
 
 /* `act`, with `other` before its nth access, or after it where it has fewer. False: it has fewer. */
 static bool meet(uint64_t nth, void (*act)(void), void (*other)(void)) {
     other_act = other;
+    shmq_access_met = act_once;
     shmq_accesses = 0;
     shmq_accesses_until = nth;
     act();
@@ -36,8 +34,8 @@ static uint32_t cell;
 /* The viewer has lost its lease, and looks on; the holder has adopted the message. */
 static void begin_to_look(void) {
     segment_format(&segment);
-    CHECK_EQUAL(port_attach(&viewer, &segment), SHMQ_OK);
-    CHECK_EQUAL(port_attach(&holder, &segment), SHMQ_OK);
+    must_attach(&viewer, &segment);
+    must_attach(&holder, &segment);
     CHECK_EQUAL(try_put(&holder, 0, 0), SHMQ_OK);
     CHECK_EQUAL(shmq_cell_take_for_long(&viewer, SHMQ_TO_GIVE, &cell), SHMQ_OK);
     shmq_lease_time(&viewer, cell, 1000); /* over long ago */
@@ -55,14 +53,9 @@ static void viewer_is_reaped(void) {
     viewer.record->owner ^= 1; /* nobody has this identity */
     CHECK_EQUAL(shmq_reap(&holder), 1);
 }
-static void holder_is_done(void) {
-    CHECK_EQUAL(shmq_lease_ack(&holder, cell, shmq_cell_load(&holder, cell), false), SHMQ_OK);
-    shmq_cell_return(&holder, cell, true);
-}
+static void holder_is_done(void) { ack(&holder, cell); }
 static void holder_detaches(void) { shmq_port_detach(&holder); }
-static void holder_gives_back(void) {
-    CHECK_EQUAL(shmq_lease_give_back(&holder, cell, shmq_cell_load(&holder, cell), SHMQ_RELEASED, 0), SHMQ_OK);
-}
+static void holder_gives_back(void) { give_back(&holder, cell, SHMQ_RELEASED, 0); }
 
 struct meeting {
     const char *name;
@@ -83,8 +76,8 @@ static bool ended;
 
 static void shut_with_one_held(void) {
     segment_format(&segment);
-    CHECK_EQUAL(port_attach(&looker, &segment), SHMQ_OK);
-    CHECK_EQUAL(port_attach(&holder, &segment), SHMQ_OK);
+    must_attach(&looker, &segment);
+    must_attach(&holder, &segment);
     CHECK_EQUAL(try_put(&holder, 0, 0), SHMQ_OK);
     CHECK_EQUAL(shmq_cell_take_for_long(&holder, SHMQ_TO_GIVE, &cell), SHMQ_OK);
     shmq_lease_time(&holder, cell, 1000); /* over long ago */
@@ -96,7 +89,7 @@ static void shut_with_one_held(void) {
 static void loop_looks(void) { ended |= shmq_is_over(&looker, true); }
 static void another_thread_expires_it(void) {
     struct shmq_port thread;
-    CHECK_EQUAL(port_attach(&thread, &segment), SHMQ_OK);
+    must_attach(&thread, &segment);
     CHECK_EQUAL(shmq_lease_expire(&thread), 1);
 }
 /* And the port is this process's afterwards. */
@@ -104,16 +97,15 @@ static void its_holder_goes_and_another_comes(void) {
     struct shmq_port thread;
     uint32_t index = holder.index;
     shmq_port_detach(&holder);
-    CHECK_EQUAL(port_attach(&thread, &segment), SHMQ_OK);
+    must_attach(&thread, &segment);
     CHECK_EQUAL(thread.index, index);
 }
 
 static void process_forks(void) { /* the child has nobody who is in the middle of it */
-    int status;
     pid_t child = fork();
     CHECK(child >= 0);
     if (child == 0) _exit(shmq_owner_begun == shmq_owner_ended ? 0 : 1);
-    CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    CHECK(ended_well(wait_for_child(child)));
 }
 
 struct ending { const char *name; void (*act)(void), (*other)(void); };
@@ -130,10 +122,7 @@ static uint64_t try_all_of(const struct ending *ending) {
     for (bool met = true; met; nth++) {
         shut_with_one_held();
         met = meet(nth, ending->act, ending->other);
-        if (ended) {
-            fprintf(stderr, "%s, at access %llu: the loop has ended, and the message comes back\n", ending->name, (unsigned long long)nth);
-            exit(1);
-        }
+        CHECK(!ended, "at access %llu: the loop has ended, and the message comes back", (unsigned long long)nth);
         CHECK_EQUAL(shmq_cell_state(shmq_load_seq(&looker.cells[cell].word)), SHMQ_ORPHAN);
     }
     return nth;
@@ -148,11 +137,8 @@ static uint64_t try_all(const struct meeting *meeting) {
             met = holder_first ? meet(nth, meeting->finish, meeting->go) : meet(nth, meeting->go, meeting->finish);
             uint64_t word = shmq_load_seq(&holder.cells[cell].word);
             unsigned state = shmq_cell_state(word);
-            if (state != meeting->left && !(state == SHMQ_SPARE && meeting->left == SHMQ_WARM)) {
-                fprintf(stderr, "%s, %s at access %llu: cell %u is left in state %u, of port %u\n", meeting->name,
-                        holder_first ? "viewer" : "holder", (unsigned long long)nth, cell, state, shmq_cell_owner(word));
-                exit(1);
-            }
+            CHECK(state == meeting->left || (state == SHMQ_SPARE && meeting->left == SHMQ_WARM), "%s at access %llu: cell %u, state %u, port %u",
+                  holder_first ? "viewer" : "holder", (unsigned long long)nth, cell, state, shmq_cell_owner(word));
             CHECK_EQUAL(shmq_cell_owner(word), SHMQ_NO_PORT);
         }
     }
@@ -160,8 +146,9 @@ static uint64_t try_all(const struct meeting *meeting) {
 }
 
 int main(int argc, char **argv) {
-    alarm(WATCHDOG_SECONDS);
+    watchdog(WATCHDOG_SECONDS);
     CHECK(argc == 2 && shmq_owner_self() != 0);
+    snprintf(context, sizeof context, "%s", argv[1]);
     for (size_t i = 0; i < sizeof meetings / sizeof *meetings; i++) {
         if (strcmp(meetings[i].name, argv[1]) != 0) continue;
         uint64_t count = 0;

@@ -1,12 +1,8 @@
 /* A consumer of shmq.h looks into an empty queue; before it looks whether the queue was shut, somebody puts a message and shuts it. The
  * window is between two calls of client.c, which is included here; `shut_test NAME` passes or says what was not so. */
-#include "client/client.c"
+#include "check.h"
 
-#define CHECK(condition) \
-    if (!(condition)) { \
-        fprintf(stderr, "line %d: not %s\n", __LINE__, #condition); \
-        return 1; \
-    }
+#include "client/client.c"
 
 int main(int argc, char **argv) {
     shmq_queue *consumer, *producer;

@@ -5,16 +5,10 @@
  *
  * Prints the accesses and the questions of the second call of two, since the first one finds its way; of sleepers, their
  * questions, how often they lay down to sleep, and how long it took in milliseconds. */
-#include "harness.h"
+#include "call.h"
+#include "child.h"
 
 #include <fcntl.h>
-#include <signal.h>
-#include <stdarg.h>
-#include <sys/wait.h>
-
-
-uint64_t shmq_accesses, shmq_accesses_until = UINT64_MAX;
-void shmq_access_met(void) {}
 
 static _Atomic uint64_t *questions, *naps; /* of all processes of the program */
 
@@ -42,8 +36,7 @@ static uint32_t number;
 static void put_one(void) { CHECK_EQUAL(try_put(&port, 0, number++), SHMQ_OK); }
 static void receive_one(void) { CHECK_EQUAL(try_take(&port, true, &cell), SHMQ_OK); }
 static void ack_it(void) {
-    CHECK_EQUAL(shmq_lease_ack(&port, cell, shmq_cell_load(&port, cell), false), SHMQ_OK);
-    shmq_cell_return(&port, cell, true);
+    ack(&port, cell);
     shmq_wake_if_done(&port);
 }
 static void get(void) {
@@ -51,9 +44,7 @@ static void get(void) {
     shmq_count(&port.record->counters[SHMQ_GETS], 1);
     shmq_cell_return(&port, cell, true);
 }
-static void nack_it(void) {
-    CHECK_EQUAL(shmq_lease_give_back(&port, cell, shmq_cell_load(&port, cell), SHMQ_NACKED, SHMQ_BY_POLICY), SHMQ_OK);
-}
+static void nack_it(void) { give_back(&port, cell, SHMQ_NACKED, SHMQ_BY_POLICY); }
 /* As the binding does it. */
 static void task_done(void) {
     uint64_t done = shmq_load_relaxed(&port.header->done);
@@ -68,7 +59,7 @@ static void put_receive_nack(void) { put_one(), receive_one(), nack_it(); }
 static void length(void) { CHECK_EQUAL(shmq_ring_length(&port), 0); }
 static void all_done(void) { CHECK(shmq_all_done(&port)); }
 static void detach(void) { shmq_port_detach(&port); }
-static void attach(void) { CHECK_EQUAL(port_attach(&port, &segment), SHMQ_OK); }
+static void attach(void) { must_attach(&port, &segment); }
 static void look(void) { CHECK_EQUAL(shmq_reap(&port), 0); }
 static void poll_again(void) { CHECK(!shmq_tend(&port)); }
 static void wake(void) { shmq_wake(&port, SHMQ_ITEMS); }
@@ -91,7 +82,7 @@ static void join_goes_on(void) {
 static void flag_bells(void) { shmq_or_seq(shmq_waiters(&port, SHMQ_ITEMS), SHMQ_BELLS); }
 static void someone_dies(void) {
     static struct shmq_port dead;
-    CHECK_EQUAL(port_attach(&dead, &segment), SHMQ_OK);
+    must_attach(&dead, &segment);
     dead.record->owner ^= 1; /* nobody has this identity */
 }
 static void reap_one(void) { CHECK_EQUAL(shmq_reap(&port), 1); }
@@ -121,7 +112,7 @@ static const struct { const char *name; void (*prepare)(void), (*call)(void), (*
 static int count_steps(const char *name, uint32_t ports, uint32_t in_flight, uint32_t handles) {
     segment_make(&segment, 64, 64, in_flight, ports);
     static struct shmq_port others[SHMQ_MAX_PORTS];
-    for (uint32_t i = 0; i + 1 < handles; i++) CHECK_EQUAL(port_attach(&others[i], &segment), SHMQ_OK);
+    for (uint32_t i = 0; i + 1 < handles; i++) must_attach(&others[i], &segment);
     attach();
     for (size_t i = 0; i < sizeof calls / sizeof *calls; i++) {
         if (strcmp(calls[i].name, name) != 0) continue;
@@ -148,26 +139,21 @@ static int count_idle(uint32_t sleepers, uint32_t milliseconds) {
     *questions = 0;
     uint64_t begun = shmq_now_ns(), end = begun + milliseconds * UINT64_C(1000000);
     for (uint32_t i = 0; i < sleepers; i++) {
-        pids[i] = fork();
-        CHECK(pids[i] >= 0);
-        if (pids[i] != 0) continue;
+        if ((pids[i] = fork_child()) != 0) continue;
         struct shmq_port mine;
         struct shmq_patience patience = {0};
-        CHECK_EQUAL(port_attach(&mine, &segment), SHMQ_OK);
+        must_attach(&mine, &segment);
         while (shmq_await(&mine, SHMQ_ITEMS, end, &patience) != SHMQ_TIMED_OUT) {}
         _exit(0);
     }
-    for (uint32_t i = 0; i < sleepers; i++) {
-        int status;
-        CHECK(waitpid(pids[i], &status, 0) == pids[i] && status == 0);
-    }
+    for (uint32_t i = 0; i < sleepers; i++) CHECK(ended_well(wait_for_child(pids[i])));
     printf("%llu %llu %llu\n", (unsigned long long)*questions, (unsigned long long)*naps,
            (unsigned long long)((shmq_now_ns() - begun) / 1000000));
     return 0;
 }
 
 int main(int argc, char **argv) {
-    alarm(WATCHDOG_SECONDS);
+    watchdog(WATCHDOG_SECONDS);
     questions = shared_memory(2 * sizeof *questions, PROT_READ | PROT_WRITE);
     naps = questions + 1;
     CHECK(argc >= 4 && shmq_owner_self() != 0);

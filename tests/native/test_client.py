@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import shmq
+from support.native import run_native
 from support.processes import WATCHDOG, wait_until
 from support.shared_memory import PREFIX, side_files
 
@@ -28,13 +29,9 @@ HEADER, PORT, CELL = 1024, 128, 64  # bytes of the segment's parts, for those wh
 
 
 @pytest.fixture(scope="session")
-def program(tmp_path_factory):
-    path = tmp_path_factory.mktemp("client") / "client_test"
-    sources = [SOURCE, INCLUDE / "shmq.c"]
-    command = ["cc", f"-I{INCLUDE}", *sources, "-o", path, "-lrt", "-lpthread"]  # as the header says
-    built = subprocess.run(command, capture_output=True, text=True)
-    assert built.returncode == 0, built.stderr
-    return path
+def program(build):
+    sources = [str(SOURCE), str(INCLUDE / "shmq.c")]
+    return build.made(["cc", f"-I{INCLUDE}", *sources, "-lrt", "-lpthread"], "client_test")  # as the header says
 
 
 class Client:
@@ -742,14 +739,8 @@ def test_counters_of_c_and_python_add_up(client, queue):
     assert (stats.puts, stats.receives, stats.gets, stats.acks) == (2, 1, 1, 1)
 
 
-def test_what_was_put_before_a_shutdown_is_found_by_one_who_had_just_looked(tmp_path, make):
-    program = tmp_path / "shut_test"
-    sources = [SOURCE.with_name("shut_test.c"), INCLUDE.parent / "engine.c"]
-    command = ["cc", f"-I{INCLUDE.parent}", *WARNINGS, *sources, "-o", program, "-lrt", "-lpthread"]
-    built = subprocess.run(command, capture_output=True, text=True)
-    assert built.returncode == 0, built.stderr
-    done = subprocess.run([program, make(slots=4).name], capture_output=True, text=True, timeout=WATCHDOG)
-    assert (done.returncode, done.stderr) == (0, "")
+def test_what_was_put_before_a_shutdown_is_found_by_one_who_had_just_looked(build, make):
+    run_native(build.program(SOURCE.with_name("shut_test.c")), make(slots=4).name)
 
 
 @pytest.mark.parametrize(("rest", "ends"), [(3600, False), (0.3, True)])

@@ -7,25 +7,20 @@ broke something is shown, and is run again by ``PROGRAM FILE``; once what it fou
 from __future__ import annotations
 
 import faulthandler
-import functools
 import os
 import re
 import shutil
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-import shmq
-from support.engine import engine_sources
+from support.native import ACCESSES, ADDRESS, ENGINE, Builder
 
-ENGINE = Path(shmq.get_include()).parent
 HERE = Path(__file__).parent
 CORPUS = HERE / "corpus"
-SANITIZERS = ["-fsanitize=fuzzer,address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
-FLAGS = ["-std=gnu11", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-D_GNU_SOURCE=", *SANITIZERS]
-TARGETS = {"segment": ["-include", HERE / "every_access.h"], "client": []}  # the latter is not called between two accesses
+FLAGS = ("-O1", "-fsanitize=fuzzer", *ADDRESS)
+TARGETS: dict[str, tuple[str, ...]] = {"segment": ACCESSES, "client": ()}  # the latter is not called between two accesses
 SHORT, LONG, CONTROL = 20, 600, 60  # seconds
 ROUNDS = 5
 
@@ -55,21 +50,10 @@ PLANTED = {
 }
 
 
-def compile_target(target: str, engine: Path, folder: Path) -> Path:
+def compiled(build: Builder, target: str, engine: Path = ENGINE) -> Path:
     if shutil.which("clang") is None:
         pytest.skip("libFuzzer comes with clang, which is not installed")
-    program = folder / f"fuzz_{target}"
-    sources = [HERE / f"fuzz_{target}.c", *engine_sources(engine)]
-    command = ["clang", *FLAGS, *TARGETS[target], f"-I{engine}", f"-I{HERE}", *sources, "-o", program, "-lrt", "-lpthread"]
-    built = subprocess.run(command, capture_output=True, text=True)
-    assert built.returncode == 0, built.stderr
-    return program
-
-
-@pytest.fixture(scope="session")
-def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The program of a target, compiled once."""
-    return functools.cache(lambda target: compile_target(target, ENGINE, tmp_path_factory.mktemp(target)))
+    return build.program(HERE / f"fuzz_{target}.c", *FLAGS, *TARGETS[target], engine=engine, compiler="clang", standard="gnu11")
 
 
 # Bytes of a script, as fuzz_segment.c reads them.
@@ -158,24 +142,24 @@ def check(program: Path, tmp_path: Path, seconds: int, least: int) -> None:
 @pytest.mark.sanitizer
 @pytest.mark.parametrize(("target", "least"), [("segment", 20_000), ("client", 2_000)])
 def test_no_input_leads_a_reader_astray(build, tmp_path, target, least):
-    check(build(target), tmp_path, SHORT, least)
+    check(compiled(build, target), tmp_path, SHORT, least)
 
 
 @pytest.mark.stress
 @pytest.mark.parametrize(("target", "seconds", "least"), [("segment", LONG, 1_000_000), ("client", LONG // 5, 20_000)])
 def test_no_input_of_a_long_run_leads_a_reader_astray(build, tmp_path, target, seconds, least):
-    check(build(target), tmp_path, seconds, least)
+    check(compiled(build, target), tmp_path, seconds, least)
 
 
 @pytest.mark.sanitizer
 @pytest.mark.parametrize("planted", PLANTED)
-def test_a_planted_bug_is_found(tmp_path, planted):
+def test_a_planted_bug_is_found(build, tmp_path, planted):
     file, taken, left = PLANTED[planted]
     engine = tmp_path / "engine"
     shutil.copytree(ENGINE, engine)
     source = (engine / file).read_text()
     assert taken in source, f"{file} no longer says {taken!r}: plant the bug again"
     (engine / file).write_text(source.replace(taken, left))
-    status, executed, said = fuzz(compile_target("segment", engine, tmp_path), tmp_path, CONTROL)
+    status, executed, said = fuzz(compiled(build, "segment", engine), tmp_path, CONTROL)
     assert status != 0, f"{planted} was not found by {executed} inputs"
     assert re.search("ERROR: AddressSanitizer|does not return|not so:|runtime error", said), said[-6000:]

@@ -6,20 +6,16 @@ The table of ARCHITECTURE.md, "What grows with what", is this one in words.
 from __future__ import annotations
 
 import re
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-import shmq
-from support.engine import engine_sources
+from support.native import ACCESSES, Builder, run_native
 
 pytestmark = pytest.mark.engine
 
-ENGINE = Path(shmq.get_include()).parent
 SOURCE = Path(__file__).with_name("steps.c")
-WATCHDOG = 90
 LOOK, SLICE = 80, 250  # milliseconds: SHMQ_SLICE_MS and SHMQ_SLICE_MOST_MS of wait.h
 
 HANDLES, CELLS = "handles that are attached", "in-flight cells"
@@ -59,20 +55,9 @@ STEPS_EACH = 6  # at most, for each handle and for each cell
 
 
 @pytest.fixture(scope="session")
-def steps(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[int]]:
-    program = tmp_path_factory.mktemp("steps") / "steps"
-    flags = ["-std=c11", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-D_GNU_SOURCE=", f"-I{ENGINE}"]
-    wrapped = ["-Wl,--wrap=fcntl", "-Wl,--wrap=sem_clockwait"]
-    command = ["cc", *flags, "-include", SOURCE.with_name("every_access.h"), SOURCE, *engine_sources(ENGINE), *wrapped]
-    built = subprocess.run([*command, "-o", program, "-lrt", "-lpthread"], capture_output=True, text=True, timeout=WATCHDOG)
-    assert built.returncode == 0, built.stderr
-
-    def steps(*arguments: object) -> list[int]:
-        done = subprocess.run([program, *map(str, arguments)], capture_output=True, text=True, timeout=WATCHDOG)
-        assert done.returncode == 0, f"status {done.returncode}\n{done.stdout}{done.stderr}"
-        return [int(number) for number in done.stdout.split()]
-
-    return steps
+def steps(build: Builder) -> Callable[..., list[int]]:
+    program = build.program(SOURCE, "-O1", *ACCESSES, link=("-Wl,--wrap=fcntl", "-Wl,--wrap=sem_clockwait"))
+    return lambda *arguments: [int(number) for number in run_native(program, *arguments).split()]
 
 
 def test_no_call_is_forgotten() -> None:

@@ -1,12 +1,11 @@
 /* Another kind of segment, made for this test: a number that many read and anybody may raise. It uses only what is below a queue: ports,
  * waking, sleeping, bells, ports of the dead. So that a second kind needs no word of its own in any of these.
  *
- *     kinds SINGLE    passes, or says what was not so
+ *     second_kind NAME    the test of that name passes, or says what was not so
  */
-#include "harness.h"
-
-#include <signal.h>
-#include <sys/wait.h>
+#include "child.h"
+#include "segment.h"
+#include "single.h"
 
 enum { KIND = 77, PORTS = 4 };
 
@@ -63,14 +62,8 @@ static void raise_number(struct shmq_port *port) {
     shmq_wake_after(port, SHMQ_ITEMS);
 }
 
-static void end_of(pid_t pid, int expected) {
-    int status;
-    CHECK_EQUAL(waitpid(pid, &status, 0), pid);
-    CHECK_EQUAL(status, expected);
-}
-
 /* No function of a queue takes it for one, and none of its own takes a queue. */
-static void checked(void) {
+TEST(checked) {
     struct shmq_geometry geometry;
     struct segment queue;
     make();
@@ -82,7 +75,7 @@ static void checked(void) {
 }
 
 /* As many handles as it has ports, and each port is free again when its handle has left. */
-static void attachment(void) {
+TEST(attachment) {
     struct shmq_port ports[PORTS], more;
     make();
     for (int i = 0; i < PORTS; i++) ports[i] = attached();
@@ -95,12 +88,12 @@ static void attachment(void) {
 }
 
 /* A sleeper is woken by whoever raises the number, and sleeps no longer than its time where nobody does. */
-static void waking(void) {
+TEST(waking) {
     make();
     struct shmq_port mine = attached();
     struct shmq_patience patience = {0};
     CHECK_EQUAL(shmq_wait_park(&mine, SHMQ_ITEMS, shmq_now_ns() + 1000000, &patience), SHMQ_TIMED_OUT);
-    pid_t child = fork();
+    pid_t child = fork_child();
     if (child == 0) {
         struct shmq_port port = attached();
         while (shmq_load_seq(shmq_waiters(&port, SHMQ_ITEMS)) == 0) usleep(100);
@@ -111,14 +104,14 @@ static void waking(void) {
     while (!promising(&mine, SHMQ_ITEMS, false)) shmq_wait_park(&mine, SHMQ_ITEMS, SHMQ_FOREVER, &patience);
     CHECK_EQUAL(shmq_load_seq(&notice_of(&mine)->number), 1);
     CHECK_EQUAL(shmq_load_seq(shmq_waiters(&mine, SHMQ_ITEMS)), 0);
-    end_of(child, 0);
+    CHECK(!child_was_killed(child));
 }
 
 /* What one that was killed held is taken back, and its port is free. */
-static void death(void) {
+TEST(death) {
     make();
     struct shmq_port mine = attached();
-    pid_t child = fork();
+    pid_t child = fork_child();
     if (child == 0) {
         struct shmq_port port = attached();
         shmq_store_seq(&notice_of(&port)->held[port.index], 5);
@@ -126,7 +119,7 @@ static void death(void) {
         shmq_add_seq(shmq_waiters(&port, SHMQ_ITEMS), 1);
         raise(SIGKILL);
     }
-    end_of(child, SIGKILL);
+    CHECK(child_was_killed(child));
     CHECK_EQUAL(shmq_load_seq(&notice_of(&mine)->held[1]), 5);
     CHECK_EQUAL(shmq_reap(&mine), 1);
     CHECK_EQUAL(recovered, 1);
@@ -137,7 +130,7 @@ static void death(void) {
 }
 
 /* A listener's bell is rung, and goes with its port. */
-static void listening(void) {
+TEST(listening) {
     char prefix[64], heard;
     snprintf(prefix, sizeof prefix, "/dev/shm/shmq-%lu.kinds+%d", (unsigned long)geteuid(), (int)getpid());
     make();
@@ -153,13 +146,4 @@ static void listening(void) {
     CHECK(!shmq_bell_is_there(&other, bell));
 }
 
-static const struct { const char *name; void (*run)(void); } singles[] = {
-    {"checked", checked}, {"attachment", attachment}, {"waking", waking}, {"death", death}, {"listening", listening},
-};
-
-int main(int count, char **words) {
-    alarm(WATCHDOG_SECONDS);
-    for (size_t i = 0; count == 2 && i < sizeof singles / sizeof *singles; i++)
-        if (strcmp(singles[i].name, words[1]) == 0) return singles[i].run(), 0;
-    return 2;
-}
+int main(int argc, char **argv) { return run_single(argc, argv, WATCHDOG_SECONDS); }

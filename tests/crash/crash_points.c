@@ -1,20 +1,19 @@
 /* Kill a process at a crash point, or after any of its stores to shared memory, and look at what the survivors find.
  *
- *     crash_test passes ROLE              which crash points the role passes: "NAME HITS" lines
- *     crash_test kill ROLE POINT NTH      die at the nth hit; prints, per shape of queue, what became of the role's messages
- *     crash_test scan ROLE               die after each store to shared memory in turn
- *     crash_test pairs ROLE               ROLE reaps: a second reaper dies after each store, for each death of the first
- *     crash_test crowd PUTTERS            three die, after each of their stores, before anybody reaps; bit n of PUTTERS: the
+ *     crash_points passes ROLE              which crash points the role passes: "NAME HITS" lines
+ *     crash_points kill ROLE POINT NTH      die at the nth hit; prints, per shape of queue, what became of the role's messages
+ *     crash_points scan ROLE               die after each store to shared memory in turn
+ *     crash_points pairs ROLE               ROLE reaps: a second reaper dies after each store, for each death of the first
+ *     crash_points crowd PUTTERS            three die, after each of their stores, before anybody reaps; bit n of PUTTERS: the
  *                                         nth puts, otherwise it receives
- *     crash_test asleep                   a sleeper is killed, and the one who was just woken
+ *     crash_points asleep                   a sleeper is killed, and the one who was just woken
  *
- * What a trial is stands in trial.h. */
-#include <signal.h>
-#include <sys/wait.h>
+ * What a trial is stands in world.h. */
+#include "roles.h"
 
-#include "trial.h"
+#include "child.h"
 
-enum { NAMES = 32, WATCHDOG = 60 };
+enum { NAMES = 32 };
 
 /* -- dying ----------------------------------------------------------------------------------------------------------- */
 
@@ -24,7 +23,7 @@ static struct {
     _Atomic bool received[2];
 } *told;
 
-static struct { const char *point; unsigned nth, hits; bool armed; } death; /* point NULL: after the nth store */
+static struct { const struct segment *segment; const char *point; unsigned nth, hits; bool armed; } death; /* point NULL: after the nth store */
 
 static void meet(void) {
     if (++death.hits == death.nth) kill(getpid(), SIGKILL);
@@ -40,41 +39,35 @@ void shmq_crash_point(const char *name) {
     if (death.point && strcmp(death.point, name) == 0) meet();
 }
 
-void shmq_stored(const volatile void *word) {
-    const unsigned char *byte = (const unsigned char *)word;
-    if (death.armed && death.point == NULL && byte >= segment && byte < segment + segment_bytes) meet();
+static void stored(const volatile void *word) {
+    const unsigned char *byte = (const unsigned char *)word, *begin = death.segment->base;
+    if (death.armed && death.point == NULL && byte >= begin && byte < begin + death.segment->geometry.segment_bytes) meet();
 }
 
-static void try_to_put(struct world *w, struct shmq_port *port) { put(w, port, w->of_role); }
+static void try_to_put(struct world *w, struct shmq_port *port) { put_message(w, port, w->of_role); }
 static void try_to_receive(struct world *w, struct shmq_port *port) { (void)w, receive(port, &childs_cell); }
 static const struct role one_putter = {"one of the putters", NULL, nothing, try_to_put, NULL, NULL};
 static const struct role one_receiver = {"one of the receivers", NULL, nothing, try_to_receive, NULL, NULL};
 
 /* A child takes the role and dies after `nth` stores, or at the nth hit of `point`. False: it came through, and ended. */
 static bool die_as(struct world *w, const struct role *role, const char *point, unsigned nth) {
-    fflush(stdout);
-    pid_t pid = fork();
-    CHECK(pid >= 0, "fork");
+    pid_t pid = fork_child();
     if (pid == 0) {
-        alarm(WATCHDOG);
         struct shmq_port port;
-        CHECK(shmq_owner_self() != 0, "identity");
         if (role->prepare) {
             attach(w, &port);
             role->prepare(w, &port);
         }
+        shmq_stored = stored;
+        death.segment = &w->segment;
         death.point = point;
         death.nth = nth;
-        death.hits = 0;
         death.armed = true;
         role->act(w, &port);
         death.armed = false;
         _exit(0);
     }
-    int status;
-    CHECK(waitpid(pid, &status, 0) == pid, "waitpid");
-    CHECK(WIFEXITED(status) ? WEXITSTATUS(status) == 0 : WTERMSIG(status) == SIGKILL, "role %s ended with %#x", role->name, status);
-    return WIFSIGNALED(status);
+    return child_was_killed(pid);
 }
 
 /* -- trials --------------------------------------------------------------------------------------------------------------- */
@@ -169,7 +162,7 @@ static bool crowd_of(unsigned putters, const struct shape *shape, bool others_be
         expect_of_role(w, 1, GONE | (putters >> i & 1 ? FIRST | SECOND : 0));
         w->next++;
         died[i] = die_as(w, putters >> i & 1 ? &one_putter : &one_receiver, NULL, stores[i]);
-        if (others_between && shmq_ring_length(&w->survivor) < w->g.slots) put_new(w, &w->survivor, FIRST | SECOND);
+        if (others_between && shmq_ring_length(&w->survivor) < w->segment.geometry.slots) put_new(w, &w->survivor, FIRST | SECOND);
         if (others_between) receive_one(w);
     }
     w->of_role_count = 0;
@@ -192,14 +185,11 @@ static void crowd(unsigned putters) {
 /* -- asleep --------------------------------------------------------------------------------------------------------------- */
 
 static pid_t sleeper(struct world *w, int number) {
-    pid_t pid = fork();
-    CHECK(pid >= 0, "fork");
+    pid_t pid = fork_child();
     if (pid) return pid;
-    alarm(WATCHDOG);
     struct shmq_port port;
     struct shmq_patience patience = {.spun = true};
     uint32_t cell;
-    CHECK(shmq_owner_self() != 0, "identity");
     attach(w, &port);
     while (receive(&port, &cell) != SHMQ_OK) shmq_await(&port, SHMQ_ITEMS, SHMQ_FOREVER, &patience);
     told->received[number] = true;
@@ -220,11 +210,9 @@ static void asleep(void) {
         if (round % 2) kill(doomed, SIGKILL);
         put_new(w, &w->survivor, FIRST);
         if (round % 2 == 0) kill(doomed, SIGKILL); /* perhaps it was the one who was woken, and has not run yet */
-        int status;
-        waitpid(doomed, &status, 0);
+        child_was_killed(doomed);
         if (told->received[0]) put_new(w, &w->survivor, FIRST);
-        waitpid(other, &status, 0);
-        CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0, "the other sleeper ended with %#x", status);
+        CHECK(!child_was_killed(other), "the other sleeper was killed");
         CHECK(told->received[1], "the other sleeper received nothing");
         shmq_reap(&w->survivor);
         while (receive_one(w)) {}
@@ -235,9 +223,9 @@ static void asleep(void) {
 }
 
 int main(int argc, char **argv) {
-    alarm(WATCHDOG);
-    told = mmap(NULL, sizeof *told, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    CHECK(told != MAP_FAILED, "memory");
+    watchdog(WATCHDOG_SECONDS);
+    CHECK(shmq_owner_self() != 0);
+    told = shared_memory(sizeof *told, PROT_READ | PROT_WRITE);
     if (argc == 2 && strcmp(argv[1], "asleep") == 0) asleep();
     else if (argc == 3 && strcmp(argv[1], "crowd") == 0) crowd((unsigned)atoi(argv[2]));
     else if (argc == 3 && strcmp(argv[1], "passes") == 0) passes(role_of(argv[2]));

@@ -2,8 +2,6 @@
 #ifndef SHMQ_TEST_ENGINE_H
 #define SHMQ_TEST_ENGINE_H
 
-#define _GNU_SOURCE /* so that this header comes first in each program */
-
 #include "bell.h"
 #include "owner.h"
 #include "queue/attach.h"

@@ -1,6 +1,6 @@
 /* Processes that die at crash points, one after the other, and a survivor that says what it found.
  *
- *     deaths slots=N slot_size=N preload=N between=nothing|laps|hands ROLE@POINT:NTH …
+ *     many_deaths slots=N slot_size=N preload=N between=nothing|laps|hands ROLE@POINT:NTH …
  *
  * The segment lies in memory that forked processes share; liveness is the real lock file's. `preload` messages, numbered
  * from 1, are in the ring at first. Each ROLE is played by a process of its own, which kills itself at the NTH passage of
@@ -11,17 +11,13 @@
  *     message NUMBER DELIVERY_COUNT     each message that the survivor got, in that order
  *     sound                             each slot is in one cell, all ports are free, and a producer and a consumer get on
  *
- *     deaths storm SEED ROUNDS POINT …
+ *     many_deaths storm SEED ROUNDS POINT …
  *
  * lets processes of all roles die at random passages of all points under the eyes of a living producer and two living
  * consumers, and checks the ledger that all of them keep. A failed check ends the program with status 1.
  */
-#include "../native/harness.h"
-
-#include <errno.h>
-#include <signal.h>
-#include <sys/prctl.h>
-#include <sys/wait.h>
+#include "call.h"
+#include "child.h"
 
 #define PORTS 8
 #define IN_FLIGHT 12
@@ -47,54 +43,7 @@ static void arm(const char *point, uint32_t nth) {
     armed = point;
 }
 
-static pid_t fork_child(void) {
-    fflush(NULL);
-    pid_t parent = getpid(), child = fork();
-    CHECK(child >= 0);
-    if (child == 0) {
-        prctl(PR_SET_PDEATHSIG, SIGKILL);
-        if (getppid() != parent) _exit(3);
-        CHECK(shmq_owner_self() != 0);
-    }
-    return child;
-}
-
-/* True: it killed itself; false: it ended with status 0. */
-static bool await_child(pid_t child) {
-    int status;
-    pid_t ended;
-    while ((ended = waitpid(child, &status, 0)) < 0 && errno == EINTR) {}
-    CHECK_EQUAL(ended, child);
-    if (WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL) return true;
-    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
-    return false;
-}
-
-static void attach(void) {
-    shmq_status status = port_attach(&port, &segment);
-    CHECK_EQUAL(status, SHMQ_OK);
-}
-
-/* -- operations that wait ----------------------------------------------------------------------------------------------- */
-
-static uint32_t take(bool for_long) {
-    struct shmq_patience patience = {0};
-    uint32_t cell;
-    shmq_status status;
-    while ((status = try_take(&port, for_long, &cell)) != SHMQ_OK) wait_after(&port, status, SHMQ_ITEMS, SHMQ_FOREVER, &patience);
-    return cell;
-}
-
-static uint32_t number_in(uint32_t cell) { return message_read(&port, slot_in(&port, cell)).number; }
-
-static void ack(uint32_t cell) {
-    CHECK_EQUAL(shmq_lease_ack(&port, cell, shmq_cell_load(&port, cell), false), SHMQ_OK);
-    shmq_cell_return(&port, cell, true);
-}
-
-static void give_back(uint32_t cell, bool failed) {
-    CHECK_EQUAL(shmq_lease_give_back(&port, cell, shmq_cell_load(&port, cell), failed ? SHMQ_NACKED : SHMQ_RELEASED, 0), SHMQ_OK);
-}
+static void attach(void) { must_attach(&port, &segment); }
 
 /* How often anybody dead was freed; until none is left. */
 static bool reap_once(void) {
@@ -110,17 +59,6 @@ static void reap_all(void) {
     for (int rounds = 0; !reap_once(); rounds++) CHECK(rounds < 100);
 }
 
-struct batch {
-    uint32_t next, end;
-};
-
-static bool fill(void *context, struct shmq_port *where, uint32_t slot) {
-    struct batch *batch = context;
-    if (batch->next == batch->end) return false;
-    message_write(where, slot, 0, batch->next++);
-    return true;
-}
-
 /* -- roles ------------------------------------------------------------------------------------------------------------- */
 
 static const char *point;
@@ -134,19 +72,17 @@ static void play_put(void) {
 
 static void play_put_many(void) {
     attach();
-    struct batch batch = {own_number, own_number + BATCH};
+    struct batch batch = {.next = own_number, .end = own_number + BATCH};
     uint32_t cell;
     shmq_status status;
     CHECK_EQUAL(shmq_cell_take(&port, SHMQ_TO_WRITE, &cell), SHMQ_OK);
     arm(point, nth);
-    shmq_ring_put_many(&port, cell, fill, &batch, &status);
+    shmq_ring_put_many(&port, cell, fill_batch, &batch, &status);
 }
 
 static void play_publish(void) {
     attach();
-    uint32_t cell;
-    CHECK_EQUAL(shmq_cell_take_for_long(&port, SHMQ_TO_WRITE, &cell), SHMQ_OK);
-    shmq_cell_become(&port, cell, SHMQ_LOANED);
+    uint32_t cell = loan(&port);
     message_write(&port, slot_in(&port, cell), 0, own_number);
     arm(point, nth);
     SHMQ_CRASH_POINT(driver_loaned);
@@ -156,7 +92,7 @@ static void play_publish(void) {
 static void play_get(void) {
     attach();
     arm(point, nth);
-    uint32_t cell = take(false);
+    uint32_t cell = take(&port, false);
     SHMQ_CRASH_POINT(driver_leased);
     shmq_cell_return(&port, cell, true);
     SHMQ_CRASH_POINT(driver_got);
@@ -173,14 +109,14 @@ static void play_get_many(void) {
 
 static void play_ack(void) {
     attach();
-    uint32_t cell = take(true);
+    uint32_t cell = take(&port, true);
     arm(point, nth);
-    ack(cell);
+    ack(&port, cell);
 }
 
 static void play_look(void) {
     attach();
-    uint32_t cell = take(true);
+    uint32_t cell = take(&port, true);
     CHECK_EQUAL(shmq_lease_ack(&port, cell, shmq_cell_load(&port, cell), true), SHMQ_OK);
     arm(point, nth);
     SHMQ_CRASH_POINT(driver_held);
@@ -188,23 +124,23 @@ static void play_look(void) {
 
 static void play_nack(void) {
     attach();
-    uint32_t cell = take(true);
+    uint32_t cell = take(&port, true);
     arm(point, nth);
-    give_back(cell, true);
+    give_back(&port, cell, SHMQ_NACKED, 0);
 }
 
 static void play_release(void) {
     attach();
-    uint32_t cell = take(true);
+    uint32_t cell = take(&port, true);
     arm(point, nth);
-    give_back(cell, false);
+    give_back(&port, cell, SHMQ_RELEASED, 0);
 }
 
 static void play_adopt(void) {
     attach();
-    give_back(take(true), true);
+    give_back(&port, take(&port, true), SHMQ_NACKED, 0);
     arm(point, nth);
-    take(true);
+    take(&port, true);
 }
 
 static void play_attach(void) {
@@ -215,11 +151,9 @@ static void play_attach(void) {
 /* Two leases and one loan in hand. */
 static void play_detach(void) {
     attach();
-    uint32_t cell;
-    take(true);
-    take(true);
-    CHECK_EQUAL(shmq_cell_take_for_long(&port, SHMQ_TO_WRITE, &cell), SHMQ_OK);
-    shmq_cell_become(&port, cell, SHMQ_LOANED);
+    take(&port, true);
+    take(&port, true);
+    loan(&port);
     arm(point, nth);
     SHMQ_CRASH_POINT(driver_hands_full);
     shmq_port_detach(&port);
@@ -260,14 +194,14 @@ static void play(const char *act, uint32_t place) {
         role->play();
         _exit(0);
     }
-    printf("%s %u\n", await_child(child) ? "died" : "lived", place);
+    printf("%s %u\n", child_was_killed(child) ? "died" : "lived", place);
 }
 
 /* -- the survivor ------------------------------------------------------------------------------------------------------- */
 
 static void say(uint32_t cell) {
-    uint32_t number = number_in(cell);
-    if (number < FILLER) printf("message %u %u\n", number, delivery_count(&port, cell));
+    uint32_t number = message_in(&port, cell).number;
+    if (number < FILLER) printf("message %u %u\n", number, failures_of(&port, cell) + 1);
 }
 
 static bool say_and_take_one(void) {
@@ -278,7 +212,7 @@ static bool say_and_take_one(void) {
         return false;
     }
     say(cell);
-    ack(cell);
+    ack(&port, cell);
     return true;
 }
 
@@ -300,7 +234,7 @@ static void reap_with_full_hands(void) {
     reap_all();
     for (uint32_t i = 0; i < held; i++) {
         say(cells[i]);
-        ack(cells[i]);
+        ack(&port, cells[i]);
     }
 }
 
@@ -310,16 +244,16 @@ static void others_get_on(void) {
     if (child == 0) {
         attach();
         for (uint32_t i = 0; i < count; i++) {
-            uint32_t cell = take(i % 2);
-            CHECK_EQUAL(number_in(cell), FILLER + i);
-            CHECK_EQUAL(delivery_count(&port, cell), 1);
-            ack(cell);
+            uint32_t cell = take(&port, i % 2);
+            CHECK_EQUAL(message_in(&port, cell).number, FILLER + i);
+            CHECK_EQUAL(failures_of(&port, cell) + 1, 1);
+            ack(&port, cell);
         }
         shmq_port_detach(&port);
         _exit(0);
     }
     for (uint32_t i = 0; i < count; i++) put(&port, 0, FILLER + i);
-    CHECK(!await_child(child));
+    CHECK(!child_was_killed(child));
 }
 
 /* All that the segment has can be used: the ring fills up, and every other in-flight cell can be leased. */
@@ -329,7 +263,7 @@ static void nothing_has_leaked(void) {
     CHECK_EQUAL(try_put(&port, 0, FILLER), SHMQ_WOULD_BLOCK);
     for (uint32_t i = 0; i < segment.geometry.slots; i++) {
         CHECK_EQUAL(try_take(&port, false, &cell), SHMQ_OK);
-        ack(cell);
+        ack(&port, cell);
     }
     for (uint32_t i = 0; i < IN_FLIGHT; i++) CHECK_EQUAL(shmq_cell_take_for_long(&port, SHMQ_TO_WRITE, &cells[i]), SHMQ_OK);
     CHECK_EQUAL(shmq_cell_take_for_long(&port, SHMQ_TO_WRITE, &cell), SHMQ_NO_CELLS);
@@ -388,26 +322,26 @@ static struct ledger {
     _Atomic bool finish;
 } *ledger;
 
-static _Atomic uint32_t *entry(_Atomic uint32_t *live, _Atomic uint32_t *victims, struct message message) {
-    if (message.producer == 0) {
-        CHECK(message.number < LIVE_MESSAGES);
-        return &live[message.number];
+static _Atomic uint32_t *entry(_Atomic uint32_t *live, _Atomic uint32_t *victims, struct head head) {
+    if (head.producer == 0) {
+        CHECK(head.number < LIVE_MESSAGES);
+        return &live[head.number];
     }
-    CHECK(message.producer <= MOST_VICTIMS && message.number < VICTIM_MESSAGES);
-    return &victims[message.producer * VICTIM_MESSAGES + message.number];
+    CHECK(head.producer <= MOST_VICTIMS && head.number < VICTIM_MESSAGES);
+    return &victims[head.producer * VICTIM_MESSAGES + head.number];
 }
 
 static void settle(uint32_t cell, bool fail) {
-    struct message message = message_read(&port, slot_in(&port, cell));
-    CHECK(delivery_count(&port, cell) <= ledger->failures + 1);
+    struct head head = message_in(&port, cell);
+    CHECK(failures_of(&port, cell) + 1 <= ledger->failures + 1);
     if (fail) {
         ledger->failures++;
-        give_back(cell, true);
+        give_back(&port, cell, SHMQ_NACKED, 0);
         return;
     }
-    (*entry(ledger->begun_live, ledger->begun, message))++;
-    ack(cell);
-    (*entry(ledger->acked_live, ledger->acked, message))++;
+    (*entry(ledger->begun_live, ledger->begun, head))++;
+    ack(&port, cell);
+    (*entry(ledger->acked_live, ledger->acked, head))++;
 }
 
 static void live_producer(void) {
@@ -492,12 +426,12 @@ static void storm(uint64_t seed, uint32_t rounds, char **points, uint32_t point_
                 _exit(0);
             }
         }
-        for (int i = 0; i < 2; i++) killed += await_child(pair[i]);
+        for (int i = 0; i < 2; i++) killed += child_was_killed(pair[i]);
     }
-    CHECK(!await_child(live[0]));
+    CHECK(!child_was_killed(live[0]));
     ledger->finish = true;
-    CHECK(!await_child(live[1]));
-    CHECK(!await_child(live[2]));
+    CHECK(!child_was_killed(live[1]));
+    CHECK(!child_was_killed(live[2]));
     while (port_attach(&port, &segment) != SHMQ_OK) shmq_reap(&port);
     reap_all();
     for (uint32_t cell; try_take(&port, true, &cell) == SHMQ_OK;) settle(cell, false);
@@ -514,7 +448,7 @@ static void storm(uint64_t seed, uint32_t rounds, char **points, uint32_t point_
 }
 
 int main(int argc, char **argv) {
-    alarm(WATCHDOG_SECONDS / 2); /* children die with their parent */
+    watchdog(WATCHDOG_SECONDS / 2); /* children die with their parent */
     CHECK(shmq_owner_self() != 0);
     if (argc > 4 && strcmp(argv[1], "storm") == 0) storm((uint64_t)atoll(argv[2]), (uint32_t)atoi(argv[3]), argv + 4, (uint32_t)argc - 4);
     else act(argc, argv);
