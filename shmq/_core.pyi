@@ -73,8 +73,9 @@ class Exchange(NamedTuple):
     takes: int
 
 class Placement(NamedTuple):
-    ring_slots: memoryview
-    half_laps: memoryview
+    total: int
+    named: dict[int, int]
+    out_of_step: dict[int, int]
     cells: list[Cell]
     exchanges: list[Exchange]
 
@@ -453,6 +454,7 @@ def after_name_lock(function: Callable[[], object]) -> bool: ...
 def segment_bytes(slots: int, slot_size: int, in_flight: int, ports: int) -> int: ...
 def reserved_cells(slot_size: int, ports: int) -> int: ...
 def format_segment(memory: Any, header: dict[str, Any]) -> None: ...
+def _numpy_is_imported(module: Any) -> None: ...
 
 @final
 class Dumper:

@@ -23,15 +23,15 @@ and `looks` keep port and cell, and `look_again` finds out what has happened mea
     words in the segment                      as format/queue.h says, by atomic operations
 
 Everything with Python code in it (an object's pickling, a codec, a buffer's exporter) runs before a cell is taken or
-after the message is leased: see _binding/draft.pxi and _binding/decode.pxi. An Attachment is a port of a segment
+after the message is leased: see _binding/draft.pxi and _binding/decode.pxi. NumPy's import, which the first array needs, is
+such code (_binding/arrays.pxi). An Attachment is a port of a segment
 of any kind (_binding/attach.pxi; an Observer of _binding/observe.pxi only looks), a QueuePort is one of a queue (_binding/queue.pxi), which puts
 (_binding/produce.pxi), writes dead letters (_binding/dead_letters.pxi), gets (_binding/consume.pxi), leases and lends (_binding/port.pxi).
 Each class of what it hands out has its file: _binding/{slot,loan,lease,leases}.pxi.
 """
 
 cimport cython
-cimport numpy as cnp
-from cpython.bytearray cimport PyByteArray_FromStringAndSize
+from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_FromStringAndSize
 from cpython.buffer cimport PyBUF_READ, PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
@@ -45,7 +45,7 @@ from cpython.weakref cimport PyWeakref_NewRef
 from libc.errno cimport EACCES, EEXIST, EIO, EMFILE, ENFILE, ENOENT, ENOMEM, ENOSPC, EPERM, EROFS, errno
 from libc.math cimport INFINITY
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy, memset, strcmp
 
 import os as _os
 import sys as _sys
@@ -55,9 +55,7 @@ from operator import index as operator_index
 from pickle import Pickler, UnpicklingError, loads as pickle_loads
 from types import GenericAlias
 
-from numpy import ascontiguousarray as np_ascontiguousarray, void as np_void
-
-from shmq._codec import codec as _codec
+from shmq._codec import codec as _codec, importing as _importing
 from shmq._errors import (
     Closed, Empty, Full, InFlightLimit, LeaseLost, MessageTooLarge, NoSharedMemory, OutOfMemory, PayloadLost, PickleRefused, SegmentCorrupt,
     SegmentForeign, SegmentMismatch, ShmqError, ShutDown, TooManyPorts,
@@ -67,6 +65,7 @@ cdef extern from "Python.h":
     ctypedef void (*destructor)(PyObject *) noexcept
     ctypedef struct PyTypeObject:
         destructor tp_dealloc
+        const char *tp_name
     PyTypeObject *Py_TYPE(object obj)
     PyObject *PyDict_GetItemWithError(dict table, object key) except? NULL
     bint PyObject_CheckBuffer(object obj)
@@ -87,19 +86,6 @@ cdef extern from "unistd.h":
     int close_descriptor "close"(int descriptor)
     Py_ssize_t read_descriptor "read"(int descriptor, void *into, size_t nbytes)
 
-cdef extern from "numpy/arrayobject.h":
-    ctypedef struct PyArray_Descr:
-        pass
-    cnp.ndarray PyArray_NewFromDescr(PyTypeObject *subtype, PyArray_Descr *descr, int nd, const cnp.npy_intp *dims,
-                                     const cnp.npy_intp *strides, void *data, int flags, PyObject *obj)
-    PyArray_Descr *PyArray_DESCR(cnp.ndarray array)
-    bint PyDataType_REFCHK(cnp.dtype descr)
-    cnp.npy_intp PyDataType_ELSIZE(cnp.dtype descr)
-    void PyArray_CLEARFLAGS(cnp.ndarray array, int flags)
-    void PyArray_ENABLEFLAGS(cnp.ndarray array, int flags)
-
-cnp.import_array()
-
 # From this size on a copy takes longer (about 2 us) than giving up the interpreter lock and taking it again.
 cdef enum:
     RELEASE_BYTES = 65536
@@ -108,6 +94,7 @@ cdef enum:
     BATCH = 256
     KEPT_PICKLE_BYTES = 1024
     INSIDE = 65536 # in QueuePort.looks
+    NAMED_AT_MOST = 1000 # of what is wrong with a queue, where everything is
     PEEKS = 1000  # how often peek begins again while others take what it looks at
 # How long put and get wait for an in-flight cell before they say who holds them all.
 cdef uint64_t CELL_PATIENCE_NS = 1000000000
@@ -140,17 +127,6 @@ cdef inline bint is_utf8(str text, const char **data, Py_ssize_t *length) except
     except UnicodeEncodeError:
         return False
     return True
-
-
-cdef inline bint is_swapped(cnp.dtype descr) noexcept:
-    return descr.byteorder == c'>'
-
-
-cdef inline bint is_plain(cnp.dtype descr) noexcept:
-    """Kind, size and byte order say everything about this dtype. Other libraries' dtypes have kinds like NumPy's, and numbers of their own."""
-    return (PyDataType_ELSIZE(descr) > 0 and 0 <= descr.type_num <= cnp.NPY_FLOAT16 and descr.kind in (c'u', c'i', c'f', c'c', c'b', c'S', c'U', c'V')
-            and not cnp.PyDataType_HASFIELDS(descr) and not cnp.PyDataType_HASSUBARRAY(descr) and cnp.PyDataType_METADATA(descr) == NULL
-            and (descr.type_num != cnp.NPY_VOID or <PyObject *>descr.typeobj == <PyObject *>np_void))
 
 
 cdef inline double patience_of(object timeout) except? -1:
@@ -214,6 +190,7 @@ LONGEST_SECONDS = 366 * 86400.0
 CAUSES = ("released", "nacked", "expired", "died", "rejected", "?", "?", "?")
 
 
+include "_binding/arrays.pxi"
 include "_binding/dumper.pxi"
 include "_binding/coding.pxi"
 include "_binding/draft.pxi"

@@ -138,6 +138,8 @@ cdef class Consumer(DeadLetterWriter):
         self.check_slot(slot)
         memcpy(&header, shmq_slot_at(&self.port, slot), sizeof(header))
         spilled[0] = header.flags & SHMQ_SPILLED != 0
+        if header.kind == SHMQ_ARRAY:
+            self.need_numpy_for(cell, word)
         try:
             if not spilled[0]:
                 header_check(self, &header, self.port.geometry.payload_room)
@@ -171,6 +173,17 @@ cdef class Consumer(DeadLetterWriter):
             else:
                 self.fail(cell, word, SHMQ_BY_POLICY, error)
             raise
+
+    cdef inline int need_numpy_for(self, uint32_t cell, uint64_t word) except -1:
+        """Before an array is decoded. Without NumPy the LEASED message goes back as if it had not been taken. Within `stay`."""
+        cdef uint64_t forks = shmq_owner_forks
+        try:
+            need_numpy()
+        except:
+            if forks == shmq_owner_forks:
+                shmq_lease_give_back(&self.port, cell, word, SHMQ_RELEASED, 0)
+            raise
+        return 0
 
     # -- more than one ------------------------------------------------------------------------------------------------
 

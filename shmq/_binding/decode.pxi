@@ -83,15 +83,12 @@ cdef object build(Mapped port, Coding coding, shmq_slot *header, const char *dat
         return build_bytes(data, nbytes)
     if header.kind == SHMQ_TEXT:
         return PyUnicode_DecodeUTF8(data, <Py_ssize_t>nbytes, NULL)
-    if header.kind == SHMQ_ARRAY and header.flags & SHMQ_DESCRIBED:
-        return described_array(port, header, data, build_bytes(data, nbytes)).copy("K")
     if header.kind == SHMQ_ARRAY:
+        need_numpy()
+        if header.flags & SHMQ_DESCRIBED:
+            return described_array(port, header, data, build_bytes(data, nbytes)).copy("K")
         array = array_over(port, header, NULL)
-        if <uint64_t>cnp.PyArray_NBYTES(array) >= RELEASE_BYTES:
-            with nogil:
-                memcpy(cnp.PyArray_DATA(array), data, nbytes)
-        else:
-            memcpy(cnp.PyArray_DATA(array), data, nbytes)
+        copy_out(PyArray_DATA(<PyArrayObject *>array), data, nbytes)
         return array
     if header.kind == SHMQ_BYTEARRAY:
         return PyByteArray_FromStringAndSize(data, <Py_ssize_t>nbytes)
@@ -126,116 +123,21 @@ cdef list parts_of(payload, const char *sizes, uint32_t described):
 
 cdef object build_bytes(const char *data, uint64_t nbytes):
     cdef object result = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>nbytes)
-    cdef char *target = PyBytes_AS_STRING(result)
+    copy_out(PyBytes_AS_STRING(result), data, nbytes)
+    return result
+
+
+cdef inline void copy_out(void *target, const char *data, uint64_t nbytes) noexcept:
     if nbytes >= RELEASE_BYTES:
         with nogil:
             memcpy(target, data, nbytes)
     else:
         memcpy(target, data, nbytes)
-    return result
-
-
-cdef cnp.ndarray array_over(Mapped port, shmq_slot *header, char *data):
-    """An array over `data`, or a new one of the same shape where `data` is NULL. The payload must have exactly its size."""
-    cdef cnp.npy_intp shape[64]
-    cdef int i, flags, ndim = header.ndim
-    cdef uint64_t total = header.itemsize
-    cdef cnp.dtype descr
-    cdef int typenum
-    if ndim > SHMQ_INLINE_DIMS:
-        raise SegmentCorrupt(f"a message in queue {port.name!r} claims an array of {ndim} dimensions")
-    for i in range(ndim):
-        shape[i] = header.shape[i]
-        if header.shape[i] != 0 and total > <uint64_t>0x3fffffffffffffff // header.shape[i]:
-            raise SegmentCorrupt(f"a message in queue {port.name!r} claims an array larger than memory")
-        total *= header.shape[i]
-    if total != header.nbytes:
-        raise SegmentCorrupt(f"a message in queue {port.name!r} claims an array of {total:,} bytes in a payload of {header.nbytes:,}")
-    typenum = -1 if header.flags & SHMQ_SWAPPED else typenum_of(header.dtype, header.itemsize)
-    if typenum >= 0:
-        descr = cnp.PyArray_DescrFromType(typenum)
-    else:
-        descr = _codec.plain_dtype(chr(header.dtype), header.itemsize, bool(header.flags & SHMQ_SWAPPED))
-        if descr is None:
-            raise SegmentCorrupt(f"a message in queue {port.name!r} claims an array of impossible items")
-    flags = cnp.NPY_ARRAY_F_CONTIGUOUS if header.flags & SHMQ_FORTRAN else 0
-    if data != NULL:
-        flags = cnp.NPY_ARRAY_FARRAY_RO if header.flags & SHMQ_FORTRAN else cnp.NPY_ARRAY_CARRAY_RO
-    Py_INCREF(descr)  # PyArray_NewFromDescr steals one
-    return PyArray_NewFromDescr(<PyTypeObject *>cnp.ndarray, <PyArray_Descr *>descr, ndim, shape, NULL, data, flags, NULL)
-
-
-cdef cnp.ndarray described_array(Mapped port, shmq_slot *header, const char *data, object memory):
-    """The array over `memory` that the description behind the payload tells."""
-    try:
-        return _codec.described_array(PyBytes_FromStringAndSize(data + header.nbytes, header.described), memory)
-    except Exception as error: # text of somebody else's: whatever is wrong with it
-        raise SegmentCorrupt(f"a message in queue {port.name!r} describes an impossible array: {error}") from None
-
-
-cdef inline int typenum_of(uint8_t kind, uint32_t itemsize) noexcept:
-    """NumPy's type number for the dtypes that need no more than kind and size; -1 for the others."""
-    if kind == c'u':
-        return (cnp.NPY_UINT8 if itemsize == 1 else cnp.NPY_UINT16 if itemsize == 2 else cnp.NPY_UINT32 if itemsize == 4
-                else cnp.NPY_UINT64 if itemsize == 8 else -1)
-    if kind == c'i':
-        return (cnp.NPY_INT8 if itemsize == 1 else cnp.NPY_INT16 if itemsize == 2 else cnp.NPY_INT32 if itemsize == 4
-                else cnp.NPY_INT64 if itemsize == 8 else -1)
-    if kind == c'f':
-        return cnp.NPY_FLOAT32 if itemsize == 4 else cnp.NPY_FLOAT64 if itemsize == 8 else cnp.NPY_FLOAT16 if itemsize == 2 else -1
-    if kind == c'c':
-        return cnp.NPY_COMPLEX64 if itemsize == 8 else cnp.NPY_COMPLEX128 if itemsize == 16 else -1
-    if kind == c'b':
-        return cnp.NPY_BOOL if itemsize == 1 else -1
-    return -1
-
-
-cdef int as_bytes(shmq_slot *header) except -1:
-    """Turn a private header into that of a one-dimensional array of its bytes."""
-    if header.nbytes > 0xffffffff:
-        raise ValueError("more than 4 GiB of bytes have no array view: use .view")
-    header.kind = SHMQ_ARRAY
-    header.flags = 0
-    header.dtype = c'u'
-    header.itemsize = 1
-    header.ndim = 1
-    header.shape[0] = <uint32_t>header.nbytes
-    return 0
 
 
 cdef void header_of_side(shmq_slot *header, Py_ssize_t side_bytes) noexcept:
     """Make a private header speak of the payload in the side segment instead of the key in the slot."""
     header.nbytes = <uint64_t>side_bytes - header.described if header.described <= <uint64_t>side_bytes else <uint64_t>-1
-
-
-cdef object shape_header(shmq_slot *header, object shape, cnp.dtype descr):
-    """Header of an array that is yet to be written. -> its description, where the header cannot say all; else None."""
-    cdef uint64_t total = <uint64_t>PyDataType_ELSIZE(descr)
-    cdef object extent
-    cdef bint simple
-    shape = tuple(map(operator_index, shape)) if isinstance(shape, (tuple, list)) else (operator_index(shape),)
-    simple = len(shape) <= SHMQ_INLINE_DIMS and is_plain(descr)
-    for extent in shape:
-        if extent < 0:
-            raise ValueError(f"a loan of shape {shape}: no extent may be negative")
-        if extent and (extent > 1 << 62 or total > <uint64_t>0x3fffffffffffffff // <uint64_t>extent):
-            raise MessageTooLarge(f"a loan of shape {shape} is larger than memory")
-        simple = simple and extent <= 0xffffffff
-        total *= <uint64_t>extent
-    header.kind = SHMQ_ARRAY
-    header.nbytes = total
-    if not simple:
-        header.flags = SHMQ_DESCRIBED
-        description = _codec.describe_loan(descr, shape)
-        header.described = <uint32_t>len(description)
-        return description
-    header.flags = SHMQ_SWAPPED if is_swapped(descr) else 0
-    header.dtype = <uint8_t>descr.kind
-    header.itemsize = <uint32_t>PyDataType_ELSIZE(descr)
-    for extent in shape:
-        header.shape[header.ndim] = <uint32_t>extent
-        header.ndim += 1
-    return None
 
 
 cdef bint read_image(const shmq_port *port, const char *image, uint64_t nbytes, shmq_slot *header) noexcept:

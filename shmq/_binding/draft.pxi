@@ -79,42 +79,45 @@ cdef int draft_describe(draft_t *draft, bytes description) except -1:
     return 0
 
 
-cdef bint draft_array(draft_t *draft, cnp.ndarray array) except -1:
+cdef bint draft_array(draft_t *draft, object obj) except -1:
     """Raw memory, in C or Fortran order as it lies; anything else is laid out in C order first. Owns the array: whoever
     else has it cannot resize it, as long as NumPy looks at its reference count.
 
     False: only pickle can tell others of its dtype, and nothing was done.
     """
-    cdef cnp.dtype descr = <cnp.dtype><PyObject *>PyArray_DESCR(array)
-    cdef int i, ndim = cnp.PyArray_NDIM(array)
+    cdef PyArrayObject *array = <PyArrayObject *>obj
+    cdef object dtype = <object><PyObject *>PyArray_DESCR(array)
+    cdef PyArray_Descr *descr = <PyArray_Descr *>dtype
+    cdef int i, ndim = PyArray_NDIM(array)
     cdef bint simple = ndim <= SHMQ_INLINE_DIMS and is_plain(descr)
     cdef bint fortran = False
     if simple:
         for i in range(ndim):
-            if <uint64_t>cnp.PyArray_DIM(array, i) > 0xffffffff:
+            if <uint64_t>PyArray_DIM(array, i) > 0xffffffff:
                 simple = False
                 break
-            draft.shape[i] = <uint32_t>cnp.PyArray_DIM(array, i)
+            draft.shape[i] = <uint32_t>PyArray_DIM(array, i)
     if simple:
         draft.ndim = <uint8_t>ndim
     else:
-        description = _codec.describe_array(array)
+        description = arrays.describe_array(obj)
         if description is None:
             return False
         draft.flags = SHMQ_DESCRIBED
         draft_describe(draft, description)
-    if not cnp.PyArray_IS_C_CONTIGUOUS(array):
-        if cnp.PyArray_IS_F_CONTIGUOUS(array):
+    if not PyArray_IS_C_CONTIGUOUS(array):
+        if PyArray_IS_F_CONTIGUOUS(array):
             fortran = True
         else:
-            array = np_ascontiguousarray(array)
-    draft_keep(draft, array)
-    draft.data = <const char *>cnp.PyArray_DATA(array)
-    draft.nbytes = <uint64_t>cnp.PyArray_NBYTES(array)
+            obj = PyArray_NewCopy(array, NPY_CORDER)
+            array = <PyArrayObject *>obj
+    draft_keep(draft, obj)
+    draft.data = <const char *>PyArray_DATA(array)
+    draft.nbytes = <uint64_t>PyArray_NBYTES(array)
     draft.kind = SHMQ_ARRAY
     draft.flags |= (SHMQ_FORTRAN if fortran else 0) | (SHMQ_SWAPPED if is_swapped(descr) else 0)
     draft.dtype = <uint8_t>descr.kind
-    draft.itemsize = <uint32_t>cnp.PyArray_ITEMSIZE(array)
+    draft.itemsize = <uint32_t>PyArray_ITEMSIZE(array)
     return True
 
 
@@ -126,21 +129,23 @@ cdef inline bint may_export(object obj) noexcept:
 cdef int draft_object(draft_t *draft, Coding coding, object obj) except -1:
     """Everything that is not bytes, str or exactly an ndarray."""
     cdef object kind, parts, encoded = None
+    cdef bint coded = coding.codec is not None or not coding.pickles
+    cdef bint raw
     if type(obj) is bytearray:
         draft_buffers(draft, [obj])
         draft.kind = SHMQ_BYTEARRAY
         return 0
-    if coding.codec is not None or not coding.pickles or (not coding.keeps_types and may_export(obj)):
-        encoded = _codec.encode(obj, coding.codec, coding.pickles)
+    raw = (coded or not coding.keeps_types) and may_export(obj) and not is_of_numpy(type(obj))
+    if coded or raw:
+        encoded = _codec.encode(obj, coding.codec, coding.pickles, raw)
     if encoded is None:
         draft_pickle(draft, coding, obj)
-    elif isinstance(encoded, cnp.ndarray):
-        if not draft_array(draft, encoded):
-            draft_pickle(draft, coding, obj)
-    else:
+    elif type(encoded) is tuple:
         kind, parts = encoded
         draft_buffers(draft, parts)
         draft.kind = kind
+    elif not draft_array(draft, encoded):
+        draft_pickle(draft, coding, obj)
     return 0
 
 
@@ -180,8 +185,7 @@ cdef int draft_make(draft_t *draft, QueuePort port, object obj) except -1:
             draft.data = text
             draft.nbytes = <uint64_t>length
             draft.kind = SHMQ_TEXT
-        elif not (cnp.PyArray_CheckExact(obj) and not PyDataType_REFCHK(<cnp.dtype><PyObject *>PyArray_DESCR(<cnp.ndarray>obj))
-                  and draft_array(draft, <cnp.ndarray>obj)):
+        elif not (is_array_class(Py_TYPE(obj)) and not PyDataType_REFCHK(PyArray_DESCR(<PyArrayObject *>obj)) and draft_array(draft, obj)):
             draft_object(draft, port.coding, obj)
         if draft.nbytes > port.port.geometry.slot_size or draft.nbytes + draft.described > port.port.geometry.payload_room:
             draft_spill(draft, port, obj)

@@ -58,8 +58,9 @@ cdef class Reducers:
     def __getitem__(self, kind):
         cdef PyObject *found
         cdef dict registered = forking_reducers()
-        cdef bint is_array = kind is cnp.ndarray
-        if not is_array and isinstance(kind, type) and _PyType_Lookup(<PyTypeObject *>kind, DLPACK) != NULL:
+        cdef bint is_class = isinstance(kind, type)
+        cdef bint is_array = is_class and is_array_class(<PyTypeObject *>kind)
+        if is_class and not is_array and _PyType_Lookup(<PyTypeObject *>kind, DLPACK) != NULL:
             reducer = self.of_exporter(kind)
             if reducer is not None:
                 return reducer

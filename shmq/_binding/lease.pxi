@@ -39,13 +39,14 @@ cdef class Lease(Slot):
         return self.decoded[0]
 
     @property
-    def array(self) -> cnp.ndarray:
+    def array(self):
         """The message as a read-only array over the slot, without a copy; of anything but an array: its bytes."""
         with cython.critical_section(self.port):
             return self.array_of_it()
 
     cdef object array_of_it(self):
         cdef shmq_slot header
+        need_numpy()
         self.check_open("viewed")
         self.begin()
         header = self.header
@@ -54,7 +55,7 @@ cdef class Lease(Slot):
         return self.array_view(&header)
 
     @property
-    def writable_array(self) -> cnp.ndarray:
+    def writable_array(self):
         """As `array`, but writable: the slot is this process's own until the ack. A redelivery would show the change.
 
         Of a message that was spilled, a private copy of each page that is written.
@@ -64,7 +65,7 @@ cdef class Lease(Slot):
             if not self.inside and self.is_here():
                 self.inside = True
                 self.port.looks[self.cell] += INSIDE
-        PyArray_ENABLEFLAGS(<cnp.ndarray>array, cnp.NPY_ARRAY_WRITEABLE)
+        PyArray_ENABLEFLAGS(<PyArrayObject *>array, NPY_ARRAY_WRITEABLE)
         return array
 
     @property

@@ -16,13 +16,14 @@ cdef class Loan(Slot):
     cdef object handed          # weak reference to the array that was given out: the array keeps the loan, not both each other
 
     @property
-    def array(self) -> cnp.ndarray:
+    def array(self):
         """The slot as a writable array of the shape and dtype that was asked for; read-only once published."""
         with cython.critical_section(self.port):
             return self.array_of_it()
 
     cdef object array_of_it(self):
         cdef shmq_slot header = self.header
+        need_numpy()
         array = None if self.handed is None else self.handed()
         if array is None:
             self.check_open("written")
@@ -84,7 +85,7 @@ cdef class Loan(Slot):
         self.state = HAND_SETTLED
         array = None if self.handed is None else self.handed()
         if array is not None:
-            PyArray_CLEARFLAGS(<cnp.ndarray>array, cnp.NPY_ARRAY_WRITEABLE) # the slot is no longer ours to write
+            PyArray_CLEARFLAGS(<PyArrayObject *>array, NPY_ARRAY_WRITEABLE) # the slot is no longer ours to write
         self.return_cell(warm)
 
     def __enter__(self):

@@ -144,21 +144,13 @@ cdef class Observer(Mapped):
         return PyBytes_FromStringAndSize(<const char *>shmq_payload_at(&self.port, slot), SPILL_KEY_BYTES)
 
     def _placement(self) -> Placement:
-        """Which cell names which slot, in one look: first the ring, then the in-flight cells, then what exchanges are open.
-
-        `half_laps`: how far each ring cell is ahead of the first one.
-        """
+        """Which cell names which slot, in one look: first the ring, then the in-flight cells, then what exchanges are open."""
         cdef uint32_t i, slots = self.port.geometry.slots
-        cdef uint64_t word, first, intent
-        cdef bytes ring_slots = PyBytes_FromStringAndSize(NULL, slots * sizeof(uint32_t))
-        cdef bytes half_laps = PyBytes_FromStringAndSize(NULL, slots * sizeof(int64_t))
-        cdef uint32_t *slot_of = <uint32_t *>PyBytes_AS_STRING(ring_slots)
-        cdef int64_t *ahead = <int64_t *>PyBytes_AS_STRING(half_laps)
-        first = shmq_load_acquire(&self.port.ring[0])
+        cdef uint64_t intent
+        cdef bytes words = PyBytes_FromStringAndSize(NULL, slots * sizeof(uint64_t))
+        cdef uint64_t *ring = <uint64_t *>PyBytes_AS_STRING(words)
         for i in range(slots):
-            word = shmq_load_acquire(&self.port.ring[i]) if i else first
-            slot_of[i] = shmq_word_slot(word)
-            ahead[i] = shmq_ring_ahead(word, first)
+            ring[i] = shmq_load_acquire(&self.port.ring[i])
         cells = self._cells()
         exchanges = []
         for i in range(self.port.geometry.ports):
@@ -166,7 +158,8 @@ cdef class Observer(Mapped):
             if shmq_intent_operation(intent):
                 exchanges.append(Exchange(shmq_intent_cell(intent), shmq_word_slot(intent),
                                           shmq_word_slot(shmq_load_relaxed(&self.port.records[i].expected))))
-        return Placement(memoryview(ring_slots).cast("I"), memoryview(half_laps).cast("q"), cells, exchanges)
+        named = times_named(ring, slots, self.port.geometry.total_slots, cells, exchanges)
+        return Placement(self.port.geometry.total_slots, named, out_of_step(ring, slots), cells, exchanges)
 
     def _side_keys(self) -> set:
         """Keys of the side segments to which messages lead: those in the ring first, since from there they only move to a cell.
@@ -251,6 +244,42 @@ cdef object decode_image(Mapped port, Coding coding, bytes image):
         return build(port, coding, &header, <const char *>memory.buf, side)
     finally:
         PyBuffer_Release(&memory)
+
+
+cdef dict times_named(const uint64_t *ring, uint32_t slots, uint32_t total, list cells, list exchanges):
+    """By slot, how many cells name it: where that is not one, and of each slot in an open exchange. A slot may be one that there is not."""
+    cdef bytearray counted = bytearray(total * sizeof(uint32_t))
+    cdef uint32_t *times = <uint32_t *>PyByteArray_AS_STRING(counted)
+    cdef dict named = {}
+    cdef uint32_t i, slot
+    for i in range(slots + <uint32_t>len(cells)):
+        slot = shmq_word_slot(ring[i]) if i < slots else <uint32_t>cells[i - slots].slot
+        if slot < total:
+            times[slot] += 1
+        elif len(named) < NAMED_AT_MOST:
+            named[slot] = named.get(slot, 0) + 1
+    for exchange in exchanges:
+        named.update({slot: times[slot] for slot in (exchange.gives, exchange.takes) if slot < total})
+    for slot in range(total):
+        if times[slot] != 1 and len(named) < NAMED_AT_MOST:
+            named[slot] = times[slot]
+    return named
+
+
+cdef dict out_of_step(const uint64_t *ring, uint32_t slots):
+    """By ring cell, how many half laps it is ahead of the first one, where that cannot be.
+
+    The laps go down by one where write_seq or read_seq is, and nowhere else; READY cells lie between the two.
+    """
+    cdef int64_t ahead, before = 0
+    cdef dict wrong = {}
+    cdef uint32_t i
+    for i in range(slots):
+        ahead = shmq_ring_ahead(ring[i], ring[0])
+        if (ahead > before or ahead > 0 or ahead < -2) and len(wrong) < NAMED_AT_MOST:
+            wrong[i] = ahead
+        before = ahead
+    return wrong
 
 
 cdef int map_queue(Mapped port) except -1:

@@ -211,7 +211,8 @@ cdef class Port(Consumer):
             header.nbytes = <uint64_t>min(size, <uint64_t>-1)
             header.kind = SHMQ_BYTES
         else:
-            dtype, shape = _codec.loan_layout(dtype, shape)
+            need_numpy()
+            dtype, shape = arrays.loan_layout(dtype, shape)
             description = shape_header(&header, shape, dtype)
         if shmq_unlikely(self.forks != shmq_owner_forks):
             self.enter()

@@ -104,12 +104,11 @@ cdef class Slot:
         return 0
 
     cdef object array_view(self, shmq_slot *header):
-        """A zero-copy array whose life keeps the slot and the mapping."""
-        cdef cnp.ndarray array
+        """A zero-copy array whose life keeps the slot and the mapping. Pre: need_numpy, and check_open after it."""
         cdef View view
         if not self.watch_timed():
-            array = <cnp.ndarray>self.copied(header)
-            PyArray_CLEARFLAGS(array, cnp.NPY_ARRAY_WRITEABLE)
+            array = self.copied(header)
+            PyArray_CLEARFLAGS(<PyArrayObject *>array, NPY_ARRAY_WRITEABLE)
             return array
         view = View.__new__(View)
         view.slot = self
@@ -119,8 +118,9 @@ cdef class Slot:
             return described_array(self.port, header, self.data, view)
         array = array_over(self.port, header, self.data)
         if self.writable:
-            PyArray_ENABLEFLAGS(array, cnp.NPY_ARRAY_WRITEABLE)
-        cnp.set_array_base(array, view)
+            PyArray_ENABLEFLAGS(<PyArrayObject *>array, NPY_ARRAY_WRITEABLE)
+        Py_INCREF(view) # which the array takes over
+        PyArray_SetBaseObject(<PyArrayObject *>array, view)
         return array
 
     cdef object copied(self, shmq_slot *header):

@@ -12,11 +12,13 @@ import copyreg
 import sys
 from collections.abc import Callable
 from pickle import PickleBuffer
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from shmq._codec.importing import arrays
 from shmq._core import Reducers
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 __all__ = ["reducers", "reducers_of_exporters", "state_beside"]
 
@@ -37,7 +39,7 @@ def of_exporter(kind: type) -> Reducer | None:
     reducer = of_tensor(kind)
     if reducer is not None:
         return reducer
-    known = is_registered(kind) or kind in copyreg.dispatch_table or issubclass(kind, np.ndarray)
+    known = is_registered(kind) or kind in copyreg.dispatch_table
     return None if known or reduces_itself(kind) else reduce_exporter
 
 
@@ -51,7 +53,7 @@ def reduces_itself(kind: type) -> bool:
     return any(getattr(kind, name, None) is not getattr(object, name, None) for name in OWN_REDUCTIONS)
 
 
-def reduce_array(array: np.ndarray[Any, Any]) -> Any:
+def reduce_array(array: NDArray[Any]) -> Any:
     """As NumPy reduces it, and what comes out is the receiver's own: it may be written, also where this one may not."""
     reduced = array.__reduce_ex__(PROTOCOL)
     if array.flags.writeable or type(reduced[1][0]) is not PickleBuffer:
@@ -71,11 +73,8 @@ def array_again(function: Callable[..., Any], memory: Any, *arguments: Any) -> A
 
 def reduce_exporter(exporter: Any) -> Any:
     """What has `__dlpack__` and nothing else to say becomes an array."""
-    try:
-        array = np.from_dlpack(exporter)
-    except (BufferError, RuntimeError, TypeError, ValueError):  # on another device, or of a type that NumPy lacks
-        return exporter.__reduce_ex__(PROTOCOL)
-    return np.asarray, (array,)  # which is pickled by reduce_array
+    array = arrays().of_tensor(exporter)
+    return exporter.__reduce_ex__(PROTOCOL) if array is None else (arrays().np.asarray, (array,))  # which reduce_array pickles
 
 
 def reduce_tensor(tensor: Any) -> Any:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from shmq._errors import SegmentCorrupt
 
 if TYPE_CHECKING:
-    from shmq._core import Exchange, Observer
+    from shmq._core import Observer
 
 __all__ = ["verify"]
 
@@ -42,16 +40,19 @@ def look(port: Observer) -> dict[tuple[str, int], str]:
     """What one look finds wrong, by (kind, number)."""
     placement = port._placement()
     cells = placement.cells
-    total = len(placement.ring_slots) + len(cells)
-    slots = np.concatenate([np.asarray(placement.ring_slots), np.array([cell.slot for cell in cells], dtype=np.uint32)])
-    problems = {("slot", int(slot)): f"a cell names slot {slot}, beyond its {total}" for slot in slots[slots >= total]}
-    counts = np.bincount(slots[slots < total], minlength=total)
-    count_exchanges(
-        counts, [found for found in placement.exchanges if found.cell < len(cells) and cells[found.cell].slot == found.gives]
-    )
-    for slot in np.flatnonzero(counts != 1)[:1000]:
-        problems["slot", int(slot)] = f"slot {slot} is named by {counts[slot]} cells"
-    problems |= look_at_laps(np.asarray(placement.half_laps))
+    named = placement.named
+    begun = [found for found in placement.exchanges if found.cell < len(cells) and cells[found.cell].slot == found.gives]
+    count_exchanges(named, [(found.gives, found.takes) for found in begun if max(found.gives, found.takes) < placement.total])
+    problems = {
+        ("slot", slot): f"slot {slot} is named by {count} cells"
+        if slot < placement.total
+        else f"a cell names slot {slot}, beyond its {placement.total}"
+        for slot, count in named.items()
+        if slot >= placement.total or count != 1
+    }
+    problems |= {
+        ("lap", cell): f"ring cell {cell} is {ahead} half laps from the first" for cell, ahead in placement.out_of_step.items()
+    }
     owners = {attached.number for attached in port._ports()}
     for number, cell in enumerate(cells):
         if (cell.state in OWNED) != (cell.owner in owners):
@@ -61,22 +62,16 @@ def look(port: Observer) -> dict[tuple[str, int], str]:
     return problems
 
 
-def count_exchanges(counts: np.ndarray[Any, np.dtype[np.int64]], open_exchanges: list[Exchange]) -> None:
+def count_exchanges(named: dict[int, int], open_exchanges: list[tuple[int, int]]) -> None:
     """Count for each port in an open exchange the slot that it has, instead of the one that its cell still names.
 
     It has given away the one and taken the other, or not: whichever is nowhere else. Where both are nowhere else, another
     open exchange decides; where none does, they are of a circle, and it does not matter who has which.
     """
-    left = [(found.gives, found.takes) for found in open_exchanges if max(found.gives, found.takes) < len(counts)]
+    left = open_exchanges.copy()
     for give, _ in left:
-        counts[give] -= 1
+        named[give] -= 1
     while left:
-        give, take = next((pair for pair in left if counts[pair[0]] or counts[pair[1]]), left[0])
+        give, take = next((pair for pair in left if named[pair[0]] or named[pair[1]]), left[0])
         left.remove((give, take))
-        counts[take if counts[give] else give] += 1
-
-
-def look_at_laps(half_laps: np.ndarray[Any, np.dtype[np.int64]]) -> dict[tuple[str, int], str]:
-    """The laps go down by one where write_seq or read_seq is, and nowhere else; READY cells lie between the two."""
-    wrong = np.flatnonzero((half_laps > 0) | (half_laps < -2) | (np.diff(half_laps, prepend=0) > 0))
-    return {("lap", int(cell)): f"ring cell {cell} is {half_laps[cell]} half laps from the first" for cell in wrong[:1000]}
+        named[take if named[give] else give] += 1
