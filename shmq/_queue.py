@@ -20,7 +20,8 @@ from shmq._observe.stats import QueueStats, stats_of
 from shmq._segment import anonymous as _anonymous
 from shmq._segment import lifecycle
 from shmq._segment import segment as _segment
-from shmq._segment.config import Config, check_mode
+from shmq._segment.config import check_mode
+from shmq._segment.queue import QUEUE, QueueConfig
 from shmq._segment.segment import Segment
 from shmq._waiting.bell import ITEMS, SPACE, wait_done
 from shmq._waiting.handles import ListeningHandles
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self, TypeVar, Unpack
 
     from shmq._segment.backoff import Backoff
-    from shmq._segment.config import Lifetime, Overflow, Oversize, Values
+    from shmq._segment.config import Lifetime
+    from shmq._segment.queue import Overflow, Oversize, Values
     from shmq._store.dead_letters import DeadLetter, DeadLetters
     from shmq._upcalls import QueueUpcalls
     from shmq._waiting.awaiting import Receiving
@@ -112,13 +114,11 @@ class Queue(_core.QueueHandle[T]):
     ) -> None:
         arguments = locals()  # so far, the parameters: every row of the table is among them
         check_mode(mode)
-        config = Config.asked({name: arguments[name] for name in Config.TABLE})
+        config = QueueConfig.asked({name: arguments[name] for name in QueueConfig.TABLE})
         if name is None:
-            _anonymous.reap_anonymous()
-            config.given.setdefault("lifetime", "creator")
-            self._begin(lifecycle.create(_anonymous.anonymous_name(), config, anonymous=True), codec, spin)
+            self._begin(_anonymous.create(QUEUE, config), codec, spin)
             return
-        while not self._begin_unless_gone(lifecycle.open_or_create(name, config), codec, spin):
+        while not self._begin_unless_gone(lifecycle.open_or_create(name, QUEUE, config), codec, spin):
             pass  # the next look makes a new one
 
     @classmethod
@@ -127,22 +127,24 @@ class Queue(_core.QueueHandle[T]):
     ) -> Self:
         """Create a queue; parameters as for Queue(). **Raises** SegmentExists where there is one, and what Queue() raises."""
         check_mode(mode)
-        return cls._make(name, Config.asked({**values, "codec": codec}), codec, spin)
+        return cls._make(name, QueueConfig.asked({**values, "codec": codec}), codec, spin)
 
     @classmethod
-    def _make(cls, name: str, config: Config, codec: Codec | None = None, spin: bool = True, anonymous: bool = False) -> Self:
+    def _make(
+        cls, name: str, config: QueueConfig, codec: Codec | None = None, spin: bool = True, anonymous: bool = False
+    ) -> Self:
         """A new queue of this name, that is still there once it is open. **Raises** SegmentExists."""
         queue = cls.__new__(cls)
-        while not queue._begin_unless_gone(lifecycle.create(name, config, anonymous), codec, spin):
+        while not queue._begin_unless_gone(lifecycle.create(name, QUEUE, config, anonymous), codec, spin):
             pass  # another process opened it, and was its last user
         return queue
 
     @classmethod
     def attach(cls, name: str, *, codec: Codec | None = None, spin: bool = True) -> Self:
         """Attach to an existing queue. **Raises** SegmentNotFound where there is none, and what Queue() raises."""
-        Config.asked({"codec": codec})
+        QueueConfig.asked({"codec": codec})
         queue = cls.__new__(cls)
-        if queue._begin_unless_gone(lifecycle.attach(name), codec, spin):
+        if queue._begin_unless_gone(lifecycle.attach(name, QUEUE), codec, spin):
             return queue
         raise SegmentNotFound(f"there is no segment {name!r}: it was unlinked, or went with its last user, while it was opened")
 
@@ -345,7 +347,7 @@ class Queue(_core.QueueHandle[T]):
         A second call does nothing. **Raises** SegmentNotFound where the name is another queue's.
         """
         try:
-            there = lifecycle.attach(self.name)
+            there = lifecycle.attach(self.name, QUEUE)
         except SegmentNotFound:
             return
         if there.nonce != self.segment.nonce:

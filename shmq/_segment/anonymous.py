@@ -1,21 +1,26 @@
-"""Anonymous segments: their names, and the removal of those whose creator was killed before it could do it."""
+"""Anonymous segments: made, named, and removed where their creator was killed before it could do it."""
 
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING, Any
 
 from shmq import _core
 from shmq._errors import ShmqError
-from shmq._segment import files
+from shmq._segment import files, lifecycle
 from shmq._segment.lifecycle import NameLock, outlived, remove
 from shmq._segment.listing import list_segments
-from shmq._segment.segment import file_of
+from shmq._segment.segment import Segment, file_of
+
+if TYPE_CHECKING:
+    from shmq._segment.config import Config
+    from shmq._segment.kinds import Kind
 
 ANONYMOUS_PREFIX = "anon."
 
 
 def anonymous_name() -> str:
-    """A name for a queue that nobody finds by name."""
+    """A name for a segment that nobody finds by name."""
     return f"{ANONYMOUS_PREFIX}{os.getpid()}.{os.urandom(4).hex()}"
 
 
@@ -46,6 +51,16 @@ class AnonymousReaper:
 
 
 reap_anonymous = AnonymousReaper().reap
+
+
+def create(kind: Kind[Any], config: Config) -> Segment:
+    """A new segment that nobody finds by name; where nothing else was asked for, it goes with its creator.
+
+    **Raises** OutOfMemory, ValueError.
+    """
+    reap_anonymous()
+    config.given.setdefault("lifetime", "creator")
+    return lifecycle.create(anonymous_name(), kind, config, anonymous=True)
 
 
 def seems_abandoned(name: str) -> bool:

@@ -1,7 +1,6 @@
-"""The table of configuration values: how each is checked, what it is by default, and how a segment's header keeps it.
+"""Configuration: a table of values, how each is checked, what it is by default, and how a segment's header keeps it.
 
-A value is added here, as one attribute of Config. What users type stands beside it, in the signature of Queue and in Values; a
-test compares them, and the documentation, with the table.
+Each kind of segment has a table of its own, a subclass of Config: a queue's is in shmq/_segment/queue.py.
 """
 
 from __future__ import annotations
@@ -18,9 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any, ClassVar, Literal, Protocol
 
-    from typing_extensions import Self, TypedDict
+    from typing_extensions import Self
 
-    Header = dict[str, Any]  # a segment's header, as _core.read_header returns it and _core.format_segment takes it
+    Header = dict[str, Any]  # a segment's header, as the binding reads and writes it
     Check = Callable[[str, Any], T]  # takes a value's name and what was given; raises ValueError or TypeError that names it
 
     class Field(Protocol):
@@ -30,33 +29,7 @@ if TYPE_CHECKING:
 
         def unpack(self, header: Header) -> Any: ...
 
-    Oversize = Literal["error", "spill"]
-    Overflow = Literal["block", "grow"]
     Lifetime = Literal["persistent", "creator", "handles"]
-
-    class Values(TypedDict, total=False):
-        """What Queue.create takes beside a codec: see Queue."""
-
-        slots: int | None
-        slot_size: int | None
-        in_flight: int | None
-        ports: int | None
-        oversize: Oversize | None
-        overflow: Overflow | None
-        allow_pickle: bool | None
-        lease_timeout: float | None
-        max_deliveries: int | None
-        backoff: Backoff | None
-        lifetime: Lifetime | None
-
-
-# All slots are reserved when a queue is made, so large ones are fewer: the ring, and what is in flight beside it, take
-# DEFAULT_BYTES each, or FEWEST slots. A container's /dev/shm has 64 MiB by default.
-SLOTS = 1024
-SLOT_SIZE = 1024
-DEFAULT_BYTES = 16 << 20
-FEWEST = 4
-MOST_DELIVERIES = 0xFFFE  # what the format counts to
 
 
 # -- checks: what may be given ---------------------------------------------------------------------------------------------
@@ -213,13 +186,15 @@ class Value(Generic[T]):
 
     name: str
 
-    def __init__(self, check: Check[Any], field: Field, default: T | Callable[[Config], T]) -> None:
+    def __init__(self, check: Check[Any], field: Field, default: T | Callable[[Any], T]) -> None:
         self.check = check
         self.field = field
         self.default = default
 
     def __set_name__(self, owner: type[Config], name: str) -> None:
         self.name = name
+        if "TABLE" not in vars(owner):
+            owner.TABLE = dict(owner.TABLE)  # what a segment of any kind has
         owner.TABLE[name] = self
 
     def __get__(self, config: Config, owner: type[Config]) -> T:
@@ -229,40 +204,14 @@ class Value(Generic[T]):
         return self.default(config) if callable(self.default) else self.default
 
 
-def slots_by_default(config: Config) -> int:
-    """As many as fit."""
-    return min(SLOTS, affordable(config))
-
-
-def in_flight_by_default(config: Config) -> int:
-    """An eighth of the ring, and enough for some processes; of slots of a page or more as many as fit."""
-    if config.slot_size < _core.PAGE:
-        return min(max(config.slots // 8, 64), 256)
-    return min(max(config.slots, FEWEST), affordable(config), 64)
-
-
-def affordable(config: Config) -> int:
-    """How many slots fit into DEFAULT_BYTES."""
-    return max(FEWEST, DEFAULT_BYTES // config.slot_size)
-
-
 class Config:
-    """What a queue was, or is to be, made with."""
+    """What a segment was, or is to be, made with. These values every kind has; a subclass is the table of one."""
 
     # No dataclass: making one takes longer than the rest of `import shmq`.
     TABLE: ClassVar[dict[str, Value[Any]]] = {}
+    noun: ClassVar[str] = "segment"  # what messages call what is made with it
 
-    slots: Value[int] = Value(whole(1), Word("slots"), slots_by_default)
-    slot_size = Value(whole(1), Word("slot_size"), SLOT_SIZE)
-    in_flight: Value[int] = Value(whole(1), Word("in_flight"), in_flight_by_default)
     ports = Value(whole(1), Word("ports"), 64)
-    oversize = Value(one_of("error", "spill"), Flags({"error": 0, "spill": _core.FLAG_SPILLS}), "spill")
-    overflow = Value(one_of("block", "grow"), Flags({"block": 0, "grow": _core.FLAG_GROWS}), "block")
-    allow_pickle = Value(truth, Flags({False: 0, True: _core.FLAG_PICKLES}), True)
-    codec = Value(codec_name, Word("codec"), "")
-    lease_timeout: Value[float | None] = Value(seconds, Timeout("lease_timeout_ns"), None)
-    max_deliveries = Value(whole(0, MOST_DELIVERIES), Word("max_deliveries"), 20)
-    backoff = Value(rest, Rest(), Backoff())
     lifetime = Value(
         one_of("creator", "handles", "persistent"),
         Flags({"persistent": 0, "creator": _core.FLAG_WITH_CREATOR, "handles": _core.FLAG_WITH_HANDLES}),
@@ -277,18 +226,13 @@ class Config:
         """What a user asks for; None asks for nothing. **Raises** ValueError or TypeError that names the value."""
         for name in values:
             if name not in cls.TABLE:
-                raise TypeError(f"a queue has no parameter {name!r}; there are {', '.join(cls.TABLE)}, mode, spin")
+                raise TypeError(f"a {cls.noun} has no parameter {name!r}; there are {', '.join(cls.TABLE)}, mode, spin")
         return cls({name: cls.TABLE[name].check(name, value) for name, value in values.items() if value is not None})
 
     @classmethod
     def found(cls, header: Header) -> Self:
         """What a segment's header tells."""
         return cls({name: value.field.unpack(header) for name, value in cls.TABLE.items()})
-
-    @classmethod
-    def lifetime_of(cls, header: Header) -> str:
-        """The one value that a segment of any kind has."""
-        return cls.TABLE["lifetime"].field.unpack(header)  # type: ignore[no-any-return]
 
     def pack(self, header: Header) -> None:
         """Add every value to the header of a segment that is to be made."""

@@ -1,12 +1,12 @@
 """Kinds: what a segment can hold. Its number stands in the segment's header.
 
 What is true of every segment (its name, its files, its ports, its life) is written without a look at the kind. What is not is
-asked of the Kind, and a kind is added by registering one.
+asked of the Kind, and a kind is added by registering one: a queue's is in shmq/_segment/queue.py.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from shmq import _core
 from shmq._errors import SegmentMismatch
@@ -17,40 +17,56 @@ if TYPE_CHECKING:
 
     from shmq._segment.config import Header
 
-__all__ = ["KINDS", "QUEUE", "Kind", "kind_of", "register"]
+__all__ = ["KINDS", "Kind", "kind_of", "register"]
 
-KINDS: dict[int, Kind] = {}  # by number
+C = TypeVar("C", bound=Config)
 
-
-class Kind:
-    """What a segment can hold.
-
-    `describe`: from a segment's memory and header to the values that it was made with; raises SegmentCorrupt. `observer`: makes
-    what looks at a segment without a port. `beside`: how the names of the files end that are made with it, semaphores apart.
-    """
-
-    def __init__(
-        self,
-        number: int,
-        noun: str,
-        describe: Callable[[_core.Mapping, Header], Any],
-        observer: Callable[[], _core.Mapped],
-        beside: tuple[str, ...] = (),
-    ) -> None:
-        self.number = number
-        self.noun = noun
-        self.describe = describe
-        self.observer = observer
-        self.beside = beside
+KINDS: dict[int, Kind[Any]] = {}  # by number
 
 
-def register(kind: Kind) -> Kind:
+class Kind(Generic[C]):
+    """What a segment can hold. As they stand here, the answers are of one that holds nothing but ports."""
+
+    number: int  # in the header of each segment of this kind
+    config: type[C]  # what they are made with
+    observer: Callable[[], _core.Mapped] = _core.Mapped  # makes what looks at one without a port
+    beside: tuple[str, ...] = ()  # how the names of the files end that can be made with one, semaphores apart
+
+    @property
+    def noun(self) -> str:
+        """What messages call a segment of this kind."""
+        return self.config.noun
+
+    def nbytes(self, config: C) -> int:
+        """The size of a segment with these values. **Raises** ValueError where there can be none."""
+        raise NotImplementedError
+
+    def shape(self, config: C) -> str:
+        """What has no room in memory, in words."""
+        return f"a {self.noun}"
+
+    def lay_out(self, memory: _core.Mapping, header: Header) -> None:
+        """Write the header, and all that a segment begins with, into zeroed memory."""
+        _core.begin_segment(memory, self.number, header)
+
+    def make_beside(self, beside: str, config: C) -> None:
+        """Make the files that stand beside a segment from its beginning; their names begin with `beside` and a dot."""
+
+    def found(self, memory: _core.Mapping, header: Header) -> C:
+        """What a segment was made with. **Raises** SegmentCorrupt."""
+        return self.config.found(header)
+
+
+K = TypeVar("K", bound=Kind[Any])
+
+
+def register(kind: K) -> K:
     """From now on segments of this kind are known."""
     KINDS[kind.number] = kind
     return kind
 
 
-def kind_of(header: Header) -> Kind:
+def kind_of(header: Header) -> Kind[Any]:
     """What a segment holds. **Raises** SegmentMismatch where this version of shmq does not know it."""
     kind = KINDS.get(header["kind"])
     if kind is None:
@@ -60,11 +76,3 @@ def kind_of(header: Header) -> Kind:
             "version that made it; or, when no program uses it any more, remove it with `shmq unlink`"
         )
     return kind
-
-
-def describe_queue(memory: _core.Mapping, header: Header) -> Config:
-    """What a queue was made with."""
-    return Config.found({**header, **_core.read_queue(memory)})
-
-
-QUEUE = register(Kind(_core.KIND_QUEUE, "queue", describe_queue, _core.Observer, beside=("backlog", "dead")))

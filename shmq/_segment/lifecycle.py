@@ -14,20 +14,21 @@ import os
 import re
 import stat
 import zlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shmq import _core
 from shmq._errors import OutOfMemory, SegmentCorrupt, SegmentExists, SegmentForeign, SegmentMismatch, SegmentNotFound, ShmqError
-from shmq._segment import entries, files, folders, semaphores
-from shmq._segment.config import Config
-from shmq._segment.kinds import KINDS, QUEUE, Kind
+from shmq._segment import entries, files, semaphores
+from shmq._segment.kinds import KINDS, Kind
 from shmq._segment.listing import list_beside, used_although_removed
 from shmq._segment.segment import SIDES, Segment, boot_id, check_name, file_of, is_current
 from shmq._segment.shared_memory import SEMAPHORE, SEPARATOR, SHM
 
+if TYPE_CHECKING:
+    from shmq._segment.config import Config, Header
+
 SIDE_FILE = re.compile(rf"{re.escape(SEPARATOR)}([0-9a-f]{{16}})\.[0-9a-f]{{16}}$")
 LOCK_PATIENCE = 30.0
-LOG_START = 4096  # where the records of a backlog begin
 
 
 class NameLock(_core.NameLock):
@@ -63,7 +64,7 @@ def find(name: str) -> Segment | None:
     return segment
 
 
-def outlived(header: dict[str, Any], memory: _core.Mapping) -> bool:
+def outlived(header: Header, memory: _core.Mapping) -> bool:
     """Was this segment to go with its creator or its last handle, and those are gone without having had the time to remove it?"""
     if header["flags"] & _core.FLAG_WITH_CREATOR:
         return not _core.alive(header["creator"])
@@ -73,9 +74,9 @@ def outlived(header: dict[str, Any], memory: _core.Mapping) -> bool:
     return False
 
 
-def attach(name: str, kind: Kind = QUEUE) -> Segment:
+def attach(name: str, kind: Kind[Any]) -> Segment:
     """The segment of this name, which must be of that kind. Raises SegmentNotFound, SegmentMismatch and what `find` raises."""
-    check_name(name)
+    check_name(name, kind.noun)
     segment = find(name)
     if segment is None:
         with NameLock(name):  # whoever was making it has finished, or is dead
@@ -89,7 +90,7 @@ def attach(name: str, kind: Kind = QUEUE) -> Segment:
     return of_kind(segment, kind)
 
 
-def of_kind(segment: Segment, kind: Kind) -> Segment:
+def of_kind(segment: Segment, kind: Kind[Any]) -> Segment:
     """The segment, if it is of that kind. **Raises** SegmentMismatch."""
     if segment.kind is not kind:
         raise SegmentMismatch(f"segment {segment.name!r} is a {segment.kind.noun}, and no {kind.noun}")
@@ -99,33 +100,34 @@ def of_kind(segment: Segment, kind: Kind) -> Segment:
 def as_asked(segment: Segment, config: Config) -> Segment:
     """The segment, if it was made with these values. **Raises** SegmentMismatch that names each differing value."""
     if differences := config.differences(segment.config):
+        noun = segment.kind.noun
         raise SegmentMismatch(
-            f"queue {segment.name!r} exists with other values: {'; '.join(differences)}. Leave a parameter out to take what "
-            f"the queue has, or open it with Queue.attach({segment.name!r}); {how_to_replace(segment.name)}"
+            f"{segment} exists with other values: {'; '.join(differences)}. Leave a parameter out to take what the "
+            f"{noun} has, or open it with {noun.capitalize()}.attach({segment.name!r}); {how_to_replace(segment.name)}"
         )
     return segment
 
 
 def how_to_replace(name: str) -> str:
-    """What to do about a queue that cannot be used as it is, in words."""
+    """What to do about a segment that cannot be used as it is, in words."""
     return f"to make it again, without the messages that are in it, remove it first (`shmq unlink {name}`)"
 
 
-def create(name: str, config: Config, anonymous: bool = False) -> Segment:
+def create(name: str, kind: Kind[Any], config: Config, anonymous: bool = False) -> Segment:
     """A new segment. Raises SegmentExists, OutOfMemory, ValueError."""
-    check_name(name)
+    check_name(name, kind.noun)
     with NameLock(name):
         if existing(name):
             raise SegmentExists(f"there is a segment {name!r} already: attach to it, or unlink it first")
-        return make(name, config, anonymous)
+        return make(name, kind, config, anonymous)
 
 
-def open_or_create(name: str, config: Config) -> Segment:
+def open_or_create(name: str, kind: Kind[Any], config: Config) -> Segment:
     """The segment of this name, made with `config` where there is none. Raises SegmentMismatch naming each differing value."""
-    check_name(name)
+    check_name(name, kind.noun)
     with NameLock(name):
         found = existing(name)
-        return make(name, config, anonymous=False) if found is None else as_asked(of_kind(found, QUEUE), config)
+        return make(name, kind, config, anonymous=False) if found is None else as_asked(of_kind(found, kind), config)
 
 
 def existing(name: str) -> Segment | None:
@@ -139,32 +141,22 @@ def existing(name: str) -> Segment | None:
     return segment
 
 
-def make(name: str, config: Config, anonymous: bool) -> Segment:
+def make(name: str, kind: Kind[Any], config: Config, anonymous: bool) -> Segment:
     """Lay out a new segment. Under the name's lock; killed here, the next opener finds it without its magic word."""
-    header: dict[str, Any] = {"creator_pid": os.getpid(), "boot_id": boot_id(), "flags": _core.FLAG_ANONYMOUS if anonymous else 0}
+    header: Header = {"creator_pid": os.getpid(), "boot_id": boot_id(), "flags": _core.FLAG_ANONYMOUS if anonymous else 0}
     config.pack(header)
-    nbytes = _core.segment_bytes(config.slots, config.slot_size, config.in_flight, config.ports)
-    if nbytes == 0:
-        raise ValueError(
-            f"a queue of {config.slots:,} slots of {config.slot_size:,} bytes, {config.in_flight:,} in flight, "
-            f"{config.ports:,} ports cannot be: each must be at least 1, slots at most {_core.MAX_SLOTS:,}, "
-            f"in_flight + ports at most {_core.MAX_CELLS:,}, ports at most 1,022, slot_size at most 2**38"
-        )
+    nbytes = kind.nbytes(config)
     nonce = header["nonce"] = int.from_bytes(os.urandom(8), "little") >> 2 | 1
     try:
         memory = files.make_file(file_of(name), nbytes)
     except OutOfMemory as error:
-        cells = config.in_flight + _core.reserved_cells(config.slot_size, config.ports)
-        shape = f"{config.slots:,} slots, and {cells:,} for what is in flight, of {config.slot_size:,} bytes each"
-        raise OutOfMemory(f"a queue of {shape}: {error}") from None
+        raise OutOfMemory(f"{kind.shape(config)}: {error}") from None
     beside = f"{file_of(name)}{SEPARATOR}{nonce:016x}"
     try:
-        _core.format_segment(memory, header)
-        folders.make_folder(f"{beside}.dead")  # first: nobody knows the nonce before, and can have put a folder there
+        kind.lay_out(memory, header)
+        kind.make_beside(beside, config)  # first: nobody knows the nonce before, and can have put something there
         for side in SIDES:
             semaphores.make_semaphore(f"/{beside}.{side}")
-        if config.overflow == "grow":
-            files.make_file(f"{beside}.backlog", LOG_START)
         _core.mark_ready(memory)
     except BaseException:
         # By their names: to list the folder takes a descriptor, and there may be none.
@@ -179,7 +171,7 @@ def make(name: str, config: Config, anonymous: bool) -> Segment:
 
 
 def always_beside(beside: str) -> list[str]:
-    """The names of what is made with a segment, whatever its kind."""
+    """The names of what can be made with a segment, whatever its kind."""
     of_kinds = dict.fromkeys(what for kind in KINDS.values() for what in kind.beside)
     return [*(f"{SEMAPHORE}{beside}.{side}" for side in SIDES), *(f"{beside}.{what}" for what in of_kinds)]
 

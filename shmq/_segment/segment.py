@@ -9,7 +9,6 @@ from typing import Any
 from shmq import _core
 from shmq._errors import NoSharedMemory, PayloadLost, SegmentCorrupt, SegmentForeign, SegmentMismatch, SegmentNotFound
 from shmq._segment import entries, files, semaphores
-from shmq._segment.config import Config
 from shmq._segment.kinds import kind_of
 from shmq._segment.shared_memory import SEPARATOR, SHM, prefix
 
@@ -33,11 +32,15 @@ class Segment:
         self.creator_pid: int = header["creator_pid"]
         self.created_at: float = header["created_at"]
         self.kind = kind_of(header)
-        self.config = self.kind.describe(memory, header)  # what it was made with
+        self.config = self.kind.found(memory, header)  # what it was made with
         self.ports: int = header["ports"]
-        self.lifetime: str = Config.lifetime_of(header)
+        self.lifetime: str = self.config.lifetime
         self.identity = identity  # device and inode
         self.made = False  # … by this handle
+
+    def __str__(self) -> str:
+        """What messages call it."""
+        return f"{self.kind.noun} {self.name!r}"
 
     @property
     def beside(self) -> str:
@@ -49,15 +52,9 @@ class Segment:
         """What the paths of all files begin with that stand beside this segment."""
         return f"{SHM}/{self.beside}"
 
-    @property
-    def dead_letters_file(self) -> str:
-        """The folder of the queue's dead letters."""
-        return f"{self.beside}.dead"
-
-    @property
-    def backlog_file(self) -> str:
-        """The log of a queue without a bound."""
-        return f"{self.beside}.backlog"
+    def file(self, what: str) -> str:
+        """The name of the file beside this segment that ends like this."""
+        return f"{self.beside}.{what}"
 
     def semaphore_name(self, side: int) -> str:
         """POSIX name of the semaphore of a side: 0 items, 1 space."""
@@ -75,10 +72,11 @@ class Segment:
         return gone
 
     def side_file(self, key: bytes) -> str:
+        """The name of the side segment with this key. Raises SegmentCorrupt where it can be none."""
         text = key.decode("ascii", "replace")
         if not SIDE_KEY.fullmatch(text):
-            raise SegmentCorrupt(f"a message in queue {self.name!r} names an impossible side segment")
-        return f"{self.beside}.{text}"
+            raise SegmentCorrupt(f"a message in {self} names an impossible side segment")
+        return self.file(text)
 
     def write_side(self, key: bytes, parts: list[memoryview]) -> None:
         """A new side segment with these bytes, which `open_side` finds by the key. Raises OutOfMemory, FileExistsError."""
@@ -93,13 +91,13 @@ class Segment:
         try:
             return files.read_or_map(self.side_file(key))
         except BlockingIOError:
-            raise PayloadLost(f"the side segment of a message in queue {self.name!r} is empty: its payload is lost") from None
+            raise PayloadLost(f"the side segment of a message in {self} is empty: its payload is lost") from None
         except SegmentNotFound:
             if is_out_of_sight(self):  # it is lost to this process alone
                 raise out_of_sight(self) from None
-            raise PayloadLost(f"the side segment of a message in queue {self.name!r} is gone: its payload is lost") from None
+            raise PayloadLost(f"the side segment of a message in {self} is gone: its payload is lost") from None
         except (SegmentForeign, SegmentMismatch) as error:
-            raise PayloadLost(f"the side segment of a message in queue {self.name!r} is not what was written: {error}") from None
+            raise PayloadLost(f"the side segment of a message in {self} is not what was written: {error}") from None
 
     def side_bytes(self, key: bytes) -> int:
         """The size of a side segment; 0 of one that is gone, as those of acked messages are."""
@@ -110,13 +108,13 @@ class Segment:
         entries.remove(self.side_file(key))
 
 
-def check_name(name: str) -> str:
+def check_name(name: str, noun: str = "queue") -> str:
     """The name, if it can be one. Raises ValueError or TypeError that says what a name is."""
     if not isinstance(name, str):
-        raise TypeError(f"a queue's name is a str, not {type(name).__name__}")
+        raise TypeError(f"a {noun}'s name is a str, not {type(name).__name__}")
     if not NAME.fullmatch(name):
         raise ValueError(
-            f"{name!r} cannot name a queue: a name has 1 to 200 letters, digits, '.', '_' or '-', "
+            f"{name!r} cannot name a {noun}: a name has 1 to 200 letters, digits, '.', '_' or '-', "
             "and begins with a letter or digit"
         )
     return name
@@ -153,7 +151,7 @@ def is_out_of_sight(segment: Segment) -> bool:
 def out_of_sight(segment: Segment) -> NoSharedMemory:
     """What to say then."""
     return NoSharedMemory(
-        f"this process sees another {SHM} than that in which queue {segment.name!r} is: its root was changed (chroot), or "
+        f"this process sees another {SHM} than that in which {segment} is: its root was changed (chroot), or "
         "something was mounted there since it opened the queue"
     )
 

@@ -29,6 +29,7 @@ import os
 from shmq import _core
 from shmq._errors import SegmentCorrupt, SegmentNotFound
 from shmq._segment import files
+from shmq._segment.queue import BACKLOG
 from shmq._segment.segment import Segment
 from shmq._segment.shared_memory import SHM, failure
 
@@ -40,9 +41,10 @@ class Backlog(_core.Log):
 
     def __init__(self, segment: Segment) -> None:
         self.segment = segment
+        self.file = segment.file(BACKLOG)
         try:
-            memory, identity = files.map_file(segment.backlog_file)
-            descriptor = files.open_file(segment.backlog_file)
+            memory, identity = files.map_file(self.file)
+            descriptor = files.open_file(self.file)
         except SegmentNotFound:
             raise SegmentCorrupt(
                 f"the backlog of queue {segment.name!r} is gone from {SHM}: unlink the queue and create it again"
@@ -53,7 +55,7 @@ class Backlog(_core.Log):
 
     def _open_again(self) -> int:
         try:
-            descriptor = files.open_file(self.segment.backlog_file)
+            descriptor = files.open_file(self.file)
         except SegmentNotFound:
             descriptor = -1
         if not self._is(descriptor):
@@ -66,4 +68,4 @@ class Backlog(_core.Log):
         return descriptor
 
     def _failure(self, number: int, nbytes: int) -> BaseException:
-        return failure(self.segment.backlog_file, nbytes, OSError(number, os.strerror(number)))
+        return failure(self.file, nbytes, OSError(number, os.strerror(number)))

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 from shmq import _core
 from shmq._errors import SegmentCorrupt, SegmentForeign, SegmentMismatch
 from shmq._segment.folders import Folder
+from shmq._segment.queue import DEAD_LETTERS
 from shmq._segment.shared_memory import SHM
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ class DeadLetters:
 
     def __init__(self, port: Observer) -> None:
         self._port: Any = port  # an observer's letters are looked at; to put them back takes a port
-        self._folder: str = port.segment.dead_letters_file
+        self._folder: str = port.segment.file(DEAD_LETTERS)
 
     # -- looking -------------------------------------------------------------------------------------------------------
 

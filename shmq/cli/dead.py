@@ -12,6 +12,7 @@ from shmq._core import Observer
 from shmq._observe.look import look
 from shmq._screen import age, printable, size
 from shmq._segment import lifecycle
+from shmq._segment.queue import QUEUE
 from shmq._store.dead_letters import DeadLetter, DeadLetters
 from shmq.cli._listing import Row, listing
 
@@ -68,7 +69,7 @@ def words_of(letter: DeadLetter, errors: bool, data: bool) -> Iterator[str]:
 @click.option("--timeout", type=click.FloatRange(min=0), help="Seconds to wait for room in a full queue (for ever).")
 def redrive(name: str, messages: tuple[int, ...], rate: float | None, timeout: float | None) -> None:
     """Put dead letters back into their queue, oldest first: all of them, or those of these numbers (see shmq dead)."""
-    with shmq.Queue._inspect(lifecycle.attach(name)) as queue:
+    with shmq.Queue._inspect(lifecycle.attach(name, QUEUE)) as queue:
         there = {letter.id for letter in queue.dead_letters}
         if unknown := sorted(set(messages) - there):
             numbers = ", ".join(map(str, unknown))

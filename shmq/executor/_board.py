@@ -98,7 +98,7 @@ class Board:
 
     def __init__(self, queue: Queue) -> None:
         self._queue = queue
-        file = f"{queue.segment.beside}.workers"
+        file = queue.segment.file("workers")
         self._file = file
         with lifecycle.NameLock(file):
             try:

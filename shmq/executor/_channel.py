@@ -27,7 +27,7 @@ from shmq._errors import Empty, Full, InFlightLimit, OutOfMemory, SegmentExists,
 from shmq._queue import Queue
 from shmq._segment import lifecycle
 from shmq._segment import segment as _segment
-from shmq._segment.config import Config
+from shmq._segment.queue import QueueConfig
 from shmq.executor._tasks import SMALL, Message
 
 __all__ = ["MOST_WORKERS", "SLOTS", "Channel", "shape_of"]
@@ -98,7 +98,7 @@ class Channel:
     def _open(self, name: str, **shape: Any) -> Queue:
         """Open or make the queue of this name. **Raises** SegmentMismatch where it has another max_deliveries."""
         deliveries = MOST_DELIVERIES if self.max_deliveries is None else self.max_deliveries
-        config = Config.asked({**shape, "ports": self.ports, "max_deliveries": deliveries, "lifetime": "handles"})
+        config = QueueConfig.asked({**shape, "ports": self.ports, "max_deliveries": deliveries, "lifetime": "handles"})
         while True:
             with contextlib.suppress(SegmentNotFound):
                 found = Queue.attach(name)

@@ -16,6 +16,7 @@ from typing import Any
 from shmq import _core
 from shmq._errors import Full, OutOfMemory, SegmentNotFound
 from shmq._segment import anonymous, lifecycle
+from shmq._segment.queue import QUEUE
 from shmq._segment.shared_memory import SHM
 from shmq.executor._channel import Channel
 from shmq.executor._tasks import Message
@@ -36,7 +37,7 @@ def client_name(client: int) -> str:
 def is_gone(client: int) -> bool:
     """Has the process of this client ended, so that it takes no outcome any more?"""
     try:
-        return not _core.alive(lifecycle.attach(client_name(client)).creator)
+        return not _core.alive(lifecycle.attach(client_name(client), QUEUE).creator)
     except SegmentNotFound:
         return True
 

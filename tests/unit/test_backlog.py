@@ -40,7 +40,7 @@ def q(request: pytest.FixtureRequest, make: Make) -> shmq.Queue:
 
 
 def log_of(queue: shmq.Queue) -> Path:
-    return Path(SHM, queue.segment.backlog_file)
+    return Path(SHM, queue.segment.file("backlog"))
 
 
 def fill(queue: shmq.Queue, count: int, first: int = 0) -> None:

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 import shmq
-from shmq._segment import config
-from shmq._segment.config import Config
+from shmq._segment import queue as _queue
+from shmq._segment.config import Flags
+from shmq._segment.queue import QueueConfig
 
-TABLE = set(Config.TABLE)
+TABLE = set(QueueConfig.TABLE)
 NO_VALUES = {"self", "cls", "name", "mode", "spin"}  # parameters of a queue that its segment does not keep
 ANOTHER: dict[str, Any] = {  # of each value, one that is not its default
     "slots": 7,
@@ -39,7 +40,7 @@ def kept(value: str, given: Any) -> Any:
 
 def typed_fields(name: str) -> set[str]:
     """The fields of a class that only type checkers see."""
-    tree = ast.parse(Path(inspect.getfile(config)).read_text())
+    tree = ast.parse(Path(inspect.getfile(_queue)).read_text())
     found = next(node for node in ast.walk(tree) if isinstance(node, ast.ClassDef) and node.name == name)
     return {field.target.id for field in found.body if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)}
 
@@ -77,12 +78,12 @@ def test_this_test_tries_every_value() -> None:
 
 @pytest.mark.parametrize("value", sorted(TABLE))
 def test_what_was_asked_for_comes_back_from_the_header(value: str) -> None:
-    default = Config({})
-    asked = Config.asked({value: ANOTHER[value]})
+    default = QueueConfig({})
+    asked = QueueConfig.asked({value: ANOTHER[value]})
     assert getattr(asked, value) == kept(value, ANOTHER[value]) != getattr(default, value)
     header: dict[str, Any] = {}
     asked.pack(header)
-    found = Config.found(header)
+    found = QueueConfig.found(header)
     for other in TABLE:
         assert getattr(found, other) == getattr(asked, other), other
 
@@ -109,12 +110,12 @@ def test_nonsense_is_refused_by_the_name_of_the_value(value: str) -> None:
 
 
 def test_what_was_not_given_follows_what_was() -> None:
-    asked = Config.asked({"slot_size": 1 << 20, "slots": None})
+    asked = QueueConfig.asked({"slot_size": 1 << 20, "slots": None})
     assert (asked.slots, asked.in_flight) == (16, 16)
     assert asked.given == {"slot_size": 1 << 20}
 
 
 def test_no_two_flags_have_a_bit_in_common() -> None:
-    flags = [row.field.bits for row in Config.TABLE.values() if isinstance(row.field, config.Flags)]
+    flags = [row.field.bits for row in QueueConfig.TABLE.values() if isinstance(row.field, Flags)]
     bits = [bit for choices in flags for bit in choices.values() if bit]
     assert len(set(bits)) == len(bits) and all(bit.bit_count() == 1 for bit in bits)

@@ -44,7 +44,7 @@ def files_of(queue: shmq.Queue, what: str = "") -> list[str]:
 
 
 def folder_of(queue: shmq.Queue) -> str:
-    return f"{SHM}/{queue.segment.dead_letters_file}"
+    return f"{SHM}/{queue.segment.file('dead')}"
 
 
 def letter_files(queue: shmq.Queue) -> list[str]:

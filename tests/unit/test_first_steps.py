@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import shmq
-from shmq._segment.config import Config
+from shmq._segment.queue import QueueConfig
 
 PACKAGE = Path(shmq.__file__).parent
 
@@ -127,7 +127,7 @@ def test_the_first_example_of_the_readme_runs_in_a_container() -> None:
 
 @pytest.mark.parametrize("slot_size", [1, 1024, 4095, 4096, 100_000, 1 << 20, 1920 * 1080 * 3])
 def test_a_queue_of_slots_of_any_size_fits_into_a_container_by_default(slot_size: int) -> None:
-    config = Config.asked({"slot_size": slot_size})
+    config = QueueConfig.asked({"slot_size": slot_size})
     assert config.slots >= 4 and config.in_flight >= 4
     in_a_container(f"import shmq; shmq.Queue(slot_size={slot_size}).put(b'x')")
 

@@ -1,6 +1,7 @@
-"""Kinds of segments: one that is made for these tests is attached, waited for, reaped, listed and examined like a queue.
+"""Kinds of segments: one that is made for these tests is made, attached, waited for, reaped, listed and examined like a queue.
 
-A board holds one number behind its ports. Whoever raises it wakes everybody who waits for it.
+A board holds one number behind its ports. Whoever raises it wakes everybody who waits for it. It is made with a first number and
+a unit, which it keeps behind the number, and with a file of notes beside it.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from click.testing import CliRunner
@@ -19,11 +20,12 @@ from shmq._core import Mapped
 from shmq._observe import doctor
 from shmq._observe.look import look
 from shmq._repair import repair
-from shmq._segment import entries, files, lifecycle, listing, semaphores
-from shmq._segment.config import Config
+from shmq._segment import anonymous, entries, files, lifecycle, listing
+from shmq._segment.config import Config, Value, Word, one_of, whole
 from shmq._segment.kinds import KINDS, Kind, register
-from shmq._segment.segment import SIDES, Segment, boot_id, file_of
-from shmq._segment.shared_memory import SEMAPHORE, SEPARATOR
+from shmq._segment.queue import QUEUE
+from shmq._segment.segment import SIDES, Segment, file_of
+from shmq._segment.shared_memory import SEMAPHORE
 from shmq._waiting.bell import ITEMS, wait_many
 from shmq._waiting.handles import ListeningHandles
 from shmq.cli._group import group
@@ -34,7 +36,9 @@ if TYPE_CHECKING:
 
 NUMBER = 77
 PORTS = 3
-AT = 1024 + 128 * PORTS  # where the number is
+AT = 1024 + 128 * PORTS  # where the number is, and behind it what a board was made with
+NBYTES = 4096
+MOST = 1000
 
 
 class BoardLook(Mapped):
@@ -63,6 +67,9 @@ class Board(_core.Attachment):
     def number(self) -> int:
         return int.from_bytes(memoryview(self.segment.memory)[AT : AT + 8], "little")
 
+    def _detached(self) -> None:
+        lifecycle.remove_if_over(self.segment)
+
     def raise_number(self) -> None:
         memoryview(self.segment.memory)[AT : AT + 8] = (self.number + 1).to_bytes(8, "little")
         self._wake_all(ITEMS)
@@ -71,34 +78,74 @@ class Board(_core.Attachment):
         return self.number > self.seen
 
 
-def describe(memory: _core.Mapping, header: Header) -> Config:
-    return Config({})
+class BoardConfig(Config):
+    """What a board was, or is to be, made with."""
+
+    noun = "board"
+
+    first = Value(whole(0), Word("first"), 0)
+    unit = Value(one_of("apples", "pears"), Word("unit"), "apples")
 
 
-BOARD = Kind(NUMBER, "board", describe, BoardLook)
+class BoardKind(Kind[BoardConfig]):
+    """Segments that hold a board."""
+
+    number = NUMBER
+    config = BoardConfig
+    observer = BoardLook
+    beside = ("notes",)
+
+    def nbytes(self, config: BoardConfig) -> int:
+        if config.first > MOST:
+            raise ValueError(f"a board begins with {MOST} at most, not with {config.first}")
+        return NBYTES
+
+    def shape(self, config: BoardConfig) -> str:
+        return f"a board of {config.unit}"
+
+    def lay_out(self, memory: _core.Mapping, header: Header) -> None:
+        super().lay_out(memory, header)
+        for place, number in enumerate((header["first"], header["first"], header["unit"] == "pears")):
+            memoryview(memory)[AT + 8 * place : AT + 8 * place + 8] = number.to_bytes(8, "little")
+
+    def make_beside(self, beside: str, config: BoardConfig) -> None:
+        files.write_file(f"{beside}.notes", [memoryview(b"none yet")])
+
+    def found(self, memory: _core.Mapping, header: Header) -> BoardConfig:
+        _, first, pears = (int.from_bytes(memoryview(memory)[AT + at : AT + at + 8], "little") for at in (0, 8, 16))
+        return BoardConfig.found({**header, "first": first, "unit": "pears" if pears else "apples"})
+
+
+BOARD = BoardKind()
+
+
+def board_of(**values: Any) -> BoardConfig:
+    return BoardConfig.asked({"ports": PORTS, **values})
 
 
 @pytest.fixture
-def kind() -> Iterator[Kind]:
+def kind() -> Iterator[BoardKind]:
     yield register(BOARD)
     KINDS.pop(NUMBER, None)
 
 
-def lay_out(name: str) -> None:
-    """What lifecycle.make does for a queue."""
-    header: Header = {"creator_pid": os.getpid(), "boot_id": boot_id(), "flags": 0, "nonce": 0xB0A4D, "ports": PORTS}
-    memory = files.make_file(file_of(name), 4096)
-    _core.begin_segment(memory, NUMBER, header)
-    for side in SIDES:
-        semaphores.make_semaphore(f"/{file_of(name)}{SEPARATOR}{header['nonce']:016x}.{side}")
-    _core.mark_ready(memory)
+@pytest.fixture
+def made(kind: BoardKind, name: str) -> Iterator[Segment]:
+    """A segment that holds a board."""
+    yield lifecycle.create(name, kind, board_of())
+    lifecycle.remove(name)
 
 
 @pytest.fixture
-def board(kind: Kind, name: str) -> Iterator[Callable[[], Board]]:
-    lay_out(name)
-    yield lambda: Board(lifecycle.attach(name, kind))
-    lifecycle.remove(name)
+def board(made: Segment) -> Callable[[], Board]:
+    """Opens it once more."""
+    return lambda: Board(lifecycle.attach(made.name, BOARD))
+
+
+def everything_of(name: str) -> list[str]:
+    """The names of all files of this segment, the ends of those beside it without its nonce."""
+    there = entries.list_files(file_of(name), f"{SEMAPHORE}{file_of(name)}")
+    return sorted(file.rpartition(".")[2] if "+" in file else "segment" for file in there)
 
 
 def raise_once(name: str) -> None:
@@ -183,7 +230,7 @@ def test_the_doctor_looks_at_another_kind(board: Callable[[], Board], name: str,
 
 
 def test_the_doctor_restores_the_semaphores_of_another_kind(board: Callable[[], Board], name: str) -> None:
-    entries.remove(f"{SEMAPHORE}{file_of(name)}{SEPARATOR}{0xB0A4D:016x}.items")
+    entries.remove(f"{SEMAPHORE}{lifecycle.attach(name, BOARD).file('items')}")
     assert "items" in repair([name])[0].text
     board().close()
 
@@ -197,9 +244,169 @@ def test_a_queue_is_not_opened_where_another_kind_is(board: Callable[[], Board],
 
 
 def test_another_kind_is_unlinked(board: Callable[[], Board], name: str) -> None:
+    assert everything_of(name) == sorted(["segment", "notes", *SIDES])
     shmq.unlink(name)
     assert name not in shmq.list_segments()
-    assert entries.list_files(file_of(name), f"{SEMAPHORE}{file_of(name)}") == []
+    assert everything_of(name) == []
+
+
+# -- its life ------------------------------------------------------------------------------------------------------------------
+
+
+def test_another_kind_is_made_with_its_values(made: Segment, name: str) -> None:
+    assert made.made and (made.config.first, made.config.unit, made.ports) == (0, "apples", PORTS)
+    lifecycle.remove(name)
+    other = lifecycle.create(name, BOARD, board_of(first=7, unit="pears"))
+    assert Board(other).number == 7
+    found = lifecycle.attach(name, BOARD)
+    assert (found.kind, found.made, found.nonce) == (BOARD, False, other.nonce)
+    assert (found.config.first, found.config.unit, found.lifetime) == (7, "pears", "persistent")
+
+
+def test_another_kind_is_made_once(made: Segment, name: str) -> None:
+    with pytest.raises(shmq.SegmentExists, match=name):
+        lifecycle.create(name, BOARD, board_of())
+
+
+def test_another_kind_is_opened_where_it_is_and_made_where_it_is_not(kind: BoardKind, name: str) -> None:
+    made = lifecycle.open_or_create(name, kind, board_of(first=7))
+    for config in (board_of(first=7), board_of(), BoardConfig({})):
+        found = lifecycle.open_or_create(name, kind, config)
+        assert (made.made, found.made, found.nonce) == (True, False, made.nonce)
+    lifecycle.remove(name)
+
+
+def test_who_opens_another_kind_with_other_values_is_told_each_of_them(made: Segment, name: str) -> None:
+    with pytest.raises(shmq.SegmentMismatch) as refused:
+        lifecycle.open_or_create(name, BOARD, BoardConfig.asked({"first": 7, "unit": "pears", "ports": 5}))
+    assert str(refused.value) == (
+        f"board {name!r} exists with other values: first is 0, asked for 7; unit is 'apples', asked for 'pears'; ports is 3, "
+        f"asked for 5. Leave a parameter out to take what the board has, or open it with Board.attach({name!r}); to make it "
+        f"again, without the messages that are in it, remove it first (`shmq unlink {name}`)"
+    )
+
+
+def test_what_another_kind_cannot_be_made_with_is_refused_in_its_words(kind: BoardKind, name: str) -> None:
+    with pytest.raises(TypeError, match="a board has no parameter 'slots'; there are ports, lifetime, first, unit"):
+        BoardConfig.asked({"slots": 3})
+    with pytest.raises(ValueError, match='unit must be "apples" or "pears"'):
+        BoardConfig.asked({"unit": "plums"})
+    with pytest.raises(ValueError, match="a board begins with 1000 at most, not with 1001"):
+        lifecycle.create(name, kind, board_of(first=MOST + 1))
+    with pytest.raises(ValueError, match="'no name' cannot name a board"):
+        lifecycle.create("no name", kind, board_of())
+    assert everything_of(name) == []
+
+
+def test_without_memory_for_another_kind_it_is_said_what_has_no_room(
+    kind: BoardKind, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(BoardKind, "nbytes", lambda self, config: 1 << 50)
+    with pytest.raises(shmq.OutOfMemory, match="a board of pears: shmq-"):
+        lifecycle.create(name, kind, board_of(unit="pears"))
+    assert everything_of(name) == []
+
+
+def test_another_kind_is_not_opened_where_a_queue_is(kind: BoardKind, queue: shmq.Queue) -> None:
+    for opening in (lambda: lifecycle.attach(queue.name, kind), lambda: lifecycle.open_or_create(queue.name, kind, board_of())):
+        with pytest.raises(shmq.SegmentMismatch, match=f"{queue.name!r} is a queue, and no board"):
+            opening()
+    assert lifecycle.attach(queue.name, QUEUE).nonce == queue.segment.nonce
+
+
+@pytest.mark.parametrize(("lifetime", "after"), [("persistent", 4), ("handles", 0)])
+def test_another_kind_goes_with_its_last_handle_where_it_is_to(kind: BoardKind, name: str, lifetime: str, after: int) -> None:
+    first = Board(lifecycle.create(name, kind, board_of(lifetime=lifetime)))
+    second = Board(lifecycle.attach(name, kind))
+    first.close()
+    assert len(everything_of(name)) == 4
+    second.close()
+    assert len(everything_of(name)) == after
+    lifecycle.remove(name)
+
+
+def make_anonymous_and_die(told: Any) -> None:
+    register(BOARD)
+    told.send(Board(anonymous.create(BOARD, board_of())).name)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_another_kind_without_a_name_goes_with_its_creator(kind: BoardKind, children: Children) -> None:
+    mine, theirs = (anonymous.create(kind, board_of()), children.context.Pipe())
+    told, tell = theirs
+    children.start(make_anonymous_and_die, tell).join()
+    left = told.recv()
+    assert mine.anonymous and mine.lifetime == "creator"
+    assert anonymous.remove_if_left_over(left) and everything_of(left) == []
+    assert not anonymous.remove_if_left_over(mine.name) and len(everything_of(mine.name)) == 4
+    lifecycle.remove(mine.name)
+
+
+MOMENTS = {"before it is laid out": "lay_out", "before its files are made": "make_beside", "before it is ready": "mark_ready"}
+
+
+def die_making(name: str, moment: str) -> None:
+    register(BOARD)
+    setattr(_core if moment == "mark_ready" else BoardKind, moment, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    lifecycle.create(name, BOARD, board_of())
+
+
+@pytest.mark.parametrize("moment", MOMENTS.values(), ids=MOMENTS.keys())
+def test_the_remains_of_another_kind_are_those_of_any(kind: BoardKind, name: str, children: Children, moment: str) -> None:
+    children.start(die_making, name, moment).join()
+    assert look(name).state == "half-made"
+    assert [finding.level for finding in doctor.examine([name])] == ["repairable"] * len(doctor.examine([name]))
+    made = lifecycle.open_or_create(name, kind, board_of(first=3))
+    assert made.made and Board(made).number == 3
+    lifecycle.remove(name)
+    repair([name])
+    assert everything_of(name) == []
+    children.start(die_making, name, moment).join()
+    with pytest.raises(shmq.SegmentNotFound, match="only the remains"):
+        lifecycle.attach(name, kind)
+    children.start(die_making, name, moment).join()
+    assert any("that was never finished: removed" in finding.text for finding in repair([name]))
+    assert everything_of(name) == []
+
+
+@pytest.mark.parametrize("moment", ["lay_out", "make_beside", "mark_ready"])
+def test_another_kind_that_cannot_be_made_leaves_nothing(
+    kind: BoardKind, name: str, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_core if moment == "mark_ready" else BoardKind, moment, fail)
+        with pytest.raises(OSError, match="No space left"):
+            lifecycle.create(name, kind, board_of())
+    assert everything_of(name) == []
+
+
+def open_at_once(name: str, barrier: Any, told: Any) -> None:
+    register(BOARD)
+    barrier.wait(60)
+    segment = lifecycle.open_or_create(name, BOARD, board_of(first=7))
+    told.put((segment.made, segment.nonce, Board(segment).number))
+
+
+def test_of_processes_that_open_another_kind_at_once_one_makes_it(kind: BoardKind, name: str, children: Children) -> None:
+    barrier, told = children.context.Barrier(PORTS), children.context.Queue()
+    for _ in range(PORTS):
+        children.start(open_at_once, name, barrier, told)
+    answers = [told.get(timeout=60) for _ in range(PORTS)]
+    assert sorted(made for made, _, _ in answers) == [False, False, True]
+    assert {(nonce, number) for _, nonce, number in answers} == {(lifecycle.attach(name, kind).nonce, 7)}
+    children.join()
+    lifecycle.remove(name)
+
+
+def test_the_doctor_removes_what_another_kind_left_that_is_gone(kind: BoardKind, name: str) -> None:
+    lifecycle.create(name, kind, board_of())
+    os.unlink(f"/dev/shm/{file_of(name)}")
+    assert len(everything_of(name)) == 3
+    assert [finding.level for finding in repair([name])] == ["repaired"]
+    assert everything_of(name) == []
 
 
 # -- a kind that is not --------------------------------------------------------------------------------------------------------
@@ -207,7 +414,9 @@ def test_another_kind_is_unlinked(board: Callable[[], Board], name: str) -> None
 
 @pytest.fixture
 def unknown(name: str) -> Iterator[str]:
-    lay_out(name)
+    """A board, which this process does not know."""
+    lifecycle.create(name, register(BOARD), board_of())
+    KINDS.pop(NUMBER)
     yield name
     lifecycle.remove(name)
 
@@ -236,6 +445,6 @@ def test_the_doctor_says_that_a_kind_is_unknown_and_goes_on(unknown: str, queue:
         assert findings[0].text.startswith(f"unknown kind: it holds something of kind {NUMBER}")
 
 
-def test_an_unknown_kind_is_unlinked_with_its_semaphores(unknown: str) -> None:
+def test_an_unknown_kind_is_unlinked_with_all_that_lies_beside_it(unknown: str) -> None:
     shmq.unlink(unknown)
-    assert entries.list_files(file_of(unknown), f"{SEMAPHORE}{file_of(unknown)}") == []
+    assert everything_of(unknown) == []

@@ -19,6 +19,7 @@ import shmq
 from shmq._repair import repair
 from shmq._segment import lifecycle
 from shmq._segment import segment as _segment
+from shmq._segment.queue import QUEUE
 from shmq.executor import _channel
 from support.processes import Children, is_stopped, wait_until
 from support.shared_memory import PREFIX
@@ -120,7 +121,7 @@ def test_a_visitor_between_making_a_queue_and_opening_it_takes_nothing_away(
     def make(*arguments: Any, **named: Any) -> _segment.Segment:
         segment = really_make(*arguments, **named)
         if not visits:  # under the name's lock: it leaves as soon as it is free
-            visits.append(shmq.Queue._inspect(lifecycle.attach(name)))
+            visits.append(shmq.Queue._inspect(lifecycle.attach(name, QUEUE)))
         return segment
 
     begin = shmq.Queue._begin
