@@ -17,12 +17,10 @@ cdef extern from "format/queue.h" nogil:
     ctypedef uint32_t shmq_half
     enum: SHMQ_NO_CELL, SHMQ_NO_PORT, SHMQ_MAX_SLOTS, SHMQ_MAX_CELLS, SHMQ_ID_BITS, SHMQ_MAX_PORTS, SHMQ_PAGE, SHMQ_RESERVED_WHERE_PAGED, SHMQ_VERSION, SHMQ_ENDIAN
     const uint64_t SHMQ_MAGIC
-    enum: SHMQ_EMPTY, SHMQ_READY
-    enum: SHMQ_BELLS, SHMQ_SHUT_FOR_PUTS
+    enum: SHMQ_SHUT_FOR_PUTS
     ctypedef enum cell_state "enum shmq_cell_state":
         SHMQ_SPARE, SHMQ_WARM, SHMQ_IDLE, SHMQ_LOANED, SHMQ_LEASED, SHMQ_HELD, SHMQ_ORPHAN, SHMQ_TIMED
     enum: SHMQ_EXPIRIES, SHMQ_DEATHS, SHMQ_DEAD_LETTERED, SHMQ_EVENTS
-    enum: SHMQ_GETTING
     enum: SHMQ_PUTS, SHMQ_GETS, SHMQ_RECEIVES, SHMQ_ACKS, SHMQ_NACKS, SHMQ_REDELIVERIES, SHMQ_COUNTERS
     enum: SHMQ_BYTES, SHMQ_ARRAY, SHMQ_TEXT, SHMQ_BYTEARRAY, SHMQ_PICKLE, SHMQ_ENCODED, SHMQ_KINDS
     enum: SHMQ_FORTRAN, SHMQ_SWAPPED, SHMQ_DESCRIBED, SHMQ_SPILLED
@@ -39,9 +37,7 @@ cdef extern from "format/queue.h" nogil:
         shmq_word namespace "pid_namespace"
         shmq_word serial
         shmq_word serial_before
-        shmq_word bell
         shmq_word intent
-        shmq_word expected
         shmq_word counters[6]
     struct shmq_slot:
         uint64_t id
@@ -84,10 +80,7 @@ cdef extern from "format/queue.h" nogil:
         shmq_policy policy
         shmq_word write_seq
         shmq_word read_seq
-        shmq_half items_waiters
-        shmq_half space_waiters
         shmq_word orphan_changes
-        shmq_half done_waiters
         shmq_half shut
         shmq_word backlog
         shmq_word done
@@ -110,17 +103,10 @@ cdef extern from "format/queue.h" nogil:
         uint64_t segment_bytes
     bint compute_geometry "shmq_geometry"(uint64_t slots, uint64_t slot_size, uint64_t cells, uint64_t ports, shmq_geometry *out)
     uint32_t shmq_word_slot(uint64_t word)
-    uint64_t shmq_ring_lap(uint64_t word)
-    unsigned shmq_ring_state(uint64_t word)
-    int64_t shmq_ring_ahead(uint64_t word, uint64_t other)
     unsigned shmq_cell_state(uint64_t word)
     uint32_t shmq_cell_owner(uint64_t word)
-    uint64_t shmq_cell_generation(uint64_t word)
     bint shmq_state_leased(unsigned state)
     uint64_t shmq_expires_ns(uint64_t expires)
-    uint64_t shmq_expires_ahead(uint64_t expires, uint64_t word)
-    unsigned shmq_intent_operation(uint64_t word)
-    uint32_t shmq_intent_cell(uint64_t word)
 
 cdef extern from "sync.h" nogil:
     uint64_t shmq_now_ns()
@@ -232,6 +218,8 @@ cdef extern from "queue/policy.h" nogil:
     shmq_cause shmq_deliveries_cause(uint64_t word)
 
 cdef extern from "queue/look.h" nogil:
+    bint shmq_is_shut(const shmq_port *port)
+    uint64_t shmq_backlog(const shmq_port *port)
     bint shmq_ring_has_space(shmq_port *port)
     bint shmq_ring_has_item(shmq_port *port)
     uint32_t shmq_ring_length(const shmq_port *port)
@@ -283,6 +271,34 @@ cdef extern from "queue/resting.h" nogil:
         SHMQ_TO_DEAD_LETTER, SHMQ_TO_DISCARD
     bint shmq_orphan_due(shmq_port *port)
     bint shmq_orphan_claim(shmq_port *port, shmq_wish wish, uint32_t *cell)
+
+cdef extern from "queue/snapshot.h" nogil:
+    struct shmq_cell_row:
+        cell_state state
+        uint32_t owner
+        uint32_t slot
+        uint64_t leased_ns
+    struct shmq_occupied_row:
+        shmq_cell_row cell
+        uint64_t id
+        uint64_t ends_ns
+        uint64_t nbytes
+        uint32_t described
+        uint32_t failed
+        bint begun
+        bint spilled
+        char key[16]
+    struct shmq_exchange_row:
+        uint32_t cell
+        uint32_t gives
+        uint32_t takes
+    shmq_cell_row shmq_cell_row_of "shmq_cell_row"(const shmq_port *port, uint32_t cell)
+    bint shmq_find_occupied(const shmq_port *port, uint32_t *cell, shmq_occupied_row *found)
+    void shmq_ring_rows(const shmq_port *port, uint32_t *slots, int64_t *half_laps)
+    bint shmq_find_exchange(const shmq_port *port, uint32_t *index, shmq_exchange_row *found)
+    bint shmq_find_side(const shmq_port *port, uint64_t *at, char *key)
+    void shmq_counted(const shmq_port *port, uint64_t *counters)
+    uint64_t shmq_waiting(const shmq_port *port, shmq_side side)
 
 cdef extern from "queue/ring.h" nogil:
     ctypedef c_bool (*shmq_fill)(void *context, shmq_port *port, uint32_t slot) noexcept nogil

@@ -20,7 +20,7 @@ cdef class Observer(Mapped):
         """Was the queue shut down?"""
         if shmq_unlikely(self.forks != shmq_owner_forks):
             self.look()
-        return shmq_load_half(&self.port.header.shut) != 0
+        return shmq_is_shut(&self.port)
 
     def _unfinished(self) -> int:
         """Messages that are not done: see join."""
@@ -62,11 +62,8 @@ cdef class Observer(Mapped):
 
     def _counters(self) -> Counters:
         """Sums over all ports, over all who ever had them, in the order of enum shmq_counter."""
-        cdef uint32_t i, k, kinds = SHMQ_COUNTERS
-        totals = [0] * kinds
-        for i in range(self.port.geometry.ports):
-            for k in range(kinds):
-                totals[k] += shmq_load_relaxed(&self.port.records[i].counters[k])
+        cdef uint64_t[SHMQ_COUNTERS] totals
+        shmq_counted(&self.port, totals)
         return Counters(*totals)
 
     def _events(self) -> Events:
@@ -75,24 +72,16 @@ cdef class Observer(Mapped):
 
     def _waiters(self) -> Waiters:
         """Consumers and producers that wait, asleep or for their bell to be rung."""
-        cdef uint32_t i
-        cdef uint64_t bell, items = shmq_load_half(&self.port.header.items_waiters), space = shmq_load_half(&self.port.header.space_waiters)
-        items, space = items & ~<uint64_t>SHMQ_BELLS, space & ~<uint64_t>SHMQ_BELLS
-        for i in range(self.port.geometry.ports):
-            bell = shmq_load_relaxed(&self.port.records[i].bell)
-            items += bell >> <int>SHMQ_ITEMS & 1
-            space += bell >> <int>SHMQ_SPACE & 1
-        return Waiters(items, space)
+        return Waiters(shmq_waiting(&self.port, SHMQ_ITEMS), shmq_waiting(&self.port, SHMQ_SPACE))
 
     def _cells(self) -> list:
         """Each in-flight cell, as a Cell."""
         cdef uint32_t i
-        cdef uint64_t word
+        cdef shmq_cell_row row
         result = []
         for i in range(self.port.geometry.cells):
-            word = shmq_load_acquire(&self.port.cells[i].word)
-            result.append(Cell(CELL_STATES[shmq_cell_state(word)], shmq_cell_owner(word), shmq_word_slot(word),
-                               shmq_load_relaxed(&self.port.cells[i].leased_ns) * 1e-9))
+            row = shmq_cell_row_of(&self.port, i)
+            result.append(Cell(CELL_STATES[<int>row.state], row.owner, row.slot, row.leased_ns * 1e-9))
         return result
 
     def _cell_counts(self) -> CellCounts:
@@ -100,7 +89,7 @@ cdef class Observer(Mapped):
         cdef uint32_t i
         cdef uint32_t[8] counts = [0, 0, 0, 0, 0, 0, 0, 0]
         for i in range(self.port.geometry.cells):
-            counts[shmq_cell_state(shmq_load_acquire(&self.port.cells[i].word))] += 1
+            counts[<int>shmq_cell_row_of(&self.port, i).state] += 1
         return CellCounts(counts[<int>SHMQ_SPARE], counts[<int>SHMQ_WARM], counts[<int>SHMQ_IDLE], counts[<int>SHMQ_LOANED],
                           counts[<int>SHMQ_LEASED] + counts[<int>SHMQ_TIMED], counts[<int>SHMQ_HELD], counts[<int>SHMQ_ORPHAN])
 
@@ -110,99 +99,48 @@ cdef class Observer(Mapped):
         `ends`: when the lease ends, None without a time-out; of what came back: when it is due. What was changed while it was read is
         left out.
         """
-        cdef uint32_t i, slot
-        cdef uint64_t word, ends
-        cdef unsigned state
-        cdef shmq_cell *cell
-        cdef shmq_slot *there
+        cdef uint32_t i = 0
+        cdef shmq_occupied_row row
         result = []
-        for i in range(self.port.geometry.cells):
-            cell = &self.port.cells[i]
-            word = shmq_load_acquire(&cell.word)
-            state = shmq_cell_state(word)
-            slot = shmq_word_slot(word)
-            if state < SHMQ_LOANED or slot >= self.port.geometry.total_slots:
-                continue
-            there = shmq_slot_at(&self.port, slot)
-            ends = shmq_load_acquire(&cell.due_ns) if state == SHMQ_ORPHAN else 0
-            if state == SHMQ_TIMED and shmq_expires_ahead(shmq_load_acquire(&cell.expires), word) <= 1:
-                ends = shmq_expires_ns(shmq_load_acquire(&cell.expires))
-            row = (CELL_STATES[state], shmq_cell_owner(word), there.id,
-                   shmq_load_relaxed(&cell.leased_ns) * 1e-9, ends * 1e-9 if ends else None, shmq_lease_begun(&self.port, i, word),
-                   shmq_deliveries_failed(shmq_load_relaxed(&there.deliveries)))
-            nbytes, described = there.nbytes, there.described
-            key = None if state == SHMQ_LOANED else self.side_key_in(slot)
-            if shmq_load_acquire(&cell.word) == word:
-                result.append(Occupied(*row, nbytes if key is None else max(self.segment.side_bytes(key) - described, 0)))
+        while shmq_find_occupied(&self.port, &i, &row):
+            i += 1
+            nbytes = row.nbytes
+            if row.spilled:
+                nbytes = max(self.segment.side_bytes(PyBytes_FromStringAndSize(row.key, SPILL_KEY_BYTES)) - row.described, 0)
+            result.append(Occupied(CELL_STATES[<int>row.cell.state], row.cell.owner, row.id, row.cell.leased_ns * 1e-9,
+                                   row.ends_ns * 1e-9 if row.ends_ns else None, row.begun, row.failed, nbytes))
         return result
-
-    @cython.final
-    cdef object side_key_in(self, uint32_t slot):
-        """The key of the side segment in which the slot's message is, if it is in one."""
-        if not shmq_slot_at(&self.port, slot).flags & SHMQ_SPILLED:
-            return None
-        return PyBytes_FromStringAndSize(<const char *>shmq_payload_at(&self.port, slot), SPILL_KEY_BYTES)
 
     def _placement(self) -> Placement:
         """Which cell names which slot, in one look: first the ring, then the in-flight cells, then what exchanges are open."""
-        cdef uint32_t i, slots = self.port.geometry.slots
-        cdef uint64_t intent
-        cdef bytes words = PyBytes_FromStringAndSize(NULL, slots * sizeof(uint64_t))
-        cdef uint64_t *ring = <uint64_t *>PyBytes_AS_STRING(words)
-        for i in range(slots):
-            ring[i] = shmq_load_acquire(&self.port.ring[i])
+        cdef uint32_t i = 0, slots = self.port.geometry.slots
+        cdef shmq_exchange_row row
+        cdef bytes ring_slots = PyBytes_FromStringAndSize(NULL, slots * sizeof(uint32_t))
+        cdef bytes half_laps = PyBytes_FromStringAndSize(NULL, slots * sizeof(int64_t))
+        cdef uint32_t *slot_of = <uint32_t *>PyBytes_AS_STRING(ring_slots)
+        cdef int64_t *ahead = <int64_t *>PyBytes_AS_STRING(half_laps)
+        shmq_ring_rows(&self.port, slot_of, ahead)
         cells = self._cells()
         exchanges = []
-        for i in range(self.port.geometry.ports):
-            intent = shmq_load_acquire(&self.port.records[i].intent)
-            if shmq_intent_operation(intent):
-                exchanges.append(Exchange(shmq_intent_cell(intent), shmq_word_slot(intent),
-                                          shmq_word_slot(shmq_load_relaxed(&self.port.records[i].expected))))
-        named = times_named(ring, slots, self.port.geometry.total_slots, cells, exchanges)
-        return Placement(self.port.geometry.total_slots, named, out_of_step(ring, slots), cells, exchanges)
+        while shmq_find_exchange(&self.port, &i, &row):
+            i += 1
+            exchanges.append(Exchange(row.cell, row.gives, row.takes))
+        named = times_named(slot_of, slots, self.port.geometry.total_slots, cells, exchanges)
+        return Placement(self.port.geometry.total_slots, named, out_of_step(ahead, slots), cells, exchanges)
 
     def _side_keys(self) -> set:
-        """Keys of the side segments to which messages lead: those in the ring first, since from there they only move to a cell.
-
-        On the way between the two a message is in neither, however long its consumer is stopped there: its open intent tells of it.
-        """
-        cdef uint32_t i
+        """Keys of the side segments to which messages lead."""
+        cdef uint64_t at = 0
+        cdef char key[SPILL_KEY_BYTES]
         result = set()
-        for i in range(self.port.geometry.slots):
-            if shmq_ring_state(shmq_load_acquire(&self.port.ring[i])) == SHMQ_READY:
-                self.note_side(shmq_load_acquire(&self.port.ring[i]), result)
-        for i in range(self.port.geometry.ports):
-            if shmq_intent_operation(shmq_load_acquire(&self.port.records[i].intent)) == SHMQ_GETTING:
-                self.note_side(shmq_load_acquire(&self.port.records[i].expected), result)
-        for i in range(self.port.geometry.cells):
-            state = shmq_cell_state(shmq_load_acquire(&self.port.cells[i].word))
-            if shmq_state_leased(state) or state == SHMQ_ORPHAN:
-                self.note_side(shmq_load_acquire(&self.port.cells[i].word), result)
-        return result
-
-    @cython.final
-    cdef int note_side(self, uint64_t word, set keys) except -1:
-        cdef uint32_t slot = shmq_word_slot(word)
-        if slot < self.port.geometry.total_slots:
-            key = self.side_key_in(slot)
-            if key is not None:
-                keys.add(key)
-        return 0
-
-    def _ring(self) -> list:
-        """Each cell of the ring, as a RingCell."""
-        cdef uint32_t i
-        cdef uint64_t word
-        result = []
-        for i in range(self.port.geometry.slots):
-            word = shmq_load_acquire(&self.port.ring[i])
-            result.append(RingCell(shmq_ring_lap(word), shmq_ring_state(word) == SHMQ_READY, shmq_word_slot(word)))
+        while shmq_find_side(&self.port, &at, key):
+            result.add(PyBytes_FromStringAndSize(key, SPILL_KEY_BYTES))
         return result
 
     @property
     def _backlog_count(self) -> int:
         """The header's word: how many messages wait in the backlog."""
-        return shmq_load_seq(&self.port.header.backlog)
+        return shmq_backlog(&self.port)
 
     # -- images of dead letters: shmq/_store/dead_letters.py ---------------------------------------------------------------------
 
@@ -246,14 +184,14 @@ cdef object decode_image(Mapped port, Coding coding, bytes image):
         PyBuffer_Release(&memory)
 
 
-cdef dict times_named(const uint64_t *ring, uint32_t slots, uint32_t total, list cells, list exchanges):
+cdef dict times_named(const uint32_t *ring_slots, uint32_t slots, uint32_t total, list cells, list exchanges):
     """By slot, how many cells name it: where that is not one, and of each slot in an open exchange. A slot may be one that there is not."""
     cdef bytearray counted = bytearray(total * sizeof(uint32_t))
     cdef uint32_t *times = <uint32_t *>PyByteArray_AS_STRING(counted)
     cdef dict named = {}
     cdef uint32_t i, slot
     for i in range(slots + <uint32_t>len(cells)):
-        slot = shmq_word_slot(ring[i]) if i < slots else <uint32_t>cells[i - slots].slot
+        slot = ring_slots[i] if i < slots else <uint32_t>cells[i - slots].slot
         if slot < total:
             times[slot] += 1
         elif len(named) < NAMED_AT_MOST:
@@ -266,19 +204,18 @@ cdef dict times_named(const uint64_t *ring, uint32_t slots, uint32_t total, list
     return named
 
 
-cdef dict out_of_step(const uint64_t *ring, uint32_t slots):
+cdef dict out_of_step(const int64_t *half_laps, uint32_t slots):
     """By ring cell, how many half laps it is ahead of the first one, where that cannot be.
 
     The laps go down by one where write_seq or read_seq is, and nowhere else; READY cells lie between the two.
     """
-    cdef int64_t ahead, before = 0
+    cdef int64_t before = 0
     cdef dict wrong = {}
     cdef uint32_t i
     for i in range(slots):
-        ahead = shmq_ring_ahead(ring[i], ring[0])
-        if (ahead > before or ahead > 0 or ahead < -2) and len(wrong) < NAMED_AT_MOST:
-            wrong[i] = ahead
-        before = ahead
+        if (half_laps[i] > before or half_laps[i] > 0 or half_laps[i] < -2) and len(wrong) < NAMED_AT_MOST:
+            wrong[i] = half_laps[i]
+        before = half_laps[i]
     return wrong
 
 

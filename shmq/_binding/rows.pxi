@@ -2,7 +2,6 @@
 
 Process = namedtuple("Process", "pid alive here")
 AttachedPort = namedtuple("AttachedPort", "number owner pid alive in_exchange")
-RingCell = namedtuple("RingCell", "lap ready slot")
 Cell = namedtuple("Cell", "state owner slot leased_at") # an in-flight cell; `owner`: the port's number
 CellCounts = namedtuple("CellCounts", "spare warm idle loaned leased held orphan")
 Occupied = namedtuple("Occupied", "state owner message_id since ends begun failed nbytes") # a cell with a message, or a loan

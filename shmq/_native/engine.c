@@ -22,6 +22,7 @@
 #include "queue/cell.c"
 #include "queue/lease.c"
 #include "queue/resting.c"
+#include "queue/snapshot.c"
 #include "queue/ring.c"
 #include "queue/deliver.c"
 #include "queue/recover.c"

@@ -63,6 +63,67 @@ TEST(delivering) {
     segment_unmake(&segment);
 }
 
+/* Each thing that a queue can hold is a row, also where a look has no port. */
+TEST(snapshots) {
+    struct segment segment;
+    segment_make(&segment, 3, 64, 4, 2);
+    struct shmq_port port, look;
+    uint32_t cells[4], slots[3], i = 0;
+    uint64_t at = 0, counters[SHMQ_COUNTERS], hour = UINT64_C(3600) * 1000000000;
+    int64_t half_laps[3];
+    struct shmq_occupied_row row;
+    struct shmq_exchange_row exchange;
+    char key[SHMQ_SIDE_KEY_BYTES];
+    must_attach(&port, &segment);
+    shmq_port_map(&look, segment.base, &segment.geometry);
+    CHECK(!shmq_find_occupied(&look, &i, &row) && !shmq_find_exchange(&look, &i, &exchange) && !shmq_find_side(&look, &at, key), "nothing yet");
+    for (uint32_t number = 0; number < 3; number++) {
+        cells[0] = take_cell(&port, SHMQ_TO_WRITE, false);
+        uint32_t slot = slot_in(&port, cells[0]);
+        message_write(&port, slot, 0, number);
+        shmq_slot_at(&port, slot)->flags = SHMQ_SPILLED;
+        memset(shmq_payload_at(&port, slot), 'a' + (int)number, SHMQ_SIDE_KEY_BYTES);
+        CHECK(shmq_offer(&port, cells[0], true) == SHMQ_OK, "put");
+        shmq_cell_return(&port, cells[0], false);
+    }
+    for (int n = 0; n < 2; n++) CHECK(shmq_take(&port, true, n ? hour : 0, &cells[n]) == SHMQ_OK, "take");
+    CHECK(shmq_lease_give_back(&port, cells[0], shmq_cell_load(&port, cells[0]), SHMQ_NACKED, hour) == SHMQ_OK, "give back");
+    cells[2] = take_cell(&port, SHMQ_TO_WRITE, true);
+    shmq_cell_become(&port, cells[2], SHMQ_LOANED);
+    const uint64_t now = shmq_now_ns();
+    for (i = 0; shmq_find_occupied(&look, &i, &row); i++) {
+        const bool is_loan = i == cells[2];
+        CHECK(row.cell.state == (is_loan ? SHMQ_LOANED : i == cells[1] ? SHMQ_TIMED : SHMQ_ORPHAN), "state of cell %u", i);
+        CHECK(row.cell.owner == (i == cells[0] ? SHMQ_NO_PORT : port.index) && row.cell.slot == slot_in(&port, i), "owner of cell %u", i);
+        CHECK(is_loan ? row.ends_ns == 0 : row.ends_ns - now <= hour && row.ends_ns > now - hour / 2, "end of cell %u", i);
+        CHECK(row.spilled == !is_loan && (is_loan || row.key[0] == (i == cells[0] ? 'a' : 'b')), "key of cell %u", i);
+        CHECK(is_loan || (row.failed == (i == cells[0]) && row.begun), "deliveries of cell %u", i);
+        cells[3] = i;
+    }
+    CHECK(cells[3] >= segment.geometry.reserved + 2, "three of them");
+    at = 0;
+    for (const char *expected = "cab"; *expected; expected++) /* the ring first */
+        CHECK(shmq_find_side(&look, &at, key) && (key[0] == *expected || *expected != 'c'), "side segment %c", *expected);
+    CHECK(!shmq_find_side(&look, &at, key) && !shmq_find_side(&look, &at, key), "no other side segment");
+    shmq_ring_rows(&look, slots, half_laps);
+    CHECK(half_laps[0] == 0 && half_laps[1] == 0 && half_laps[2] == -1, "two are emptied, one is ready");
+    shmq_store_relaxed(&port.record->expected, shmq_ring_word(0, SHMQ_READY, slots[2]));
+    shmq_store_seq(&port.record->intent, shmq_intent_word(SHMQ_GETTING, cells[2], 2, slot_in(&port, cells[2])));
+    i = at = 0;
+    CHECK(shmq_find_exchange(&look, &i, &exchange) && i == port.index && exchange.cell == cells[2], "exchange");
+    CHECK(exchange.takes == slots[2] && exchange.gives == slot_in(&port, cells[2]), "its slots");
+    for (int n = 0; n < 2; n++) CHECK(shmq_find_side(&look, &at, key) && key[0] == 'c', "the ring's, and that of the exchange");
+    shmq_store_seq(&port.record->intent, 0);
+    shmq_counted(&look, counters);
+    CHECK(counters[SHMQ_PUTS] == 3 && counters[SHMQ_NACKS] == 1 && counters[SHMQ_ACKS] == 0, "counters");
+    port.record->bell = 1u << SHMQ_SPACE;
+    port.header->space_waiters = 2 | SHMQ_BELLS;
+    CHECK(shmq_waiting(&look, SHMQ_SPACE) == 3 && shmq_waiting(&look, SHMQ_ITEMS) == 0, "who waits");
+    port.cells[cells[1]].word = SHMQ_SLOT_MASK | port.cells[cells[1]].word;
+    CHECK(snapshot_holds(&look), "a slot outside");
+    segment_unmake(&segment);
+}
+
 /* A queue that was shut is over when nothing is there, nothing rests, and for those who stay when no other process may give anything back. */
 TEST(shutting) {
     struct segment segment;

@@ -564,7 +564,7 @@ static void operate(struct program *program, enum operation operation) {
     }
     case LOOK:
         n = byte();
-        CHECK(shmq_ring_length(port) <= g->slots && shmq_ring_estimate(port) <= g->slots);
+        CHECK(shmq_ring_length(port) <= g->slots && shmq_ring_estimate(port) <= g->slots && snapshot_holds(port));
         shmq_ring_has_space(port), shmq_ring_has_item(port);
         shmq_ring_has_spaces(port, near(n, g->slots)), shmq_ring_has_items(port, near(n, g->slots));
         shmq_wake(port, SHMQ_ITEMS), shmq_wake(port, SHMQ_SPACE);

@@ -97,6 +97,7 @@ static void operate(shmq_queue *queue, uint32_t operation) {
         bool moved;
         CHECK(shmq_ring_length(port) <= port->geometry.slots && shmq_ring_estimate(port) <= port->geometry.slots);
         for (uint32_t i = 0; i < 4; i++) shmq_ring_peek(port, i, &slot, payload, sizeof payload, &moved);
+        CHECK(snapshot_holds(port));
         shmq_ring_has_space(port), shmq_ring_has_item(port);
         shmq_ring_has_spaces(port, 2), shmq_ring_has_items(port, 2);
         shmq_wake(port, SHMQ_ITEMS), shmq_wake(port, SHMQ_SPACE);

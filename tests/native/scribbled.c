@@ -126,6 +126,7 @@ static void try_anything(struct shmq_port *port, uint64_t *random, bool quiet) {
         return;
     case 6:
         CHECK(shmq_ring_length(port) <= port->geometry.slots && shmq_ring_estimate(port) <= port->geometry.slots, "length");
+        CHECK(snapshot_holds(port), "snapshot");
         return;
     case 7: shmq_ring_peek(port, left, &header, bytes, port->geometry.slot_size < sizeof bytes ? port->geometry.slot_size : sizeof bytes, &moved); return;
     case 8:

@@ -200,6 +200,59 @@ def test_accesses_of_all_kinds_are_found():
     assert any(access.word is None and access.labels == {"return"} for access in found), "the fence of a peek"
 
 
+# ---- what a waiter looks at ---------------------------------------------------------------------------------------------------
+
+DEFINITION = re.compile(r"^(?![ #/}]|typedef|struct \w+ \{|enum)[^\n;={]*?\b(\w+)\([^;{}]*?\)\s*\{", re.MULTILINE)
+LOOKS = {"shmq_promising", "shmq_worth"}  # what is asked once a waiter has announced itself
+
+
+def functions_of(files: dict[str, str]) -> dict[str, str]:
+    """The code of each function, by its name."""
+    found = {}
+    for text in files.values():
+        code = blanked(text)
+        for match in DEFINITION.finditer(code):
+            depth, end = 1, match.end()
+            while depth:
+                depth += (code[end] == "{") - (code[end] == "}")
+                end += 1
+            found[match[1]] = code[match.end() : end]
+    return found
+
+
+def weak_looks(files: dict[str, str]) -> list[str]:
+    """Loads of a word that is changed for waiters, weaker than seq_cst, in whatever such a look comes to."""
+    functions, words = functions_of(files), pairs_of(files["sync.h"])["park"].words
+    reached, left = set(), list(LOOKS)
+    while left:
+        name = left.pop()
+        if name not in reached:
+            reached.add(name)
+            left += functions.keys() & set(re.findall(r"\w+", functions[name]))
+    loads = re.compile(r"shmq_load_(?:acquire|relaxed)\(")
+    return [
+        f"{name}: {word}"
+        for name in sorted(reached)
+        for match in loads.finditer(functions[name])
+        if (word := word_of(first_argument(functions[name][match.end() :]))) in words
+    ]
+
+
+def test_a_waiter_that_has_announced_itself_looks_by_seq_cst_loads_alone():
+    """An acquire may be served before the announcement is seen: as the mutant "looks before it arms" of tests/model/bells.py."""
+    assert weak_looks(FILES) == []
+
+
+def test_a_weak_look_is_found():
+    weak = {
+        **FILES,
+        "queue/sight.h": FILES["queue/sight.h"].replace("shmq_load_seq(&port->ring", "shmq_load_acquire(&port->ring"),
+    }
+    assert weak_looks(weak) == ["past: ring"]
+    weak = {**FILES, "queue/look.h": FILES["queue/look.h"].replace("shmq_load_seq(&at->word)", "shmq_load_relaxed(&at->word)")}
+    assert weak_looks(weak) == ["shmq_find_cell: word"]
+
+
 # ---- planted mistakes -------------------------------------------------------------------------------------------------------
 
 SYNC = """/* One side releases:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import struct
 import time
@@ -248,3 +249,13 @@ def test_a_forked_child_that_only_looks_takes_no_port(queue: shmq.Queue, childre
 def test_an_observer_that_was_never_opened_says_so() -> None:
     with pytest.raises(shmq.Closed, match="never opened"):
         _core.Observer().qsize()
+
+
+def test_the_engine_alone_knows_what_a_cell_says() -> None:
+    """Each look from Python is a row of shmq/_native/queue/snapshot.h or an answer of look.h."""
+    binding = Path(_core.__file__).parent / "_binding"
+    for file in binding.glob("*.pxi"):
+        code = re.sub(r"#.*", "", file.read_text())
+        assert not re.search(r"\.ring\[|shmq_(ring|intent|seq)_\w+\(\w*word", code), file.name
+    looks = re.sub(r"#.*", "", (binding / "observe.pxi").read_text())
+    assert not re.search(r"port\.(cells|records|ring)\[|shmq_load_(acquire|seq|half)", looks)

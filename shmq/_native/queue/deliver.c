@@ -54,7 +54,7 @@ uint32_t shmq_take_many(struct shmq_port *port, uint32_t *cells, uint32_t wanted
 
 /* Was the queue shut down in a way that ends the wait of this side? */
 static bool ends_wait(struct shmq_port *port, enum shmq_side side, bool stays) {
-    return side == SHMQ_ITEMS ? shmq_is_over(port, stays) : shmq_load_seq(&port->header->shut) != SHMQ_NOT_SHUT; /* [park] */
+    return side == SHMQ_ITEMS ? shmq_is_over(port, stays) : shmq_is_shut(port);
 }
 
 shmq_status shmq_verdict(struct shmq_port *port, enum shmq_side side, shmq_status status, bool stays) {

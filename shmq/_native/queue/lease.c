@@ -3,6 +3,7 @@
 
 #include "../owner.h"
 #include "../wake.h"
+#include "look.h"
 #include "slots.h"
 
 #define UNSAID_NS UINT64_C(30000000000) /* for an owner that was stopped before it could write until when */
@@ -120,11 +121,9 @@ uint32_t shmq_lease_expire(struct shmq_port *port) {
     uint32_t expired = 0;
     port->expiry_ns = SHMQ_FOREVER;
     if (!shmq_load_acquire(&port->header->timing)) return 0; /* [timing] */
-    uint64_t now = shmq_now_ns();
-    for (uint32_t i = 0; i < port->geometry.cells; i++) {
+    uint64_t now = shmq_now_ns(), word;
+    for (uint32_t i = 0; shmq_find_cell(port, SHMQ_IN_STATE(SHMQ_TIMED), &i, &word); i++) {
         struct shmq_cell *cell = &port->cells[i];
-        uint64_t word = shmq_load_acquire(&cell->word); /* [hand] */
-        if (shmq_cell_state(word) != SHMQ_TIMED) continue;
         uint64_t expires = shmq_load_acquire(&cell->expires), deadline = shmq_expires_ns(expires); /* [deadline] */
         if (shmq_expires_ahead(expires, word) > 1) {
             /* Its owner adopted it and has not yet written until when: perhaps it was stopped there. Start its clock for it. */

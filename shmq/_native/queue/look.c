@@ -94,8 +94,7 @@ bool shmq_ring_peek(struct shmq_port *port, uint32_t nth, struct shmq_slot *slot
 /* -- what is there ---------------------------------------------------------------------------------------------------- */
 
 uint64_t shmq_ready(const struct shmq_port *port) {
-    /* [park]: before the ring: a message that moves into it meanwhile is seen twice rather than overlooked */
-    uint64_t waiting = shmq_load_seq(&port->header->backlog);
+    uint64_t waiting = shmq_backlog(port); /* before the ring: a message that moves into it meanwhile is seen twice rather than overlooked */
     return waiting + shmq_ring_length(port);
 }
 
@@ -120,14 +119,9 @@ static __attribute__((noinline)) void add_what_came_back(const struct shmq_port 
 
 struct shmq_came_back shmq_came_back(const struct shmq_port *port) {
     struct shmq_came_back found = {.next_due_ns = SHMQ_FOREVER};
-    const struct shmq_cell *cells = port->cells;
-    const uint32_t count = port->geometry.cells;
-    uint64_t now = 0;
-    for (uint32_t i = 0; i < count; i++) {
-        uint64_t word = shmq_load_acquire(&cells[i].word); /* [hand] */
-        if (shmq_likely(shmq_cell_state(word) != SHMQ_ORPHAN)) continue;
+    uint64_t word, now = 0;
+    for (uint32_t i = 0; shmq_find_cell(port, SHMQ_IN_STATE(SHMQ_ORPHAN), &i, &word); i++)
         if (shmq_word_slot(word) < port->geometry.total_slots) add_what_came_back(port, i, shmq_word_slot(word), &now, &found);
-    }
     return found;
 }
 
@@ -153,42 +147,42 @@ static bool is_getting(const struct shmq_port *port, uint32_t index) {
     return shmq_intent_operation(shmq_load_seq(&port->records[index].intent)) == SHMQ_GETTING; /* [intent] [park] */
 }
 
-static bool is_unfinished(const struct shmq_port *port, uint32_t cell) {
-    unsigned state = shmq_cell_state(shmq_load_seq(&port->cells[cell].word)); /* [hand] [park] */
-    return shmq_state_leased(state) || state == SHMQ_ORPHAN;
-}
-
 /* Looks in the order in which a message moves: backlog, ring, an open exchange, cells, work on what a get took. So one that moves
  * meanwhile is seen twice rather than overlooked. */
 uint64_t shmq_unfinished(const struct shmq_port *port) {
-    uint64_t unfinished = shmq_ready(port);
+    uint64_t unfinished = shmq_ready(port), word;
     for (uint32_t i = 0; i < shmq_ports_used(port); i++) unfinished += is_getting(port, i);
-    for (uint32_t i = 0; i < port->geometry.cells; i++) unfinished += is_unfinished(port, i);
+    for (uint32_t i = 0; shmq_find_cell(port, SHMQ_NOT_DONE, &i, &word); i++) unfinished++;
     return unfinished + worked_on(port);
 }
 
 bool shmq_all_done(struct shmq_port *port) {
-    const uint32_t cells = port->geometry.cells, begin = port->unfinished_hint < cells ? port->unfinished_hint : 0;
-    if (is_unfinished(port, begin)) return false; /* the port that settles that one looks again */
+    const uint32_t hint = port->unfinished_hint;
+    uint32_t cell = hint;
+    uint64_t word;
+    /* [hand] [park]: the port that settles that one looks again */
+    if (hint < port->geometry.cells && SHMQ_NOT_DONE >> shmq_cell_state(shmq_load_seq(&port->cells[hint].word)) & 1) return false;
     if (shmq_ready(port)) return false;
     for (uint32_t i = 0; i < shmq_ports_used(port); i++)
         if (is_getting(port, i)) return false;
-    for (uint32_t n = 0, i = begin; n < cells; n++, i = i + 1 < cells ? i + 1 : 0)
-        if (is_unfinished(port, i)) return port->unfinished_hint = i, false;
-    return worked_on(port) == 0;
+    bool found = shmq_find_cell(port, SHMQ_NOT_DONE, &cell, &word);
+    if (!found && hint) cell = 0, found = shmq_find_cell(port, SHMQ_NOT_DONE, &cell, &word); /* those before the hint */
+    if (found) port->unfinished_hint = cell;
+    return !found && worked_on(port) == 0;
 }
 
 /* -- what can come ---------------------------------------------------------------------------------------------------- */
 
 bool shmq_cells_move(const struct shmq_port *port, bool for_long) {
-    for (uint32_t i = for_long || !port->geometry.paged ? port->geometry.reserved : 0; i < port->geometry.cells; i++) {
-        uint64_t word = shmq_load_acquire(&port->cells[i].word); /* [hand] */
+    const unsigned moves = SHMQ_IN_STATE(SHMQ_SPARE) | SHMQ_IN_STATE(SHMQ_WARM) | SHMQ_IN_STATE(SHMQ_IDLE) | SHMQ_DELIVERED;
+    uint64_t word;
+    for (uint32_t i = for_long || !port->geometry.paged ? port->geometry.reserved : 0; shmq_find_cell(port, moves, &i, &word); i++) {
         uint32_t owner = shmq_cell_owner(word);
         unsigned state = shmq_cell_state(word);
         if (shmq_word_slot(word) >= port->geometry.total_slots) continue; /* no port takes a cell that was scribbled over */
         if (state == SHMQ_SPARE || (state == SHMQ_WARM && port->geometry.paged)) return true;
         if (state == SHMQ_WARM || owner >= port->geometry.ports || !shmq_load_acquire(&port->records[owner].owner)) continue; /* [port] */
-        if (state == SHMQ_IDLE || (shmq_state_leased(state) && shmq_load_relaxed(&port->cells[i].leased_ns) == 0)) return true;
+        if (state == SHMQ_IDLE || shmq_load_relaxed(&port->cells[i].leased_ns) == 0) return true; /* the call that took it still runs */
     }
     return false;
 }
@@ -198,17 +192,17 @@ bool shmq_nothing_comes(struct shmq_port *port, bool stays) {
      * this process has taken over, to give it back, looks like one that the process's consumers hold. So no thread may be in the middle
      * of that between the two ends of this look. */
     const uint64_t ended = shmq_load_seq(&shmq_owner_ended); /* [end] */
-    if (shmq_load_seq(&port->header->backlog) || shmq_ring_has_item(port)) return false; /* [park] */
+    uint64_t word;
+    if (shmq_backlog(port) || shmq_ring_has_item(port)) return false;
     for (uint32_t i = 0; stays && i < shmq_ports_used(port); i++)
         /* [intent] [port] */
         if (shmq_intent_operation(shmq_load_seq(&port->records[i].intent)) == SHMQ_GETTING && port->records[i].owner != port->owner) return false;
-    for (uint32_t i = 0; i < port->geometry.cells; i++) {
-        uint64_t word = shmq_load_seq(&port->cells[i].word); /* [hand] [end] */
+    for (uint32_t i = 0; shmq_find_cell(port, SHMQ_NOT_DONE, &i, &word); i++) {
         uint32_t slot = shmq_word_slot(word), owner = shmq_cell_owner(word);
         if (slot >= port->geometry.total_slots) continue;
         if (shmq_cell_state(word) == SHMQ_ORPHAN) {
             if (!shmq_message_exhausted(port, shmq_load_relaxed(&shmq_slot_at(port, slot)->deliveries))) return false;
-        } else if (stays && shmq_state_leased(shmq_cell_state(word)) && owner < port->geometry.ports) {
+        } else if (stays && owner < port->geometry.ports) {
             if (shmq_load_acquire(&port->records[owner].owner) != port->owner) return false; /* [port] */
             /* [hand] [end]: the port may have been another process's, and the cell with it */
             if (shmq_load_seq(&port->cells[i].word) != word) return false;
@@ -228,13 +222,13 @@ bool shmq_all_wait(const struct shmq_port *port) {
 }
 
 bool shmq_is_over(struct shmq_port *port, bool stays) {
-    return shmq_unlikely(shmq_load_seq(&port->header->shut)) && shmq_nothing_comes(port, stays); /* [park] */
+    return shmq_unlikely(shmq_is_shut(port)) && shmq_nothing_comes(port, stays);
 }
 
 bool shmq_promising(struct shmq_port *port, enum shmq_side side, bool stays) {
-    if (side == SHMQ_SPACE) return shmq_ring_has_space(port) || shmq_load_seq(&port->header->shut); /* [park] */
+    if (side == SHMQ_SPACE) return shmq_ring_has_space(port) || shmq_is_shut(port);
     if (side == SHMQ_DONE) return shmq_all_done(port);
-    if (shmq_unlikely(shmq_load_seq(&port->header->backlog))) return true; /* [park] */
+    if (shmq_unlikely(shmq_backlog(port))) return true;
     return shmq_ring_has_item(port) || shmq_load_seq(&port->header->orphan_changes) != port->orphan_changes_seen || /* [orphan] [park] */
            (shmq_unlikely(port->due_ns != SHMQ_FOREVER) && shmq_now_ns() >= port->due_ns) || shmq_is_over(port, stays);
 }

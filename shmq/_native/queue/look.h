@@ -4,6 +4,12 @@
 
 #include "../port.h"
 
+/* Was the queue shut down? Then no message goes in any more. */
+static inline bool shmq_is_shut(const struct shmq_port *port) { return shmq_load_seq(&port->header->shut) != SHMQ_NOT_SHUT; } /* [park] */
+
+/* Messages that wait in the backlog. */
+static inline uint64_t shmq_backlog(const struct shmq_port *port) { return shmq_load_seq(&port->header->backlog); } /* [park] */
+
 /* -- the ring -------------------------------------------------------------------------------------------------------- */
 
 /* Would a put (get) find room (a message) now? Sequentially consistent: the second half of the handshake [park]. */
@@ -23,6 +29,27 @@ uint32_t shmq_ring_estimate(const struct shmq_port *port);
 /* Copy the header and up to `limit` payload bytes of the nth message from the front without taking it. False: there is
  * none, or it was taken meanwhile (then *moved). The copy is whole: the cell is looked at again after it. */
 bool shmq_ring_peek(struct shmq_port *port, uint32_t nth, struct shmq_slot *slot, void *payload, uint64_t limit, bool *moved);
+
+/* -- the in-flight cells ---------------------------------------------------------------------------------------------- */
+
+/* Sets of states. */
+#define SHMQ_IN_STATE(state) (1u << (state))
+#define SHMQ_DELIVERED (SHMQ_IN_STATE(SHMQ_LEASED) | SHMQ_IN_STATE(SHMQ_TIMED))
+#define SHMQ_NOT_DONE (SHMQ_DELIVERED | SHMQ_IN_STATE(SHMQ_ORPHAN))
+
+/* The next in-flight cell from *cell on that is in one of these states, and its word as it was at that moment; *cell is its index. False:
+ * there is none. Every look at the cells goes this way; a scribbler may have written any word. Sequentially consistent: it may be the
+ * second half of the handshakes [park] and [end]. */
+static inline bool shmq_find_cell(const struct shmq_port *port, unsigned states, uint32_t *cell, uint64_t *word) {
+    const struct shmq_cell *end = port->cells + port->geometry.cells;
+    for (const struct shmq_cell *at = port->cells + *cell; at < end; at++) {
+        *word = shmq_load_seq(&at->word); /* [hand] [park] [end] */
+        if (shmq_likely(!(states >> shmq_cell_state(*word) & 1))) continue;
+        *cell = (uint32_t)(at - port->cells);
+        return true;
+    }
+    return false;
+}
 
 /* -- what is there --------------------------------------------------------------------------------------------------- */
 

@@ -2,6 +2,7 @@
 #include "resting.h"
 
 #include "lease.h"
+#include "look.h"
 #include "slots.h"
 
 /* After an adoption that made the cell TIMED: write until when, unless another port already started the clock for this one. */
@@ -15,13 +16,12 @@ static void write_deadline(struct shmq_port *port, uint32_t cell, uint64_t word,
 /* The oldest message that may be taken (dead-lettered) now: its cell and word. Otherwise SHMQ_NO_CELL, and *next_due is when the first
  * that rests is due, or SHMQ_FOREVER. */
 static uint32_t oldest_orphan(const struct shmq_port *port, enum shmq_wish wish, uint64_t *found, bool *exhausted, uint64_t *next_due) {
-    uint64_t now = 0, first = 0;
+    uint64_t now = 0, first = 0, word;
     uint32_t oldest = SHMQ_NO_CELL;
     *next_due = SHMQ_FOREVER;
-    for (uint32_t i = 0; i < port->geometry.cells; i++) {
+    for (uint32_t i = 0; shmq_find_cell(port, SHMQ_IN_STATE(SHMQ_ORPHAN), &i, &word); i++) {
         const struct shmq_cell *cell = &port->cells[i];
-        uint64_t word = shmq_load_acquire(&cell->word); /* [hand] */
-        if (shmq_cell_state(word) != SHMQ_ORPHAN || shmq_word_slot(word) >= port->geometry.total_slots) continue;
+        if (shmq_word_slot(word) >= port->geometry.total_slots) continue;
         bool failed = shmq_message_exhausted(port, shmq_load_relaxed(&shmq_slot_at(port, shmq_word_slot(word))->deliveries));
         if (wish == SHMQ_TO_DEAD_LETTER ? !failed : wish == SHMQ_TO_TAKE && failed && !port->writes_dead_letters) continue;
         uint64_t due = wish == SHMQ_TO_DISCARD ? 0 : shmq_load_relaxed(&cell->due_ns), taken_at = shmq_load_relaxed(&cell->taken_at);
