@@ -101,7 +101,7 @@ def stream(
 ) -> float:
     """Move `work.count` messages from all producers to all consumers; return nanoseconds per message.
 
-    Every consumer takes the same share, whoever sent it. One lap of the ring goes ahead of the clock: pages are
+    Every consumer takes the same share, from all producers together. One lap of the ring goes ahead of the clock: pages are
     mapped, connections made.
     """
     unit = shape.producers * shape.consumers

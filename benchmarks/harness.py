@@ -70,8 +70,8 @@ class Line:
     def pin(self) -> None:
         """Keep the calling thread on a CPU that no other role has, as far as there are enough.
 
-        A sleeper that wakes on the CPU of its waker is a different measurement from one that wakes an idle CPU, and
-        which of the two it is must not be left to chance. Roles pin themselves after they have opened their ends: a
+        A sleeper that wakes on the CPU of its waker is a different measurement from one that wakes an idle CPU. Chance
+        must not decide which of the two is measured. Roles pin themselves after they have opened their ends: a
         queue looks at the number of CPUs when it decides whether to spin.
         """
         cpus = sorted(os.sched_getaffinity(0))

@@ -1,4 +1,4 @@
-"""A message that kills whoever takes it: it ends among the dead letters, the others are done, and after a repair it is put back.
+"""A message that kills each process that takes it becomes a dead letter; the others are done, and it is put back after a repair.
 
     python dead_letters.py
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from shmq._segment.segment import Segment
 
     class Handle(Protocol):
-        """What is attached to a segment."""
+        """A handle that is attached to a segment."""
 
         _creator_pid: int | None  # of the process that the segment goes with, where it made this handle
 
@@ -37,7 +37,7 @@ failed: set[int] = set()  # this process, if it is a child of multiprocessing wh
 
 
 def close_at_exit(handle: Handle) -> None:
-    """From now on the end of this process settles what the handle holds, however often it is attached until then."""
+    """Let the end of this process settle what the handle holds, however often it is attached until then."""
     open_handles.add(handle)
     if "multiprocessing.util" in sys.modules and os.getpid() not in registered:
         registered.add(os.getpid())
@@ -97,11 +97,11 @@ atexit.register(close_all)
 
 
 def end_with_multiprocessing() -> None:
-    """A child of multiprocessing ends by os._exit after its own finalizers: atexit never runs there.
+    """Let multiprocessing close the handles of its children, which end by os._exit after its own finalizers, without atexit.
 
-    It forgets the finalizers that were there before its work began (a handle among its arguments is attached by then),
-    and runs the after-fork functions: so register as both. A spawned one runs atexit's, too, but only when the exception that
-    ended its work is forgotten.
+    A child forgets the finalizers that were there before its work began (a handle among its arguments is attached then), and
+    runs the after-fork functions. So register as both. A spawned child runs atexit's functions, too, but only when the exception
+    that ended its work is forgotten.
     """
     util = sys.modules["multiprocessing.util"]
     util.register_after_fork(open_handles, begin_child)
@@ -118,7 +118,7 @@ def end_with_multiprocessing() -> None:
 
 
 def begin_child(handles: object) -> None:
-    """Before the work of a forked child of multiprocessing begins."""
+    """Called by a forked child of multiprocessing before its work begins."""
     sys.modules["multiprocessing.util"].Finalize(None, close_all, exitpriority=-10)
     if sys.version_info >= (3, 13):
         note_failure(sys.modules["multiprocessing.process"].current_process())

@@ -90,7 +90,7 @@ class Queue(_core.QueueHandle[T]):
 
     _reducers = reducers
 
-    _reaps_sides = True  # whoever attaches removes the side segments that the dead left
+    _reaps_sides = True  # a handle that attaches removes the side segments that the dead left
     _told_of_name = False  # it was said that the name is another queue's
 
     def __init__(
@@ -284,7 +284,7 @@ class Queue(_core.QueueHandle[T]):
         return stats_of(self)
 
     def leases(self) -> list[Holding]:
-        """Who holds what since when: messages that are leased, loaned, or acked and still looked at, longest first."""
+        """Which process holds what since when: messages that are leased, loaned, or acked and still looked at, longest first."""
         self.qsize()
         return holdings_of(self)
 
@@ -331,8 +331,8 @@ class Queue(_core.QueueHandle[T]):
             here = not self._listening_handles.foreign  # otherwise the loops are the parent's
             super().close()
             for loop, waiters in list(self._loop_waiters.items()) if here else ():
-                with contextlib.suppress(RuntimeError):  # it was closed under those who waited
-                    loop.call_soon_threadsafe(waiters.watch)  # those who wait there are told
+                with contextlib.suppress(RuntimeError):  # the loop was closed under tasks that waited
+                    loop.call_soon_threadsafe(waiters.watch)  # the tasks that wait there learn of it
             self._listening_handles.close()
             if self._readable is not None:
                 self._readable.close()

@@ -1,7 +1,7 @@
 """Repair: what the doctor finds is put right, for all queues of this user.
 
-It goes the way of shmq/_observe/doctor.py, which says what is wrong. A queue is repaired through a handle of its own; one whose
-ports are all taken is only looked at. Repair loses no message.
+It visits what shmq/_observe/doctor.py visits, which says what is wrong. A queue is repaired through a handle of its own. One
+whose ports are all taken is only looked at. Repair loses no message.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def repair_segment(name: str) -> Iterator[Finding]:
 
 @singledispatch
 def repair_contents(observer: Mapped, segment: Segment) -> Iterator[Finding]:
-    """What the dead held of a segment, by the class of its kind's observers. Of one that repairs nothing it is only said."""
+    """Take back what the dead held, by the class of the observers of a kind. A kind without an answer is only looked at."""
     if pids := sorted(set(_core.attachments(segment.memory)[1])):
         yield Finding("repairable", segment.name, doctor.died(pids))
     yield from doctor.examine_contents(observer)

@@ -1,7 +1,7 @@
 """What every command and the demo show alike: sizes, durations, ratios, tables.
 
-A terminal gets colours and its own width. Anything else (a pipe, a file, a CI log) gets the same words as plain text
-and as wide as they are, since a cut-off name is worth nothing to ``grep``. Nowhere is a figure cut.
+A terminal gets colours and its own width. Anything else (a pipe, a file, a CI log) gets the same words as plain text, as wide
+as they are. A name that is cut off is of no use to ``grep``. Nowhere is a figure cut.
 """
 
 from __future__ import annotations

@@ -30,8 +30,8 @@ from shmq._queue import T
 
 __all__ = ["JoinableQueue", "Queue", "SimpleQueue"]
 
-# 2.2 MiB: a pool of hundreds of processes finds a port, nearly all messages fit into a slot, and a program with a queue for
-# each of a few workers stays within the 64 MiB of a container's /dev/shm. What is larger takes a side segment.
+# 2.2 MiB: a pool of hundreds of processes finds a port, and nearly all messages fit into a slot; a larger one takes a side
+# segment. A program with a queue for each of a few workers stays within the 64 MiB of a container's /dev/shm.
 SLOTS = 512
 SLOT_SIZE = 1984  # 2 KiB with the header
 PORTS = 512

@@ -1,4 +1,4 @@
-"""The floors of ARCHITECTURE.md: who may import whom, and who alone may touch what."""
+"""The floors of ARCHITECTURE.md: which module may import which, and which alone may touch what."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def imports_of(path: Path) -> set[str]:
 
 
 def cython_imports_of(path: Path) -> set[str]:
-    """The same of a Cython file, without what it cimports."""
+    """Dotted names of everything that a Cython file imports, without what it cimports."""
     text = path.read_text()
     found = set(re.findall(r"^\s*import\s+([\w.]+)", text, re.MULTILINE))
     for module, names in re.findall(r"^\s*from\s+([\w.]+)\s+import\s+(\([^)]*\)|[^\n(]+)", text, re.MULTILINE):

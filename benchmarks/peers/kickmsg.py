@@ -1,7 +1,7 @@
 """kickmsg: publish-subscribe in shared memory, one publisher to one subscriber.
 
-It overwrites what a subscriber has not read, so that a lossless channel needs credits: the receiver counts in a shared
-word how many messages it has taken, and the sender waits for it.
+It overwrites what a subscriber has not read, so a lossless channel needs credits. The receiver counts in a shared word how
+many messages it has taken, and the sender waits for it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What a queue of 1,024 × 1 KiB takes in memory at both ends, and whether that grows.
 
 Proportional set size, from /proc: a page that two processes map counts half in each. The ends and their parent are
-fresh interpreters that have imported their libraries before the first look, and the parent is in the account, too:
-its handle may have touched the queue.
+fresh interpreters that have imported their libraries before the first look. The parent is in the account, too: its
+handle may have touched the queue.
 """
 
 from __future__ import annotations

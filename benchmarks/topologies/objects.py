@@ -60,12 +60,12 @@ def _pickling(work: Work) -> tuple[float, float]:
 
 
 def _in_one(work: Work) -> float:
-    """dumps and loads, one after the other."""
+    """Nanoseconds of dumps and loads, one after the other."""
     return sum(_pickling(work))
 
 
 def _in_two(work: Work) -> float:
-    """… in two processes that hand over for nothing: the slower one sets the pace."""
+    """Nanoseconds of dumps and loads in two processes, if handing over cost nothing: the slower one sets the pace."""
     return max(_pickling(work))
 
 

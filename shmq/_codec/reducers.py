@@ -54,7 +54,7 @@ def reduces_itself(kind: type) -> bool:
 
 
 def reduce_array(array: NDArray[Any]) -> Any:
-    """As NumPy reduces it, and what comes out is the receiver's own: it may be written, also where this one may not."""
+    """Reduce an array as NumPy does, but so that what comes out may be written, also where this one may not."""
     reduced = array.__reduce_ex__(PROTOCOL)
     if array.flags.writeable or type(reduced[1][0]) is not PickleBuffer:
         return reduced
@@ -62,8 +62,11 @@ def reduce_array(array: NDArray[Any]) -> Any:
 
 
 def array_again(function: Callable[..., Any], memory: Any, *arguments: Any) -> Any:
-    """The array over the memory of one that could not be written. Pickle passes that as a read-only view of what it was given:
-    a bytearray that is nobody else's, or shared memory, which stays read-only."""
+    """Make an array again that could not be written.
+
+    Pickle passes its memory as a read-only view of what it was given: a bytearray that is nobody else's, or shared memory, which
+    stays read-only.
+    """
     if type(memory) is bytes:
         memory = bytearray(memory)
     elif type(memory) is memoryview and type(memory.obj) is bytearray and len(memory.obj) == memory.nbytes:
@@ -72,13 +75,13 @@ def array_again(function: Callable[..., Any], memory: Any, *arguments: Any) -> A
 
 
 def reduce_exporter(exporter: Any) -> Any:
-    """What has `__dlpack__` and nothing else to say becomes an array."""
+    """Reduce an object that has `__dlpack__`, and no reduction of its own, to an array."""
     array = arrays().of_tensor(exporter)
     return exporter.__reduce_ex__(PROTOCOL) if array is None else (arrays().np.asarray, (array,))  # which reduce_array pickles
 
 
 def reduce_tensor(tensor: Any) -> Any:
-    """A dense tensor in the CPU's memory as one buffer, with its dtype, shape, and order of strides."""
+    """Reduce a dense tensor in the CPU's memory to one buffer, with its dtype, shape, and order of strides."""
     import torch
 
     if tensor.requires_grad and not tensor.is_leaf:
@@ -107,7 +110,10 @@ def tensor_again(memory: Any, dtype: Any, shape: tuple[int, ...], order: list[in
 
 
 def of_registered(reducer: Reducer) -> Reducer:
-    """multiprocessing registers each class of ctypes of which it makes a shared value: other instances are still plain values."""
+    """The reducer for a class that multiprocessing has registered.
+
+    multiprocessing registers each class of ctypes of which it makes a shared value. Other instances are still plain values.
+    """
     shared = sys.modules.get("multiprocessing.sharedctypes")
     return reduce_ctype if shared is not None and reducer is shared.reduce_ctype else reducer
 

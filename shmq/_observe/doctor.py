@@ -88,7 +88,7 @@ def walk(names: Collection[str], of_queue: OfQueue, of_strays: OfStrays) -> list
 
 
 def each_for_itself(name: str, findings: Iterator[Finding]) -> Iterator[Finding]:
-    """What was found about a name; what ends the looking is one finding more, and takes none of the others away."""
+    """All that was found about a name. An error that ends the search is one finding more, and takes none of the others away."""
     try:
         yield from findings
     except SegmentNotFound:
@@ -105,7 +105,7 @@ def number(count: int, noun: str) -> str:
 
 
 def examine_shared_memory() -> Iterator[Finding]:
-    """/dev/shm itself: large enough, not full, and the lock file the one by which we tell the living from the dead."""
+    """Is /dev/shm large enough, and not full? Is its lock file the one by which this process tells the living from the dead?"""
     space = os.statvfs(SHM)
     size, free = space.f_blocks * space.f_frsize, space.f_bavail * space.f_frsize
     advice = "enlarge it: `mount -o remount,size=… /dev/shm`, Docker: --shm-size"

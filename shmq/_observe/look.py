@@ -73,7 +73,7 @@ def older() -> dict[str, int]:
 
 
 def lock_inode() -> int:
-    """That of the lock file, or 0 where there is none."""
+    """The inode of the lock file, or 0 where there is none."""
     try:
         return _core.lock_inode()
     except (ShmqError, OSError):

@@ -25,10 +25,10 @@ def anonymous_name() -> str:
 
 
 class AnonymousReaper:
-    """Removes anonymous segments whose creator was killed before it could: some with each that is made.
+    """Removes anonymous segments whose creator was killed before it could: with each segment that is made it looks at some.
 
-    A list of all is made once, and again when so many have been made since that it costs each of them the same, however
-    many segments there are.
+    It lists all segments once, and again after a number of creations that grows with the list. So a creation costs the same
+    however many segments there are.
     """
 
     LOOKS = 16  # segments that are looked at with each creation

@@ -22,7 +22,7 @@ class Backoff(NamedTuple):
     jitter: float = 0.1
 
     def _checked(self) -> Backoff:
-        """The same in floats. Raises ValueError or TypeError that names what cannot be."""
+        """This back-off in floats. **Raises** ValueError or TypeError that names the number that is not possible."""
         values = {}
         for field, least, most in (("initial", 0.0, YEAR), ("factor", 1.0, 1000.0), ("maximum", 0.0, YEAR), ("jitter", 0.0, 1.0)):
             value = getattr(self, field)
@@ -30,6 +30,6 @@ class Backoff(NamedTuple):
                 raise TypeError(f"backoff: {field} must be a number, not {value!r}")
             if not least <= value <= most:
                 raise ValueError(f"backoff: {field} must lie between {least:g} and {most:g}, but is {value!r}")
-            # Times survive the way through the segment's nanoseconds: who opens the queue with the same values finds the same.
+            # Rounded, times survive the way through the segment's nanoseconds: a program that gives the same values finds them.
             values[field] = round(float(value), 6) if most == YEAR else float(value)
         return Backoff(**values)

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 def whole(least: int, most: int | None = None) -> Check[int]:
-    """A whole number between these two."""
+    """The check of a whole number between `least` and `most`."""
 
     def check(name: str, value: Any) -> int:
         try:
@@ -53,7 +53,7 @@ def whole(least: int, most: int | None = None) -> Check[int]:
 
 
 def one_of(*choices: str) -> Check[str]:
-    """One of these words."""
+    """The check of a value that is one of these words."""
     words = f"{', '.join(map(quoted, choices[:-1]))} or {quoted(choices[-1])}"
 
     def check(name: str, value: Any) -> str:
@@ -69,14 +69,14 @@ def quoted(word: str) -> str:
 
 
 def truth(name: str, value: Any) -> bool:
-    """True or False."""
+    """The check of a value that is True or False."""
     if value not in (True, False):
         raise TypeError(f"{name} must be True or False, not {value!r}")
     return bool(value)
 
 
 def seconds(name: str, value: Any) -> float:
-    """A number of seconds, as it survives the way through the segment's nanoseconds."""
+    """The check of a number of seconds, which is rounded so that it survives the way through the segment's nanoseconds."""
     if isinstance(value, bool | str | bytes) or not hasattr(value, "__float__"):
         raise TypeError(f"{name} must be a number of seconds, not {value!r}")
     if not 1e-6 <= value <= YEAR:
@@ -85,7 +85,7 @@ def seconds(name: str, value: Any) -> float:
 
 
 def rest(name: str, value: Any) -> Backoff:
-    """A Backoff whose numbers can be."""
+    """The check of a Backoff."""
     if not isinstance(value, Backoff):
         raise TypeError(f"{name} must be a shmq.Backoff, not {value!r}")
     return value._checked()
@@ -103,7 +103,7 @@ def codec_name(name: str, codec: Any) -> str:
 
 
 def check_mode(mode: object) -> None:
-    """Permissions are asked for, and not kept: a segment's file has the only ones that it can have."""
+    """Check the permissions that are asked for. They are not kept: a segment's file has the only ones that it can have."""
     if mode != 0o600:
         raise ValueError(
             f"mode must be 0o600, not {oct(mode) if isinstance(mode, int) else repr(mode)}: "
@@ -168,7 +168,7 @@ class Rest:
 
 
 class Timeout(Nanoseconds):
-    """Seconds, or None."""
+    """A field that has nanoseconds of a value in seconds, which may be None."""
 
     # Where 0 stands for no time-out, the value is None.
     def unpack(self, header: Header) -> float | None:  # type: ignore[override]
@@ -223,7 +223,7 @@ class Config:
 
     @classmethod
     def asked(cls, values: Mapping[str, Any]) -> Self:
-        """What a user asks for; None asks for nothing. **Raises** ValueError or TypeError that names the value."""
+        """What a user asks for; a None is left out. **Raises** ValueError or TypeError that names the value."""
         for name in values:
             if name not in cls.TABLE:
                 raise TypeError(f"a {cls.noun} has no parameter {name!r}; there are {', '.join(cls.TABLE)}, mode, spin")

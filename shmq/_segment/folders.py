@@ -16,7 +16,7 @@ __all__ = ["Folder", "make_folder", "remove_folder"]
 
 
 class Folder:
-    """A private folder in /dev/shm, open: what is in it is reached from its descriptor, whatever has its name by then.
+    """A private folder in /dev/shm, open: what is in it is reached from its descriptor, whatever has its name meanwhile.
 
     Nobody but its user can have put anything into it, since it belongs to that user and is closed to all others.
     **Raises** FileNotFoundError, SegmentForeign, NoSharedMemory.
@@ -72,7 +72,7 @@ class Folder:
         write_file(name, [memoryview(content)], self.fd)
 
     def rename(self, name: str, other: str) -> None:
-        """**Raises** FileNotFoundError, NoSharedMemory."""
+        """Give a file another name in the folder. **Raises** FileNotFoundError, NoSharedMemory."""
         try:
             os.rename(name, other, src_dir_fd=self.fd, dst_dir_fd=self.fd)
         except FileNotFoundError:
@@ -81,7 +81,7 @@ class Folder:
             raise failure(name, 0, error) from None
 
     def remove(self, name: str) -> None:
-        """**Raises** FileNotFoundError, NoSharedMemory."""
+        """Remove a file from the folder. **Raises** FileNotFoundError, NoSharedMemory."""
         try:
             os.unlink(name, dir_fd=self.fd)
         except FileNotFoundError:

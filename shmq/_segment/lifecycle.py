@@ -1,9 +1,9 @@
-"""The life of a segment: create, attach, leave and unlink named shared memory, and nothing about what is in it.
+"""The life of a segment: create, attach, remove and unlink named shared memory, and nothing about what is in it.
 
 Files, and who may have put something else under a name: shmq/_segment/shared_memory.py.
 
-Creation is atomic for those who open at the same moment: whoever opens or creates holds a named lock, which the kernel
-gives back at death, so that under it a segment without its magic word is known to be abandoned half-made.
+Creation is atomic for processes that open at the same moment. Each that opens or creates holds a named lock, which the kernel
+gives back at death. So under that lock a segment without its magic word is known to be abandoned half-made.
 Nothing here uses ``multiprocessing``'s resource tracker, which unlinks segments behind other processes' backs.
 """
 
@@ -65,7 +65,7 @@ def find(name: str) -> Segment | None:
 
 
 def outlived(header: Header, memory: _core.Mapping) -> bool:
-    """Was this segment to go with its creator or its last handle, and those are gone without having had the time to remove it?"""
+    """Was this segment to go with its creator or its last handle, which ended without the time to remove it?"""
     if header["flags"] & _core.FLAG_WITH_CREATOR:
         return not _core.alive(header["creator"])
     if header["flags"] & _core.FLAG_WITH_HANDLES:
@@ -79,7 +79,7 @@ def attach(name: str, kind: Kind[Any]) -> Segment:
     check_name(name, kind.noun)
     segment = find(name)
     if segment is None:
-        with NameLock(name):  # whoever was making it has finished, or is dead
+        with NameLock(name):  # the process that was making it has finished, or is dead
             segment = find(name)
             if segment is None:
                 remove(name)
@@ -131,7 +131,7 @@ def open_or_create(name: str, kind: Kind[Any], config: Config) -> Segment:
 
 
 def existing(name: str) -> Segment | None:
-    """The usable segment, if there is one. Remains are removed. Under the name's lock. One look: its last user may be leaving."""
+    """The usable segment, if any; remains are removed. It looks once, under the name's lock: its last user may be closing it."""
     try:
         segment = find(name)
     except SegmentNotFound:
@@ -142,7 +142,7 @@ def existing(name: str) -> Segment | None:
 
 
 def make(name: str, kind: Kind[Any], config: Config, anonymous: bool) -> Segment:
-    """Lay out a new segment. Under the name's lock; killed here, the next opener finds it without its magic word."""
+    """Lay out a new segment. To be called under the name's lock. Killed here, it is found without its magic word."""
     header: Header = {"creator_pid": os.getpid(), "boot_id": boot_id(), "flags": _core.FLAG_ANONYMOUS if anonymous else 0}
     config.pack(header)
     nbytes = kind.nbytes(config)
@@ -179,8 +179,8 @@ def always_beside(beside: str) -> list[str]:
 def remove(name: str, apart_from: int = 0) -> bool:
     """Unlink a segment's file, and what stands beside it; mapped ones go on until they are unmapped.
 
-    Processes that have it open go on among themselves, and find the large messages that wait: side segments stay until
-    `remove_beside`, unless only the process of the identity `apart_from` is left. Raises NoSharedMemory, and OSError where
+    Processes that have it open go on among themselves, and find the large messages that wait. So side segments stay until
+    `remove_beside`, unless only the process of the identity `apart_from` is left. **Raises** NoSharedMemory, and OSError where
     there is no descriptor left to list the folder: then nothing was removed.
     """
     beside = list_beside(name)
@@ -204,7 +204,7 @@ def remove(name: str, apart_from: int = 0) -> bool:
 
 
 def remove_beside(segment: Segment, ending: bool = False) -> None:
-    """A handle of a segment that was removed is gone: unless others go on, remove what stayed beside it, or was made since."""
+    """Remove what stayed beside an unlinked segment, or was made there since; nothing while a handle of it is attached."""
     if not _core.attachments(segment.memory, _core.identity() if ending else 0)[0]:
         beside = f"{segment.beside}."
         for file in dict.fromkeys(entries.list_files(beside, f"{SEMAPHORE}{beside}") + always_beside(segment.beside)):
@@ -212,12 +212,11 @@ def remove_beside(segment: Segment, ending: bool = False) -> None:
 
 
 def remove_if_over(segment: Segment, ending: bool = False) -> None:
-    """The creator, or a handle, is gone: remove a segment that goes with it, or what is beside one that was removed.
+    """Remove a segment that goes with its creator or its last handle, which has just closed it.
 
-    Nobody opens it meanwhile: under the name's lock.
-
-    `ending`: so does this process, and the ports that it still has count no longer. A finalizer may come here in the middle of
-    whatever this thread does under a name's lock: then it is done after that.
+    Of one that was unlinked before, remove what is beside it. It takes the name's lock, so that no process opens the segment
+    meanwhile. A finalizer may call this in the middle of what its thread does under a name's lock: then it is done after that.
+    `ending`: this process ends, too, and the ports that it still has count no longer.
     """
     if not is_current(segment):
         remove_beside(segment, ending)  # nor will it ever be again
@@ -254,8 +253,8 @@ def unlink(name: str) -> None:
 def has_stayed(segment: Segment) -> bool:
     """Now that a port of it is attached: does the name still lead to the segment, and so for as long as the port is?
 
-    Whoever removes one with its last handle looks for ports and removes it under the name's lock: so look under it too, lest
-    this look fall between those two steps.
+    A process that removes a segment with its last handle looks for ports, and then removes it, under the name's lock. So this
+    look takes the lock, too: it cannot fall between those two steps.
     """
     if segment.lifetime == "persistent":
         return True

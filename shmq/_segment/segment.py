@@ -36,7 +36,7 @@ class Segment:
         self.ports: int = header["ports"]
         self.lifetime: str = self.config.lifetime
         self.identity = identity  # device and inode
-        self.made = False  # … by this handle
+        self.made = False  # by the handle that has it
 
     def __str__(self) -> str:
         """What messages call it."""
@@ -65,7 +65,7 @@ class Segment:
         return [name for side, name in enumerate(SIDES) if not semaphores.has_semaphore(self.semaphore_name(side))]
 
     def repair_semaphores(self) -> list[str]:
-        """Make those again that are gone; return which. Under the name's lock. Raises SegmentForeign, SegmentMismatch."""
+        """Make the semaphores again that are gone, under the name's lock; return their sides. Raises as `missing_semaphores`."""
         gone = self.missing_semaphores()
         for name in gone:
             semaphores.make_semaphore(self.semaphore_name(SIDES.index(name)))
@@ -149,7 +149,7 @@ def is_out_of_sight(segment: Segment) -> bool:
 
 
 def out_of_sight(segment: Segment) -> NoSharedMemory:
-    """What to say then."""
+    """The exception for a segment that is out of sight."""
     return NoSharedMemory(
         f"this process sees another {SHM} than that in which {segment} is: its root was changed (chroot), or "
         "something was mounted there since it opened the queue"

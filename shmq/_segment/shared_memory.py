@@ -13,8 +13,8 @@ All files are flat, of mode 0600, and named after the segment that they stand be
 
 The user's number stands in each name, since a queue is one user's: two users may use one name, each for a queue of its own.
 
-/dev/shm is one folder for all users. Each of these names can be read there or guessed, so another user may put something under
-it: a file of their own, a link to one of ours, a FIFO that blocks whoever opens it. Hence two rules, which
+/dev/shm is one folder for all users, where each of these names can be read or guessed. Another user may put something under
+it: a file of their own, a link to one of ours, a FIFO that blocks a process that opens it. Hence two rules, which
 shmq/_native/files.h keeps for the engine:
 
 - A file is used only if it is this user's, of the expected kind, without permissions for others, and under one name. That is

@@ -1,25 +1,24 @@
 """The backlog of a queue without a bound: a log beside the segment, of messages that found the ring full.
 
-One file, ``shmq-UID.NAME+NONCE.backlog``, made with the segment and opened with it. A page with three words, then records, each a
-word with the length of a message's image, and the image (its slot's header and payload) up to the next boundary of eight bytes:
+One file, ``shmq-UID.NAME+NONCE.backlog``, made with the segment and opened with it. It has a page with three words, then records.
+A record is the length of a message's image as a word, and the image (its slot's header and payload), up to a multiple of 8 bytes:
 
     head     offset of the oldest record
     tail     offset behind the newest one
     at_work  1 while somebody changes something
 
 The header of the segment has the number of records, and that word is all that a put or a get looks at while there are none.
-Everything happens under the backlog's lock (Port.append, Port.refill), which the kernel gives back when its holder dies, and in
-compiled code (shmq/_binding/backlog.pxi), so that no Python code runs under the lock. This module opens the file, and says what
-failed:
+Everything happens under the backlog's lock, which the kernel gives back when its holder dies. It happens in compiled code
+(shmq/_binding/backlog.pxi), so that no Python code runs under the lock. This module opens the file, and says what failed.
 
-- A record is complete before the tail moves over it: who is killed in between leaves a tail that the next one overwrites.
+- A record is complete before the tail moves over it. A death in between leaves a record that the next append overwrites.
 - The number goes up before the tail moves, and down after the head did, so that no record is ever unknown.
-- A message is in the ring before the head moves over it: who is killed in between delivers it twice.
+- A message is in the ring before the head moves over it. A death in between delivers it twice.
 - A process that finds `at_work` set knows that the last one died at work, and counts the records.
 
-Messages are moved into the ring in their order and only when it is empty, and nobody puts into the ring while records are left:
-so the order of each producer holds. A log of messages in a ring of files, or a longer ring made when the first is full, would
-need a second kind of cell; a lock that the kernel gives back needs none, and is never taken while the ring suffices.
+Messages are moved into the ring in their order, and only when it is empty. No process puts into the ring while records are
+left. So the order of each producer holds. Rejected: a log in a ring of files, and a longer ring made when the first is full.
+Either needs a second kind of cell. A lock that the kernel gives back needs none, and is never taken while the ring suffices.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""Side segments that the dead left: whoever was killed in put, or between an ack and the removal, leaves a file in /dev/shm.
+"""Side segments that the dead left: a process that is killed in put, or between an ack and the removal, leaves a file.
 
-Whoever opens a queue in which processes have died since somebody last looked removes those to which nothing leads, and `shmq
-doctor` does it for all queues. A key is an id of the port that wrote the file. Where that port's process is dead, and neither the
-ring, a cell, the backlog nor a dead letter has the key, nobody will ever have it again. So nothing needs a lock: two who look at
-once find the same, and a process that is killed meanwhile leaves the rest to the next one: its own death is counted as well.
+A process that opens a queue looks whether others have died since the last such look. Then it removes the side segments to which
+nothing leads; `shmq doctor` does it for all queues. A key is an id of the port that wrote the file. Where that port's process
+is dead, and neither the ring, a cell, the backlog nor a dead letter has the key, no process will ever have it again. So nothing
+needs a lock. Two processes that look at once find the same. One that is killed meanwhile leaves the rest to the next one, since
+its own death is counted as well.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ __all__ = ["leaked", "reap_sides", "reap_sides_after"]
 
 KEY = re.compile("[0-9a-f]{16}")
 LOOKS = 3  # at letters that others write and put back meanwhile
-FEW = 1000  # letters that whoever opens a queue reads
+FEW = 1000  # letters that a process reads when it opens a queue
 
 
 def reap_sides_after(deaths: int, queue: QueueHandle[Any]) -> None:

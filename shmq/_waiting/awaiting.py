@@ -29,7 +29,7 @@ CELL_PATIENCE = 1.0  # seconds; `receive` waits as long for an in-flight cell be
 
 
 async def wait(queue: WaitableInLoop, side: int, attempt: Callable[[], Result], timeout: float | None) -> Result:
-    """Try again whenever it is worth it, until it is neither Empty nor Full. Raises what the last try raised on time-out."""
+    """Try `attempt` whenever it is worth it, until it is neither Empty nor Full. **Raises** what the last try in time raised."""
     timeout = _core.seconds_of(timeout)
     if timeout is not None and timeout <= 0:
         return attempt()
@@ -74,7 +74,7 @@ async def wait(queue: WaitableInLoop, side: int, attempt: Callable[[], Result], 
 
 
 async def any_of(queues: Sequence[Q], timeout: float | None) -> Q | None:
-    """The first of the queues that has something; None on time-out. See shmq.aio.wait_any."""
+    """Wait for the first of several queues that has something, and return it; None on time-out. Nothing is taken."""
     timeout = _core.seconds_of(timeout)
     loop = asyncio.get_running_loop()
     deadline = None if timeout is None else loop.time() + timeout
@@ -111,7 +111,7 @@ def expire(waiter: asyncio.Future[bool]) -> None:
 
 
 async def done(queue: WaitableInLoop, timeout: float | None) -> bool:
-    """See Queue.ajoin."""
+    """Wait until every message of the queue is done; True, or False on time-out."""
 
     def attempt() -> bool:
         if queue._unfinished():
@@ -196,7 +196,7 @@ async def next_lease(queue: WaitableInLoop, leases: Leases[T], timeout: float | 
 
 
 async def publish(queue: WaitableInLoop, loan: Loan[Any], nbytes: int | None, timeout: float | None) -> None:
-    """See Loan.apublish."""
+    """Publish a loan, once the queue has room for it. **Raises** Full on time-out."""
 
     def attempt() -> None:
         loan.publish(nbytes, 0)

@@ -4,8 +4,8 @@ A waiter at one queue sleeps in the binding, on a semaphore. A waiter for more t
 (shmq/_native/bell.h) is a descriptor, which poll(2) or an event loop waits for beside others. A bell has one listener; a second
 one of the same handle listens through a handle of its own, so that neither hears what was meant for the other.
 
-A ring may be lost with the process that rang, and nobody rings when a lease expires or a process dies: so a listener looks
-again after a slice of time, as rarely as a sleeper does.
+A ring may be lost with the process that rang, and nobody rings when a lease expires or a process dies. So a listener looks again
+after a slice of time, as rarely as a sleeper does.
 """
 
 from __future__ import annotations
@@ -45,21 +45,21 @@ class Listener:
             raise
 
     def listen_on(self) -> None:
-        """Where somebody has removed the bell, or the program closed its descriptor, make another. **Raises** OSError, Closed."""
+        """Make another bell where this one was removed, or the program has closed its descriptor. **Raises** OSError, Closed."""
         self.descriptor = self.handle._bell()
 
     def arm(self, side: int) -> None:
-        """Be told once when it is worth a look. The caller looks again before it waits."""
+        """Have the bell rung once when this side is worth a look. The caller looks again before it waits."""
         if not self.handle._arm(side) and side in self.armed:
             self.told[side] += 1
         self.armed.add(side)
 
     def took(self, side: int) -> None:
-        """One of those that we were told of was taken."""
+        """Something was taken for which the bell was rung."""
         self.told[side] = max(self.told[side] - 1, 0)
 
     def disarm(self, side: int) -> None:
-        """Be told no more. What we were told, heard or not, and have not taken is another one's."""
+        """Have the bell rung no more for this side. A ring for something that was not taken is passed on to another waiter."""
         if side in self.armed:
             self.armed.remove(side)
             if not self.handle._disarm(side):
@@ -73,7 +73,7 @@ class Listener:
         return not self.handle._has_bell()
 
     def clear(self) -> None:
-        """The bell was rung, and heard."""
+        """Empty the bell, which was rung and heard."""
         self.handle._clear_bell()
 
     def close(self) -> None:
@@ -152,7 +152,7 @@ def wait_any(queues: Iterable[Q], timeout: float | None = None) -> Q:
 
 
 def wait_done(queue: Waitable, timeout: float | None = None) -> bool:
-    """Wait until no message of the queue is unfinished: see Queue.join."""
+    """Wait until no message of the queue is unfinished; True, or False on time-out. **Raises** Closed."""
     timeout = _core.seconds_of(timeout)
     deadline = None if timeout is None else time.monotonic() + timeout
     if queue._unfinished() == 0:

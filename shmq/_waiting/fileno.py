@@ -1,11 +1,11 @@
 """A queue as a descriptor: what `Queue.fileno()` gives to select, selectors, and the event loops of others (Qt, GTK).
 
 The descriptor is a bell (shmq/_native/bell.h) of a handle that nobody else listens by. It is readable from a message's arrival
-until a get of the queue finds nothing: then it is cleared and armed again, and rung at once where something has come meanwhile.
+until a get of the queue finds nothing. Then it is cleared and armed again, and rung at once where something has come meanwhile.
 So it says "readable" once too often for a burst of messages, and never once too rarely.
 
-A process that sleeps in select has no clock for what no bell is rung for: deaths, leases that are over, messages that rest, and
-rings that were lost with the process that rang. One thread of the process looks for those, as often as a sleeper does.
+No bell is rung for deaths, leases that are over, and messages that rest; and a ring may be lost with the process that rang. A
+process that sleeps in select has no clock for that. One thread of the process looks instead, as often as a sleeper does.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Readable:
 
     @property
     def foreign(self) -> bool:
-        """In a forked child: it is the parent's, who would not hear what the child clears."""
+        """Is this a forked child? Then the descriptor is the parent's, which would not hear what the child clears."""
         return self.pid != os.getpid()
 
     def found_nothing(self) -> None:
@@ -74,7 +74,7 @@ class Readable:
 
 
 class Clock:
-    """The thread that looks in place of those who have no clock. It holds no lock, and none of them alive."""
+    """The thread that looks for processes in select, which have no clock. It holds no lock, and keeps no handle alive."""
 
     def __init__(self) -> None:
         self.new: SimpleQueue[weakref.ref[Readable]] = SimpleQueue()
@@ -93,7 +93,7 @@ class Clock:
 
     @staticmethod
     def look_for(reference: weakref.ref[Readable]) -> float | None:
-        """Seconds until the next look; None where it is gone."""
+        """Look at one; return the seconds until the next look, or None where it is gone."""
         readable = reference()
         if readable is None:
             return None

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from typing import Any, Protocol
 
     class Handle(Protocol):
-        """A port of what is waited for, and its bell. What each method does is said in shmq/_binding."""
+        """A port of what is waited for, and its bell. shmq/_binding/attach.pxi says what each method does."""
 
         @property
         def closed(self) -> bool: ...
@@ -45,8 +45,8 @@ if TYPE_CHECKING:
 class ListeningHandles:
     """The handles through which this process listens to one queue: the queue's own, and further ones where several listen.
 
-    Without a lock, so that a fork, a signal handler or a finalizer may come between any two lines: taking and freeing are one
-    step of a list each, which threads share.
+    It has no lock, so that a fork, a signal handler or a finalizer may come between any two lines. Taking and freeing are one
+    step each of a list that threads share.
     """
 
     def __init__(self) -> None:
@@ -81,11 +81,11 @@ class ListeningHandles:
 
     @property
     def foreign(self) -> bool:
-        """Is this a forked child? Then they are the parent's, and the child has handles of its own."""
+        """Is this a forked child? Then these handles are the parent's, and the child has handles of its own."""
         return self.pid != os.getpid()
 
     def close(self) -> None:
-        """Close those that are free, once the queue's handle is closed. Those in use are closed by their listeners."""
+        """Close the handles that are free, once the queue's handle is closed. Those in use are closed by their listeners."""
         with contextlib.suppress(IndexError):
             while True:
                 self.further.pop().close()

@@ -74,7 +74,7 @@ class LoopWaiters:
         return waiter
 
     def served(self, side: int) -> None:
-        """A woken task has taken what it wanted: it is the next one's turn. Never raises: it has been taken."""
+        """A woken task has taken what it wanted, so the next one may try. Never raises, since something was taken."""
         self.in_vain = 0
         self.woken[side] -= 1
         self.listener.took(side)
@@ -82,8 +82,10 @@ class LoopWaiters:
         self.close_if_idle(side)
 
     def withdraw(self, side: int, waiter: asyncio.Future[bool], keeps: bool = False) -> None:
-        """Wait no longer: cancelled, failed, or the time is over. Another waiter is told instead, here or in another
-        process, unless this one `keeps` what it was told of."""
+        """End the wait of a task that was cancelled, has failed, or whose time is over.
+
+        Another waiter is woken instead, here or in another process, unless this one `keeps` what it was woken for.
+        """
         try:
             self.waiting[side].remove(waiter)
         except ValueError:
@@ -96,10 +98,10 @@ class LoopWaiters:
         self.close_if_idle(side)
 
     def wake_if_worth(self, side: int, by_the_clock: bool = False) -> None:
-        """Wake as many as there is something for, and be told of what comes. Never raises."""
+        """Wake as many tasks as there is something for, and arm the bell for what comes. Never raises."""
         waiting = self.waiting[side]
         if not waiting or self.woken[side] or self.listener.handles.foreign or self.loop.is_closed():
-            return  # who was woken calls this again; in a forked child, or under a loop that was closed, nobody goes on
+            return  # a task that was woken calls this again; in a forked child, or under a loop that was closed, no task goes on
         self.back[side] = 0
         try:
             here = self.queue._worth(side)
@@ -150,7 +152,7 @@ class LoopWaiters:
         self.timer = self.loop.call_later(max(min(self.pause, soon), SOONEST), self.watch)
 
     def listen_again(self) -> None:
-        """Where somebody has removed the bell, it is made again."""
+        """Make the bell again where it was removed."""
         if self.listener.bell_is_gone():
             self.unregister_bell()
             with contextlib.suppress(OSError):  # then the clock must do, and tries again
@@ -218,6 +220,6 @@ def waiters_of(queue: WaitableInLoop) -> LoopWaiters:
     if waiters is None:
         for other in list(queue._loop_waiters):  # which other threads may change
             if other.is_closed() and (left := queue._loop_waiters.pop(other, None)):
-                left.close()  # closed under those who waited
+                left.close()  # the loop was closed under tasks that waited
         waiters = queue._loop_waiters[loop] = LoopWaiters(queue, loop)
     return waiters

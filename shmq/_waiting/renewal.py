@@ -1,7 +1,7 @@
 """Renewal: a thread that extends leases while this process works on them.
 
 There is one per process, started by the first `receive(extend=True)`. It wakes when a third of the shortest time-out has
-passed, so that a lease is lost only to a process that was stopped, or kept the interpreter lock, for two thirds of it.
+passed. So only a process that was stopped, or kept the interpreter lock, for two thirds of the time-out loses a lease.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ log = logging.getLogger("shmq")
 class Renewal:
     """The leases that this process extends, each with the seconds of one extension and the time of the next one.
 
-    Without a lock: new ones come by a SimpleQueue, whose `put` a signal handler or a finalizer may call in the middle of another.
+    It has no lock: new leases come by a SimpleQueue, whose `put` a signal handler or a finalizer may call in the middle of
+    another.
     """
 
     def __init__(self) -> None:

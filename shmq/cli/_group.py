@@ -25,7 +25,7 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
-            raise  # click's business: whoever read has had enough
+            raise  # click's business: the program that read has had enough
         except (shmq.ShmqError, OSError, ValueError) as error:
             raise click.ClickException(in_words(error)) from error
 

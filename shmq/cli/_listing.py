@@ -15,8 +15,8 @@ from shmq._screen import console
 __all__ = ["Row", "listing"]
 
 GAP = "  "
-LEAST_NAME = 12  # characters of the first column on a narrow terminal, where it is folded …
-FOLDED_NAME = 30  # … before any column is left out
+LEAST_NAME = 12  # characters of the first column on a narrow terminal, where it is folded
+FOLDED_NAME = 30  # characters of that column before any other column is left out
 
 
 class Row(NamedTuple):

@@ -1,4 +1,4 @@
-"""``shmq bench``: a short benchmark on the machine of whoever asks, beside the standard library.
+"""``shmq bench``: a short benchmark on the user's machine, beside the standard library.
 
 The repository's ``benchmarks/`` has the long form, with more topologies and more peers.
 """

@@ -22,9 +22,9 @@ COLOURS = {"repairable": "cyan", "repaired": "green", "warning": "yellow", "erro
 def doctor(names: tuple[str, ...], look: bool) -> None:
     """Find what is not as it should be with this user's queues, or with those named, and repair it.
 
-    Takes back what dead processes held, gives back leases whose time is over, makes dead letters of messages that failed too
-    often, removes the remains of queues that are gone, checks every invariant, and tells of a /dev/shm that is too small and of
-    a systemd that removes queues at logout. No message is lost by it. A queue whose ports are all taken is only looked at. Exit
+    Takes back what dead processes held, and gives back leases whose time is over. Makes dead letters of messages that failed too
+    often. Removes the remains of queues that are gone. Checks every invariant. Tells of a /dev/shm that is too small, and of a
+    systemd that removes queues at logout. No message is lost by it. A queue whose ports are all taken is only looked at. Exit
     status 1 if something is left that it cannot repair (with --look: that needs repair), or a queue that was named is not there.
     """
     findings = examine(names) if look else repair(names)

@@ -28,9 +28,9 @@ def ls() -> None:
     """List the segments of this user: what is in each of them, and which processes have it open.
 
     Looking takes no port and changes nothing: it works where every port is taken, and says why a segment cannot be used.
-    READY are messages that wait, LEASED those that somebody has and has not acked, RETURNED those that came back and wait (or
-    rest) to be delivered again, DEAD those that were given up; PORTS are open handles of possible ones, SIZE what it takes of
-    /dev/shm with all that is its.
+    READY are messages that wait, LEASED those that a process has and has not acked. RETURNED are those that came back and wait
+    (or rest) to be delivered again, DEAD those that were given up. PORTS are open handles of possible ones. SIZE is what the
+    segment takes of /dev/shm with all that is its.
     """
     names = shmq.list_segments()
     if others := older():
@@ -76,7 +76,7 @@ def _(queue: Observer) -> tuple[str, ...]:
 
 
 def holders_in(sight: Sight) -> list[str]:
-    """Who has it open, those with most handles first."""
+    """The processes that have a segment open, those with most handles first."""
     assert sight.observer is not None
     handles = Counter(holders_of(sight.observer).values())
     return [

@@ -24,7 +24,7 @@
     _function      that function, found by its name
     _reply         a worker's way to one client
     _reserve       what a worker keeps for an outcome when it has nothing else left
-    _board         what each worker is at, in shared memory
+    _board         what each worker does, in shared memory
     _channel       a line of messages of any size: two queues
     _tasks         tasks and outcomes to bytes and back
     _pickles       their pickles

@@ -1,13 +1,13 @@
-"""Board: what each worker of a pool is at, in a file of shared memory beside the pool's segment.
+"""Board: what each worker of a pool does, in a file of shared memory beside the pool's segment.
 
 ::
 
     shmq-UID.NAME+NONCE.workers     rows of 16 words; a row is one worker's, or free
 
-The crew that starts a worker claims a row for it. It frees the row when the worker has ended and the crew has read what it was
-at; another crew frees it once this one is dead. While the worker runs, it alone writes to its row (but for `ASKED`), each word by
-one store. A reader sees one word as it is, and several words as they were a moment apart. That is enough: the queue decides what
-becomes of a task, and the board tells people.
+The crew that starts a worker claims a row for it. It frees the row when the worker has ended and the crew has read what it did
+last; another crew frees it once this one is dead. While the worker runs, it alone writes to its row (but for `ASKED`), each
+word by one store. A reader sees one word as it is, and several words as they were a moment apart. That is enough: the queue
+decides what becomes of a task, and the board tells people.
 
 A crew asks a worker to leave on the board, too. The worker looks there between its tasks, and whenever its wait for a task is
 interrupted, as `wake_all` does. A signal would not do: a program may handle it as it likes, and its own children would inherit

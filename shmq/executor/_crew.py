@@ -159,7 +159,7 @@ class Crew:
 
     @property
     def hopeless(self) -> bool:
-        """As many tries in a row as are made have failed: no worker became ready."""
+        """Is it time to give up, since the last tries have all failed, and no worker became ready?"""
         return self.failed_starts >= STARTS
 
     def why_hopeless(self, raised: BaseException | None) -> WorkerLost:

@@ -12,7 +12,7 @@ __all__ = ["add"]
 
 
 class LivingClient(Protocol):
-    """A client, as this module sees it."""
+    """A client of a pool, as the end of the process sees it."""
 
     def shutdown(self, why: str) -> None: ...
 

@@ -165,7 +165,7 @@ class Window:
         self.handed += 1
 
     def _put_large(self, number: int, message: Message) -> None:
-        """**Raises** Full, and UNSENDABLE."""
+        """Put a large task into a large slot, or beside. **Raises** Full, and UNSENDABLE."""
         # Only so many lie in large slots that each worker finds a cell for the one that it takes; the others are spilled.
         crowded = len(self._in_large) >= self.tasks.large_limit > 0
         if self.tasks.put(message, "goes beside" if crowded else "waits"):
