@@ -74,7 +74,7 @@ class QueueUpcalls(AttachmentUpcalls, Protocol):
     _backlog: Any  # of a queue that grows: the log, a shmq._core.Log. `_attached` sets it
 
     def _in_flight_report(self) -> str:
-        """Who holds the in-flight cells, in words: for InFlightLimit, and for Full where a put finds no cell."""
+        """Which processes hold the in-flight cells, in words: for InFlightLimit, and for Full where a put finds no cell."""
 
     def _write_dead_letter(
         self, image: bytes, *, id: int, cause: str, reason: str, error: BaseException | None, delivery_count: int,
