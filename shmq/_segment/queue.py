@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     Overflow = Literal["block", "grow"]
 
     class Values(TypedDict, total=False):
-        """What Queue.create takes beside a codec: see Queue."""
+        """The parameters of Queue.create beside the codec; the docstring of Queue describes them."""
 
         slots: int | None
         slot_size: int | None
@@ -60,12 +60,12 @@ LOG_START = 4096  # where the records of a backlog begin
 
 
 def slots_by_default(config: QueueConfig) -> int:
-    """As many as fit."""
+    """As many slots as fit into DEFAULT_BYTES, at most SLOTS."""
     return min(SLOTS, affordable(config))
 
 
 def in_flight_by_default(config: QueueConfig) -> int:
-    """An eighth of the ring, and enough for some processes; of slots of a page or more as many as fit."""
+    """An eighth of the ring, and enough for some processes; of slots of a page or more as many as fit into DEFAULT_BYTES."""
     if config.slot_size < _core.PAGE:
         return min(max(config.slots // 8, 64), 256)
     return min(max(config.slots, FEWEST), affordable(config), 64)
