@@ -16,7 +16,7 @@ import shmq
 
 ENGINE = Path(shmq.get_include()).parent
 HARNESS = Path(__file__).with_name("native")
-ACCESSES = ("-include", str(HARNESS / "accesses.h"))  # a program that is compiled with it is called at each access to shared memory
+ACCESSES = ("-include", str(HARNESS / "accesses.h"))  # a program so compiled is called at each access to shared memory
 CRASH_POINTS = ("-DSHMQ_CRASH_POINTS",)
 POINTS = sorted({name for file in ENGINE.rglob("*.c") for name in re.findall(r"\bSHMQ_CRASH_POINT\((\w+)\)", file.read_text())})
 ADDRESS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer")
