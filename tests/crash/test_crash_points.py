@@ -17,6 +17,13 @@ pytestmark = pytest.mark.engine
 
 SOURCE = Path(__file__).with_name("crash_points.c")
 
+
+def taken_back(outcome: str, leases: int = 1) -> dict[str, list[str]]:
+    """What becomes of a dead one's two messages, wherever its reaper dies; the dead one held four cells, and so many leases."""
+    once = {point: [outcome] for point in ("reap_judged", "reap_settled", "reap_untimed", "reap_retired")}
+    return once | {"delivery_ended": [outcome] * leases, "reap_counted": [outcome] * 4, "reap_cell": [outcome] * 4}
+
+
 # Role → crash point that it passes → what has become of its messages, for each hit at which it may die: "-" gone, else the
 # delivery count with which they are found. Of batches, what has become of one message after the other.
 PASSED: dict[str, dict[str, list[str]]] = {
@@ -69,42 +76,10 @@ PASSED: dict[str, dict[str, list[str]]] = {
     "leaving_bell_owner": {"detach_cell": [""], "bell_unlinked": [""]},
     "ringing_putter": {"exchange_intended": ["-"], "exchange_happened": ["1"], "exchange_recorded": ["1"], "bell_claimed": ["1"]},
     # They take back a dead process's lease, loan and idle cells; it died in a get or a put of the second message.
-    "reaper_after_get": {
-        "reap_judged": ["2 2"],
-        "reap_settled": ["2 2"],
-        "reap_untimed": ["2 2"],
-        "delivery_ended": ["2 2"] * 2,
-        "reap_counted": ["2 2"] * 4,
-        "reap_cell": ["2 2"] * 4,
-        "reap_retired": ["2 2"],
-    },
-    "reaper_before_get": {
-        "reap_judged": ["2 1"],
-        "reap_settled": ["2 1"],
-        "reap_untimed": ["2 1"],
-        "delivery_ended": ["2 1"],
-        "reap_counted": ["2 1"] * 4,
-        "reap_cell": ["2 1"] * 4,
-        "reap_retired": ["2 1"],
-    },
-    "reaper_after_put": {
-        "reap_judged": ["2 1"],
-        "reap_settled": ["2 1"],
-        "reap_untimed": ["2 1"],
-        "delivery_ended": ["2 1"],
-        "reap_counted": ["2 1"] * 4,
-        "reap_cell": ["2 1"] * 4,
-        "reap_retired": ["2 1"],
-    },
-    "reaper_before_put": {
-        "reap_judged": ["2 -"],
-        "reap_settled": ["2 -"],
-        "reap_untimed": ["2 -"],
-        "delivery_ended": ["2 -"],
-        "reap_counted": ["2 -"] * 4,
-        "reap_cell": ["2 -"] * 4,
-        "reap_retired": ["2 -"],
-    },
+    "reaper_after_get": taken_back("2 2", leases=2),
+    "reaper_before_get": taken_back("2 1"),
+    "reaper_after_put": taken_back("2 1"),
+    "reaper_before_put": taken_back("2 -"),
     "reaper_of_bell": {"reap_counted": [""], "reap_cell": [""], "reap_retired": [""], "bell_unlinked": [""]},
 }
 REAPERS = [role for role in PASSED if role.startswith("reaper")]

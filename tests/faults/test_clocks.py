@@ -19,6 +19,7 @@ import pytest
 
 import shmq
 from shmq import _core
+from support.forked import succeeded
 from support.processes import Children, reap_all, wait_until
 from support.programs import LONG, PROMPT, require, run_program
 from support.shared_memory import files_of
@@ -279,17 +280,13 @@ def test_one_who_has_the_pid_of_the_creator_is_not_the_creator(name: str) -> Non
     with shmq.Queue.create(name, slots=2, lifetime="creator") as queue:
         queue.put("x")
         words = Words(queue)
-        child = os.fork()
-        if child == 0:
-            try:
-                words[64] = os.getpid()
-                shmq.Queue.attach(name).close()
-                shmq.Queue.attach(name).close()
-                os._exit(0)
-            finally:
-                os._exit(1)
-        _, status = os.waitpid(child, 0)
-        assert status == 0
+
+        def come_and_go() -> None:
+            words[64] = os.getpid()
+            shmq.Queue.attach(name).close()
+            shmq.Queue.attach(name).close()
+
+        assert succeeded(come_and_go)
         assert len(files_of(name)) == 4, "removed by one who is not the creator"
         words[64] = 1
     assert files_of(name) == [], "not removed by the creator, whatever pid is written there"

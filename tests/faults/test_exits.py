@@ -17,6 +17,8 @@ from typing import Any
 import pytest
 
 import shmq
+from shmq import _exit
+from support.forked import succeeded
 from support.processes import Children, wait_until
 from support.programs import LONG
 
@@ -417,13 +419,7 @@ def test_a_child_that_inherited_handles_and_leases_leaves_them_alone_when_it_end
     q = make(slots=4)
     q.put("work")
     lease = q.receive()
-    pid = os.fork()
-    if pid == 0:
-        from shmq import _exit
-
-        _exit.close_all()
-        os._exit(0)
-    assert os.waitpid(pid, 0)[1] == 0
+    assert succeeded(_exit.close_all)
     assert lease.data == "work"
     lease.ack()
     wait_until(lambda: q.stats().ports == 1)

@@ -15,29 +15,11 @@ import pytest
 
 import shmq
 from shmq import _core
+from support.forked import ended_well, forked
 from support.processes import descriptors, reap_all, wait_until
 from support.programs import LONG, PROMPT, run_program
 
 Make = Callable[..., shmq.Queue]
-
-
-def forked(act: Callable[[], Any]) -> int:
-    """Run in a forked child; its pid. Status 0 if nothing was raised."""
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            signal.alarm(int(LONG))
-            act()
-            status = 0
-        finally:
-            os._exit(status)
-    return child
-
-
-def succeeded(child: int) -> bool:
-    _, status = os.waitpid(child, 0)
-    return status == 0
 
 
 class Waiting:
@@ -181,7 +163,7 @@ def test_forks_in_the_middle_of_calls_of_other_threads_disturb_neither_side(make
     try:
         for number in range(60):
             child = forked(lambda number=number: (own.put(number, timeout=PROMPT), use_after_fork(queue)))  # type: ignore[misc]
-            assert succeeded(child)
+            assert ended_well(child)
             assert own.get(timeout=PROMPT) == number
     finally:
         stop = True
@@ -240,7 +222,7 @@ def test_a_childs_exit_does_not_let_go_of_the_parents_life(make: Make) -> None:
     queue.put("held")
     lease = queue.receive(timeout=0)
     for number in range(100):
-        assert succeeded(forked(lambda number=number: _core.identity() if number % 2 else os.closerange(3, 256)))  # type: ignore[misc]
+        assert ended_well(forked(lambda number=number: _core.identity() if number % 2 else os.closerange(3, 256)))  # type: ignore[misc]
     judge = """
         import shmq, sys
         queue = shmq.Queue.attach(sys.argv[1])
@@ -258,7 +240,7 @@ def test_a_fork_bomb_of_generations_leaves_nobody(make: Make) -> None:
         assert queue.get(timeout=PROMPT) in range(4)
         if depth:
             children = [forked(lambda: generation(depth - 1)) for _ in range(2)]
-            assert all(list(map(succeeded, children)))
+            assert all(list(map(ended_well, children)))
 
     generation(3)
     reap_all(queue)
@@ -279,7 +261,7 @@ def test_a_program_that_is_executed_inherits_no_descriptor_of_ours(make: Make) -
     read, write = os.pipe()
     actions = [(os.POSIX_SPAWN_DUP2, write, 1)]
     child = os.posix_spawn("/bin/ls", ["ls", "-l", "/proc/self/fd"], dict(os.environ), file_actions=actions)
-    assert succeeded(child)
+    assert ended_well(child)
     os.close(write)
     listing = os.read(read, 100_000).decode()
     os.close(read)
@@ -457,6 +439,6 @@ def test_a_consumer_of_real_time_priority_lets_an_idle_producer_run(make: Make, 
             assert out.get(timeout=LONG) == number
 
     children = [forked(idle), forked(urgent)]
-    assert all(list(map(succeeded, children)))
+    assert all(list(map(ended_well, children)))
     shmq.verify(there)
     shmq.verify(back)

@@ -17,6 +17,7 @@ import shmq
 from shmq import _core, _repair
 from shmq._repair import repair
 from shmq._segment import lifecycle
+from support.forked import ended_well, forked
 from support.processes import Children
 from support.shared_memory import PREFIX, SHM
 
@@ -197,20 +198,13 @@ def test_who_waits_in_vain_is_told_the_pid_of_who_has_the_name(name: str, childr
 
 
 def test_a_child_forked_inside_a_name_lock_waits_for_its_parent_and_no_longer(name: str) -> None:
-    reading, writing = os.pipe()
+    def lock_it() -> None:
+        with lifecycle.NameLock(name, 60):
+            pass
+
     with lifecycle.NameLock(name):
-        child = os.fork()
-        if child == 0:
-            status = 1
-            try:
-                with lifecycle.NameLock(name, 60):
-                    status = 0
-            finally:
-                os._exit(status)
-        os.write(writing, b"x")
-    assert os.waitpid(child, 0)[1] == 0
-    os.close(reading)
-    os.close(writing)
+        child = forked(lock_it)
+    assert ended_well(child)
     assert is_free(name)
 
 

@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import select
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Callable
 from types import FrameType
@@ -22,6 +20,7 @@ import pytest
 import shmq
 from shmq import aio
 from shmq._waiting import awaiting, bell, fileno, loop_waiters, renewal
+from support.forked import succeeded
 from support.programs import LONG
 
 Make = Callable[..., shmq.Queue]
@@ -162,25 +161,3 @@ def test_a_child_that_is_forked_between_any_two_lines_uses_and_closes_the_queue(
         assert forks == nth, f"forked before line {nth}, the child fails"
         nth += 1
     assert nth > 3
-
-
-def succeeded(what: Callable[[], None]) -> bool:
-    """In a forked child, which is killed where it hangs."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            what()
-            os._exit(0)
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(1)
-    deadline = time.monotonic() + LONG / 2
-    while time.monotonic() < deadline:
-        ended, status = os.waitpid(pid, os.WNOHANG)
-        if ended:
-            return status == 0
-        time.sleep(0.001)
-    os.kill(pid, 9)
-    os.waitpid(pid, 0)
-    return False

@@ -10,6 +10,7 @@ import pytest
 
 import shmq
 from shmq._repair import repair
+from support.forked import succeeded
 from support.shared_memory import SHM
 from support.users import STRANGER, needs_two_users, stranger
 
@@ -73,12 +74,8 @@ def put_after_becoming_another(name: str) -> str:
 
 
 def test_a_process_that_changes_its_user_with_queues_open_is_told_so(name: str) -> None:
-    child = os.fork()
-    if child == 0:
-        try:
-            queue = shmq.Queue(name)
-            said = put_after_becoming_another(name)
-            os._exit(0 if f"before it became user {STRANGER}" in said and queue.name else 1)
-        finally:
-            os._exit(2)
-    assert os.waitpid(child, 0)[1] == 0
+    def become_another() -> None:
+        with shmq.Queue(name):
+            assert f"before it became user {STRANGER}" in put_after_becoming_another(name)
+
+    assert succeeded(become_another)

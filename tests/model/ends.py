@@ -327,7 +327,6 @@ def check(configuration: Configuration) -> Result:
     """Explore everything. The first violation, with the steps that lead to it."""
     protocol = Protocol(configuration)
     exploration = Exploration(protocol.first())
-    before: dict[State, list[State]] = {}
     good = []
     for state in exploration:
         if state.loop == "over" and not state.done:
@@ -338,16 +337,9 @@ def check(configuration: Configuration) -> Result:
             if what == "loop: its slice is over" and (state.ring or state.cell.state == "ORPHAN"):
                 return exploration.result(ASLEEP, state)
             exploration.reach(after, state, what)
-            before.setdefault(after, []).append(state)
-    reaches = set(good)
-    for state in good:  # which grows
-        for earlier in before.get(state, ()):
-            if earlier not in reaches:
-                reaches.add(earlier)
-                good.append(earlier)
-    for state in exploration:
-        if state not in reaches:
-            return exploration.result(NEVER, state)
+            exploration.hopes(state, after)
+    for state in exploration.without_hope(good):
+        return exploration.result(NEVER, state)
     return exploration.result()
 
 

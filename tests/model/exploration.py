@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -28,6 +28,7 @@ class Exploration(Generic[S]):
     def __init__(self, first: S) -> None:
         self.states = [first]
         self.came_from: dict[S, tuple[S, str] | None] = {first: None}
+        self.earlier: dict[S, list[S]] = {}  # from which states each is reached; only where `hopes` says so
 
     def __iter__(self) -> Iterator[S]:
         yield from self.states  # which grows
@@ -36,6 +37,21 @@ class Exploration(Generic[S]):
         if after not in self.came_from:
             self.came_from[after] = (state, what)
             self.states.append(after)
+
+    def hopes(self, state: S, after: S) -> None:
+        """Remember the step as one that may be hoped for, as a death may not."""
+        self.earlier.setdefault(after, []).append(state)
+
+    def without_hope(self, good: Iterable[S]) -> Iterator[S]:
+        """The states from which none of the good ones can be reached by steps that may be hoped for, the nearest first."""
+        found = list(good)
+        reach_it = set(found)
+        for state in found:  # which grows
+            for earlier in self.earlier.get(state, ()):
+                if earlier not in reach_it:
+                    reach_it.add(earlier)
+                    found.append(earlier)
+        return (state for state in self.states if state not in reach_it)
 
     def result(self, fault: str = "", state: S | None = None) -> Result:
         """What was found, and the steps that lead to the state in which it was."""

@@ -316,23 +316,15 @@ def check(configuration: Configuration) -> Result:
     """Explore everything. The first violation, with the steps that lead to it."""
     protocol = Protocol(configuration)
     exploration = Exploration(protocol.first())
-    before: dict[State, list[State]] = {}
     for state in exploration:
         if state.written and any(process.looking for process in state.processes):
             return exploration.result("written under a viewer", state)
         for what, after in protocol.steps(state):
             exploration.reach(after, state, what)
             if not what.endswith("is killed"):
-                before.setdefault(after, []).append(state)
-    good = [state for state in exploration if state.written]
-    reaches = set(good)
-    for state in good:  # which grows
-        for earlier in before.get(state, ()):
-            if earlier not in reaches:
-                reaches.add(earlier)
-                good.append(earlier)
-    for state in exploration:
-        if state not in reaches and not nobody_left(protocol, state):
+                exploration.hopes(state, after)
+    for state in exploration.without_hope(state for state in exploration.states if state.written):
+        if not nobody_left(protocol, state):
             return exploration.result("never free again", state)
     return exploration.result()
 

@@ -17,6 +17,7 @@ import pytest
 import shmq
 from shmq._waiting import fileno
 from shmq._waiting.bell import ITEMS
+from support.forked import succeeded
 from support.processes import Children, receive_and_stay, wait_until
 
 Make = Callable[..., shmq.Queue]
@@ -160,23 +161,17 @@ def test_several_loops_take_every_message_of_several_producers_once(make: Make, 
 def test_a_forked_child_has_a_descriptor_of_its_own_and_clears_nothing_of_its_parent(queue: shmq.Queue) -> None:
     number = queue.fileno()
     queue.put("for the parent")
-    pid = os.fork()
-    if pid == 0:
-        try:
-            assert queue.get_nowait() == "for the parent"
-            for _ in range(2):
-                try:
-                    queue.get_nowait()
-                    raise AssertionError
-                except shmq.Empty:
-                    pass
-            assert queue.fileno() != number and not is_readable(queue)
-            queue.put("more")
-            assert is_readable(queue, LONG)
-            os._exit(0)
-        finally:
-            os._exit(1)
-    assert os.waitpid(pid, 0)[1] == 0
+
+    def take_and_put_more() -> None:
+        assert queue.get_nowait() == "for the parent"
+        for _ in range(2):
+            with pytest.raises(shmq.Empty):
+                queue.get_nowait()
+        assert queue.fileno() != number and not is_readable(queue)
+        queue.put("more")
+        assert is_readable(queue, LONG)
+
+    assert succeeded(take_and_put_more)
     assert is_readable(queue) and queue.fileno() == number
     assert queue.get_nowait() == "more"
 

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-import traceback
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
@@ -21,6 +20,7 @@ import pytest
 import shmq
 from shmq import _core
 from shmq._segment import files, semaphores
+from support.forked import ended_well, forked, succeeded
 from support.processes import Children
 from support.shared_memory import PREFIX
 
@@ -74,15 +74,12 @@ def test_a_child_of_every_start_method_can_make_every_call(q: shmq.Queue, answer
 
 
 def test_a_forked_child_that_closes_all_descriptors_attaches_again(q: shmq.Queue, answers: shmq.Queue) -> None:
-    pid = os.fork()
-    if pid == 0:
-        try:
-            os.closerange(3, 1024)  # as daemons do
-            answers.put("from the daemon")
-            assert q.get(timeout=LONG) == "for the daemon"
-            os._exit(0)
-        finally:
-            os._exit(1)
+    def live_as_a_daemon() -> None:
+        os.closerange(3, 1024)  # as daemons do
+        answers.put("from the daemon")
+        assert q.get(timeout=LONG) == "for the daemon"
+
+    pid = forked(live_as_a_daemon)
     try:
         assert answers.get(timeout=LONG / 2) == "from the daemon"
         with shmq.Queue.attach(answers.name) as other:  # whoever attaches reaps: nobody here is dead
@@ -90,8 +87,8 @@ def test_a_forked_child_that_closes_all_descriptors_attaches_again(q: shmq.Queue
             assert other._reap() == 0
         q.put("for the daemon")
     finally:
-        _, status = os.waitpid(pid, 0)
-    assert status == 0
+        good = ended_well(pid)
+    assert good
     shmq.verify(q)
 
 
@@ -179,20 +176,6 @@ def test_a_reaper_without_descriptors_takes_nobody_for_dead(q: shmq.Queue) -> No
     assert (q.stats().acks, q.stats().deaths) == (1, 0)
 
 
-def succeeded(what: Callable[[], object]) -> bool:
-    """In a forked child."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            what()
-            os._exit(0)
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(1)
-    return os.waitpid(pid, 0)[1] == 0
-
-
 def reap_without_descriptors(q: shmq.Queue) -> None:
     assert q._reap() == 0  # attaches
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -220,20 +203,12 @@ def test_one_that_closed_all_its_descriptors_still_tells_the_living_from_the_dea
         assert [os.fstat(number).st_rdev for number in others] == [os.stat("/dev/zero").st_rdev] * 40
 
     has_looked, child_gone = children.context.Event(), children.context.Event()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            look()
-            os._exit(0)
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(1)
+    pid = forked(look)
     assert has_looked.wait(LONG)
     child.kill()
     child.join(LONG)
     child_gone.set()
-    assert os.waitpid(pid, 0)[1] == 0
+    assert ended_well(pid)
 
 
 EXECUTES_ANOTHER = """
