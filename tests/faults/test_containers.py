@@ -57,14 +57,18 @@ class Engine:
         self.command = [str(part) for part in ("podman", *places, "--cgroup-manager=cgroupfs", "--runtime=runc")]
         self.prefix = f"shmq-test-{os.getpid()}-"
         self.folder = folder
+        self.names: list[str] = []  # of all its containers
         self.started: list[subprocess.Popen[str]] = []
 
     def line(self, shown: str, program: list[str]) -> list[str]:
         """A line of the page as a command: the program stands for its ellipsis, its containers get names of the test's."""
         words = [word.replace("container:", f"container:{self.prefix}") for word in shlex.split(shown)[2:-1]]
-        if "--name" in words:
-            words[words.index("--name") + 1] = self.prefix + words[words.index("--name") + 1]
-        return [*self.command, "run", "--rm", *words, *LIMITS, *READS_ALL, *ROOTS, *program]
+        if "--name" not in words:
+            words += ["--name", str(len(self.names))]
+        at = words.index("--name") + 1
+        words[at] = self.prefix + words[at]
+        self.names.append(words[at])
+        return [*self.command, "run", *words, *LIMITS, *READS_ALL, *ROOTS, *program]
 
     def run(self, shown: str, program: list[str]) -> subprocess.CompletedProcess[str]:
         return subprocess.run(self.line(shown, program), capture_output=True, text=True, timeout=WATCHDOG)
@@ -75,11 +79,13 @@ class Engine:
         return process
 
     def tell(self, *words: str) -> None:
-        subprocess.run([*self.command, *words], check=True, capture_output=True, timeout=WATCHDOG)
+        done = subprocess.run([*self.command, *words], capture_output=True, text=True, timeout=WATCHDOG)
+        assert done.returncode == 0, done.stderr
 
     def clear(self) -> None:
         """No container is left, and nothing that was mounted for one."""
-        self.tell("rm", "--all", "--force", "--time", "0")
+        for name in reversed(self.names):  # one that joined another goes before that one
+            self.tell("rm", "--force", "--time", "0", name)
         for process in self.started:
             process.communicate(timeout=WATCHDOG)
         overlay = self.folder / "root" / "overlay"
