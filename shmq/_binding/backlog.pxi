@@ -46,6 +46,18 @@ cdef inline void window() noexcept:
             kill(getpid(), SIGKILL)
 
 
+cdef inline uint64_t log_word(const shmq_word *words, int which) noexcept:
+    return shmq_load_acquire(&words[which]) # [log]
+
+
+cdef inline void set_log_word(shmq_word *words, int which, uint64_t value) noexcept:
+    shmq_store_release(&words[which], value) # [log]
+
+
+cdef inline void set_backlog(shmq_port *port, uint64_t count) noexcept:
+    shmq_store_seq(&port.header.backlog, count) # [park]
+
+
 cdef struct identity_t:
     uint64_t device, inode
 
@@ -119,24 +131,24 @@ cdef class Log:
 
     cdef shmq_status begin(self, shmq_port *port) noexcept:
         """Repair what a dead one left, and say that we are at work. LOST: the descriptor is not ours; CORRUPT."""
-        cdef uint64_t tail = max(shmq_load_acquire(&self.words[LOG_TAIL]), <uint64_t>LOG_START), count
+        cdef uint64_t tail = max(log_word(self.words, LOG_TAIL), <uint64_t>LOG_START), count
         cdef shmq_status status
         if not self.is_at_hand():
             return SHMQ_LOST
-        if shmq_load_acquire(&self.words[LOG_TAIL]) < LOG_START or shmq_load_acquire(&self.words[LOG_HEAD]) > tail:
-            shmq_store_release(&self.words[LOG_TAIL], tail) # new, or killed while it was emptied
-            shmq_store_release(&self.words[LOG_HEAD], tail)
-        if shmq_load_acquire(&self.words[LOG_AT_WORK]):
+        if log_word(self.words, LOG_TAIL) < LOG_START or log_word(self.words, LOG_HEAD) > tail:
+            set_log_word(self.words, LOG_TAIL, tail) # new, or killed while it was emptied
+            set_log_word(self.words, LOG_HEAD, tail)
+        if log_word(self.words, LOG_AT_WORK):
             status = self.count(&count)
             if status != SHMQ_OK:
                 return status
-            shmq_store_seq(&port.header.backlog, count) # [park]
-        shmq_store_release(&self.words[LOG_AT_WORK], 1)
+            set_backlog(port, count)
+        set_log_word(self.words, LOG_AT_WORK, 1)
         window()
         return SHMQ_OK
 
     cdef void end(self) noexcept:
-        shmq_store_release(&self.words[LOG_AT_WORK], 0)
+        set_log_word(self.words, LOG_AT_WORK, 0)
 
     cdef shmq_status count(self, uint64_t *count) noexcept:
         """How many records there are."""
@@ -151,14 +163,14 @@ cdef class Log:
             count[0] += 1
 
     cdef void rewind(self) noexcept:
-        self.offset = shmq_load_acquire(&self.words[LOG_HEAD])
+        self.offset = log_word(self.words, LOG_HEAD)
         self.at = self.filled = 0
 
     cdef shmq_status next(self, uint64_t *nbytes, bint whole) noexcept:
         """Go behind the next record, whose image has *nbytes bytes; WOULD_BLOCK: there is none. CORRUPT; SYSTEM. `whole`: read it."""
         cdef uint64_t left, size
-        left = shmq_load_acquire(&self.words[LOG_TAIL]) - self.offset
-        if self.offset >= shmq_load_acquire(&self.words[LOG_TAIL]):
+        left = log_word(self.words, LOG_TAIL) - self.offset
+        if self.offset >= log_word(self.words, LOG_TAIL):
             return SHMQ_WOULD_BLOCK
         if not self.fill(LOG_WORD, left):
             return SHMQ_SYSTEM
@@ -207,7 +219,7 @@ cdef class Log:
         cdef shmq_status status = self.begin(port)
         if status != SHMQ_OK:
             return status
-        tail = shmq_load_acquire(&self.words[LOG_TAIL])
+        tail = log_word(self.words, LOG_TAIL)
         while done < nbytes:
             written = pwrite(self.descriptor, record + done, nbytes - done, <int64_t>(tail + done))
             if written < 0:
@@ -220,9 +232,9 @@ cdef class Log:
             self.end()
             return status
         window()
-        shmq_store_seq(&port.header.backlog, shmq_load_seq(&port.header.backlog) + 1) # [park]
+        set_backlog(port, shmq_backlog(port) + 1)
         window()
-        shmq_store_release(&self.words[LOG_TAIL], tail + nbytes)
+        set_log_word(self.words, LOG_TAIL, tail + nbytes)
         window()
         self.end()
         return SHMQ_OK
@@ -230,18 +242,18 @@ cdef class Log:
     cdef void moved(self, shmq_port *port) noexcept:
         """The record that was read last is in the ring."""
         window()
-        shmq_store_release(&self.words[LOG_HEAD], self.offset)
+        set_log_word(self.words, LOG_HEAD, self.offset)
         window()
-        shmq_store_seq(&port.header.backlog, shmq_load_seq(&port.header.backlog) - 1)
+        set_backlog(port, shmq_backlog(port) - 1)
         window()
 
     cdef void free_moved(self) noexcept:
         """The memory of what was moved."""
-        cdef uint64_t head = shmq_load_acquire(&self.words[LOG_HEAD]), whole = head // LOG_START * LOG_START
-        if head == shmq_load_acquire(&self.words[LOG_TAIL]):
-            shmq_store_release(&self.words[LOG_TAIL], <uint64_t>LOG_START) # first: an empty log is one whose head is not below its tail
+        cdef uint64_t head = log_word(self.words, LOG_HEAD), whole = head // LOG_START * LOG_START
+        if head == log_word(self.words, LOG_TAIL):
+            set_log_word(self.words, LOG_TAIL, <uint64_t>LOG_START) # first: an empty log is one whose head is not below its tail
             window()
-            shmq_store_release(&self.words[LOG_HEAD], <uint64_t>LOG_START)
+            set_log_word(self.words, LOG_HEAD, <uint64_t>LOG_START)
             window()
             ftruncate(self.descriptor, LOG_START)
         elif whole > LOG_START:

@@ -206,7 +206,7 @@ def mark_ready(memory) -> None:
 
 cdef object mismatch_of(const shmq_header *header):
     """What is in the way of reading a segment, in words."""
-    cdef uint64_t magic = shmq_load_acquire(&header.magic)
+    cdef uint64_t magic = shmq_load_acquire(&header.magic) # [ready]
     if magic != SHMQ_MAGIC:
         return f"it is no segment of shmq's: its magic is {magic:#018x}"
     if header.endian != SHMQ_ENDIAN:
@@ -308,7 +308,7 @@ def attachments(memory, uint64_t apart_from=0) -> tuple:
         ports = (<shmq_header *>buffer.buf).ports # read once, checked, used
         records = <shmq_port_record *>(<char *>buffer.buf + sizeof(shmq_header))
         for i in range(ports if ports_fit(ports, <uint64_t>buffer.len) else 0):
-            owner = shmq_load_acquire(&records[i].owner)
+            owner = shmq_load_acquire(&records[i].owner) # [port]
             if owner and (owner == apart_from or shmq_owner_alive(owner)):
                 living += owner != apart_from
             elif owner:

@@ -85,7 +85,7 @@ cdef class Consumer(DeadLetterWriter):
                 if status == SHMQ_NO_CELLS:
                     raise Empty(f"no message of queue {self.name!r} can be taken now: those that rest after a failure occupy the in-flight cells "
                                 f"that are left, and the first is due in {max(<int64_t>(self.port.due_ns - shmq_now_ns()), 0) * 1e-9:.3g} s")
-                raise Empty(f"{shmq_load_seq(&self.port.header.backlog):,} messages wait in the backlog of queue {self.name!r}, and another process "
+                raise Empty(f"{shmq_backlog(&self.port):,} messages wait in the backlog of queue {self.name!r}, and another process "
                             "is at it and moves none: is it stopped?" if status == SHMQ_WOULD_BLOCK and self.is_behind() else f"queue {self.name!r} is empty")
 
     cdef object finish(self, uint32_t cell):

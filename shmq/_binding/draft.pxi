@@ -220,8 +220,8 @@ cdef int draft_spill(draft_t *draft, QueuePort port, object obj) except -1:
     if draft.described:
         parts.append(glance_at(<object>draft.keep, draft.description, draft.described))
     forks = shmq_owner_forks
-    if not shmq_load_half(&port.port.header.spilled):
-        shmq_store_half(&port.port.header.spilled, 1) # before the file: whoever is killed behind the next line is looked after
+    if not shmq_load_half(&port.port.header.spilled): # [spilled]
+        shmq_store_half(&port.port.header.spilled, 1) # [spilled]: before the file: whoever is killed behind the next line is looked after
     for attempt in range(SPILL_ATTEMPTS):
         key = b"%016x" % shmq_next_id(&port.port) # whoever finds the file knows which port wrote it, and whether that one lives
         try:

@@ -55,10 +55,10 @@ cdef class Mapped:
         cdef uint64_t owner
         result = []
         for i in range(self.port.ports):
-            owner = shmq_load_acquire(&self.port.records[i].owner)
+            owner = shmq_load_acquire(&self.port.records[i].owner) # [port]
             if owner:
                 result.append(AttachedPort(i, owner, shmq_load_relaxed(&self.port.records[i].pid), shmq_owner_alive(owner),
-                                           shmq_load_acquire(&self.port.records[i].intent) != 0))
+                                           shmq_load_acquire(&self.port.records[i].intent) != 0)) # [intent]
         return result
 
     def _processes(self) -> dict:
@@ -70,7 +70,7 @@ cdef class Mapped:
         cdef uint64_t owner, namespace, ours = shmq_owner_namespace()
         result = {}
         for i in range(self.port.ports):
-            owner = shmq_load_acquire(&self.port.records[i].owner)
+            owner = shmq_load_acquire(&self.port.records[i].owner) # [port]
             if owner:
                 pid, namespace = shmq_load_relaxed(&self.port.records[i].pid), shmq_load_relaxed(&self.port.records[i].namespace)
                 alive = shmq_owner_alive(owner)
@@ -83,8 +83,9 @@ cdef class Mapped:
         cdef uint64_t owner
         result = set()
         for i in range(self.port.ports):
-            owner = shmq_load_acquire(&self.port.records[i].owner)
+            owner = shmq_load_acquire(&self.port.records[i].owner) # [port]
             if owner and shmq_owner_alive(owner):
+                # [serial]
                 for serial in (shmq_load_acquire(&self.port.records[i].serial), shmq_load_relaxed(&self.port.records[i].serial_before)):
                     result.add(serial_of(<uint64_t>serial << SHMQ_ID_BITS)) # what an id has room for
         return result

@@ -93,7 +93,7 @@ cdef class Port(Consumer):
 
         Where that cannot be, the message goes back, or is given up if its payload is gone.
         """
-        cdef uint64_t word = shmq_load_acquire(&self.port.cells[cell].word)
+        cdef uint64_t word = shmq_load_acquire(&self.port.cells[cell].word) # [hand]
         cdef bint ours = True
         if shmq_unlikely(lease_ns and (shmq_cell_state(word) != SHMQ_TIMED or shmq_cell_owner(word) != self.port.index)):
             return False # this process was stopped for so long
@@ -329,7 +329,7 @@ cdef class Port(Consumer):
                     raise ValueError(f"task_done() of queue {self.name!r} was called more often than get() has taken a message")
                 usleep(100)
                 done = shmq_load_relaxed(&self.port.header.done)
-            elif shmq_swap_seq(&self.port.header.done, &done, done + 1):
+            elif shmq_swap_seq(&self.port.header.done, &done, done + 1): # [park]
                 break
         shmq_wake_if_done(&self.port)
 

@@ -48,7 +48,7 @@ cdef class Producer(QueuePort):
         cdef uint32_t cell
         cdef shmq_status status
         cdef bint large = draft.nbytes >= RELEASE_BYTES
-        if self.unbounded and shmq_unlikely(shmq_load_seq(&self.port.header.backlog) != 0) and not draft.published_ns:
+        if self.unbounded and shmq_unlikely(shmq_backlog(&self.port) != 0) and not draft.published_ns:
             return SHMQ_WOULD_BLOCK # behind those that wait there
         if large and not shmq_ring_has_space(&self.port):
             return SHMQ_WOULD_BLOCK # before the copy, not after it
@@ -187,7 +187,7 @@ cdef class Producer(QueuePort):
 
     cdef inline bint is_behind(self) noexcept:
         """Do messages wait in the backlog?"""
-        return self.unbounded and shmq_load_seq(&self.port.header.backlog) != 0
+        return self.unbounded and shmq_backlog(&self.port) != 0
 
     cdef int offer_growing(self, const draft_t *draft, uint64_t deadline) except -1:
         """Publish, after a moment's wait for consumers that are at work, or append to the backlog."""
@@ -206,7 +206,7 @@ cdef class Producer(QueuePort):
             if status == SHMQ_OK:
                 self.patience_ns -= <int64_t>(shmq_now_ns() - began)
                 return 0
-            if shmq_load_seq(&self.port.header.backlog) != 0:
+            if shmq_backlog(&self.port) != 0:
                 break
             if self.wait(status, SHMQ_SPACE, until, &patience) == SHMQ_TIMED_OUT:
                 self.patience_ns -= <int64_t>(shmq_now_ns() - began)
@@ -225,7 +225,7 @@ cdef class Producer(QueuePort):
                 self.unlock_backlog()
                 draft_refuse_forked(draft, self)
             status = self.offer(draft)
-            if status != SHMQ_OK and shmq_load_half(&self.port.header.shut):
+            if status != SHMQ_OK and shmq_is_shut(&self.port):
                 status = SHMQ_SHUT
             elif status != SHMQ_OK:
                 status = log.append(&self.port, PyBytes_AS_STRING(record), <uint64_t>PyBytes_GET_SIZE(record))
@@ -307,7 +307,7 @@ cdef class Producer(QueuePort):
         False: messages wait in the backlog, and whoever is at it has moved none for a second, or until the deadline. A call that does
         not wait otherwise (1) waits for that second.
         """
-        cdef uint64_t seen = shmq_load_seq(&self.port.header.backlog), count, latest = SHMQ_FOREVER if deadline == 1 else deadline
+        cdef uint64_t seen = shmq_backlog(&self.port), count, latest = SHMQ_FOREVER if deadline == 1 else deadline
         cdef uint64_t until = shmq_now_ns() + (REFILL_PATIENCE_AGAIN_NS if seen == self.stuck_at else REFILL_PATIENCE_NS)
         cdef unsigned int pause = 20
         cdef shmq_status status
@@ -322,7 +322,7 @@ cdef class Producer(QueuePort):
                     continue
                 self.raise_failed(status, 0)
             # What another one has moved, or will have taken by the time that we look, is as good.
-            count = shmq_load_seq(&self.port.header.backlog)
+            count = shmq_backlog(&self.port)
             if moved or count == 0 or shmq_ring_has_item(&self.port):
                 return True
             if count != seen:

@@ -72,7 +72,7 @@ cdef class QueuePort(Attachment):
         cdef uint64_t word
         cdef bint failed
         for i in range(self.port.geometry.cells):
-            word = shmq_load_acquire(&self.port.cells[i].word)
+            word = shmq_load_acquire(&self.port.cells[i].word) # [hand]
             if shmq_cell_owner(word) != self.port.index or not shmq_state_leased(shmq_cell_state(word)):
                 continue
             failed = crashed and shmq_lease_begun(&self.port, i, word)
@@ -169,14 +169,14 @@ cdef class QueuePort(Attachment):
 
     def _deaths_to_reap_sides_of(self) -> int | None:
         """The count of deaths, where messages were ever spilled and nobody has looked since the last death for what the dead left."""
-        cdef uint64_t deaths = shmq_load_acquire(&self.port.header.events[<int>SHMQ_DEATHS])
-        if deaths == shmq_load_acquire(&self.port.header.sides_reaped) or not shmq_load_half(&self.port.header.spilled):
+        cdef uint64_t deaths = shmq_load_acquire(&self.port.header.events[<int>SHMQ_DEATHS]) # [sides]
+        if deaths == shmq_load_acquire(&self.port.header.sides_reaped) or not shmq_load_half(&self.port.header.spilled): # [sides] [spilled]
             return None
         return deaths
 
     def _reaped_sides_of(self, uint64_t deaths) -> None:
         """What the dead had left at that count is removed. Of two who say so the later one may be behind: then it is looked for again."""
-        shmq_store_release(&self.port.header.sides_reaped, deaths)
+        shmq_store_release(&self.port.header.sides_reaped, deaths) # [sides]
 
     def _all_wait(self) -> bool:
         return shmq_all_wait(&self.port)

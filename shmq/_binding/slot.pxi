@@ -67,7 +67,7 @@ cdef class Slot:
     cdef inline bint is_mine(self) noexcept:
         """This process took it, and has not given it back at its exit."""
         return self.is_here() and (not self.port.left or self.state != HAND_OPEN
-                                   or shmq_load_acquire(&self.port.port.cells[self.cell].word) == self.word)
+                                   or shmq_load_acquire(&self.port.port.cells[self.cell].word) == self.word) # [hand]
 
     cdef inline bint is_here(self) noexcept:
         """This process took it, and its port is still attached."""
@@ -141,7 +141,7 @@ cdef class Slot:
         """After a copy: the slot was ours all the time."""
         cdef bint lost = self.state == HAND_SETTLED and self.side is None
         if self.state == HAND_OPEN and self.timed and self.is_here():
-            lost = shmq_load_acquire(&self.port.port.cells[self.cell].word) != self.word
+            lost = shmq_load_acquire(&self.port.port.cells[self.cell].word) != self.word # [hand]
         if lost:
             raise LeaseLost(f"the time of the lease of message {self.header.id} in queue {self.port.name!r} was over while it was read: "
                             "it is somebody else's. Use a longer lease_timeout=, extend(), or receive(extend=True)")

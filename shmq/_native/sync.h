@@ -2,7 +2,7 @@
  *
  * Every shared word is reached through these names, so that each access shows its order. Each acquire, release and seq_cst access carries
  * a label in its comment, `[label]`, which stands at both ends of a synchronising pair; an access that is part of two pairs carries two.
- * tests/native/test_labels.py reads the two tables below, and finds an access without a label and a label without a partner.
+ * tests/native/test_labels.py reads the two tables below, and finds an access without a label and a label without a partner; in the binding, too.
  *
  * One side releases, and what it wrote before is visible to the side that acquires:
  *
@@ -24,6 +24,9 @@
  *   [asleep]   | asleep               | sleeper, its reaper                   | reaper, all_wait               | the number alone
  *   [duty]     | watch                | a sleeper that takes it, or ends it   | the same                       | the time alone
  *   [look]     | look_due             | a port that looks                     | the same                       | the time alone
+ *   [spilled]  | spilled              | a port, before its side segment       | a reaper of side segments      | the flag alone
+ *   [sides]    | events, sides_reaped | a reaper; a reaper of side segments   | a reaper of side segments      | what the dead held is settled
+ *   [log]      | words                | a port at the backlog, under its lock | the next one                   | the records (shmq/_binding/backlog.pxi)
  *   [self]     | self                 | the thread that drew the identity     | the others of its process      | its lock file and pid namespace
  *
  * Both sides write, then look at what the other writes, all four seq_cst (Dekker): one of the two sees the other.

@@ -1,4 +1,4 @@
-"""Each access of the engine that acquires or releases carries the label of its pair, and each label has both sides.
+"""Each access of engine and binding that acquires or releases carries the label of its pair, and each label has both sides.
 
 The pairs are two tables in shmq/_native/sync.h. In the first, one side releases a word and the other acquires it. In the second,
 both sides write, then look (Dekker), and every access is sequentially consistent.
@@ -18,6 +18,7 @@ import shmq
 PACKAGE = Path(shmq.__file__).parent
 LABEL = re.compile(r"\[([a-z]+)\]")
 COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
+OF_BINDING = re.compile(r'"""(?:.|\n)*?"""|"(?:\\.|[^"\\\n])*"|(#.*)')  # strings of Cython, and comments
 WRAPPER = re.compile(r"shmq_(load|store|add|or|and|swap)_(acquire|release|seq|half)\(")
 STANDARD = re.compile(r"\batomic_(load|store|exchange|compare|fetch|thread_fence|flag)\w*?(_explicit)?\(")
 BASES = r"header|records?|cells?|mine|slot|there"
@@ -50,17 +51,31 @@ def pairs_of(text: str) -> dict[str, Pair]:
     }
 
 
-def blanked(text: str) -> str:
-    """The code alone: comments, lines of the preprocessor and strings are spaces."""
+def is_of_binding(name: str) -> bool:
+    return name.endswith((".pxi", ".pyx"))
+
+
+def comments_in(name: str, text: str) -> Iterator[re.Match[str]]:
+    if is_of_binding(name):
+        return (found for found in OF_BINDING.finditer(text) if found[1])
+    return COMMENT.finditer(text)
+
+
+def blanked(name: str, text: str) -> str:
+    """The code alone: comments, docstrings, lines of the preprocessor and strings are spaces. Strings of Cython may have code."""
+    if is_of_binding(name):
+        return OF_BINDING.sub(
+            lambda found: re.sub(r"[^\n]", " ", found[0]) if found[1] or found[0].startswith('"""') else found[0], text
+        )
     for left_out in (COMMENT, re.compile(r"^#(?:.*\\\n)*.*", re.MULTILINE), re.compile(r'"(?:\\.|[^"\\\n])*"')):
         text = left_out.sub(lambda found: re.sub(r"[^\n]", " ", found[0]), text)
     return text
 
 
-def labels_by_line(text: str) -> dict[int, frozenset[str]]:
+def labels_by_line(name: str, text: str) -> dict[int, frozenset[str]]:
     """The labels that hold for each line: those of comments on it, and of a comment alone that ends directly above it."""
     lines: dict[int, frozenset[str]] = {}
-    for found in COMMENT.finditer(text):
+    for found in comments_in(name, text):
         start, end = text.count("\n", 0, found.start()), text.count("\n", 0, found.end())
         alone = not text[: found.start()].rpartition("\n")[2].strip() and not text[found.end() :].partition("\n")[0].strip()
         line = end + 1 if alone else start
@@ -86,7 +101,7 @@ def words_shared(files: dict[str, str]) -> tuple[set[str], dict[str, str]]:
     """The atomic members of the format's structures; the atomic variables, each with its file where it is static."""
     members, variables = set(), {}
     for name, text in files.items():
-        for line in blanked(text).splitlines():
+        for line in blanked(name, text).splitlines():
             if name.startswith("format/") and (found := re.match(r" .*\bshmq_(?:word|half) (\w+)", line)):
                 members.add(found[1])
             if found := re.match(r"(static |extern )?(?:_Atomic \w+|shmq_word|shmq_half) (\w[\w, ]*);", line):
@@ -96,7 +111,10 @@ def words_shared(files: dict[str, str]) -> tuple[set[str], dict[str, str]]:
 
 def plain_accesses(name: str, code: str, members: set[str], variables: dict[str, str]) -> Iterator[tuple[int, str]]:
     """Where an atomic word is used without a wrapper: C makes that seq_cst."""
-    if members:
+    if members and is_of_binding(name):  # elsewhere the same names are those of rows
+        chain = rf"(&?)\b(?:\w+(?:\[[^\[\]]*\])?\.)*port\.(?:header|records?|cells)(?:\[[^\[\]]*\])?\.({'|'.join(members)})\b"
+        yield from ((found.start(), found[2]) for found in re.finditer(chain, code) if not found[1])
+    elif members:
         chain = rf"(&?)\b(?:\w+(?:\[[^\[\]]*\])?(?:->|\.))*(?:{BASES})(?:\[[^\[\]]*\])?(?:->|\.)({'|'.join(members)})\b"
         yield from ((found.start(), found[2]) for found in re.finditer(chain, code) if not found[1])
     for variable, file in variables.items():
@@ -109,7 +127,7 @@ def plain_accesses(name: str, code: str, members: set[str], variables: dict[str,
 
 
 def accesses_in(name: str, text: str, members: set[str], variables: dict[str, str]) -> list[Access]:
-    code, labels = blanked(text), labels_by_line(text)
+    code, labels = blanked(name, text), labels_by_line(name, text)
     found = []
 
     def note(at: int, word: str | None, operation: str, order: str) -> None:
@@ -134,19 +152,8 @@ def accesses_in(name: str, text: str, members: set[str], variables: dict[str, st
     return found
 
 
-def accesses_of_binding(text: str, pairs: dict[str, Pair]) -> list[Access]:
-    """What the binding does to the engine's words. Each access counts for every pair that names its word, and needs no label."""
-    text = re.sub(r"#.*", "", text)
-    found = []
-    for match in WRAPPER.finditer(text):
-        word = word_of(first_argument(text[match.end() :]))
-        labels = frozenset(label for label, pair in pairs.items() if word in pair.words)
-        found.append(Access("binding", word, match[1] != "load", match[1] != "store", match[2] in ("seq", "half"), labels))
-    return found
-
-
-def problems(files: dict[str, str], binding: str = "") -> list[str]:
-    """What is wrong with the labels of an engine of these files; sync.h has the tables."""
+def problems(files: dict[str, str]) -> list[str]:
+    """What is wrong with the labels of an engine, and its binding, of these files; sync.h has the tables."""
     pairs = pairs_of(files["sync.h"])
     members, variables = words_shared(files)
     accesses = [access for name, text in files.items() for access in accesses_in(name, text, members, variables)]
@@ -162,10 +169,9 @@ def problems(files: dict[str, str], binding: str = "") -> list[str]:
             said.append(f"{access.where}: its labels are not for {access.word}")
         elif not access.sequential and any(pair.dekker and access.word in {None, *pair.words} for pair in known):
             said.append(f"{access.where}: not seq_cst")
-    accesses += accesses_of_binding(binding, pairs)
     for label in pairs:
         users = [access for access in accesses if label in access.labels]
-        if not any(access.where != "binding" for access in users):
+        if not users:
             said.append(f"[{label}]: nobody uses it")
         elif not any(access.releases for access in users):
             said.append(f"[{label}]: nobody releases")
@@ -177,11 +183,11 @@ def problems(files: dict[str, str], binding: str = "") -> list[str]:
 # ---- the engine -------------------------------------------------------------------------------------------------------------
 
 FILES = {path.relative_to(PACKAGE / "_native").as_posix(): path.read_text() for path in sorted(PACKAGE.glob("_native/**/*.[ch]"))}
+BINDING = {path.name: path.read_text() for path in sorted([*PACKAGE.glob("_binding/**/*.pxi"), *PACKAGE.glob("*.pyx")])}
 
 
 def test_every_access_has_a_label_and_every_label_a_partner():
-    binding = "".join(path.read_text() for path in sorted(PACKAGE.glob("_binding/**/*.pxi")))
-    assert problems(FILES, binding) == []
+    assert problems(FILES | BINDING) == []
 
 
 def test_the_tables_are_read():
@@ -197,6 +203,8 @@ def test_accesses_of_all_kinds_are_found():
     assert variables == {"self": "owner.c", "shmq_owner_begun": "", "shmq_owner_ended": ""}
     found = [access for name, text in FILES.items() for access in accesses_in(name, text, members, variables)]
     assert len(found) > 150
+    found_in_binding = [access for name, text in BINDING.items() for access in accesses_in(name, text, members, variables)]
+    assert {access.word for access in found_in_binding} >= {"words", "owner", "word", "done", "spilled", "backlog"}
     assert any(access.word is None and access.labels == {"return"} for access in found), "the fence of a peek"
 
 
@@ -210,7 +218,7 @@ def functions_of(files: dict[str, str]) -> dict[str, str]:
     """The code of each function, by its name."""
     found = {}
     for text in files.values():
-        code = blanked(text)
+        code = blanked("", text)
         for match in DEFINITION.finditer(code):
             depth, end = 1, match.end()
             while depth:
@@ -278,7 +286,7 @@ bool wait(shmq_half *count) { return shmq_load_seq(count); } /* [park] */
 
 
 def planted(code: str, binding: str = "") -> list[str]:
-    return problems({"sync.h": SYNC, "format/segment.h": FORMAT, "x.c": code}, binding)
+    return problems({"sync.h": SYNC, "format/segment.h": FORMAT, "x.c": code, "x.pxi": binding})
 
 
 def test_a_sound_engine_has_no_problem():
@@ -324,7 +332,35 @@ def test_what_orders_nothing_needs_no_label(line):
 def test_a_label_without_a_partner_is_found(gone, problem):
     code = SOUND.replace(f"shmq_{gone}", f"shmq_{gone.partition('_')[0]}_relaxed")
     assert planted(code) == [problem]
-    assert planted(code, f"shmq_{gone}(&self.port.header.magic)") == [], "the partner is in the binding"
+    assert planted(code, f"shmq_{gone}(&self.port.header.magic) # [ready]") == [], "the partner is in the binding"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "shmq_load_acquire(&self.port.header.magic)",
+        "shmq_load_acquire(&self.port.header.magic) # ready",
+        'f"# [ready] {shmq_load_acquire(&self.port.header.magic)}"',
+        '"""[ready]"""\nshmq_load_acquire(&self.port.header.magic)',
+        "if self.port.header.magic:",
+    ],
+)
+def test_an_access_of_the_binding_without_a_label_is_found(line):
+    assert planted(SOUND, line) == [f"x.pxi:{line.count(chr(10)) + 1}: no label"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "# [ready]\nshmq_load_acquire(&self.port.header.magic)",
+        'f"#{shmq_load_acquire(&self.port.header.magic):#x}" # [ready]',
+        "# shmq_load_acquire(&self.port.header.magic)",
+        '"""shmq_load_acquire(&self.port.header.magic)"""',
+        "&self.port.header.magic, row.cell.magic",
+    ],
+)
+def test_a_labelled_access_of_the_binding_and_what_is_none_is_no_problem(line):
+    assert planted(SOUND, line) == []
 
 
 def test_a_label_that_nobody_uses_is_found():

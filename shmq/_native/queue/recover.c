@@ -93,7 +93,7 @@ bool shmq_queue_recover(struct shmq_port *port, uint32_t dead) {
         else shmq_cell_let_go(port, i, word, SHMQ_SPARE);
         SHMQ_CRASH_POINT(reap_cell);
     }
-    shmq_add_relaxed(&port->header->events[SHMQ_DEATHS], 1);
+    shmq_add_seq(&port->header->events[SHMQ_DEATHS], 1); /* [sides] */
     SHMQ_CRASH_POINT(reap_retired);
     /* The dead port may have been the only one that knew of an orphan, of a message or of room: make every port look. Before the
      * port is free, so that a reaper that dies here leaves a port for which the next one does that. */
