@@ -70,6 +70,20 @@ def test_crooked_sentences_are_found(tmp_path, monkeypatch, suffix):
     ]
 
 
+TESTS = [
+    (path.relative_to(ROOT).as_posix(), name)
+    for path in sorted((ROOT / "tests").rglob("test_*.py"))
+    if "borrowed" not in path.parts
+    for name in re.findall(r"^ *(?:async )?def (test_\w+)", path.read_text(), re.MULTILINE)
+]
+MOST_CHARACTERS = 75  # of the name of a test
+
+
+def test_the_name_of_a_test_is_a_sentence_that_fits_into_a_line():
+    assert len(TESTS) > 1000
+    assert [where for where in TESTS if len(where[1]) > MOST_CHARACTERS or where[1].count("_") < 3] == []
+
+
 def public_docstrings() -> dict[str, str]:
     """The docstring of each public class, function, method and property, by its name."""
     found = {}

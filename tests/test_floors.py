@@ -197,7 +197,7 @@ def importers_of(*names: str) -> set[str]:
     return found | {path.stem for path in CYTHON if {name.partition(".")[0] for name in cython_imports_of(path)} & set(names)}
 
 
-def test_only_the_codec_the_reducers_the_binding_and_the_tasks_of_executors_touch_pickle() -> None:
+def test_only_codec_reducers_binding_and_the_tasks_of_executors_touch_pickle() -> None:
     found = importers_of("pickle", "_pickle", "marshal", "shelve", "copyreg", "dill", "cloudpickle")
     assert found == {"codec", "_core", "reducers", "_pickles", "_tasks"}
 

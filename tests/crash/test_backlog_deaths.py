@@ -48,7 +48,7 @@ def all_that_waits(queue: shmq.Queue) -> list[Any]:
     return got
 
 
-def test_a_death_at_any_step_of_an_append_leaves_the_message_whole_or_not_at_all(make: Make, children: Children) -> None:
+def test_a_death_at_any_step_of_an_append_leaves_the_message_whole_or_not_there(make: Make, children: Children) -> None:
     q = make(slots=2, slot_size=64, overflow="grow")
     step, killed = 0, True
     while killed:
@@ -62,9 +62,7 @@ def test_a_death_at_any_step_of_an_append_leaves_the_message_whole_or_not_at_all
     assert step == APPENDS + 1
 
 
-def test_a_death_at_any_step_of_a_refill_loses_nothing_and_delivers_one_message_twice_at_most(
-    make: Make, children: Children
-) -> None:
+def test_a_death_at_any_step_of_a_refill_delivers_one_message_twice_at_most(make: Make, children: Children) -> None:
     q = make(slots=2, slot_size=64, overflow="grow")
     step, killed = 0, True
     while killed:

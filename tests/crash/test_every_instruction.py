@@ -148,7 +148,7 @@ def test_a_reaper_of_a_reaper_may_die_in_any_state_that_either_makes(program, ro
 
 @pytest.mark.stress
 @pytest.mark.parametrize("role", FLOORS)
-def test_a_process_that_is_really_killed_at_each_single_instruction_loses_nothing(any_program, role):
+def test_a_process_that_is_killed_at_each_single_instruction_loses_nothing(any_program, role):
     counts = run(any_program, "scan", role, 1)
     check_scan(counts, role)
     assert counts["kills"] == counts["instructions"]

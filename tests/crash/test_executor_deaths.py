@@ -228,7 +228,7 @@ class BeginsSlowly:
         multiprocessing.util.register_after_fork(self, lambda _: time.sleep(0.5))
 
 
-def test_a_worker_that_is_asked_to_leave_in_its_first_moments_does_not_take_it_for_a_signal_to_its_parent(
+def test_a_request_to_leave_in_a_workers_first_moments_reaches_the_worker(
     tmp_path: Path,
 ) -> None:
     """Forked, it begins with the parent's handlers: what runs those has not been asked to leave, and works on for ever."""

@@ -125,7 +125,7 @@ def test_a_cancelled_task_leaves_its_message_to_another_process(queue, other, an
 
 
 @pytest.mark.usefixtures("no_clock")
-def test_a_bell_is_not_kept_armed_where_others_of_the_loop_wait_for_something_else(queue, other, another):
+def test_a_bell_is_disarmed_where_other_tasks_wait_for_something_else(queue, other, another):
     async def main() -> bool:
         queue.put("unfinished")
         joining = asyncio.create_task(other.ajoin())
@@ -384,7 +384,7 @@ def test_eager_tasks_wait_as_others_do(queue):
 # -- looking costs nothing while there is nothing -----------------------------------------------------------------------------
 
 
-def test_a_wait_for_the_first_of_several_looks_rarely_where_a_message_had_come_back_before(queue, other):
+def test_a_wait_for_several_looks_rarely_where_a_message_had_come_back_before(queue, other):
     queue.put("once")
     queue.receive(0).nack()
     queue.receive(0).ack()
@@ -864,7 +864,7 @@ def test_what_was_taken_is_counted_whoever_goes_and_whoever_reaps(make, children
 
 
 @pytest.mark.usefixtures("no_clock")
-def test_a_get_that_is_open_counts_as_a_message_and_whoever_does_the_last_step_after_it_tells(queue, other):
+def test_an_open_get_counts_as_a_message_and_the_last_step_after_it_tells(queue, other):
     listener = bell.Listener(other)
     listener.arm(DONE)
     queue.put("work")

@@ -184,7 +184,7 @@ sys.stdin.readline()
     clock.step(0)
 
 
-def test_faketime_agrees(make: Make) -> None:
+def test_a_program_under_faketime_agrees(make: Make) -> None:
     """The same with a tool that others wrote."""
     tool = require("faketime", "-f", "+1h")
     queue = make(slots=4)
@@ -348,9 +348,7 @@ def far(make: Make) -> Any:
         process.communicate()
 
 
-def test_one_in_another_pid_namespace_is_not_taken_for_dead_and_takes_nobody_for_dead(
-    make: Make, children: Children, far: Any
-) -> None:
+def test_processes_of_two_pid_namespaces_do_not_take_each_other_for_dead(make: Make, children: Children, far: Any) -> None:
     queue = make(slots=4)
     queue.put("held")
     _, tell = far(queue)

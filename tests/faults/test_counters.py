@@ -195,7 +195,7 @@ def test_a_lease_is_right_at_every_generation_around_an_edge(make: Make, slot_si
 
 
 @pytest.mark.parametrize("ahead", [0, 1])
-def test_a_deadline_of_65536_generations_ago_does_not_end_a_lease_that_was_just_adopted(make: Make, ahead: int) -> None:
+def test_a_deadline_of_65536_generations_ago_does_not_end_a_new_lease(make: Make, ahead: int) -> None:
     """The tag of a deadline has 16 bits: without care, one of long ago is taken for that of the lease that begins."""
     queue = make(slots=2, slot_size=64, in_flight=1, ports=2)
     words = Words(queue)
@@ -253,9 +253,7 @@ def test_failed_deliveries_are_counted_up_to_the_edge_and_not_beyond(make: Make)
 
 
 @pytest.mark.parametrize("attachments", [(1 << 24) - 2, (1 << 44) - 2, (1 << 44) + 5, (1 << 64) - 2])
-def test_after_ever_so_many_attachments_messages_are_told_apart_and_the_doctor_spares_what_is_used(
-    make: Make, attachments: int
-) -> None:
+def test_messages_and_side_files_are_told_apart_after_ever_so_many_attachments(make: Make, attachments: int) -> None:
     from shmq._repair import repair_segment
 
     queue = make(slots=8, slot_size=64, oversize="spill")
@@ -282,7 +280,7 @@ def test_after_ever_so_many_attachments_messages_are_told_apart_and_the_doctor_s
         handle.close()
 
 
-def test_a_stale_word_of_another_generation_never_matches_however_often_the_cell_was_used(make: Make) -> None:
+def test_a_stale_word_of_another_generation_never_matches(make: Make) -> None:
     """A lease that was lost is tried again and again while its cell goes on: it never ends another's lease."""
     queue = make(slots=2, slot_size=64, in_flight=1, ports=2, max_deliveries=0)
     queue.put(-1)

@@ -153,7 +153,7 @@ def test_a_large_put_that_a_daemon_thread_has_begun_ends_in_its_own_slot(make: M
     shmq.verify(q)
 
 
-def test_a_message_that_a_daemon_thread_still_looks_at_stays_as_it_is_until_the_end(
+def test_a_message_that_a_daemon_thread_looks_at_stays_as_it_is_until_the_end(
     make: Make, program: Callable[..., Program]
 ) -> None:
     q = make(slots=2, slot_size=4096, in_flight=3)
@@ -186,9 +186,7 @@ def test_a_message_that_a_daemon_thread_still_looks_at_stays_as_it_is_until_the_
     shmq.verify(q)
 
 
-def test_a_message_that_a_daemon_thread_may_still_write_comes_back_when_it_cannot(
-    make: Make, program: Callable[..., Program]
-) -> None:
+def test_a_message_that_a_daemon_thread_may_write_comes_back_once_it_cannot(make: Make, program: Callable[..., Program]) -> None:
     q = make(slots=2, slot_size=4096, in_flight=3)
     q.put(b"begun")
     p = program(
@@ -415,7 +413,7 @@ def test_a_child_that_opens_its_first_queue_counts_if_its_own_exception_ends_it(
     lease.ack()
 
 
-def test_a_child_that_inherited_handles_and_leases_leaves_them_alone_when_it_ends(make: Make) -> None:
+def test_a_child_that_inherited_handles_and_leases_ends_without_touching_them(make: Make) -> None:
     q = make(slots=4)
     q.put("work")
     lease = q.receive()

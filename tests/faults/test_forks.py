@@ -39,9 +39,7 @@ class Waiting:
 
 @pytest.mark.parametrize("overflow", ["block", "grow"])
 @pytest.mark.parametrize("many", [False, True], ids=["put", "put_many"])
-def test_a_child_forked_by_a_handler_while_large_messages_wait_leaves_them_to_its_parent(
-    make: Make, overflow: str, many: bool
-) -> None:
+def test_a_child_forked_by_a_handler_leaves_large_messages_to_its_parent(make: Make, overflow: str, many: bool) -> None:
     queue = make(slots=3, slot_size=64, overflow=overflow)
     consumer = shmq.Queue.attach(queue.name)
     queue.put_many([b"0", b"1", b"2"])
@@ -108,9 +106,7 @@ ENDS: dict[str, Callable[[shmq.Queue], None]] = {
 
 @pytest.mark.parametrize("slot_size", [64, pytest.param(4096, marks=pytest.mark.stress)])
 @pytest.mark.parametrize("end", ENDS)
-def test_what_a_forked_child_does_leaves_the_parent_its_leases_its_loans_and_its_waiting_thread(
-    make: Make, end: str, slot_size: int
-) -> None:
+def test_what_a_forked_child_does_leaves_the_parent_its_leases_loans_and_waits(make: Make, end: str, slot_size: int) -> None:
     queue = make(slots=8, slot_size=slot_size)
     queue.put_many(["for life", "for a time"])
     lease, timed = queue.receive(timeout=0), queue.receive(timeout=0, lease_timeout=60.0)
@@ -382,7 +378,7 @@ view = held[0].view
 
 
 @pytest.mark.parametrize("how", ["os._exit(0)", "os.abort()", "os.kill(os.getpid(), 9)"])
-def test_a_program_that_ends_without_a_word_gives_back_through_the_next_who_waits(make: Make, how: str) -> None:
+def test_what_a_program_held_that_ends_without_a_word_goes_back_by_a_waiter(make: Make, how: str) -> None:
     queue = make(slots=8, slot_size=64)
     queue.put_many(["for life", "for a time"])
     script = f"""

@@ -53,7 +53,7 @@ def in_a_cycle(name: str) -> None:
 
 
 @pytest.mark.parametrize("inside", ["its own name", "another name"])
-def test_a_handle_that_the_collector_closes_inside_a_name_lock_is_removed_after_it(name: str, inside: str) -> None:
+def test_a_handle_that_the_collector_closes_in_a_name_lock_is_removed_after_it(name: str, inside: str) -> None:
     gc.disable()
     try:
         in_a_cycle(name)
@@ -80,7 +80,7 @@ def test_a_program_whose_every_handle_is_in_a_cycle_opens_on(name: str) -> None:
     keep.close()
 
 
-def test_a_signal_handler_that_opens_the_name_that_its_thread_is_opening_is_refused_at_once(name: str) -> None:
+def test_a_handler_that_opens_the_name_its_thread_is_opening_is_refused_at_once(name: str) -> None:
     said: list[str] = []
 
     def handler(number: int, frame: FrameType | None) -> None:
@@ -146,7 +146,7 @@ def lock_key(name: str) -> int:
     return zlib.crc32(name.encode()) | zlib.crc32(name.encode()[::-1]) << 32
 
 
-def test_a_lock_that_was_taken_and_whose_block_was_never_entered_goes_with_its_object(name: str) -> None:
+def test_a_taken_lock_whose_block_was_never_entered_goes_with_its_object(name: str) -> None:
     lock = lifecycle.NameLock(name)
     lock.__enter__()
     assert not is_free(name)

@@ -101,6 +101,6 @@ REMOUNTED = """
 """
 
 
-def test_a_queue_that_is_open_while_shared_memory_becomes_read_only_says_so_and_goes_on() -> None:
+def test_an_open_queue_says_that_shared_memory_became_read_only_and_goes_on() -> None:
     before = require("unshare", "--mount", "sh", "-c", 'mount -t tmpfs tmpfs /dev/shm && exec "$@"', "sh")
     assert run_program(REMOUNTED, before=before) == "went on\n"

@@ -111,7 +111,7 @@ def use_everything(queue: shmq.Queue) -> None:
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_a_handler_or_a_finalizer_may_use_and_close_the_queue_between_any_two_lines(make: Make, operation: Any) -> None:
+def test_a_handler_or_finalizer_may_use_and_close_the_queue_between_two_lines(make: Make, operation: Any) -> None:
     queue, other = make(slots=4, slot_size=64, in_flight=8), make(slots=4, slot_size=64, in_flight=8)
 
     def intrude() -> None:

@@ -80,7 +80,7 @@ def test_a_queue_that_does_not_fit_is_refused_at_every_size_and_leaves_nothing()
 
 
 @pytest.mark.parametrize("inodes", [1, 2, 3, 4])
-def test_a_place_without_room_for_another_file_is_told_and_works_once_there_is_room(inodes: int) -> None:
+def test_no_room_for_another_file_is_told_and_works_once_there_is_room(inodes: int) -> None:
     """Not even for the lock file; for the segment; for its semaphores."""
     in_private_shm(f"""
     mount("size=1m,nr_inodes={inodes}")
@@ -207,7 +207,7 @@ def test_a_queue_that_cannot_be_made_for_want_of_descriptors_leaves_nothing(name
 
 
 @pytest.mark.parametrize("form", [shmq.Queue, shmq.Queue.attach], ids=["open", "attach"])
-def test_a_queue_that_cannot_be_attached_for_want_of_descriptors_stays_as_it_was(make: Make, form: Make) -> None:
+def test_a_queue_that_no_descriptor_is_left_to_attach_to_stays_as_it_was(make: Make, form: Make) -> None:
     queue = make(slots=2, slot_size=64)
 
     def as_it_was() -> None:
@@ -331,7 +331,7 @@ def test_what_needs_no_descriptor_works_without(make: Make) -> None:
 
 
 @pytest.mark.parametrize("lifetime", ["creator", "handles"])
-def test_a_queue_that_cannot_be_removed_for_want_of_descriptors_is_removed_later(name: str, lifetime: Any) -> None:
+def test_a_queue_that_no_descriptor_is_left_to_remove_is_removed_later(name: str, lifetime: Any) -> None:
     queue = shmq.Queue.create(name, slots=2, slot_size=64, lifetime=lifetime)
     with free_descriptors(0):
         if lifetime == "creator":

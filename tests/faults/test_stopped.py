@@ -57,9 +57,7 @@ def test_every_window_of_the_engine_has_a_role_that_is_stopped_in_it(program: Pa
 
 @pytest.mark.parametrize("slot_size", SLOT_SIZES)
 @pytest.mark.parametrize("role", ROLES)
-def test_others_go_on_while_one_is_stopped_and_nothing_is_lost_or_doubled_when_it_goes_on(
-    program: Path, role: str, slot_size: int
-) -> None:
+def test_while_a_process_is_stopped_others_go_on_and_nothing_is_lost_or_doubled(program: Path, role: str, slot_size: int) -> None:
     """Of a stopped reaper: others put and take, and cannot take back what the dead held until it goes on, or is killed."""
     assert windows(program, role, slot_size, "soon")
 
@@ -224,7 +222,7 @@ def stop_while_opening(name: str) -> None:
         os.kill(os.getpid(), signal.SIGSTOP)
 
 
-def test_one_who_is_stopped_while_it_opens_a_name_is_waited_for_then_named_as_the_reason(
+def test_a_process_stopped_while_it_opens_a_name_is_waited_for_and_then_named(
     name: str, children: Children, stopped: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     child = children.start(stop_while_opening, name)
@@ -255,7 +253,7 @@ def stop_as_reaper(nonce: int) -> None:
 
 
 @pytest.mark.parametrize("then", [signal.SIGCONT, signal.SIGKILL])
-def test_while_a_reaper_is_stopped_others_go_on_but_the_dead_keep_what_has_no_time(
+def test_while_a_reaper_is_stopped_only_leases_with_a_time_out_come_back(
     make: Make, children: Children, stopped: Any, then: signal.Signals
 ) -> None:
     """What holds meanwhile: put, get, leases that expire. What does not: redelivery of what a dead process held for life."""

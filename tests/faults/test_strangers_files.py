@@ -152,7 +152,7 @@ def test_a_file_with_any_name_beside_a_segment_is_no_reason_to_fail(
 
 
 @pytest.mark.parametrize("trap", TRAPS)
-def test_letters_that_others_may_have_written_are_not_read_and_dead_lettering_says_so(
+def test_letters_that_others_may_have_written_are_not_read_and_that_is_said(
     name: str, precious: Path, stranger: Stranger, trap: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with shmq.Queue.create(name, slots=4, slot_size=64, max_deliveries=1) as queue:

@@ -216,7 +216,7 @@ def test_a_get_whose_unpickling_closes_the_queue_returns_what_it_took(make: Make
     all_is_sound(q)
 
 
-def test_a_get_whose_unpickling_closes_the_queue_and_fails_gives_the_message_back(make: Make) -> None:
+def test_a_get_whose_unpickling_closes_the_queue_and_fails_gives_back(make: Make) -> None:
     q = make()
     other = shmq.Queue.attach(q.name)
 
@@ -272,7 +272,7 @@ def test_a_log_handler_that_closes_the_queue_of_a_stalled_put_ends_the_put(make:
 
 
 @pytest.mark.parametrize("grows", [False, True])
-def test_a_large_put_of_a_queue_that_is_closed_meanwhile_holds_nothing_afterwards(make: Make, grows: bool) -> None:
+def test_a_large_put_of_a_queue_that_is_closed_meanwhile_holds_nothing_then(make: Make, grows: bool) -> None:
     q = make(slots=8, slot_size=16 << 20, in_flight=4, **({"overflow": "grow"} if grows else {}))
     other = shmq.Queue.attach(q.name)
     payload = np.zeros(16 << 20, np.uint8)
@@ -352,7 +352,7 @@ def test_a_lease_that_is_settled_while_it_is_rejected_is_settled_once(make: Make
     all_is_sound(q)
 
 
-def test_a_loan_that_waits_to_be_published_cannot_be_abandoned_or_published_again(make: Make) -> None:
+def test_a_loan_that_waits_to_be_published_is_not_abandoned_or_published_again(make: Make) -> None:
     q = make(slots=1, slot_size=64)
     q.put(b"full")
     loan = q.loan(5)

@@ -229,7 +229,7 @@ UNFIT = {
 
 
 @pytest.mark.parametrize("form", UNFIT)
-def test_an_array_that_the_fields_of_a_message_cannot_describe_is_not_taken_for_another(start, make, form):
+def test_an_array_beyond_the_fields_of_a_message_is_not_taken_for_another(start, make, form):
     queue, array = make(slots=4, slot_size=256, oversize="spill"), UNFIT[form]
     queue.put(array)
     client = start(queue.name)
@@ -744,7 +744,7 @@ def test_what_was_put_before_a_shutdown_is_found_by_one_who_had_just_looked(buil
 
 
 @pytest.mark.parametrize(("rest", "ends"), [(3600, False), (0.3, True)])
-def test_where_messages_that_rest_occupy_every_cell_a_receive_in_c_waits_for_the_first_of_them(start, make, rest, ends):
+def test_a_receive_in_c_waits_for_the_first_of_messages_that_rest_in_every_cell(start, make, rest, ends):
     queue = make(slots=8, in_flight=2)
     queue.put_many([b"first", b"second", b"third"])
     for lease in queue.receive_many(2, timeout=0):

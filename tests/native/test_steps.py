@@ -78,7 +78,7 @@ def test_a_call_takes_more_steps_for_what_the_table_names_and_nothing_else(steps
 
 
 @pytest.mark.parametrize("sleepers", [2, 16, 64])
-def test_all_who_wait_together_ask_the_kernel_once_about_each_of_them_in_a_slice(
+def test_waiters_together_ask_the_kernel_once_about_each_of_them_in_a_slice(
     steps: Callable[..., list[int]], sleepers: int
 ) -> None:
     questions, naps, milliseconds = steps("idle", sleepers, 1000)

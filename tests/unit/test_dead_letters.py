@@ -710,7 +710,7 @@ def no_space(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @pytest.mark.parametrize("function", ["open", "rename", "write", "mkdir"])
-def test_a_dead_letter_that_cannot_be_written_keeps_the_message_and_is_tried_again(
+def test_a_message_whose_letter_cannot_be_written_stays_and_is_tried_again(
     q: shmq.Queue, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, function: str
 ) -> None:
     q.put_many(["x", "next"])

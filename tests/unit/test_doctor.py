@@ -312,7 +312,7 @@ def test_strays_of_a_queue_that_is_gone_are_removed(name: str) -> None:
     assert files_of(name) == [] and is_gone(name)
 
 
-def test_strays_of_a_queue_that_was_made_again_are_removed_and_its_own_files_kept(make: Make) -> None:
+def test_strays_of_a_queue_that_was_made_again_go_and_its_own_files_stay(make: Make) -> None:
     queue = make(slots=4, slot_size=64, oversize="spill")
     queue.put(b"x" * 1000)
     own = files_of(queue.name)
@@ -506,7 +506,7 @@ def test_what_can_be_no_name_is_said_so(name: str) -> None:
     assert result.exit_code == 1 and result.output.startswith(f"Error: {name!r} cannot name a queue")
 
 
-def test_a_queue_whose_every_port_is_taken_is_looked_at_and_who_has_them_is_told(make: Make) -> None:
+def test_a_queue_whose_ports_are_all_taken_is_looked_at_and_its_holders_told(make: Make) -> None:
     queue = make(slots=4, slot_size=64, ports=3)
     others = [shmq.Queue.attach(queue.name) for _ in range(2)]
     queue.put_many(list("ab"))

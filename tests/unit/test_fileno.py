@@ -72,7 +72,7 @@ def test_what_was_there_before_the_first_call_is_told(queue: shmq.Queue) -> None
 
 
 @pytest.mark.usefixtures("no_clock")
-def test_what_was_emptied_by_a_call_that_takes_all_is_found_out_by_the_next_look(queue: shmq.Queue) -> None:
+def test_that_a_call_has_taken_all_messages_is_found_out_by_the_next_look(queue: shmq.Queue) -> None:
     queue.fileno()
     queue.put_many(range(5))
     assert queue.drain() == list(range(5))
@@ -158,7 +158,7 @@ def test_several_loops_take_every_message_of_several_producers_once(make: Make, 
     assert sorted(results.drain()) == [1000 * n + i for n in range(2) for i in range(500)]
 
 
-def test_a_forked_child_has_a_descriptor_of_its_own_and_clears_nothing_of_its_parent(queue: shmq.Queue) -> None:
+def test_a_forked_child_has_its_own_descriptor_and_clears_nothing_of_its_parent(queue: shmq.Queue) -> None:
     number = queue.fileno()
     queue.put("for the parent")
 

@@ -384,9 +384,7 @@ def test_what_did_not_decode_takes_no_cell_that_put_and_get_need(make: Make, slo
 
 
 @pytest.mark.parametrize("take", [lambda q: q.get(timeout=0), lambda q: q.get_many(2, timeout=0)], ids=["get", "get_many"])
-def test_what_did_not_decode_when_all_cells_of_large_slots_are_leased_is_a_dead_letter(
-    make: Make, take: Callable[..., Any]
-) -> None:
+def test_a_message_that_does_not_decode_while_all_cells_are_leased_is_a_letter(make: Make, take: Callable[..., Any]) -> None:
     queue = make(slots=4, slot_size=4096, in_flight=1)
     queue.put_many(["leased", Refuses(), Refuses(), "ready"])
     lease = queue.receive(timeout=0)

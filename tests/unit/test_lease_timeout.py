@@ -829,7 +829,7 @@ def test_without_a_delay_it_comes_back_at_once(q: shmq.Queue, how: str) -> None:
     assert q.get_nowait() == "x"
 
 
-def test_a_consumer_that_always_finds_a_message_gets_what_was_held_too_long_as_well(make: Make) -> None:
+def test_a_consumer_that_always_finds_a_message_gets_what_was_held_too_long(make: Make) -> None:
     """It never waits, and so has no other occasion to look."""
     queue = make(slots=2048, slot_size=64)
     queue.put("held")

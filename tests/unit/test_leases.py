@@ -203,7 +203,7 @@ def test_deliveries_are_counted_for_each_message_alone(q: shmq.Queue) -> None:
 
 
 @pytest.mark.parametrize("look", ["data", "view"])
-def test_who_begins_with_a_lease_whose_time_is_over_does_not_begin_with_anothers(q: shmq.Queue, look: str) -> None:
+def test_beginning_with_a_lease_whose_time_is_over_does_not_begin_with_anothers(q: shmq.Queue, look: str) -> None:
     """It was delivered again in the same cell: what the new holder has not begun with has not failed when it comes back."""
     q.put("x")
     with shmq.Queue.attach(q.name) as other:
@@ -820,7 +820,7 @@ def test_where_messages_that_rest_occupy_every_cell_who_does_not_wait_is_told(ti
     tight.purge()
 
 
-def test_where_messages_that_rest_occupy_every_cell_a_receive_waits_for_the_first_of_them(tight: shmq.Queue) -> None:
+def test_a_receive_waits_for_the_first_of_messages_that_rest_in_every_cell(tight: shmq.Queue) -> None:
     late, early = tight.receive_many(2, timeout=0)
     late.nack(delay=3600)
     due = time.monotonic() + 0.3

@@ -119,7 +119,7 @@ lease.ack()
 """
 
 
-def test_a_process_that_closed_all_its_descriptors_is_not_taken_for_dead_while_it_runs(q: shmq.Queue) -> None:
+def test_a_process_that_closed_all_its_descriptors_is_not_taken_for_dead(q: shmq.Queue) -> None:
     """No descriptor holds its lock."""
     q.put("held")
     program = [sys.executable, "-c", LOSES_ITS_LOCK, q.name]
@@ -185,7 +185,7 @@ def reap_without_descriptors(q: shmq.Queue) -> None:
     assert q._reap() == 0 and _core.alive(q.segment.creator)
 
 
-def test_one_that_closed_all_its_descriptors_still_tells_the_living_from_the_dead(q: shmq.Queue, children: Children) -> None:
+def test_a_process_without_its_descriptors_still_tells_the_living_from_the_dead(q: shmq.Queue, children: Children) -> None:
     """The number of its lock file's descriptor may be another file's by then, on which nobody holds a lock."""
     q.put("held")
     child, _ = start_holder(q, children, 1)

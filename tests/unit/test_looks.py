@@ -149,7 +149,7 @@ def test_an_examination_says_what_repair_will_do(scene: shmq.Queue) -> None:
     assert run("doctor", "--look", scene.name).exit_code == 0
 
 
-def test_an_examination_tells_of_what_failed_too_often_and_makes_no_dead_letter_of_it(make: Make) -> None:
+def test_an_examination_tells_of_what_failed_too_often_and_leaves_it_there(make: Make) -> None:
     queue = make(slots=4, slot_size=64, max_deliveries=1)
     queue.put("x")
     queue.receive(timeout=0)  # dropped: it comes back as a failure, and nobody looks

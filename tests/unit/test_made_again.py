@@ -98,7 +98,7 @@ def get_two_in_the_old_one(name: str, told: shmq.Queue) -> None:
     queue.close()
 
 
-def test_where_others_may_still_put_a_warning_says_it_once_and_the_old_one_goes_on(
+def test_where_others_may_still_put_a_warning_says_so_once_and_the_wait_goes_on(
     name: str, make: Make, children: Children
 ) -> None:
     old, told = shmq.Queue.create(name), make()

@@ -490,7 +490,7 @@ def test_an_anonymous_queue_whose_creator_was_killed_is_reaped_by_the_next(child
     wait_until(reaped_by_the_next)
 
 
-def test_what_making_an_anonymous_queue_looks_at_does_not_grow_with_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_making_an_anonymous_queue_looks_at_as_many_however_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     looks: list[str] = []
     listed: list[int] = []
     really_map, really_list = files.map_file, entries.list_files

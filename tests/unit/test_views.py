@@ -74,7 +74,7 @@ def test_a_view_outlives_a_lease_whose_time_is_over(make: Make, slot_size: int) 
 
 
 @GEOMETRIES
-def test_one_process_may_look_at_a_message_through_several_lost_leases_and_its_last_one(make: Make, slot_size: int) -> None:
+def test_a_process_may_look_at_a_message_through_several_lost_leases(make: Make, slot_size: int) -> None:
     q = make(slots=2, slot_size=slot_size, in_flight=4)
     q.put(numbers(7, slot_size))
     views = []
@@ -138,7 +138,7 @@ def look_until_told(q: shmq.Queue, answers: shmq.Queue, orders: shmq.Queue) -> N
 
 @GEOMETRIES
 @pytest.mark.parametrize("fate", ["told", "killed"])
-def test_a_view_in_another_process_keeps_its_slot_until_it_is_gone_or_the_process_is_dead(
+def test_a_view_in_another_process_keeps_its_slot_until_the_view_or_it_is_gone(
     make: Make, children: Children, slot_size: int, fate: str
 ) -> None:
     q = make(slots=2, slot_size=slot_size, in_flight=4, lease_timeout=0.05)

@@ -189,7 +189,7 @@ def test_several_programs_share_a_pool_and_get_their_own_answers(start: Start, n
         assert len(pids) <= 2
 
 
-def test_a_task_that_kills_workers_of_another_program_is_lost_and_they_are_replaced(start: Start, name: str) -> None:
+def test_a_task_that_kills_another_programs_workers_is_lost_and_those_replaced(start: Start, name: str) -> None:
     process = start(name, "-c", "2")
     with shmq.Executor(0, name=name) as pool:
         error = pool.submit(os._exit, 3).exception(WATCHDOG)
@@ -440,9 +440,7 @@ def test_a_queue_with_a_codec_is_served_by_whoever_names_it(start: Start, name: 
     assert (tmp_path / "made").exists()
 
 
-def test_ctrl_c_in_a_terminal_reaches_the_workers_too_and_the_message_is_finished(
-    start: Start, name: str, tmp_path: Path
-) -> None:
+def test_ctrl_c_in_a_terminal_lets_the_workers_finish_their_message(start: Start, name: str, tmp_path: Path) -> None:
     with shmq.Queue(name) as queue:
         queue.put(f"{tmp_path}/0")
         process = start(name, "work:slowly", "-c", "2")

@@ -540,7 +540,7 @@ def test_who_is_interrupted_while_asking_is_not_waited_for(pool: shmq.Executor, 
     assert pool.stats().pending == 0
 
 
-def test_of_a_map_call_that_an_iterable_breaks_off_only_what_was_handed_over_is_run() -> None:
+def test_of_a_map_whose_iterable_raises_only_what_was_handed_over_is_run() -> None:
     def items() -> Iterator[float]:
         yield from itertools.repeat(0.01, 2000)
         raise ValueError("no more")
@@ -650,7 +650,7 @@ def test_whoever_sleeps_is_woken_by_a_cancel_though_another_has_given_up() -> No
         assert len(seen) == 1
 
 
-def test_a_future_whose_turn_came_when_there_was_no_room_is_cancelled_with_the_others() -> None:
+def test_a_future_whose_task_found_no_room_is_cancelled_with_the_others() -> None:
     pool = shmq.Executor(1, "fork")
     asked = [pool.submit(time.sleep, 0.2) for _ in range(6)]
     with _future.lock:
@@ -663,7 +663,7 @@ def test_a_future_whose_turn_came_when_there_was_no_room_is_cancelled_with_the_o
 
 
 @pytest.mark.usefixtures("hurry")
-def test_those_who_wait_for_our_futures_and_for_others_do_not_wait_for_each_other(pool: shmq.Executor) -> None:
+def test_waiters_for_our_futures_and_for_others_do_not_wait_for_each_other(pool: shmq.Executor) -> None:
     """`wait` takes the conditions of all in one order, which works where no two futures share one."""
     with futures.ThreadPoolExecutor(1) as threads:
         go = threading.Event()
