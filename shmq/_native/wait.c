@@ -8,9 +8,16 @@
 #include "wake.h"
 
 unsigned shmq_wait_cpus(void) {
-    /* Of the machine, not of this process: two processes that are pinned to one CPU each may well spin for one another. */
-    long online = sysconf(_SC_NPROCESSORS_ONLN);
-    return online > 1 ? (unsigned)online : 1;
+    /* Of the machine, not of this process: two processes that are pinned to one CPU each may well spin for one another. Asked for
+     * once in a process: the answer is a file in sysfs, which takes a quarter of an attach to read. */
+    static shmq_half known;
+    uint32_t cpus = shmq_load_relaxed(&known);
+    if (cpus == 0) {
+        long online = sysconf(_SC_NPROCESSORS_ONLN);
+        cpus = online > 1 ? (uint32_t)online : 1;
+        shmq_store_relaxed(&known, cpus);
+    }
+    return cpus;
 }
 
 #ifdef __GLIBC__ /* in a line of its own: elsewhere __GLIBC_PREREQ is no macro, and its arguments would not parse */

@@ -198,9 +198,11 @@ class Value(Generic[T]):
         owner.TABLE[name] = self
 
     def __get__(self, config: Config, owner: type[Config]) -> T:
+        # The values of a configuration have as many types as its table has rows.
         if self.name in config.given:
-            # The values of a configuration have as many types as its table has rows.
             return config.given[self.name]  # type: ignore[no-any-return]
+        if config.header is not None:
+            return self.field.unpack(config.header)  # type: ignore[no-any-return]
         return self.default(config) if callable(self.default) else self.default
 
 
@@ -218,8 +220,9 @@ class Config:
         "persistent",
     )
 
-    def __init__(self, given: dict[str, Any]) -> None:
+    def __init__(self, given: dict[str, Any], header: Header | None = None) -> None:
         self.given = given
+        self.header = header  # where what was not given is found, each value when it is asked for
 
     @classmethod
     def asked(cls, values: Mapping[str, Any]) -> Self:
@@ -232,7 +235,7 @@ class Config:
     @classmethod
     def found(cls, header: Header) -> Self:
         """What a segment's header tells."""
-        return cls({name: value.field.unpack(header) for name, value in cls.TABLE.items()})
+        return cls({}, header)
 
     def pack(self, header: Header) -> None:
         """Add every value to the header of a segment that is to be made."""

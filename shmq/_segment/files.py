@@ -37,8 +37,8 @@ def check(found: os.stat_result, file: str, is_kind: Callable[[int], bool] = sta
         raise SegmentForeign(f"{file} in {SHM} has {found.st_nlink} names: it may be another file of this user's; refused")
 
 
-def open_file(file: str, flags: int = os.O_RDWR, folder: int | None = None) -> int:
-    """A descriptor of an existing regular file, once it is known to be this user's alone.
+def open_file(file: str, flags: int = os.O_RDWR, folder: int | None = None) -> tuple[int, os.stat_result]:
+    """A descriptor of an existing regular file, once it is known to be this user's alone; and what it was then.
 
     **Raises** SegmentNotFound, SegmentForeign, SegmentMismatch, NoSharedMemory, OSError where descriptors have run out.
     """
@@ -53,18 +53,18 @@ def open_file(file: str, flags: int = os.O_RDWR, folder: int | None = None) -> i
             raise SegmentMismatch(f"{file} in {SHM} is no regular file: {error.strerror}") from None
         raise failure(file, 0, error) from None
     try:
-        check(os.fstat(fd), file)
+        found = os.fstat(fd)
+        check(found, file)
     except BaseException:
         os.close(fd)
         raise
-    return fd
+    return fd, found
 
 
 def map_file(file: str, private: bool = False, readonly: bool = False) -> tuple[_core.Mapping, tuple[int, int]]:
     """Map an existing file; and its device and inode. **Raises** as `open_file`; BlockingIOError where it has no size yet."""
-    fd = open_file(file, os.O_RDONLY if readonly else os.O_RDWR)
+    fd, found = open_file(file, os.O_RDONLY if readonly else os.O_RDWR)
     try:
-        found = os.fstat(fd)
         if found.st_size == 0:
             raise BlockingIOError
         try:
@@ -82,12 +82,11 @@ def identity_of(found: os.stat_result) -> tuple[int, int]:
 
 def read_or_map(file: str) -> _core.Mapping | bytearray:
     """What is in a file, read where it is small; what is written to it stays in this process. **Raises** as `map_file`."""
-    fd = open_file(file, os.O_RDONLY)
+    fd, found = open_file(file, os.O_RDONLY)
     try:
-        size = os.fstat(fd).st_size
-        if 0 < size <= SMALL:
-            data = bytearray(size)
-            if os.readv(fd, [data]) == size:
+        if 0 < found.st_size <= SMALL:
+            data = bytearray(found.st_size)
+            if os.readv(fd, [data]) == found.st_size:
                 return data
     finally:
         os.close(fd)

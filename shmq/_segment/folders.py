@@ -62,7 +62,7 @@ class Folder:
 
     def read(self, name: str) -> bytes:
         """All of a file. **Raises** as `open_file`."""
-        with open(open_file(name, os.O_RDONLY, self.fd), "rb") as file:
+        with open(open_file(name, os.O_RDONLY, self.fd)[0], "rb") as file:
             return file.read()
 
     def write(self, name: str, content: bytes) -> None:

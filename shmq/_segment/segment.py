@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from functools import cache
 from typing import Any
 
 from shmq import _core
@@ -37,15 +38,12 @@ class Segment:
         self.lifetime: str = self.config.lifetime
         self.identity = identity  # device and inode
         self.made = False  # by the handle that has it
+        # What the names of all files begin with that stand beside this segment.
+        self.beside = f"{file_of(name)}{SEPARATOR}{self.nonce:016x}"
 
     def __str__(self) -> str:
         """What messages call it."""
         return f"{self.kind.noun} {self.name!r}"
-
-    @property
-    def beside(self) -> str:
-        """What the names of all files begin with that stand beside this segment."""
-        return f"{file_of(self.name)}{SEPARATOR}{self.nonce:016x}"
 
     @property
     def path_prefix(self) -> str:
@@ -125,6 +123,7 @@ def file_of(name: str) -> str:
     return f"{prefix()}{name}"
 
 
+@cache  # no process outlives it
 def boot_id() -> bytes:
     """The kernel's random id of this boot: a segment of another boot is stale."""
     with open("/proc/sys/kernel/random/boot_id") as file:

@@ -43,18 +43,18 @@ class Backlog(_core.Log):
         self.file = segment.file(BACKLOG)
         try:
             memory, identity = files.map_file(self.file)
-            descriptor = files.open_file(self.file)
+            descriptor, found = files.open_file(self.file)
         except SegmentNotFound:
             raise SegmentCorrupt(
                 f"the backlog of queue {segment.name!r} is gone from {SHM}: unlink the queue and create it again"
             ) from None
         self._use(memory, descriptor)
-        if files.identity_of(os.fstat(descriptor)) != identity:
+        if files.identity_of(found) != identity:
             raise SegmentCorrupt(f"the backlog of queue {segment.name!r} was made again while it was opened")
 
     def _open_again(self) -> int:
         try:
-            descriptor = files.open_file(self.file)
+            descriptor, _ = files.open_file(self.file)
         except SegmentNotFound:
             descriptor = -1
         if not self._is(descriptor):

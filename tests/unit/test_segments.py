@@ -99,6 +99,22 @@ def test_create_refuses_a_name_that_exists(queue: shmq.Queue) -> None:
     assert queue.get_nowait() == b"kept"
 
 
+def opened_during(work: Callable[[], Any]) -> list[str]:
+    """The paths of the files that Python opens meanwhile."""
+    paths: list[str] = []
+    listening = [True]  # the hook stays for good
+    sys.addaudithook(lambda event, values: paths.append(values[0]) if listening and event == "open" else None)
+    work()
+    listening.clear()
+    return paths
+
+
+def test_attach_opens_one_file_in_python(queue: shmq.Queue) -> None:
+    """What is the same for all segments of a process's life, such as the id of the boot, was asked for at the first."""
+    shmq.Queue.attach(queue.name).close()
+    assert opened_during(lambda: shmq.Queue.attach(queue.name).close()) == [str(file_of(queue.name))]
+
+
 def test_attach_refuses_a_name_that_does_not_exist(name: str) -> None:
     with pytest.raises(shmq.SegmentNotFound, match=name) as caught:
         shmq.Queue.attach(name)
