@@ -167,14 +167,12 @@ class Attachment(Mapped):
     def _watch(self) -> float: ...
     def _reap(self) -> int: ...
 
-class QueuePort(Attachment):
+class QueuePort(Attachment, Generic[T]):
     spills: bool
     @property
     def codec(self) -> Any:
         """The codec of what is neither bytes, str nor an array; None where there is none."""
     def _open(self, segment: Any, codec: Any, spin: bool = True) -> None: ...  # type: ignore[override]
-
-class Port(QueuePort, Generic[T]):
     _reducers: Any
     _keeps_types: bool
     _backlog: Any
@@ -287,7 +285,7 @@ class Port(QueuePort, Generic[T]):
     def _revive(self, image: bytes, timeout: float | None = None) -> None: ...
     def _in_backlog(self, n: int) -> list[bytes]: ...
 
-class QueueHandle(Port[T], Observer): ...
+class QueueHandle(QueuePort[T], Observer): ...
 
 @final
 class Mapping:

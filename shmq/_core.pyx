@@ -1,7 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, freethreading_compatible=True, binding=True
 """The binding: everything that happens once per message, in one native call.
 
-A Port is a handle on a segment. Its methods do the whole fast path (encode, exchange, wake) without a Python frame, and
+A QueuePort is a handle on a segment. Its methods do the whole fast path (encode, exchange, wake) without a Python frame, and
 leave for Python only to wait, to pickle, or to spill. They are serialised per handle: by the interpreter lock, or by a
 critical section where there is none. The lock is released only while waiting and during large copies, and at both times
 the in-flight cell in use is not the port's kept one, so that another thread works with another cell.
@@ -25,9 +25,9 @@ and `looks` keep port and cell, and `look_again` finds out what has happened mea
 Everything with Python code in it (an object's pickling, a codec, a buffer's exporter) runs before a cell is taken or
 after the message is leased: see _binding/draft.pxi and _binding/decode.pxi. NumPy's import, which the first array needs, is
 such code (_binding/arrays.pxi). An Attachment is a port of a segment
-of any kind (_binding/attach.pxi; an Observer of _binding/observe.pxi only looks), a QueuePort is one of a queue (_binding/queue.pxi), which puts
-(_binding/produce.pxi), writes dead letters (_binding/dead_letters.pxi), gets (_binding/consume.pxi), leases and lends (_binding/port.pxi).
-Each class of what it hands out has its file: _binding/{slot,loan,lease,leases}.pxi.
+of any kind (_binding/attach.pxi; an Observer of _binding/observe.pxi only looks). A QueuePort is one of a queue (_binding/queue.pxi):
+its methods are there, each a call of a function in the file of its noun. Another kind of port stands beside it, not beneath.
+Each class of what a port hands out has its file: _binding/{slot,loan,lease,leases}.pxi.
 """
 
 cimport cython
@@ -201,10 +201,13 @@ include "_binding/observe.pxi"
 include "_binding/backlog.pxi"
 include "_binding/attach.pxi"
 include "_binding/queue.pxi"
-include "_binding/produce.pxi"
+include "_binding/put.pxi"
+include "_binding/growing.pxi"
+include "_binding/get.pxi"
+include "_binding/receive.pxi"
 include "_binding/dead_letters.pxi"
-include "_binding/consume.pxi"
-include "_binding/port.pxi"
+include "_binding/peek.pxi"
+include "_binding/end.pxi"
 include "_binding/slot.pxi"
 include "_binding/loan.pxi"
 include "_binding/lease.pxi"

@@ -338,6 +338,18 @@ cdef class Attachment(Mapped):
             self.name_looked_ns = now
         return 0
 
+    @cython.final
+    cdef int pause(self, unsigned int microseconds) except -1:
+        """Sleep without the interpreter lock. Raises Closed, and what a signal handler raises."""
+        self.users += 1
+        with nogil:
+            usleep(microseconds)
+        self.end_use()
+        PyErr_CheckSignals()
+        if self.forks != shmq_owner_forks:
+            self.enter()
+        return 0
+
     # -- waiting for several things at once: shmq/_waiting/bell.py ----------------------------------------------------------------
 
     @cython.critical_section

@@ -108,7 +108,7 @@ cdef class Lease(Slot):
 
     cdef int ack_it(self) except -1:
         cdef shmq_status status
-        cdef Port port = self.port
+        cdef QueuePort port = self.port
         cdef bint spilled = self.header.flags & SHMQ_SPILLED != 0
         self.check_unsettled()
         key = self.port.side_key(self.word) if spilled else None # while the slot is ours
@@ -158,7 +158,7 @@ cdef class Lease(Slot):
             self.extend_it(seconds)
 
     cdef int extend_it(self, seconds) except -1:
-        cdef uint64_t extension = self.lease_ns if seconds is None else self.port.lease_ns_of(seconds)
+        cdef uint64_t extension = self.lease_ns if seconds is None else lease_ns_of(self.port, seconds)
         self.check_unsettled()
         if extension == 0:
             raise ValueError("this lease has no time-out that extend() could begin again: say for how many seconds")
@@ -188,7 +188,7 @@ cdef class Lease(Slot):
         shmq_delivery_ended(&self.port.port, self.cell, word, SHMQ_REJECTED, 0)
         last = self.settled_otherwise()
         try:
-            self.port.dead_letter(self.cell, reason, None)
+            dead_letter(self.port, self.cell, reason, None)
         finally:
             if last and self.is_here():
                 self.port.end_use()
@@ -219,7 +219,7 @@ cdef class Lease(Slot):
         cdef uint64_t word = self.taken_over()
         cdef bint last = self.settled_otherwise()
         try:
-            self.port.fail(self.cell, word, delay_ns, error)
+            fail(self.port, self.cell, word, delay_ns, error)
         finally:
             if last and self.is_here():
                 self.port.end_use()

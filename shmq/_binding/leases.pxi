@@ -11,7 +11,7 @@ cdef class Leases:
     leases_dealloc looks before anything hides it.
     """
 
-    cdef Port port
+    cdef QueuePort port
     cdef Lease current
     cdef object raised          # what the loop's body raised, when the iterator dies of it
     cdef Py_ssize_t prefetch
@@ -59,12 +59,12 @@ cdef class Leases:
                     return self.current
                 continue
             if self.prefetch > 1:
-                self.ahead = self.port.receive_ahead(self.prefetch, seconds, self.lease_ns, True)
+                self.ahead = receive_ahead(self.port, self.prefetch, seconds, self.lease_ns, True)
                 self.ahead.reverse()
                 continue
-            self.current = self.port.receive_for(seconds, self.lease_ns, True, True)
+            self.current = receive_for(self.port, seconds, self.lease_ns, True, True)
             if self.extend:
-                self.port.extend_by_itself(self.current)
+                extend_by_itself(self.port, self.current)
             return self.current
 
     cdef bint come_to(self, Lease lease) except -1:
@@ -77,7 +77,7 @@ cdef class Leases:
         lease.begin()
         self.current = lease
         if self.extend:
-            self.port.extend_by_itself(lease)
+            extend_by_itself(self.port, lease)
         return True
 
     cdef int finish(self, object error) except -1:
@@ -124,3 +124,17 @@ cdef void leases_dealloc(PyObject *leases) noexcept:
 
 
 (<PyTypeObject *>Leases).tp_dealloc = leases_dealloc
+
+
+cdef Leases leases_of(QueuePort queue, Py_ssize_t prefetch, object timeout, object lease_timeout, bint extend):
+    cdef Leases leases = Leases.__new__(Leases)
+    patience_of(timeout)
+    if prefetch < 1:
+        raise ValueError(f"prefetch must be at least 1, not {prefetch}")
+    leases.port = queue
+    leases.prefetch = prefetch
+    leases.timeout = timeout
+    leases.lease_ns = lease_ns_of(queue, lease_timeout)
+    leases.extend = extend
+    leases.ahead = []
+    return leases

@@ -64,7 +64,7 @@ cdef class Loan(Slot):
         memcpy(header.shape, self.header.shape, sizeof(header.shape))
         self.state = HAND_PUBLISHING # no other thread, signal handler or finalizer settles it while this one waits for room
         try:
-            self.port.publish_cell(self.cell, seconds)
+            publish_cell(self.port, self.cell, seconds)
         except:
             self.state = HAND_OPEN
             raise
@@ -123,3 +123,89 @@ cdef class Loan(Slot):
 
     def __repr__(self):
         return f"<shmq.Loan of {self.header.nbytes:,} bytes in {self.port.name!r}{'' if self.state == HAND_OPEN else ', settled'}>"
+
+
+cdef Loan lend_empty(QueuePort queue, object shape, object dtype):
+    cdef Loan loan = Loan.__new__(Loan) # before a cell is taken: making it may run the collector
+    cdef shmq_slot header
+    cdef uint32_t cell
+    cdef shmq_status status
+    memset(&header, 0, sizeof(header))
+    description = None
+    if dtype is None:
+        if isinstance(shape, tuple) or isinstance(shape, list):
+            raise TypeError("loan(shape, dtype) needs a dtype; loan(nbytes) takes one number")
+        size = operator_index(shape)
+        if size < 0:
+            raise ValueError(f"a loan of {size} bytes: the size must not be negative")
+        header.nbytes = <uint64_t>min(size, <uint64_t>-1)
+        header.kind = SHMQ_BYTES
+    else:
+        need_numpy()
+        dtype, shape = arrays.loan_layout(dtype, shape)
+        description = shape_header(&header, shape, dtype)
+    if shmq_unlikely(queue.forks != shmq_owner_forks):
+        queue.enter()
+    if header.nbytes > queue.port.geometry.slot_size:
+        raise MessageTooLarge(f"a loan of {header.nbytes:,} bytes does not fit into a slot of queue {queue.name!r} "
+                              f"({queue.port.geometry.slot_size:,} bytes): create the queue with a larger slot_size")
+    if header.nbytes + header.described > queue.port.geometry.payload_room:
+        raise MessageTooLarge(f"a loan of {header.nbytes:,} bytes and {header.described:,} that describe its dtype and shape does not fit into "
+                              f"a slot of queue {queue.name!r} ({queue.port.geometry.slot_size:,} bytes): create the queue with "
+                              f"slot_size={header.nbytes + header.described}, or larger")
+    status = shmq_cell_take_for_long(&queue.port, SHMQ_TO_WRITE, &cell)
+    if shmq_unlikely(status != SHMQ_OK):
+        shmq_reap(&queue.port)
+        status = shmq_cell_take_for_long(&queue.port, SHMQ_TO_WRITE, &cell)
+    if shmq_unlikely(status != SHMQ_OK):
+        take_patiently_for_loan(queue, &cell, status)
+    shmq_cell_become(&queue.port, cell, SHMQ_LOANED)
+    loan.word = shmq_cell_load(&queue.port, cell)
+    queue.check_slot(shmq_word_slot(loan.word))
+    loan.port = queue
+    loan.cell = cell
+    loan.data = <char *>shmq_payload_at(&queue.port, shmq_word_slot(loan.word))
+    memcpy(&loan.header, &header, sizeof(header))
+    if description is not None:
+        memcpy(loan.data + header.nbytes, PyBytes_AS_STRING(description), header.described)
+    loan.forks = queue.attached_forks
+    loan.writable = True
+    loan.state = HAND_OPEN
+    queue.users += 1
+    return loan
+
+
+cdef int take_patiently_for_loan(QueuePort queue, uint32_t *cell, shmq_status status) except -1:
+    """Wait for the calls of others that hold cells. Pre: there was none to take, `status` says why."""
+    cdef shmq_patience patience
+    cdef uint64_t deadline = shmq_now_ns() + CELL_PATIENCE_NS
+    memset(&patience, 0, sizeof(patience))
+    while status != SHMQ_OK:
+        if status == SHMQ_NO_CELLS and not shmq_cells_move(&queue.port, True):
+            raise InFlightLimit(queue._in_flight_report())
+        if queue.wait(status, SHMQ_SPACE, deadline, &patience) == SHMQ_TIMED_OUT:
+            raise InFlightLimit(queue._in_flight_report())
+        queue.look_again()
+        status = shmq_cell_take_for_long(&queue.port, SHMQ_TO_WRITE, cell)
+    return 0
+
+
+cdef int publish_cell(QueuePort queue, uint32_t cell, double seconds) except -1:
+    """Give a loaned cell's slot to the ring. On an exception the loan is as it was. Closing the handle does not end it."""
+    cdef shmq_patience patience
+    cdef shmq_status status
+    cdef uint64_t deadline = deadline_of(seconds), forks = shmq_owner_forks
+    cdef uint32_t slot = shmq_word_slot(shmq_cell_load(&queue.port, cell)) # read once, checked, used: it is in shared memory
+    queue.check_slot(slot)
+    memset(&patience, 0, sizeof(patience))
+    shmq_slot_stamp(&queue.port, shmq_slot_at(&queue.port, slot))
+    if queue.unbounded:
+        return publish_growing(queue, cell, slot)
+    while True:
+        status = shmq_offer(&queue.port, cell, True)
+        if shmq_likely(status == SHMQ_OK):
+            return 0
+        if queue.wait(status, SHMQ_SPACE, deadline, &patience) == SHMQ_TIMED_OUT:
+            raise_full(queue, status, seconds)
+        if forks != shmq_owner_forks:
+            raise LeaseLost(f"this process was forked while a loan of queue {queue.name!r} was published: the loan is its parent's")

@@ -1,14 +1,15 @@
-# A queue's port: what an attachment asks of a queue.
+# A queue's port: what its users call, and what an attachment asks of a queue. Each behaviour has a file, of functions over QueuePort.
 
 @cython.no_gc_clear # as Mapped
 cdef class QueuePort(Attachment):
-    """An attachment to a queue: the fields that its calls share, and its answers to the protocol of Attachment."""
+    """An attachment to a queue. Its calls are written in the files of their nouns: put, growing, get, receive, loan, peek, end, dead_letters."""
 
     cdef Coding coding              # of the objects that it carries
     cdef readonly bint spills
     cdef bint unbounded             # see Observer.grows
     cdef int64_t patience_ns        # how long this handle's puts may still wait before they go to the backlog, …
     cdef uint64_t patience_puts     # … when it had put so many messages
+    cdef public Log _backlog        # of a queue that grows
     cdef uint64_t stuck_at          # the count of the backlog at which this handle's gets last waited in vain for one who moves nothing
     cdef uint32_t *looks            # by cell: who of this process is in its slot, each view one, and more (INSIDE) who may write or settle
     cdef public object _readable    # shmq._waiting.fileno.Readable, once somebody asked for fileno()
@@ -16,6 +17,10 @@ cdef class QueuePort(Attachment):
     _noun = "queue"
     _reducers = None
     _keeps_types = False
+
+    @classmethod
+    def __class_getitem__(cls, item, /):
+        return GenericAlias(cls, item)
 
     def __cinit__(self, *args, **kwargs):
         self.looks = NULL
@@ -89,6 +94,7 @@ cdef class QueuePort(Attachment):
             raise SegmentCorrupt(f"queue {self.name!r} is corrupt: a cell of its ring names a slot or a lap that cannot be")
         return 0
 
+    @cython.final
     cdef int raise_shut(self, shmq_side side) except -1:
         if side == SHMQ_ITEMS:
             shmq_wake_all(&self.port, SHMQ_ITEMS) # nobody tells those who wait for what others might have given back
@@ -137,8 +143,163 @@ cdef class QueuePort(Attachment):
         self.end_use()
         return helped
 
+    # -- put -------------------------------------------------------------------------------------------------------------
+
+    @cython.critical_section
+    def put(self, obj, bint block=True, timeout=None) -> None:
+        """Copy `obj` in and publish it; it is visible to every consumer when put returns.
+
+        **Waits** for room, up to `timeout` seconds (None: for ever; not at all where `block` is false).
+        **Raises** Full, MessageTooLarge, PickleRefused, whatever pickling raises, Closed; nothing was put then.
+        **If the process dies here** the message is in the queue once, whole, or not at all.
+        **Cost** one copy and one exchange; sleepers are woken one per message.
+        """
+        put_object(self, obj, block, timeout)
+
+    def put_nowait(self, obj) -> None:
+        """Put a message at once: put(obj, block=False). **Raises** Full where there is no room."""
+        self.put(obj, False)
+
+    @cython.critical_section
+    def put_many(self, objs, timeout=None) -> int:
+        """Put the objects in their order; return how many.
+
+        **Waits** until all are in, or up to `timeout` seconds, then returns how many were (0: tries once).
+        **Raises** Full where not even the first went in; TypeError for one str, bytes or dict; before anything is put what `put` raises.
+        **If the process dies here** a prefix of them is in the queue.
+        """
+        return put_objects(self, objs, timeout)
+
+    # -- take ------------------------------------------------------------------------------------------------------------
+
+    @cython.critical_section
+    def get(self, bint block=True, timeout=None):
+        """Take the oldest message; it is gone once get has returned.
+
+        **Waits** for one, up to `timeout` seconds (None: for ever; not at all where `block` is false).
+        **Raises** Empty, Closed; what unpickling raises, after giving the message back as a failed attempt.
+        **If the process dies here** the message is redelivered to somebody else.
+        """
+        return get_object(self, block, timeout)
+
+    def get_nowait(self):
+        """Take the oldest message at once: get(block=False). **Raises** Empty where there is none."""
+        return self.get(False)
+
+    @cython.critical_section
+    def get_many(self, Py_ssize_t max, timeout=None) -> list:
+        """Take up to `max` messages in their order: as many as are there, at least one.
+
+        **Waits**, **raises** and survives death as `get` does. The messages are gone only when the whole batch has been
+        decoded. So no more are returned than in-flight cells are free, and at most half of `in_flight`: others need some, too.
+        A message that came back is returned alone.
+        """
+        return get_objects(self, max, timeout)
+
+    @cython.critical_section
+    def receive(self, timeout=None, lease_timeout=AS_CREATED, bint extend=False) -> Lease:
+        """Take the oldest message with responsibility: see Lease.
+
+        `lease_timeout`: seconds after which the message goes to somebody else; None: not while this process lives; if it is not
+        given: what the queue was created with. `extend`: begin the time again, from a thread, until the lease is settled.
+        **Waits** for a message, up to `timeout` seconds (None: for ever; 0: tries once). **Raises** Empty, Closed; InFlightLimit
+        where leases and loans occupy every in-flight cell for a second (where messages that rest do, too, it waits for the first of
+        them). **If the process dies** before the ack, the message is redelivered.
+        """
+        return receive_one(self, timeout, lease_timeout, extend)
+
+    @cython.critical_section
+    def receive_many(self, Py_ssize_t max, timeout=None, lease_timeout=AS_CREATED, bint extend=False) -> list:
+        """Take up to `max` messages with responsibility: as many as are there, at least one. Waits and raises as `receive`.
+
+        A message is begun with when something of it is read (data, array, view), or its context is entered. One that was not
+        begun with comes back without having failed, if this process dies or its time is over.
+        """
+        return receive_some(self, max, timeout, lease_timeout, extend)
+
+    def __iter__(self) -> Leases:
+        return self.consume()
+
+    def consume(self, Py_ssize_t prefetch=1, timeout=None, lease_timeout=AS_CREATED, bint extend=False) -> Leases:
+        """Iterate over messages: ack when the loop's body has ended, nack when it raises. `for lease in queue` is this.
+
+        A body that took longer than the lease is logged, and the loop goes on: the message is somebody else's by then.
+        `prefetch`: how many to take at once; those that the loop has not come to go back untouched when it ends, and have not
+        failed if this process dies. `timeout`: end the loop when nothing has come for so many seconds. The rest as `receive`;
+        the time of a prefetched message begins again when the loop comes to it.
+        After a `shutdown` the loop ends when no message can come any more: none waits or rests, and no other process holds one.
+        """
+        return leases_of(self, prefetch, timeout, lease_timeout, extend)
+
+    # -- write in place --------------------------------------------------------------------------------------------------
+
+    @cython.critical_section
+    def loan(self, shape, dtype=None) -> Loan:
+        """Lend an empty slot to write a message in place: `loan(nbytes)`, or `loan(shape, dtype)` for an array.
+
+        **Raises** MessageTooLarge, TypeError for a dtype that only pickle carries, Closed; InFlightLimit where leases, loans and
+        messages that came back occupy every in-flight cell. **Waits** only for a cell that a call of another process is about to
+        free, for a second at most; publishing waits for room. **If the process dies** before that, nothing was sent.
+        """
+        return lend_empty(self, shape, dtype)
+
+    # -- look ------------------------------------------------------------------------------------------------------------
+
+    @cython.critical_section
+    def peek(self, Py_ssize_t n=1) -> list:
+        """Copies of the first `n` messages of the ring, oldest first, without taking them. Leased ones are not among them."""
+        return peek_at(self, n)
+
+    # -- end -------------------------------------------------------------------------------------------------------------
+
+    @cython.critical_section
+    def purge(self) -> int:
+        """Throw away every message that waits, or came back, or rests; return how many. Leased ones stay leased.
+
+        Nothing is decoded, and it needs no more than get does. **If the process dies here** the message in hand comes back.
+        """
+        return purge_all(self)
+
+    @cython.critical_section
+    def task_done(self) -> None:
+        """The work on a message that `get` took is done: see join. A lease says the same by its ack, and needs no task_done.
+
+        **Raises** ValueError where it was called more often than messages were taken. **If the process dies** between get and
+        task_done, join waits for ever, as with multiprocessing: take with `receive` where that matters.
+        """
+        note_done(self)
+
+    @cython.critical_section
+    def shutdown(self, bint immediate=False) -> None:
+        """Let no message in any more, for every process and for as long as the queue lives: put raises ShutDown from now on.
+
+        What is in it can still be taken. get and receive raise ShutDown once nothing is left that waits, or rests after a
+        failure; a loop ends once no other process holds a message either, since that may come back. What the loop's own process
+        holds it does not wait for. `immediate`: throw away what waits and what rests, too. Those that wait are woken. A second
+        call does nothing more. **If the process dies here** the queue is shut; some that wait find out within 0.1 s. A put that
+        overlaps with this call may still put.
+        """
+        shut_down(self, immediate)
+
+    # -- dead letters and backlog: for shmq/_store -----------------------------------------------------------------------
+
+    def _dead_letter_all(self) -> int:
+        """Dead-letter what is to be dead-lettered, without taking anything else; return how many messages."""
+        return dead_letter_all(self)
+
+    @cython.critical_section
+    def _revive(self, bytes image, timeout=None) -> None:
+        """Put the image of a dead letter as a new message: counted and stamped as such. Waits and raises as put."""
+        revive(self, image, timeout)
+
+    @cython.critical_section
+    def _in_backlog(self, n) -> list:
+        """Images of the first `n` messages of the backlog."""
+        return images_in_backlog(self, n)
+
     # -- for the calls of a queue -------------------------------------------------------------------------------------
 
+    @cython.final
     cdef inline uint64_t stay(self, uint32_t cell) noexcept:
         """A call works on the slot of this cell of ours while Python code runs: until `end_stay` neither `close` nor the interpreter's
         exit gives it back, nor the port."""
@@ -146,24 +307,43 @@ cdef class QueuePort(Attachment):
         self.looks[cell] += INSIDE
         return shmq_owner_forks
 
+    @cython.final
     cdef inline void end_stay(self, uint32_t cell, uint64_t forks) noexcept:
         """`forks`: what `stay` returned. A child that was forked in between has counted nothing."""
         if shmq_likely(forks == shmq_owner_forks):
             self.looks[cell] -= INSIDE
             self.end_use()
 
+    @cython.final
     cdef int refuse_forked(self, uint64_t forks) except -1:
         """Whoever was forked in the middle of a call leaves what that call holds to its parent."""
         if shmq_unlikely(forks != shmq_owner_forks):
             raise LeaseLost(f"this process was forked while a message of queue {self.name!r} was decoded: the message is its parent's")
         return 0
 
+    @cython.final
     cdef void remove_side(self, const char *key) noexcept:
         """Remove a side segment, if it is there. No Python code runs between an ack and its caller: an exception of a signal handler there
         would lose what get has taken. What cannot be removed is found by the doctor."""
         cdef const char *path_prefix = PyBytes_AS_STRING(self.path_prefix)
         with nogil: # freeing a large one takes a while
             shmq_file_remove_side(path_prefix, key)
+
+    @cython.final
+    cdef inline int check_slot(self, uint32_t slot) except -1:
+        """A cell's slot, read from shared memory a moment ago: never beyond the last one."""
+        if shmq_unlikely(slot >= self.port.geometry.total_slots):
+            raise SegmentCorrupt(f"queue {self.name!r} is corrupt: an in-flight cell of this process names slot {slot}")
+        return 0
+
+    @cython.final
+    cdef object side_key(self, uint64_t word):
+        return PyBytes_FromStringAndSize(<const char *>shmq_payload_at(&self.port, shmq_word_slot(word)), SPILL_KEY_BYTES)
+
+    @cython.final
+    cdef object open_side(self, uint64_t word):
+        """Raises PayloadLost, SegmentCorrupt; OSError or MemoryError where this process lacks something: the message has not failed then."""
+        return self.segment.open_side(self.side_key(word))
 
     # -- operating ----------------------------------------------------------------------------------------------------
 
@@ -187,3 +367,7 @@ cdef class QueuePort(Attachment):
         if shmq_unlikely(self.forks != shmq_owner_forks):
             self.enter()
         return shmq_lease_expire(&self.port)
+
+
+class QueueHandle(QueuePort, Observer):
+    """A port of a queue that can look at it as well; the base of Queue. No extension type: those have one base."""

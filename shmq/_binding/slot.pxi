@@ -12,7 +12,7 @@ cdef enum hand_state:
 cdef class Slot:
     """A slot that this process holds, and the views of it. Base of Loan and Lease; not made by users."""
 
-    cdef Port port
+    cdef QueuePort port
     cdef uint32_t cell
     cdef uint64_t word          # of the in-flight cell, as it was when the slot came into our hands
     cdef uint64_t forks

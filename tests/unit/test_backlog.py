@@ -577,7 +577,7 @@ def test_a_child_that_is_forked_while_a_thread_appends_goes_on_with_the_log(make
 
 
 def stop_at_work(queue: shmq.Queue) -> None:
-    while not _core.try_lock(queue.segment.nonce ^ 0x6C6F67):  # Producer.backlog_lock
+    while not _core.try_lock(queue.segment.nonce ^ 0x6C6F67):  # backlog_lock in growing.pxi
         time.sleep(0.001)
     os.kill(os.getpid(), signal.SIGSTOP)
     _core.unlock(queue.segment.nonce ^ 0x6C6F67)

@@ -167,6 +167,11 @@ def run(*arguments: str) -> str:
 # -- a kind that is known ------------------------------------------------------------------------------------------------------
 
 
+def test_the_port_of_a_kind_stands_on_an_attachment_and_nothing_stands_between() -> None:
+    assert _core.QueuePort.__bases__ == (_core.Attachment,) == Board.__bases__
+    assert _core.QueuePort.__subclasses__() == [_core.QueueHandle]
+
+
 def test_another_kind_is_attached_and_left(board: Callable[[], Board]) -> None:
     first, second = board(), board()
     assert [port.pid for port in first._ports()] == [os.getpid()] * 2
