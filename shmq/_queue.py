@@ -351,7 +351,9 @@ class Queue(_core.QueueHandle[T]):
         except SegmentNotFound:
             return
         if there.nonce != self.segment.nonce:
-            raise SegmentNotFound(f"the name {self.name!r} is another queue's: nothing was unlinked")
+            raise SegmentNotFound(
+                f"the name {self.name!r} is another queue's: nothing was unlinked; shmq.unlink({self.name!r}) removes that one"
+            )
         lifecycle.unlink(self.name)
 
     def __enter__(self) -> Self:
@@ -430,5 +432,7 @@ def _attach_again(cls: type[Queue], name: str, nonce: int, codec: Codec | None, 
     queue = cls.attach(name, codec=codec, spin=spin)
     if queue.segment.nonce != nonce:
         queue.close()
-        raise SegmentNotFound(f"queue {name!r} was unlinked and made again since this handle was pickled")
+        raise SegmentNotFound(
+            f"queue {name!r} was unlinked and made again since this handle was pickled: attach to the new one by its name"
+        )
     return queue

@@ -208,9 +208,9 @@ cdef object mismatch_of(const shmq_header *header):
     """What is in the way of reading a segment, in words."""
     cdef uint64_t magic = shmq_load_acquire(&header.magic) # [ready]
     if magic != SHMQ_MAGIC:
-        return f"it is no segment of shmq's: its magic is {magic:#018x}"
+        return f"it is no segment of shmq's: its magic is {magic:#018x}. Remove it by hand"
     if header.endian != SHMQ_ENDIAN:
-        return f"it was made on a machine of another byte order (mark {header.endian:#x})"
+        return f"it was made on a machine of another byte order (mark {header.endian:#x}). Unlink it"
     age = "an older" if header.version < SHMQ_VERSION else "a newer"
     return (f"{age} shmq made it, in format version {header.version}; this one reads version {SHMQ_VERSION}. "
             "Use one shmq in all programs, or stop those that have it open, and unlink it")
@@ -228,7 +228,7 @@ def read_header(memory) -> dict | None:
             return None
         if status == SHMQ_MISMATCH:
             if <uint64_t>buffer.len < sizeof(shmq_header):
-                raise SegmentMismatch(f"{buffer.len} bytes are too few for a segment of shmq")
+                raise SegmentMismatch(f"{buffer.len} bytes are too few for a segment of shmq. Remove it by hand")
             raise SegmentMismatch(mismatch_of(<shmq_header *>buffer.buf))
         if status != SHMQ_OK:
             raise contradiction(buffer.len)
@@ -256,7 +256,7 @@ cdef shmq_status look_at_header(const Py_buffer *buffer) noexcept:
 
 
 cdef object contradiction(Py_ssize_t nbytes):
-    return SegmentCorrupt(f"its header's numbers contradict each other or its size of {nbytes:,} bytes")
+    return SegmentCorrupt(f"its header's numbers contradict each other or its size of {nbytes:,} bytes. Unlink it, and create it again")
 
 
 def read_queue(memory) -> dict:

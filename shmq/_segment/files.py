@@ -16,7 +16,7 @@ import posix_ipc
 
 from shmq import _core
 from shmq._errors import SegmentForeign, SegmentMismatch, SegmentNotFound
-from shmq._segment.shared_memory import SHM, failure, prefix, without_memory
+from shmq._segment.shared_memory import SHM, failure, prefix, what_there_is, without_memory
 
 __all__ = ["check", "identity_of", "make_file", "map_file", "open_file", "read_or_map", "size_of", "status_of", "write_file"]
 
@@ -28,13 +28,20 @@ SAFELY = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 def check(found: os.stat_result, file: str, is_kind: Callable[[int], bool] = stat.S_ISREG) -> None:
     """Raise SegmentMismatch or SegmentForeign unless this is what only this user can have made."""
     if not is_kind(found.st_mode):
-        raise SegmentMismatch(f"{file} in {SHM} is no {'folder' if is_kind is stat.S_ISDIR else 'regular file'}: refused")
+        kind = "folder" if is_kind is stat.S_ISDIR else "regular file"
+        raise SegmentMismatch(f"{file} in {SHM} is no {kind}: refused. shmq did not make it: remove it by hand")
     if found.st_uid != os.geteuid():
-        raise SegmentForeign(f"{file} in {SHM} belongs to user {found.st_uid}, this process runs as {os.geteuid()}: refused")
+        raise SegmentForeign(
+            f"{file} in {SHM} belongs to user {found.st_uid}, this process runs as {os.geteuid()}: refused. "
+            "Its owner or root must remove it"
+        )
     if found.st_mode & 0o077:
-        raise SegmentForeign(f"{file} in {SHM} has mode {stat.S_IMODE(found.st_mode):#o}: others may have written to it; refused")
+        mode = f"{stat.S_IMODE(found.st_mode):#o}"
+        raise SegmentForeign(f"{file} in {SHM} has mode {mode}: others may have written to it; refused. Remove it by hand")
     if found.st_nlink > 1 and is_kind is stat.S_ISREG:
-        raise SegmentForeign(f"{file} in {SHM} has {found.st_nlink} names: it may be another file of this user's; refused")
+        raise SegmentForeign(
+            f"{file} in {SHM} has {found.st_nlink} names: it may be another file of this user's; refused. Remove this one by hand"
+        )
 
 
 def open_file(file: str, flags: int = os.O_RDWR, folder: int | None = None) -> tuple[int, os.stat_result]:
@@ -45,12 +52,15 @@ def open_file(file: str, flags: int = os.O_RDWR, folder: int | None = None) -> t
     try:
         fd = os.open(f"{SHM}/{file}" if folder is None else file, flags | SAFELY, dir_fd=folder)
     except FileNotFoundError:
-        raise without_memory() or SegmentNotFound(f"there is no segment {file.removeprefix(prefix())!r}") from None
+        name = file.removeprefix(prefix())
+        raise without_memory() or SegmentNotFound(f"there is no segment {name!r}: make it first; {what_there_is()}") from None
     except PermissionError:
-        raise SegmentForeign(f"{file} in {SHM} may not be opened by this user") from None
+        raise SegmentForeign(f"{file} in {SHM} may not be opened by this user: its owner or root must remove it") from None
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENODEV):  # a link, a folder, a socket, a device
-            raise SegmentMismatch(f"{file} in {SHM} is no regular file: {error.strerror}") from None
+            raise SegmentMismatch(
+                f"{file} in {SHM} is no regular file: {error.strerror}. shmq did not make it: remove it by hand"
+            ) from None
         raise failure(file, 0, error) from None
     try:
         found = os.fstat(fd)

@@ -31,10 +31,10 @@ class Folder:
         except FileNotFoundError:
             raise without_memory() or FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path) from None
         except PermissionError:
-            raise SegmentForeign(f"{file} in {SHM} may not be opened by this user") from None
+            raise SegmentForeign(f"{file} in {SHM} may not be opened by this user: its owner or root must remove it") from None
         except OSError as error:
             if error.errno in (errno.ENOTDIR, errno.ELOOP):
-                raise SegmentForeign(f"{file} in {SHM} is no folder: refused") from None
+                raise SegmentForeign(f"{file} in {SHM} is no folder: refused. shmq did not make it: remove it by hand") from None
             raise failure(file, 0, error) from None
         try:
             check(os.fstat(self.fd), file, stat.S_ISDIR)

@@ -22,7 +22,7 @@ from shmq._segment import entries, files, semaphores
 from shmq._segment.kinds import KINDS, Kind
 from shmq._segment.listing import list_beside, used_although_removed
 from shmq._segment.segment import SIDES, Segment, boot_id, check_name, file_of, is_current
-from shmq._segment.shared_memory import SEMAPHORE, SEPARATOR, SHM
+from shmq._segment.shared_memory import SEMAPHORE, SEPARATOR, SHM, what_there_is
 
 if TYPE_CHECKING:
     from shmq._segment.config import Config, Header
@@ -85,7 +85,7 @@ def attach(name: str, kind: Kind[Any]) -> Segment:
                 remove(name)
                 raise SegmentNotFound(
                     f"there is no segment {name!r}: only the remains of one that was never finished, that has outlived its "
-                    "creator or its last handle, or that is of another boot"
+                    "creator or its last handle, or that is of another boot. Make it again"
                 )
     return of_kind(segment, kind)
 
@@ -93,7 +93,7 @@ def attach(name: str, kind: Kind[Any]) -> Segment:
 def of_kind(segment: Segment, kind: Kind[Any]) -> Segment:
     """The segment, if it is of that kind. **Raises** SegmentMismatch."""
     if segment.kind is not kind:
-        raise SegmentMismatch(f"segment {segment.name!r} is a {segment.kind.noun}, and no {kind.noun}")
+        raise SegmentMismatch(f"segment {segment.name!r} is a {segment.kind.noun}, and no {kind.noun}: choose another name")
     return segment
 
 
@@ -242,12 +242,15 @@ def unlink(name: str) -> None:
     with contextlib.suppress(FileNotFoundError):  # its remains may still be there
         there = os.lstat(f"{SHM}/{file_of(name)}")
         if there.st_uid != os.geteuid():
-            raise SegmentForeign(f"segment {name!r} belongs to user {there.st_uid}, this process runs as {os.geteuid()}: refused")
+            raise SegmentForeign(
+                f"segment {name!r} belongs to user {there.st_uid}, this process runs as {os.geteuid()}: refused. "
+                "Its owner or root must remove it"
+            )
         if stat.S_ISDIR(there.st_mode):
             raise SegmentMismatch(f"{file_of(name)} in {SHM} is a folder, which shmq did not make: remove it by hand")
     with NameLock(name):  # not between two steps of somebody who opens it
         if not remove(name):
-            raise SegmentNotFound(f"there is no segment {name!r}")
+            raise SegmentNotFound(f"there is no segment {name!r}, and nothing was unlinked; {what_there_is()}")
 
 
 def has_stayed(segment: Segment) -> bool:

@@ -73,7 +73,7 @@ class Segment:
         """The name of the side segment with this key. Raises SegmentCorrupt where it can be none."""
         text = key.decode("ascii", "replace")
         if not SIDE_KEY.fullmatch(text):
-            raise SegmentCorrupt(f"a message in {self} names an impossible side segment")
+            raise SegmentCorrupt(f"a message in {self} names an impossible side segment: unlink it and create it again")
         return self.file(text)
 
     def write_side(self, key: bytes, parts: list[memoryview]) -> None:

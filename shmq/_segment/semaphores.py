@@ -20,7 +20,9 @@ def make_semaphore(name: str) -> None:
     try:
         posix_ipc.Semaphore(name, posix_ipc.O_CREX, mode=MODE, initial_value=0).close()
     except posix_ipc.ExistentialError:
-        raise without_memory() or SegmentForeign(f"{file} is in {SHM} already, and not of this queue: refused") from None
+        raise without_memory() or SegmentForeign(
+            f"{file} is in {SHM} already, and not of this queue: refused. Remove it, or let its owner or root do so"
+        ) from None
     except (OSError, posix_ipc.Error) as error:
         raise without_memory() or failure(file, _core.PAGE, error) from None
     os.chmod(f"{SHM}/{file}", MODE)  # whatever the umask left of it; nobody else can have replaced it

@@ -42,6 +42,11 @@ def prefix() -> str:
     return f"shmq-{os.geteuid()}."
 
 
+def what_there_is() -> str:
+    """Where to look for a segment that was not found, in words."""
+    return f"`shmq ls` lists those of user {os.geteuid()} in this {SHM}"
+
+
 def lock_file() -> str:
     """The path of the file by whose locks the kernel tells which processes live."""
     return f"{SHM}/.shmq-{os.geteuid()}.lock"

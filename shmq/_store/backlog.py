@@ -50,7 +50,9 @@ class Backlog(_core.Log):
             ) from None
         self._use(memory, descriptor)
         if files.identity_of(found) != identity:
-            raise SegmentCorrupt(f"the backlog of queue {segment.name!r} was made again while it was opened")
+            raise SegmentCorrupt(
+                f"the backlog of queue {segment.name!r} was made again while it was opened: open the queue again"
+            )
 
     def _open_again(self) -> int:
         try:

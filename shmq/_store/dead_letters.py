@@ -228,7 +228,9 @@ class DeadLetters:
                 id=int(name[:16], 16), nbytes=self._port._image_bytes(image), image=image, port=self._port, **json.loads(head)
             )
         except (ValueError, TypeError, SegmentCorrupt) as error:
-            raise SegmentCorrupt(f"the dead letter {SHM}/{self._folder}/{name} cannot be read: {error}") from None
+            raise SegmentCorrupt(
+                f"the dead letter {SHM}/{self._folder}/{name} cannot be read: {error}. Remove that file by hand"
+            ) from None
 
     def _unsettled(self) -> set[int]:
         """Ids of the messages that are in an in-flight cell; the slot of a loan still bears the id of an earlier one."""

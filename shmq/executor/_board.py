@@ -123,7 +123,7 @@ class Board:
                     words[at + STATE] = STARTING
                     return WorkerRow(words, at // WORDS)
         raise BlockingIOError(
-            errno.EAGAIN, f"a pool has at most {ROWS} workers, and as many run now: each has a row of the pool's board"
+            errno.EAGAIN, f"a pool has at most {ROWS} workers, and as many run now: each has a row of the pool's board. Use fewer"
         )
 
     def rows(self) -> list[WorkerRow]:

@@ -105,7 +105,10 @@ class Channel:
                 there = found.segment.config.max_deliveries
                 if self.max_deliveries not in (None, there):
                     found.close()
-                    raise SegmentMismatch(f"pool {name!r} exists with max_deliveries={there}, asked for {self.max_deliveries}")
+                    raise SegmentMismatch(
+                        f"pool {name!r} exists with max_deliveries={there}, asked for {self.max_deliveries}: leave it out to "
+                        "take what the pool has, or choose another name"
+                    )
                 return found
             with contextlib.suppress(SegmentExists):
                 return Queue._make(name, config, anonymous=self.private)

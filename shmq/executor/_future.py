@@ -187,4 +187,7 @@ class Future(futures.Future[Any]):
             return self._state is RUNNING
 
     def __reduce__(self) -> Any:
-        raise TypeError("a future cannot be pickled or copied: it belongs to the process that submitted the task")
+        raise TypeError(
+            "a future cannot be pickled or copied: it belongs to the process that submitted the task. "
+            "Send what its result() returns"
+        )
