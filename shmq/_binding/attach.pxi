@@ -90,7 +90,7 @@ cdef class Attachment(Mapped):
 
     def _holders(self) -> str:
         """The attached processes by their pids."""
-        return ", ".join([f"pid {port.pid}" for port in self._ports()])
+        return ", ".join([f"pid {port.pid}" for port in self._ports()]) or "processes that have just left"
 
     def _look_at_name(self) -> None:
         """Do nothing."""

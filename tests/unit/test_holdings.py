@@ -5,17 +5,21 @@ from __future__ import annotations
 import logging
 import mmap
 import os
+import re
 import signal
 import struct
 import threading
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 import shmq
+from shmq import _core
+from shmq._observe.holdings import UNKNOWN, attached_report, holders_report, holdings_of
 from support.processes import Children, is_stopped, wait_until
 from support.shared_memory import PREFIX
 
@@ -229,6 +233,92 @@ def test_a_stall_is_logged_once_for_each_call_with_those_who_could_end_it(
     assert full.get(timeout=LONG) == "x" and no_cells.get(timeout=LONG) == "x"
     loan.abandon()
     shmq.verify(no_cells)
+
+
+# -- the report of InFlightLimit -----------------------------------------------------------------------------------------------
+
+AS_OF = re.compile(
+    r"every in-flight cell of queue '[^']*' (is|was) in use \(in_flight=(\d+)\): (.+?)(; the oldest lease is .*)?\. Ack or "
+)
+
+
+def told(queue: shmq.Queue) -> tuple[str, list[str]]:
+    """Whether every cell is or was in use, and each part of what the report says about them."""
+    found = AS_OF.match(holders_report(queue))
+    assert found, holders_report(queue)
+    return found[1], re.split(r", (?=\d+ )", found[3])
+
+
+def test_a_report_of_holders_who_have_all_given_back_says_so(q: shmq.Queue) -> None:
+    assert told(q) == ("was", ["8 given back while this was written"])
+
+
+def test_a_report_names_what_holds_each_cell_and_how_many_were_given_back(q: shmq.Queue) -> None:
+    q.put_many(range(5))
+    loan, lease, acked = q.loan(10), q.receive(timeout=0), q.receive(timeout=0)
+    view = acked.view
+    acked.ack()
+    q.receive(timeout=0).nack(delay=3600)
+    verb, parts = told(q)
+    assert verb == "was" and sum(int(part.partition(" ")[0]) for part in parts) == 8
+    assert [re.sub(r"pid \d+ \(.*\)", "pid", part) for part in sorted(parts)] == [
+        "1 held by pid",
+        "1 leased by pid",
+        "1 loaned by pid",
+        "1 with messages that came back, and are due or rest",
+        "4 given back while this was written",
+    ]
+    loans = [q.loan(10) for _ in range(4)]
+    assert told(q)[0] == "is"
+    with pytest.raises(shmq.InFlightLimit, match=re.escape(holders_report(q)[:60])):
+        q.loan(10)
+    for one in [*loans, loan]:
+        one.abandon()
+    lease.ack()
+    del view, acked
+
+
+def test_a_report_names_the_process_whose_call_has_a_cell(q: shmq.Queue) -> None:
+    at = 1024 + 128 * q.segment.ports + 64 * (len(q._cells()) - 1)
+    with open(f"/dev/shm/{PREFIX}{q.name}", "r+b", buffering=0) as file:
+        before = os.pread(file.fileno(), 8, at)
+        (word,) = struct.unpack("<Q", before)
+        idle = (word & ~(0x1FFF << 24)) | 2 << 34 | q._ports()[0].number << 24
+        os.pwrite(file.fileno(), struct.pack("<Q", idle), at)
+        verb, (call, free) = told(q)
+        os.pwrite(file.fileno(), before, at)
+    assert verb == "was" and free.startswith("7 given back")
+    assert call.startswith(f"1 in a call by pid {os.getpid()} (")
+
+
+def test_a_holder_that_left_before_it_could_be_named_is_counted() -> None:
+    cells = [_core.Cell("leased", owner, owner, 1.0) for owner in range(7)]
+    assert told(pretended(cells, in_flight=7)) == ("is", [f"7 leased by {UNKNOWN}"])
+
+
+def test_whoever_attaches_after_the_look_is_not_named_for_a_holder_that_left(make: Make) -> None:
+    """The cells are looked at before the ports."""
+    order: list[str] = []
+    port = pretended([], in_flight=0, order=order)
+    holders_report(port)
+    holdings_of(port)
+    assert order == ["cells", "processes", "occupied", "processes"]
+
+
+def test_where_all_have_left_a_report_of_the_attached_says_so() -> None:
+    assert attached_report(pretended([], in_flight=0)) == "processes that have just left"
+
+
+def pretended(cells: list[Any], in_flight: int, order: list[str] | None = None) -> Any:
+    """What looks like a queue with these cells, and nobody attached."""
+    order = [] if order is None else order
+    return SimpleNamespace(
+        name="pretended",
+        segment=SimpleNamespace(config=SimpleNamespace(in_flight=in_flight)),
+        _cells=lambda: order.append("cells") or cells,
+        _occupied=lambda: order.append("occupied") or [],
+        _processes=lambda: order.append("processes") or {},
+    )
 
 
 # -- verify while others work --------------------------------------------------------------------------------------------------
