@@ -19,7 +19,6 @@ from shmq._observe.holdings import Holding, attached_report, holders_report, hol
 from shmq._observe.stats import QueueStats, stats_of
 from shmq._segment import anonymous as _anonymous
 from shmq._segment import lifecycle
-from shmq._segment import segment as _segment
 from shmq._segment.config import check_mode
 from shmq._segment.queue import QUEUE, QueueConfig
 from shmq._segment.segment import Segment
@@ -162,7 +161,7 @@ class Queue(_core.QueueHandle[T]):
         try:
             self._begin(segment, codec, spin)
         except SegmentCorrupt:
-            if _segment.is_current(segment):
+            if segment.is_current():
                 raise
             return False
         if lifecycle.has_stayed(segment):
@@ -384,7 +383,7 @@ class Queue(_core.QueueHandle[T]):
         return publish(self, loan, nbytes, timeout)
 
     def _detached(self) -> None:
-        if self.segment.lifetime != "creator" or not _segment.is_current(self.segment):
+        if self.segment.lifetime != "creator" or not self.segment.is_current():
             lifecycle.remove_if_over(self.segment)
 
     def _interpreter_exits(self) -> None:

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from shmq._errors import SegmentNotFound
 from shmq._observe.holdings import attached_report, holders_report
-from shmq._segment.segment import is_replaced
 
 if TYPE_CHECKING:
     import logging
@@ -58,7 +57,7 @@ def look_at_name(queue: Handle) -> None:
     Handles of the old one may go on among themselves, so this only warns, once. Where all who are attached wait, they would do so
     for ever: then it **raises** SegmentNotFound. Threads that share a handle cannot be told from one that waits alone.
     """
-    if not is_replaced(queue.segment):
+    if not queue.segment.is_replaced():
         return
     if queue._all_wait():
         raise SegmentNotFound(

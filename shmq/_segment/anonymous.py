@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from shmq import _core
 from shmq._errors import ShmqError
 from shmq._segment import files, lifecycle
-from shmq._segment.lifecycle import NameLock, outlived, remove
 from shmq._segment.listing import list_segments
 from shmq._segment.segment import Segment, file_of
 
@@ -79,8 +78,8 @@ def remove_if_left_over(name: str) -> bool:
     try:
         if not is_left_over(name):
             return False
-        with NameLock(name, patience=0):
-            return is_left_over(name) and remove(name)  # it may have been opened between the look and the lock
+        with lifecycle.NameLock(name, patience=0):
+            return is_left_over(name) and lifecycle.remove(name)  # it may have been opened between the look and the lock
     except (ShmqError, OSError):
         return False  # another process has it locked, or it is not ours to judge
 
@@ -91,4 +90,4 @@ def is_left_over(name: str) -> bool:
     header = _core.read_header(memory)
     if header is None or not header["flags"] & _core.FLAG_ANONYMOUS or header["lock_inode"] != _core.lock_inode():
         return False  # beside another lock file, the living look dead
-    return outlived(header, memory)
+    return lifecycle.outlived(header, memory)

@@ -142,22 +142,19 @@ class Flags:
 
     def __init__(self, bits: Mapping[Any, int]) -> None:
         self.bits = bits
+        self.without = next(value for value, bit in bits.items() if not bit)
 
     def pack(self, header: Header, value: Any) -> None:
         header["flags"] = header.get("flags", 0) | self.bits[value]
 
     def unpack(self, header: Header) -> Any:
-        rest = next(value for value, bit in self.bits.items() if not bit)
-        return next((value for value, bit in self.bits.items() if header["flags"] & bit), rest)
+        return next((value for value, bit in self.bits.items() if header["flags"] & bit), self.without)
 
 
 class Rest:
     """A Backoff, each of whose four numbers has a field."""
 
-    fields = (
-        *(Nanoseconds("retry_initial_ns"), Word("retry_factor")),
-        *(Nanoseconds("retry_maximum_ns"), Word("retry_jitter")),
-    )
+    fields = (Nanoseconds("retry_initial_ns"), Word("retry_factor"), Nanoseconds("retry_maximum_ns"), Word("retry_jitter"))
 
     def pack(self, header: Header, value: Backoff) -> None:
         for field, number in zip(self.fields, value, strict=True):
@@ -194,7 +191,7 @@ class Value(Generic[T]):
     def __set_name__(self, owner: type[Config], name: str) -> None:
         self.name = name
         if "TABLE" not in vars(owner):
-            owner.TABLE = dict(owner.TABLE)  # what a segment of any kind has
+            owner.TABLE = dict(owner.TABLE)  # begins with what every segment has
         owner.TABLE[name] = self
 
     def __get__(self, config: Config, owner: type[Config]) -> T:
@@ -209,8 +206,7 @@ class Value(Generic[T]):
 class Config:
     """What a segment was, or is to be, made with. These values every kind has; a subclass is the table of one."""
 
-    # No dataclass: making one takes longer than the rest of `import shmq`.
-    TABLE: ClassVar[dict[str, Value[Any]]] = {}
+    TABLE: ClassVar[dict[str, Value[Any]]] = {}  # no dataclass: making one takes longer than the rest of `import shmq`
     noun: ClassVar[str] = "segment"  # what messages call what is made with it
 
     ports = Value(whole(1), Word("ports"), 64)

@@ -113,9 +113,8 @@ def make_file(file: str, nbytes: int) -> _core.Mapping:
         raise without_memory() or failure(file, nbytes, error) from None
     try:
         os.fchmod(shared.fd, MODE)  # whatever the umask left of it
-        os.posix_fallocate(
-            shared.fd, 0, nbytes
-        )  # ftruncate would succeed on a full file system, and the first write end in SIGBUS
+        # Where the file system is full, ftruncate would succeed, and the first write end in SIGBUS.
+        os.posix_fallocate(shared.fd, 0, nbytes)
         return _core.Mapping(shared.fd, nbytes)
     except BaseException as error:  # also an interrupt: reserving gigabytes takes a while
         with contextlib.suppress(FileNotFoundError):

@@ -52,14 +52,6 @@ class Folder:
         """The names of all that is in it."""
         return os.listdir(self.fd)
 
-    def has(self, name: str) -> bool:
-        """Is there something of this name?"""
-        try:
-            os.lstat(name, dir_fd=self.fd)
-        except FileNotFoundError:
-            return False
-        return True
-
     def read(self, name: str) -> bytes:
         """All of a file. **Raises** as `open_file`."""
         with open(open_file(name, os.O_RDONLY, self.fd)[0], "rb") as file:

@@ -25,7 +25,7 @@ KINDS: dict[int, Kind[Any]] = {}  # by number
 
 
 class Kind(Generic[C]):
-    """What a segment can hold. As they stand here, the answers are of one that holds nothing but ports."""
+    """What a segment can hold. The answers that stand here are those of a segment that holds nothing but ports."""
 
     number: int  # in the header of each segment of this kind
     config: type[C]  # what they are made with
@@ -52,7 +52,7 @@ class Kind(Generic[C]):
     def make_beside(self, beside: str, config: C) -> None:
         """Make the files that stand beside a segment from its beginning; their names begin with `beside` and a dot."""
 
-    def found(self, memory: _core.Mapping, header: Header) -> C:
+    def config_of(self, memory: _core.Mapping, header: Header) -> C:
         """What a segment was made with. **Raises** SegmentCorrupt."""
         return self.config.found(header)
 

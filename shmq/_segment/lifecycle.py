@@ -21,13 +21,13 @@ from shmq._errors import OutOfMemory, SegmentCorrupt, SegmentExists, SegmentFore
 from shmq._segment import entries, files, semaphores
 from shmq._segment.kinds import KINDS, Kind
 from shmq._segment.listing import list_beside, used_although_removed
-from shmq._segment.segment import SIDES, Segment, boot_id, check_name, file_of, is_current
-from shmq._segment.shared_memory import SEMAPHORE, SEPARATOR, SHM, what_there_is
+from shmq._segment.segment import SIDE_KEY, SIDES, Segment, boot_id, check_name, file_of
+from shmq._segment.shared_memory import SEMAPHORE, SEPARATOR, SHM, lock_file, what_there_is
 
 if TYPE_CHECKING:
     from shmq._segment.config import Config, Header
 
-SIDE_FILE = re.compile(rf"{re.escape(SEPARATOR)}([0-9a-f]{{16}})\.[0-9a-f]{{16}}$")
+SIDE_SEGMENT = re.compile(rf"{re.escape(SEPARATOR)}([0-9a-f]{{16}})\.{SIDE_KEY.pattern}$")  # and the nonce of its segment
 LOCK_PATIENCE = 30.0
 
 
@@ -54,14 +54,12 @@ def find(name: str) -> Segment | None:
         segment = Segment(name, memory, header, identity)
     except (SegmentMismatch, SegmentCorrupt) as error:
         raise type(error)(f"segment {name!r} cannot be used: {error}") from None
-    if header["lock_inode"] == _core.lock_inode() and outlived(header, memory):
-        return None
     if header["lock_inode"] != _core.lock_inode():
         raise SegmentMismatch(
-            f"segment {name!r} was made beside another lock file than {SHM}/.shmq-{os.geteuid()}.lock is now: "
+            f"segment {name!r} was made beside another lock file than {lock_file()} is now: "
             "its users cannot be told from the dead. Stop them, then `shmq unlink` it"
         )
-    return segment
+    return None if outlived(header, memory) else segment
 
 
 def outlived(header: Header, memory: _core.Mapping) -> bool:
@@ -160,7 +158,7 @@ def make(name: str, kind: Kind[Any], config: Config, anonymous: bool) -> Segment
         _core.mark_ready(memory)
     except BaseException:
         # By their names: to list the folder takes a descriptor, and there may be none.
-        for file in (*always_beside(beside), file_of(name)):
+        for file in (*made_beside(beside), file_of(name)):
             entries.remove(file)
         raise
     made = _core.read_header(memory)
@@ -170,7 +168,7 @@ def make(name: str, kind: Kind[Any], config: Config, anonymous: bool) -> Segment
     return segment
 
 
-def always_beside(beside: str) -> list[str]:
+def made_beside(beside: str) -> list[str]:
     """The names of what can be made with a segment, whatever its kind."""
     of_kinds = dict.fromkeys(what for kind in KINDS.values() for what in kind.beside)
     return [*(f"{SEMAPHORE}{beside}.{side}" for side in SIDES), *(f"{beside}.{what}" for what in of_kinds)]
@@ -192,22 +190,22 @@ def remove(name: str, apart_from: int = 0) -> bool:
         header = None
     if header is not None:
         nonce = f"{header['nonce']:016x}"
-        beside += always_beside(f"{file_of(name)}{SEPARATOR}{nonce}")
+        beside += made_beside(f"{file_of(name)}{SEPARATOR}{nonce}")
         in_use = header["lock_inode"] == _core.lock_inode() and _core.attachments(memory, apart_from)[0] > 0
-    sides = {file: side[1] for file in beside if (side := SIDE_FILE.search(file))}
-    earlier = any(of != nonce for of in sides.values()) and name in used_although_removed()
-    found = entries.remove(file_of(name))
+    nonces = {file: found[1] for file in beside if (found := SIDE_SEGMENT.search(file))}  # of side segments
+    earlier_in_use = any(other != nonce for other in nonces.values()) and name in used_although_removed()
+    removed = entries.remove(file_of(name))
     for file in dict.fromkeys(beside):
-        if file not in sides or not (in_use if sides[file] == nonce else earlier):
-            found |= entries.remove(file)
-    return found
+        is_waited_for = file in nonces and (in_use if nonces[file] == nonce else earlier_in_use)
+        removed |= not is_waited_for and entries.remove(file)
+    return removed
 
 
 def remove_beside(segment: Segment, ending: bool = False) -> None:
     """Remove what stayed beside an unlinked segment, or was made there since; nothing while a handle of it is attached."""
     if not _core.attachments(segment.memory, _core.identity() if ending else 0)[0]:
         beside = f"{segment.beside}."
-        for file in dict.fromkeys(entries.list_files(beside, f"{SEMAPHORE}{beside}") + always_beside(segment.beside)):
+        for file in dict.fromkeys(entries.list_files(beside, f"{SEMAPHORE}{beside}") + made_beside(segment.beside)):
             entries.remove(file)
 
 
@@ -218,7 +216,7 @@ def remove_if_over(segment: Segment, ending: bool = False) -> None:
     meanwhile. A finalizer may call this in the middle of what its thread does under a name's lock: then it is done after that.
     `ending`: this process ends, too, and the ports that it still has count no longer.
     """
-    if not is_current(segment):
+    if not segment.is_current():
         remove_beside(segment, ending)  # nor will it ever be again
         return
     if segment.lifetime == "persistent":
@@ -227,7 +225,7 @@ def remove_if_over(segment: Segment, ending: bool = False) -> None:
         return
     apart_from = _core.identity() if ending else 0
     with NameLock(segment.name):
-        if is_current(segment) and (segment.lifetime == "creator" or not _core.attachments(segment.memory, apart_from)[0]):
+        if segment.is_current() and (segment.lifetime == "creator" or not _core.attachments(segment.memory, apart_from)[0]):
             remove(segment.name, apart_from)
 
 
@@ -262,4 +260,4 @@ def has_stayed(segment: Segment) -> bool:
     if segment.lifetime == "persistent":
         return True
     with NameLock(segment.name):
-        return is_current(segment)
+        return segment.is_current()

@@ -126,7 +126,7 @@ class QueueKind(Kind[QueueConfig]):
         if config.overflow == "grow":
             files.make_file(f"{beside}.{BACKLOG}", LOG_START)
 
-    def found(self, memory: _core.Mapping, header: Header) -> QueueConfig:
+    def config_of(self, memory: _core.Mapping, header: Header) -> QueueConfig:
         return QueueConfig.found({**header, **_core.read_queue(memory)})
 
 

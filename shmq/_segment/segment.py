@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING
 
 from shmq import _core
 from shmq._errors import NoSharedMemory, PayloadLost, SegmentCorrupt, SegmentForeign, SegmentMismatch, SegmentNotFound
@@ -13,9 +14,12 @@ from shmq._segment import entries, files, semaphores
 from shmq._segment.kinds import kind_of
 from shmq._segment.shared_memory import SEPARATOR, SHM, prefix
 
+if TYPE_CHECKING:
+    from shmq._segment.config import Header
+
 SIDES = ("items", "space")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
-SIDE_KEY = re.compile(r"[0-9a-f]{16}")
+SIDE_KEY = re.compile("[0-9a-f]{16}")
 
 
 class Segment:
@@ -24,7 +28,7 @@ class Segment:
     **Raises** SegmentMismatch where the kind is unknown, SegmentCorrupt where what it holds contradicts itself.
     """
 
-    def __init__(self, name: str, memory: _core.Mapping, header: dict[str, Any], identity: tuple[int, int]) -> None:
+    def __init__(self, name: str, memory: _core.Mapping, header: Header, identity: tuple[int, int]) -> None:
         self.name = name
         self.memory = memory
         self.nonce: int = header["nonce"]
@@ -33,7 +37,7 @@ class Segment:
         self.creator_pid: int = header["creator_pid"]
         self.created_at: float = header["created_at"]
         self.kind = kind_of(header)
-        self.config = self.kind.found(memory, header)  # what it was made with
+        self.config = self.kind.config_of(memory, header)  # what it was made with
         self.ports: int = header["ports"]
         self.lifetime: str = self.config.lifetime
         self.identity = identity  # device and inode
@@ -54,6 +58,39 @@ class Segment:
         """The name of the file beside this segment that ends like this."""
         return f"{self.beside}.{what}"
 
+    def is_current(self) -> bool:
+        """Does its name still lead to it?"""
+        return self.identity_at_name() == self.identity
+
+    def is_replaced(self) -> bool:
+        """Does its name lead to another segment? Not where it leads nowhere: that may be wanted."""
+        with contextlib.suppress(OSError):
+            return self.identity_at_name() not in (self.identity, None)
+        return False
+
+    def identity_at_name(self) -> tuple[int, int] | None:
+        """Device and inode of what its name leads to now; None where that is nothing."""
+        try:
+            return files.identity_of(os.lstat(f"{SHM}/{file_of(self.name)}"))
+        except FileNotFoundError:
+            return None
+
+    def is_out_of_sight(self) -> bool:
+        """Does this process see another /dev/shm than the segment's? Then what it does not find there may exist all the same."""
+        try:
+            return os.stat(SHM).st_dev != self.identity[0] and not self.is_current()
+        except FileNotFoundError:
+            return True
+
+    def out_of_sight(self) -> NoSharedMemory:
+        """The exception for a segment that is out of sight."""
+        return NoSharedMemory(
+            f"this process sees another {SHM} than that in which {self} is: its root was changed (chroot), or "
+            f"something was mounted there since it opened the {self.kind.noun}"
+        )
+
+    # -- semaphores: those of the two sides, at which processes wait -------------------------------------------------------------
+
     def semaphore_name(self, side: int) -> str:
         """POSIX name of the semaphore of a side: 0 items, 1 space."""
         return f"/{self.beside}.{SIDES[side]}"
@@ -68,6 +105,8 @@ class Segment:
         for name in gone:
             semaphores.make_semaphore(self.semaphore_name(SIDES.index(name)))
         return gone
+
+    # -- side segments: a file for each message that is too large for a slot -----------------------------------------------------
 
     def side_file(self, key: bytes) -> str:
         """The name of the side segment with this key. Raises SegmentCorrupt where it can be none."""
@@ -91,8 +130,8 @@ class Segment:
         except BlockingIOError:
             raise PayloadLost(f"the side segment of a message in {self} is empty: its payload is lost") from None
         except SegmentNotFound:
-            if is_out_of_sight(self):  # it is lost to this process alone
-                raise out_of_sight(self) from None
+            if self.is_out_of_sight():  # it is lost to this process alone
+                raise self.out_of_sight() from None
             raise PayloadLost(f"the side segment of a message in {self} is gone: its payload is lost") from None
         except (SegmentForeign, SegmentMismatch) as error:
             raise PayloadLost(f"the side segment of a message in {self} is not what was written: {error}") from None
@@ -128,36 +167,3 @@ def boot_id() -> bytes:
     """The kernel's random id of this boot: a segment of another boot is stale."""
     with open("/proc/sys/kernel/random/boot_id") as file:
         return bytes.fromhex(file.read().strip().replace("-", ""))
-
-
-def is_current(segment: Segment) -> bool:
-    """Does the segment's name still lead to it?"""
-    try:
-        found = os.lstat(f"{SHM}/{file_of(segment.name)}")
-    except FileNotFoundError:
-        return False
-    return files.identity_of(found) == segment.identity
-
-
-def is_out_of_sight(segment: Segment) -> bool:
-    """Does this process see another /dev/shm than the segment's? Then what it does not find there may exist all the same."""
-    try:
-        return os.stat(SHM).st_dev != segment.identity[0] and not is_current(segment)
-    except FileNotFoundError:
-        return True
-
-
-def out_of_sight(segment: Segment) -> NoSharedMemory:
-    """The exception for a segment that is out of sight."""
-    return NoSharedMemory(
-        f"this process sees another {SHM} than that in which {segment} is: its root was changed (chroot), or "
-        "something was mounted there since it opened the queue"
-    )
-
-
-def is_replaced(segment: Segment) -> bool:
-    """Does the segment's name lead to another one? Not where it leads nowhere: that may be wanted."""
-    try:
-        return files.identity_of(os.lstat(f"{SHM}/{file_of(segment.name)}")) != segment.identity
-    except OSError:
-        return False

@@ -21,7 +21,7 @@ def make_semaphore(name: str) -> None:
         posix_ipc.Semaphore(name, posix_ipc.O_CREX, mode=MODE, initial_value=0).close()
     except posix_ipc.ExistentialError:
         raise without_memory() or SegmentForeign(
-            f"{file} is in {SHM} already, and not of this queue: refused. Remove it, or let its owner or root do so"
+            f"{file} is in {SHM} already, and not of this segment: refused. Remove it, or let its owner or root do so"
         ) from None
     except (OSError, posix_ipc.Error) as error:
         raise without_memory() or failure(file, _core.PAGE, error) from None

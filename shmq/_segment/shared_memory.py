@@ -82,13 +82,9 @@ def out_of_descriptors(error: OSError) -> int:
     if error.errno in (errno.EMFILE, errno.ENFILE):
         return error.errno
     words = str(error)
-    return (
-        errno.EMFILE
-        if "maximum number of files open" in words
-        else errno.ENFILE
-        if "limit on the total number of open files" in words
-        else 0
-    )
+    if "maximum number of files open" in words:
+        return errno.EMFILE
+    return errno.ENFILE if "limit on the total number of open files" in words else 0
 
 
 def without_memory() -> NoSharedMemory | None:

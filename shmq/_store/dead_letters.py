@@ -189,7 +189,8 @@ class DeadLetters:
             for name in written:
                 with contextlib.suppress(SegmentForeign, SegmentMismatch):  # no letter that we have written
                     key = self._port._image_side_key(folder.read(name).partition(b"\n")[2])
-                    keys.update([] if key is None else [key])
+                    if key is not None:
+                        keys.add(key)
         return keys
 
     # -- files ---------------------------------------------------------------------------------------------------------
@@ -209,8 +210,9 @@ class DeadLetters:
                 letter = self._read(name)
             except SegmentCorrupt as error:
                 unreadable[name] = error
-            else:
-                letters += [letter] if letter is not None else []
+                continue
+            if letter is not None:
+                letters.append(letter)
         letters.sort(key=lambda letter: (letter.dead_lettered_at, letter.id))
         return letters, unreadable
 
@@ -236,27 +238,23 @@ class DeadLetters:
         """Ids of the messages that are in an in-flight cell; the slot of a loan still bears the id of an earlier one."""
         return {cell.message_id for cell in self._port._occupied() if cell.state != "loaned"}
 
-    def _side_key(self, letter: DeadLetter) -> list[bytes]:
-        key = self._port._image_side_key(letter.image)
-        return [] if key is None else [key]
-
     def _remove(self, letter: DeadLetter) -> bool:
         try:
             with Folder(self._folder) as folder:
                 folder.remove(f"{letter.id:016x}")
         except FileNotFoundError:
             return False  # put back meanwhile: its side segment is a message's again
-        for key in self._side_key(letter):
+        if (key := self._port._image_side_key(letter.image)) is not None:
             self._port.segment.remove_side(key)
         return True
 
-    def _put_back(self, letter: DeadLetter, timeout: float | None) -> int:
+    def _put_back(self, letter: DeadLetter, timeout: float | None) -> bool:
         name = f"{letter.id:016x}"
         claimed = f"{name}.out.{_core.identity():x}"
         try:
             self._rename(name, claimed)
         except FileNotFoundError:
-            return 0  # somebody else was quicker
+            return False  # another process was quicker
         try:
             self._port._revive(letter.image, timeout)
         except BaseException:  # whatever it is: nothing was put then
@@ -264,7 +262,7 @@ class DeadLetters:
             raise
         with Folder(self._folder) as folder:
             folder.remove(claimed)
-        return 1
+        return True
 
     def _rename(self, name: str, other: str) -> None:
         with Folder(self._folder) as folder:

@@ -10,13 +10,13 @@ its own death is counted as well.
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from shmq import _core
 from shmq._errors import ShmqError
 from shmq._segment import entries
+from shmq._segment.segment import SIDE_KEY
 from shmq._store.dead_letters import DeadLetters
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["leaked", "reap_sides", "reap_sides_after"]
 
-KEY = re.compile("[0-9a-f]{16}")
 LOOKS = 3  # at letters that others write and put back meanwhile
 FEW = 1000  # letters that a process reads when it opens a queue
 
@@ -57,7 +56,7 @@ def leaked(queue: Observer, of_backlog: Callable[[], set[bytes]] | None = None) 
     Without it, nothing can be told while messages wait there. **Raises** what reading letters raises.
     """
     beginning = f"{queue.segment.beside}."
-    keys = [key for file in entries.list_files(beginning) if KEY.fullmatch(key := file.removeprefix(beginning))]
+    keys = [key for file in entries.list_files(beginning) if SIDE_KEY.fullmatch(key := file.removeprefix(beginning))]
     writing = queue._serials()  # after the listing, before the look: what was published in between is found by the look
     nowhere = {key.encode() for key in keys if _core.serial_of(int(key, 16)) not in writing}
     if nowhere:

@@ -26,7 +26,6 @@ from shmq._core import Lease
 from shmq._errors import Empty, Full, InFlightLimit, OutOfMemory, SegmentExists, SegmentMismatch, SegmentNotFound
 from shmq._queue import Queue
 from shmq._segment import lifecycle
-from shmq._segment import segment as _segment
 from shmq._segment.queue import QueueConfig
 from shmq.executor._tasks import SMALL, Message
 
@@ -258,8 +257,8 @@ class Channel:
         """The queue of large slots, if it exists. **Raises** NoSharedMemory where this process has another /dev/shm."""
         if self.large is None:
             with contextlib.suppress(SegmentNotFound):
-                if _segment.is_out_of_sight(self.small.segment):
-                    raise _segment.out_of_sight(self.small.segment)
+                if self.small.segment.is_out_of_sight():
+                    raise self.small.segment.out_of_sight()
                 if not self._guest:
                     self.large = Queue.attach(self.large_name)
                 elif segment := lifecycle.find(

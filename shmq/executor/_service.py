@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 from shmq import _core
 from shmq._errors import SegmentNotFound
 from shmq._queue import Queue
-from shmq._segment import segment
 from shmq._waiting.bell import wait_many
 from shmq.executor import _board
 from shmq.executor._autoscale import Autoscale
@@ -86,7 +85,7 @@ class Service:
                 return True
             crew = self.crew = self.start_crew(queue)
             there = over = False
-            while not self.asked and (there := segment.is_current(queue.segment)) and not (over := is_done(queue)):
+            while not self.asked and (there := queue.segment.is_current()) and not (over := is_done(queue)):
                 self.look_at(crew.collect())
                 if crew.hopeless:
                     return False

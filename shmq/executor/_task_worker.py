@@ -7,7 +7,6 @@ from typing import Any
 
 from shmq._core import Lease
 from shmq._errors import Full, OutOfMemory, SegmentNotFound, ShmqError
-from shmq._segment import segment
 from shmq.executor import _board, _tasks
 from shmq.executor._channel import Channel
 from shmq.executor._plan import Plan, tasks_name
@@ -124,7 +123,7 @@ class TaskWorker(Worker):
         except SegmentNotFound:
             # The client is gone, and so are its segments. Or a task has changed this process's root, where no segment can be
             # seen.
-            if not segment.is_current(self.tasks.small.segment):
+            if not self.tasks.small.segment.is_current():
                 raise
             return None
 

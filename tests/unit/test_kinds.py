@@ -111,7 +111,7 @@ class BoardKind(Kind[BoardConfig]):
     def make_beside(self, beside: str, config: BoardConfig) -> None:
         files.write_file(f"{beside}.notes", [memoryview(b"none yet")])
 
-    def found(self, memory: _core.Mapping, header: Header) -> BoardConfig:
+    def config_of(self, memory: _core.Mapping, header: Header) -> BoardConfig:
         _, first, pears = (int.from_bytes(memoryview(memory)[AT + at : AT + at + 8], "little") for at in (0, 8, 16))
         return BoardConfig.found({**header, "first": first, "unit": "pears" if pears else "apples"})
 

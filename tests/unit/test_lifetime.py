@@ -133,7 +133,7 @@ def test_a_visitor_between_making_a_queue_and_opening_it_takes_nothing_away(
     monkeypatch.setattr(lifecycle, "make", make)
     monkeypatch.setattr(shmq.Queue, "_begin", slow)
     queue = begins(name)
-    assert _segment.is_current(queue.segment)
+    assert queue.segment.is_current()
     with shmq.Queue.attach(name) as other:
         queue.put("x")
         assert other.get_nowait() == "x"
