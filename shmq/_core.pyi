@@ -403,7 +403,7 @@ class Lease(Slot, Generic[T]):
     def reject(self, reason: str = "") -> None:
         """Hopeless: make the message a dead letter, with the reason given. It is never delivered again, unless it is redriven.
 
-        **Raises** LeaseLost; OutOfMemory where the letter cannot be written: then it is written later, by whoever comes by.
+        **Raises** LeaseLost; OutOfMemory where the letter cannot be written: then a later call writes it.
         **If the process dies here** it is a dead letter, or the lease of a dead holder.
         """
     async def __aenter__(self) -> Self: ...

@@ -3,31 +3,30 @@
 
 A QueuePort is a handle on a segment. Its methods do the whole fast path (encode, exchange, wake) without a Python frame, and
 leave for Python only to wait, to pickle, or to spill. They are serialised per handle: by the interpreter lock, or by a
-critical section where there is none. The lock is released only while waiting and during large copies, and at both times
-the in-flight cell in use is not the port's kept one, so that another thread works with another cell.
+critical section where there is none. The lock is released only while waiting and during large copies. At both times the in-flight
+cell in use is not the port's kept one, so that another thread works with another cell.
 
-What guards what. With the interpreter lock, that; without it, a critical section of the object named, which a thread gives up where it
-would give up the interpreter lock: while it waits, copies much, or runs Python code that blocks. So both need the same care there: `users`
-and `looks` keep port and cell, and `look_again` finds out what has happened meanwhile.
+What guards what. With the interpreter lock, that; without it, a critical section of the object named. A thread gives that up where it
+would give up the interpreter lock: while it waits, copies much, or runs Python code that blocks. So both need the same care there:
+`users` and `looks` keep port and cell, and `look_again` finds out what has happened meanwhile.
 
     Attachment and QueuePort: every field     the handle; port, coding, segment and the like are set once, by _open
-    Lease, Loan, View: every field            their handle, whoever has them: methods, buffers, views and deallocators
+    Lease, Loan, View: every field            their handle, in methods, buffers, views and deallocators
     Attachment.users, QueuePort.looks       the handle; `end_use` may detach the port, in whichever thread is the last
     Loan while it is published                HAND_PUBLISHING besides: the handle is given up while it waits for room
     Lease while it becomes a dead letter      its state, which changes before any Python code runs
     Dumper.idle                               the dumper: a thread takes the pickler away, and uses it alone
-    Pickling                                  whoever took it from Dumper.idle
+    Pickling                                  the thread that took it from Dumper.idle
     Log                                       the backlog's lock (_binding/backlog.pxi)
     Leases                                    nothing: an iterator is one thread's, as a generator is
     shmq_owner_* (identity, named locks)      a mutex of theirs, which a fork takes, too
     words in the segment                      as format/queue.h says, by atomic operations
 
-Everything with Python code in it (an object's pickling, a codec, a buffer's exporter) runs before a cell is taken or
-after the message is leased: see _binding/draft.pxi and _binding/decode.pxi. NumPy's import, which the first array needs, is
-such code (_binding/arrays.pxi). An Attachment is a port of a segment
-of any kind (_binding/attach.pxi; an Observer of _binding/observe.pxi only looks). A QueuePort is one of a queue (_binding/queue.pxi):
-its methods are there, each a call of a function in the file of its noun. Another kind of port stands beside it, not beneath.
-Each class of what a port hands out has its file: _binding/{slot,loan,lease,leases}.pxi.
+What has Python code in it (an object's pickling, a codec, a buffer's exporter) runs before a cell is taken or after the message is
+leased (_binding/draft.pxi, _binding/decode.pxi). NumPy's import, which the first array needs, is such code (_binding/arrays.pxi). An
+Attachment is a port of a segment of any kind (_binding/attach.pxi; an Observer of _binding/observe.pxi only looks). A QueuePort is
+one of a queue (_binding/queue.pxi): its methods are there, each a call of a function in the file of its noun. Another kind of port
+stands beside it, not beneath. Each class of what a port hands out has its file: _binding/{slot,loan,lease,leases}.pxi.
 """
 
 cimport cython
@@ -107,11 +106,11 @@ cdef uint64_t REAPER_PATIENCE_NS = 1000000000
 # How long a message rests whose dead letter could not be written.
 cdef uint64_t DEAD_LETTER_REST_NS = 1000000000
 # How long puts wait for room before they go to the backlog: at first, and how much more with every put. So consumers that take
-# 50,000 messages a second keep a producer at their pace, and no thousand puts take longer than 0.07 s, whoever takes them.
+# 50,000 messages a second keep a producer at their pace, and no thousand puts take longer than 0.07 s.
 cdef int64_t BACKLOG_PATIENCE_NS = 50000000
 cdef int64_t BACKLOG_PATIENCE_PER_PUT_NS = 20000
-# How long a consumer that finds the ring empty waits for whoever is at the backlog and moves nothing: it may be stopped; and how long
-# while still nothing has moved since it last waited in vain, so that polls and event loops go on.
+# How long a consumer that finds the ring empty waits for a process that has the backlog's lock and moves nothing: it may be stopped. And
+# how long while still nothing has moved since it last waited in vain, so that polls and event loops go on.
 cdef uint64_t REFILL_PATIENCE_NS = 1000000000
 cdef uint64_t REFILL_PATIENCE_AGAIN_NS = 10000000
 
@@ -157,7 +156,7 @@ cdef double number_of_seconds(object timeout) except? -1:
 
 
 cdef int refuse_bool(object seconds) except -1:
-    """True is no second: whoever passes it meant another parameter."""
+    """Refuse True as a number of seconds: a program that passes it meant another parameter."""
     if isinstance(seconds, bool):
         raise TypeError(f"a number of seconds or None is asked for, not {seconds!r}")
     return 0

@@ -1,14 +1,14 @@
 # Arrays: NumPy's C interface, and arrays over the memory of messages.
 #
 # `import shmq` does not import NumPy. The first array does that is put, taken, lent or asked for. The import runs Python code, and takes
-# some 65 ms: whoever needs it does so before a cell is taken, or where an object is decoded. shmq/_codec/importing.py says what
-# other threads, forks and finalizers may do meanwhile.
+# some 65 ms. So a call that needs it imports it before a cell is taken, or where an object is decoded. shmq/_codec/importing.py says
+# what other threads, forks and finalizers may do meanwhile.
 
 cdef extern from "numpy/arrayobject.h":
     """
     #include <stdatomic.h>
 
-    /* NumPy's ndarray; NULL until its C interface is at hand. Whoever sees it sees the interface, too. */
+    /* NumPy's ndarray; NULL until its C interface is at hand. A thread that sees it sees the interface, too. */
     static _Atomic(PyTypeObject *) array_class;
     #define load_array_class() atomic_load_explicit(&array_class, memory_order_acquire)
     #define store_array_class(kind) atomic_store_explicit(&array_class, (kind), memory_order_release)
@@ -81,7 +81,7 @@ cdef inline bint is_array_class(PyTypeObject *kind) except -1:
 
 
 cdef bint is_array_class_of_numpy(PyTypeObject *kind) except -1:
-    """The same of a class that is called so."""
+    """Is this class, which is called numpy.ndarray, NumPy's own?"""
     need_numpy()
     return kind == load_array_class()
 

@@ -6,7 +6,7 @@ cdef class Attachment(Mapped):
 
     cdef readonly bint closed
     cdef bint attached
-    cdef uint64_t attached_forks    # … by the process of so many forks: `forks`, but for a closed handle
+    cdef uint64_t attached_forks    # by the process of so many forks: `forks`, but for a closed handle
     cdef bint abandoned             # closed by the interpreter's exit, not by the user
     cdef bint left                  # the interpreter's exit has given back what nobody looked at
     cdef readonly bint spin
@@ -15,7 +15,7 @@ cdef class Attachment(Mapped):
     cdef public object _after_sleep # called whenever a call that waits here has slept for a while; what it raises ends the call
     cdef bytes path_prefix          # where the bells are: see bell.h
     cdef int bell                   # the descriptor of this port's own bell, or -1
-    cdef identity_t bell_identity   # … which is the bell's only as long as it leads to this file
+    cdef identity_t bell_identity   # the file to which the bell's descriptor leads, unless the program has closed it
     cdef object __weakref__
 
     def __cinit__(self, *args, **kwargs):
@@ -219,7 +219,7 @@ cdef class Attachment(Mapped):
         if had:
             try:
                 self._detached()
-            except Exception: # nobody is there to hear it: whoever opens the name next finds that it has outlived its handles
+            except Exception: # no caller would hear it: the next process that opens the name finds that it has outlived its handles
                 pass
 
     cdef void detach(self) noexcept:
@@ -386,7 +386,7 @@ cdef class Attachment(Mapped):
 
     @cython.critical_section
     def _disarm(self, int side) -> bool:
-        """… is not to be rung any more. False: it has been; who has no use for that says so by `_pass_on`."""
+        """Have the bell rung no more for this side. False: it was rung; a waiter that takes nothing says so by `_pass_on`."""
         return not self.is_own() or shmq_bell_disarm(&self.port, <shmq_side>side)
 
     cdef bint is_own(self) noexcept:

@@ -1,8 +1,8 @@
 # The log of a queue without a bound, under the backlog's lock: append, move into the ring, look. What is in it: shmq/_store/backlog.py.
 #
-# Whoever has the lock runs no Python code: no signal handler, no finalizer and no other thread of this process can come in between
-# and want the lock, too, which its own thread would wait for in vain. So nothing here raises, and no object is made that the collector
-# knows; what failed is said by a status, and raised when the lock is given back. A fork finds the lock free: it is another process's.
+# A thread that has the lock runs no Python code. Otherwise a signal handler, a finalizer or another thread could come in between and
+# want the lock, too, for which its own thread would wait for ever. So nothing here raises, and no object is made that the collector
+# knows. A status says what failed, which is raised when the lock is free again. A fork finds the lock free: it is another process's.
 
 cdef extern from "<signal.h>" nogil:
     enum: SIGKILL
@@ -72,7 +72,7 @@ cdef bint identify(int descriptor, identity_t *identity) noexcept:
 
 
 cdef bint is_descriptor_of(int descriptor, const identity_t *identity) noexcept:
-    """A descriptor's number is no identity: whoever closes all of them gives the numbers to files of its own."""
+    """Does the descriptor lead to this file? Its number says nothing: a program may close it, and open a file of its own by it."""
     cdef identity_t found
     return identify(descriptor, &found) and found.device == identity.device and found.inode == identity.inode
 
@@ -185,7 +185,7 @@ cdef class Log:
         return SHMQ_OK
 
     cdef const char *image(self, uint64_t nbytes) noexcept:
-        """… of the record that was just read as a whole."""
+        """The image in the record that was just read as a whole."""
         return self.buffer + self.at - record_bytes(nbytes) + LOG_WORD
 
     cdef bint fill(self, uint64_t wanted, uint64_t left) noexcept:

@@ -126,7 +126,7 @@ cdef class NameLock:
         while afterwards:
             try:
                 afterwards.pop()()
-            except Exception: # nobody is there to hear it: whoever opens that name next finds what was left
+            except Exception: # no caller would hear it: the next process that opens that name finds what was left
                 pass
         return 0
 

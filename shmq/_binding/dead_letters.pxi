@@ -52,8 +52,8 @@ cdef Py_ssize_t dead_letter_all(QueuePort queue) except -1:
 cdef int dead_letter(QueuePort queue, uint32_t cell, str reason, error) except -1:
     """Make the LEASED cell's message a dead letter; the cell is free afterwards. Where that raises, the message rests and comes back.
 
-    **If the process dies here** after the letter is written, the message is still in its cell, and whoever takes it writes
-    the same letter again under the same name.
+    **If the process dies here** after the letter is written, the message is still in its cell. The next call that
+    takes it writes the same letter again under the same name.
     """
     cdef uint64_t word = shmq_cell_load(&queue.port, cell), nbytes, deliveries, now
     cdef shmq_slot header

@@ -53,7 +53,7 @@ cdef object glance_at(object owner, const char *data, Py_ssize_t nbytes):
 
 
 cdef object glance_at_object(object exporter):
-    """… of all the bytes that the exporter exports."""
+    """A glance at all the bytes that the exporter exports."""
     cdef Glance glance = Glance.__new__(Glance)
     PyObject_GetBuffer(exporter, &glance.memory, PyBUF_SIMPLE)
     glance.data = <const char *>glance.memory.buf

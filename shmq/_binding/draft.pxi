@@ -1,8 +1,8 @@
 # A draft: what a message will look like in its slot, before any slot is taken.
 #
-# All Python code that an object can trigger (pickling, __buffer__, __dlpack__, a codec) runs while the draft is made, so
-# that nothing between taking a cell and publishing it can raise, be interrupted, or call back into the queue. A draft owns what it
-# points into, whatever the user's code does with its own references meanwhile; but for the bytes of a put, which its caller holds.
+# All Python code that an object can trigger (pickling, __buffer__, __dlpack__, a codec) runs while the draft is made. So nothing
+# between taking a cell and publishing it can raise, be interrupted, or call back into the queue. A draft owns what it points into,
+# whatever the user's code does with its own references meanwhile; but for the bytes of a put, which its caller holds.
 
 cdef struct draft_t:
     const char *data            # of the only part
@@ -80,10 +80,10 @@ cdef int draft_describe(draft_t *draft, bytes description) except -1:
 
 
 cdef bint draft_array(draft_t *draft, object obj) except -1:
-    """Raw memory, in C or Fortran order as it lies; anything else is laid out in C order first. Owns the array: whoever
-    else has it cannot resize it, as long as NumPy looks at its reference count.
+    """Draft the raw memory of an array, in C or Fortran order as it lies; anything else is laid out in C order first.
 
-    False: only pickle can tell others of its dtype, and nothing was done.
+    The draft owns the array: other code that has it cannot resize it, as long as NumPy looks at its reference count. False: only
+    pickle can tell others of its dtype, and nothing was done.
     """
     cdef PyArrayObject *array = <PyArrayObject *>obj
     cdef object dtype = <object><PyObject *>PyArray_DESCR(array)

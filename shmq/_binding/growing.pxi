@@ -83,7 +83,7 @@ cdef uint64_t backlog_lock(QueuePort queue) noexcept:
 
 
 cdef int lock_backlog(QueuePort queue, uint64_t deadline) except -1:
-    """Wait for whoever is at the backlog; the kernel gives back the lock of the dead. Post: it is ours, and one user more."""
+    """Take the backlog's lock, and count one user more. Waits while another process has it; the kernel unlocks for the dead."""
     cdef uint64_t began = 0
     cdef unsigned int pause = 20
     cdef bint told = False
@@ -107,7 +107,7 @@ cdef void unlock_backlog(QueuePort queue) noexcept:
 
 
 cdef int let_appends_end(QueuePort queue) except -1:
-    """Whoever has begun to append has appended when this returns, or is stopped."""
+    """Wait until a process that is in the middle of an append has ended it, unless it is stopped."""
     try:
         lock_backlog(queue, 1)
     except Full:
@@ -119,8 +119,8 @@ cdef int let_appends_end(QueuePort queue) except -1:
 cdef bint refill(QueuePort queue, uint64_t deadline) except -1:
     """Move messages from the backlog into the ring, which was found empty. True: look at the ring again.
 
-    False: messages wait in the backlog, and whoever is at it has moved none for a second, or until the deadline. A call that does
-    not wait otherwise (1) waits for that second.
+    False: messages wait in the backlog, and the process that has its lock has moved none for a second, or until the deadline. A
+    call that does not wait otherwise (1) waits for that second.
     """
     cdef uint64_t seen = shmq_backlog(&queue.port), count, latest = SHMQ_FOREVER if deadline == 1 else deadline
     cdef uint64_t until = shmq_now_ns() + (REFILL_PATIENCE_AGAIN_NS if seen == queue.stuck_at else REFILL_PATIENCE_NS)

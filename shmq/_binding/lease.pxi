@@ -173,7 +173,7 @@ cdef class Lease(Slot):
     def reject(self, reason="") -> None:
         """Hopeless: make the message a dead letter, with the reason given. It is never delivered again, unless it is redriven.
 
-        **Raises** LeaseLost; OutOfMemory where the letter cannot be written: then it is written later, by whoever comes by.
+        **Raises** LeaseLost; OutOfMemory where the letter cannot be written: then a later call writes it.
         **If the process dies here** it is a dead letter, or the lease of a dead holder.
         """
         with cython.critical_section(self.port):

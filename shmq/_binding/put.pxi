@@ -140,7 +140,7 @@ cdef int offer_batch(QueuePort queue, batch_t *batch, uint64_t deadline) except 
         if offer(queue, &batch.drafts[batch.next]) != SHMQ_OK:
             try:
                 offer_growing(queue, &batch.drafts[batch.next], deadline)
-            except (Full, ShutDown): # whoever is at the backlog is stopped
+            except (Full, ShutDown): # the process that has the backlog's lock is stopped
                 if batch.next == 0:
                     raise
                 return 0

@@ -7,11 +7,11 @@ cdef class QueuePort(Attachment):
     cdef Coding coding              # of the objects that it carries
     cdef readonly bint spills
     cdef bint unbounded             # see Observer.grows
-    cdef int64_t patience_ns        # how long this handle's puts may still wait before they go to the backlog, …
-    cdef uint64_t patience_puts     # … when it had put so many messages
+    cdef int64_t patience_ns        # how long this handle's puts may still wait before they go to the backlog
+    cdef uint64_t patience_puts     # how many messages it had put when that was so
     cdef public Log _backlog        # of a queue that grows
     cdef uint64_t stuck_at          # the count of the backlog at which this handle's gets last waited in vain for one who moves nothing
-    cdef uint32_t *looks            # by cell: who of this process is in its slot, each view one, and more (INSIDE) who may write or settle
+    cdef uint32_t *looks            # by cell: uses of its slot in this process; a view counts one, a call that may write or settle INSIDE
     cdef public object _readable    # shmq._waiting.fileno.Readable, once somebody asked for fileno()
 
     _noun = "queue"
@@ -316,7 +316,7 @@ cdef class QueuePort(Attachment):
 
     @cython.final
     cdef int refuse_forked(self, uint64_t forks) except -1:
-        """Whoever was forked in the middle of a call leaves what that call holds to its parent."""
+        """Raise LeaseLost in a child that was forked in the middle of a call: what that call holds is its parent's."""
         if shmq_unlikely(forks != shmq_owner_forks):
             raise LeaseLost(f"this process was forked while a message of queue {self.name!r} was decoded: the message is its parent's")
         return 0
@@ -363,7 +363,7 @@ cdef class QueuePort(Attachment):
 
     @cython.critical_section
     def _expire(self) -> int:
-        """Give back what was held too long, whoever holds it; return how many messages."""
+        """Give back what any process has held for too long; return how many messages."""
         if shmq_unlikely(self.forks != shmq_owner_forks):
             self.enter()
         return shmq_lease_expire(&self.port)

@@ -108,7 +108,7 @@ cdef bint lend(QueuePort queue, Lease lease, uint32_t cell, uint64_t lease_ns, b
             shmq_wake_if_done(&queue.port)
         queue.end_use()
         if not ours:
-            return False # its time was over meanwhile, and whoever had it next is done with it
+            return False # its time was over meanwhile, and the next consumer is done with it
         raise
     except BaseException as error:
         if lease.forks != shmq_owner_forks:
