@@ -14,14 +14,14 @@ from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
 
-import pytest
-
 
 def borrowed(module: str) -> ModuleType:
     """A module of the interpreter's `test` package; where that is not installed, the tests that need it are skipped."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
+        import pytest  # not before: a spawned child of a test imports the module that borrowed, and would import it for nothing
+
         pytest.skip(f"this interpreter comes without {module}: {error}", allow_module_level=True)
 
 

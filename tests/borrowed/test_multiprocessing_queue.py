@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import multiprocessing.queues
 import unittest
+import unittest.mock
 from typing import Any
 
-import pytest
 from borrowing import borrowed, with_differences
 
 import shmq.mp
@@ -31,10 +32,10 @@ class Replaced:
 
     @classmethod
     def setUpClass(cls) -> None:
-        cls.patch = pytest.MonkeyPatch()
+        cls.patches = contextlib.ExitStack()
         for name in NAMES:
-            cls.patch.setattr(multiprocessing, name, getattr(shmq.mp, name))
-            cls.patch.setattr(multiprocessing.queues, name, getattr(shmq.mp, name))
+            for module in (multiprocessing, multiprocessing.queues):
+                cls.patches.enter_context(unittest.mock.patch.object(module, name, getattr(shmq.mp, name)))
         cls.before = multiprocessing.get_start_method(allow_none=True)
         multiprocessing.set_start_method(cls.method, force=True)
         super().setUpClass()  # type: ignore[misc]
@@ -43,7 +44,7 @@ class Replaced:
     def tearDownClass(cls) -> None:
         super().tearDownClass()  # type: ignore[misc]
         multiprocessing.set_start_method(cls.before, force=True)
-        cls.patch.undo()
+        cls.patches.close()
 
 
 def generated(base: type, method: str, *more: type, **attributes: Any) -> type:

@@ -9,8 +9,9 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +19,9 @@ from types import SimpleNamespace
 import pytest
 
 import shmq
+from support.commands import Commands
 from support.processes import session_of, survivors_of
+from support.programs import require
 from support.shared_memory import PREFIX, left_behind_by
 
 click_testing = pytest.importorskip("click.testing")
@@ -543,12 +546,20 @@ def test_a_queue_that_is_not_there_is_one_line(command: str) -> None:
     assert status == 1 and re.search("there is no (segment 'test-cli-no-such-queue'|queue of this name)", output)
 
 
-def broken_shm(script: str) -> tuple[str, ...]:
-    """What runs a command in a mount namespace of its own after this preparation."""
-    prepared = ("unshare", "-m", "sh", "-c", f'{script} && exec "$@"', "sh")
-    if subprocess.run([*prepared, "true"], capture_output=True, timeout=WATCHDOG).returncode:
-        pytest.skip("mount namespaces are not permitted here")
-    return prepared
+@pytest.fixture(scope="module")
+def commands() -> Iterator[Callable[..., Commands]]:
+    """A process for each way to start it, which forks for each command."""
+    started: dict[tuple[object, ...], Commands] = {}
+
+    def commands(*before: str, **environment: str) -> Commands:
+        way = (*before, *environment.items())
+        if way not in started:
+            started[way] = Commands(*(require(*before) if before else ()), **environment)
+        return started[way]
+
+    yield commands
+    for process in started.values():
+        process.close()
 
 
 @pytest.mark.parametrize(
@@ -566,19 +577,22 @@ def broken_shm(script: str) -> tuple[str, ...]:
      ("demo", os.path.dirname(__file__)), ("worker", "jobs", "os:nice")],
     ids=" ".join,
 )  # fmt: skip
-def test_a_shared_memory_that_is_none_costs_no_traceback(prepare: str, command: tuple[str, ...]) -> None:
-    before = broken_shm(prepare)
-    process = subprocess.Popen(
-        [*before, sys.executable, "-m", "shmq", *command],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        env={**os.environ, "PYTHONPATH": str(Path(shmq.__file__).parents[1])},
-    )  # fmt: skip
-    try:
-        output, _ = process.communicate(timeout=3 if command[0] == "worker" else WATCHDOG)
-        assert "Traceback" not in output and output.strip() and process.returncode in (0, 1)
-    except subprocess.TimeoutExpired:  # it waits for its queue
-        process.terminate()
-        assert "Traceback" not in process.communicate(timeout=WATCHDOG)[0]
+def test_a_shared_memory_that_is_none_costs_no_traceback(
+    commands: Callable[..., Commands], prepare: str, command: tuple[str, ...]
+) -> None:
+    reading, writing = os.pipe()
+    started = commands("unshare", "-m", "sh", "-c", f'{prepare} && exec "$@"', "sh")
+    pid = started.start(*command, stdin=os.open(os.devnull, os.O_RDONLY), stdout=writing, stderr=writing)
+    patience = threading.Timer(
+        3 if command[0] == "worker" else WATCHDOG, os.kill, (pid, signal.SIGTERM)
+    )  # it waits for its queue
+    patience.start()
+    with open(reading) as pipe:
+        output = pipe.read()
+    patience.cancel()
+    status = started.wait()
+    assert "Traceback" not in output and output.strip()
+    assert status in (0, 1) or command[0] == "worker"
 
 
 def complaints(errors: str) -> list[str]:
@@ -602,24 +616,23 @@ def test_a_reader_that_has_had_enough_costs_no_traceback(queue: shmq.Queue) -> N
     ids=str,
 )
 @pytest.mark.parametrize("command", ["ls", "doctor", "--help"])
-def test_no_terminal_costs_a_traceback(queue: shmq.Queue, environment: dict[str, str], command: str) -> None:
+def test_no_terminal_costs_a_traceback(
+    commands: Callable[..., Commands], queue: shmq.Queue, environment: dict[str, str], command: str
+) -> None:
     queue.put("x")
     queue.receive().reject("schön")
     main, terminal = pty.openpty()
     names = [queue.name] if command == "doctor" else []
-    process = subprocess.Popen(
-        [sys.executable, "-m", "shmq", command, *names],
-        stdin=terminal, stdout=terminal, stderr=subprocess.PIPE, text=True, close_fds=True,
-        env={**os.environ, "PYTHONPATH": str(Path(shmq.__file__).parents[1]), **environment},
-    )  # fmt: skip
-    os.close(terminal)
+    reading, writing = os.pipe()
+    started = commands(**environment)
+    started.start(command, *names, stdin=os.dup(terminal), stdout=terminal, stderr=writing)
     output = b""
     with contextlib.suppress(OSError):  # EIO: the other end is closed
         while more := os.read(main, 65536):
             output += more
-    _, errors = process.communicate(timeout=WATCHDOG)
     os.close(main)
-    assert (process.returncode, complaints(errors)) == (0, []) and output
+    with open(reading) as errors:
+        assert (complaints(errors.read()), started.wait()) == ([], 0) and output
     assert command != "ls" or queue.name.encode() in output.replace(b"\r\n", b"")
 
 

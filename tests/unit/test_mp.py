@@ -28,7 +28,7 @@ import subprocess
 import sys
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
@@ -39,6 +39,7 @@ import pytest
 
 import shmq
 import shmq.mp
+from support.mp_children import Counting, Joinable, Labelled, Plain, Simple, answer, put_number, put_what_it_has
 from support.processes import Children, wait_until
 
 LONG = 60.0
@@ -311,54 +312,6 @@ def test_nothing_of_an_object_is_kept_after_put(q: shmq.mp.Queue) -> None:
 # -- subclasses ----------------------------------------------------------------------------------------------------------------
 
 
-class Labelled(shmq.mp.Queue):
-    """Has something beside the queue."""
-
-    def __init__(self, label: str, maxsize: int = 0) -> None:
-        super().__init__(maxsize)
-        self.label = label
-        self._counts = {"hidden": 1}
-
-
-class Joinable(shmq.mp.JoinableQueue):
-    __slots__ = ("label",)
-
-    def __init__(self, label: str) -> None:
-        super().__init__()
-        self.label = label
-
-
-class Simple(shmq.mp.SimpleQueue):
-    def __init__(self, label: str) -> None:
-        super().__init__()
-        self.label = label
-
-
-class Counting(shmq.mp.Queue):
-    """As people do it with multiprocessing.Queue, whose own state it is that they carry on."""
-
-    def __init__(self, label: str) -> None:
-        super().__init__()
-        self.label = label
-        self.opened = 0
-
-    def __getstate__(self) -> Any:
-        return {"parent_state": super().__getstate__(), "label": self.label}
-
-    def __setstate__(self, state: Any) -> None:
-        super().__setstate__(state["parent_state"])
-        self.label = state["label"]
-        self.opened = 1
-
-
-class Plain(shmq.Queue):
-    label = "of the class"
-
-
-def put_what_it_has(queue: Any) -> None:
-    queue.put((type(queue).__name__, queue.label, getattr(queue, "_counts", None), getattr(queue, "opened", None)))
-
-
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 @pytest.mark.parametrize("kind", [Labelled, Joinable, Simple, Counting, Plain], ids=lambda kind: kind.__name__)
 def test_a_subclass_takes_its_state_along(kind: Any, method: str) -> None:
@@ -512,21 +465,12 @@ def test_queues_serve_children_of_every_start_method(any_children: Children, fac
     assert got == {number: number**2 for number in range(10)}
 
 
-def answer(q: Any) -> Callable[..., Any]:
-    return q.get(timeout=LONG).put("here I am")  # type: ignore[no-any-return]
-
-
 def test_a_queue_travels_through_a_queue(children: Children) -> None:
     with shmq.mp.Queue() as q, shmq.mp.Queue() as reply:
         children.start(answer, q)
         q.put(reply)
         assert reply.get(timeout=LONG) == "here I am"
         children.join()
-
-
-def put_number(q: Any, number: int) -> int:
-    q.put(number)
-    return number
 
 
 def test_a_queue_may_be_given_to_a_pool_that_runs_already() -> None:
