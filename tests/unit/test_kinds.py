@@ -144,8 +144,8 @@ def board(made: Segment) -> Callable[[], Board]:
 
 def everything_of(name: str) -> list[str]:
     """The names of all files of this segment, the ends of those beside it without its nonce."""
-    there = entries.list_files(file_of(name), f"{SEMAPHORE}{file_of(name)}")
-    return sorted(file.rpartition(".")[2] if "+" in file else "segment" for file in there)
+    there = [file.partition("+") for file in entries.list_files(file_of(name), f"{SEMAPHORE}{file_of(name)}")]
+    return sorted(end.rpartition(".")[2] or "segment" for of, _, end in there if of.removeprefix(SEMAPHORE) == file_of(name))
 
 
 def raise_once(name: str) -> None:
@@ -266,6 +266,13 @@ def test_another_kind_is_made_with_its_values(made: Segment, name: str) -> None:
     found = lifecycle.attach(name, BOARD)
     assert (found.kind, found.made, found.nonce) == (BOARD, False, other.nonce)
     assert (found.config.first, found.config.unit, found.lifetime) == (7, "pears", "persistent")
+
+
+def test_a_kind_names_the_files_that_it_makes(made: Segment, name: str) -> None:
+    assert everything_of(name) == sorted(["segment", *SIDES, *BOARD.beside])
+    lifecycle.remove(name)
+    shmq.Queue.create(name, overflow="grow").close()
+    assert everything_of(name) == sorted(["segment", *SIDES, *QUEUE.beside])
 
 
 def test_another_kind_is_made_once(made: Segment, name: str) -> None:
