@@ -4,10 +4,6 @@
 # want the lock, too, for which its own thread would wait for ever. So nothing here raises, and no object is made that the collector
 # knows. A status says what failed, which is raised when the lock is free again. A fork finds the lock free: it is another process's.
 
-cdef extern from "<signal.h>" nogil:
-    enum: SIGKILL
-    int kill(int pid, int signal)
-
 cdef extern from "<sys/stat.h>" nogil:
     struct file_status "stat":
         uint64_t st_dev
@@ -18,7 +14,6 @@ cdef extern from "<unistd.h>" nogil:
     Py_ssize_t pread(int descriptor, void *into, size_t nbytes, int64_t offset)
     Py_ssize_t pwrite(int descriptor, const void *data, size_t nbytes, int64_t offset)
     int ftruncate(int descriptor, int64_t nbytes)
-    int getpid()
 
 cdef enum:
     LOG_HEAD = 0 # words of the log's first page
@@ -27,23 +22,6 @@ cdef enum:
     LOG_WORD = 8
     LOG_START = 4096 # where the records begin
     LOG_CHUNK = 1 << 18 # bytes that are read at once
-
-cdef uint64_t windows_to_live = 0 # for tests: die in the window of that number
-
-
-def die_in_window(uint64_t number) -> None:
-    """For tests: this process is killed in the nth window between two steps of a log that it comes to; 0: in none."""
-    global windows_to_live
-    windows_to_live = number
-
-
-cdef inline void window() noexcept:
-    """Between two steps that matter: see the deaths in tests/crash/test_backlog_deaths.py."""
-    global windows_to_live
-    if shmq_unlikely(windows_to_live):
-        windows_to_live -= 1
-        if windows_to_live == 0:
-            kill(getpid(), SIGKILL)
 
 
 cdef inline uint64_t log_word(const shmq_word *words, int which) noexcept:
@@ -144,7 +122,6 @@ cdef class Log:
                 return status
             set_backlog(port, count)
         set_log_word(self.words, LOG_AT_WORK, 1)
-        window()
         return SHMQ_OK
 
     cdef void end(self) noexcept:
@@ -231,30 +208,22 @@ cdef class Log:
             ftruncate(self.descriptor, <int64_t>tail)
             self.end()
             return status
-        window()
         set_backlog(port, shmq_backlog(port) + 1)
-        window()
         set_log_word(self.words, LOG_TAIL, tail + nbytes)
-        window()
         self.end()
         return SHMQ_OK
 
     cdef void moved(self, shmq_port *port) noexcept:
         """The record that was read last is in the ring."""
-        window()
         set_log_word(self.words, LOG_HEAD, self.offset)
-        window()
         set_backlog(port, shmq_backlog(port) - 1)
-        window()
 
     cdef void free_moved(self) noexcept:
         """The memory of what was moved."""
         cdef uint64_t head = log_word(self.words, LOG_HEAD), whole = head // LOG_START * LOG_START
         if head == log_word(self.words, LOG_TAIL):
             set_log_word(self.words, LOG_TAIL, <uint64_t>LOG_START) # first: an empty log is one whose head is not below its tail
-            window()
             set_log_word(self.words, LOG_HEAD, <uint64_t>LOG_START)
-            window()
             ftruncate(self.descriptor, LOG_START)
         elif whole > LOG_START:
             fallocate(self.descriptor, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, LOG_START, <int64_t>(whole - LOG_START))
@@ -262,7 +231,6 @@ cdef class Log:
             PyMem_RawFree(self.buffer)
             self.buffer = NULL
             self.room = 0
-        window()
 
 
 cdef inline uint64_t record_bytes(uint64_t nbytes) noexcept:

@@ -1,30 +1,84 @@
-"""Deaths at the backlog of a queue without a bound: at every step of an append and of a refill, and at random."""
+"""Deaths at the backlog of a queue without a bound: after every change that an append and a refill make, and at random."""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import faulthandler
+import mmap
 import os
 import random
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import shmq
 from shmq import _core
+from support.native import Builder
 from support.processes import WATCHDOG, Children, wait_until
+from support.shared_memory import PREFIX, SHM
 
 Make = Callable[..., shmq.Queue]
 LONG = 60.0
-APPENDS, REFILLS = 4, 8  # windows between the steps of each
+CHANGES = Path(__file__).with_name("changes.c")
+HEAD_AT, TAIL_AT, AT_WORK_AT = 0, 8, 16  # in the log: shmq/_store/backlog.py
+WRITE_SEQ_AT, BACKLOG_AT = 256, 408  # format/segment.h
+NOT_HERE = 77
+APPENDS, REFILLS, EMPTYINGS = 5, 8, 11  # changes that each makes
 
 
-def die_at(queue: shmq.Queue, work: str, step: int) -> None:
-    """Append or refill, and be killed in the window of that number."""
-    _core.die_in_window(step)
+class Watch:
+    """Kills a child after the nth change of what an append or a refill works on: see changes.c."""
+
+    def __init__(self, library: ctypes.CDLL, queue: shmq.Queue) -> None:
+        self.library = library
+        log, segment = f"{queue.segment.path_prefix}.backlog", f"{SHM}/{PREFIX}{queue.name}"
+        with open(log, "r+b") as file:
+            self.log, self.size = mmap.mmap(file.fileno(), mmap.PAGESIZE), os.dup(file.fileno())
+        with open(segment, "r+b") as file:
+            self.segment = mmap.mmap(file.fileno(), mmap.PAGESIZE)
+        words = [(self.log, HEAD_AT), (self.log, TAIL_AT), (self.log, AT_WORK_AT)]
+        words += [(self.segment, WRITE_SEQ_AT), (self.segment, BACKLOG_AT)]
+        self.words = [ctypes.c_uint64.from_buffer(memory, at) for memory, at in words]
+
+    def kill(self, pid: int, change: int) -> bool:
+        """True: it was killed; False: it ended after fewer changes."""
+        addresses = (ctypes.c_void_p * len(self.words))(*map(ctypes.addressof, self.words))
+        done: int = self.library.kill_after(pid, addresses, len(self.words), self.size, change)
+        assert done >= 0, f"it cannot be watched: {os.strerror(-done)}"
+        return done == 1
+
+    def close(self) -> None:
+        self.words.clear()
+        self.log.close()
+        self.segment.close()
+        os.close(self.size)
+
+
+@pytest.fixture(scope="session")
+def changes(build: Builder) -> ctypes.CDLL:
+    return ctypes.CDLL(str(build.library(CHANGES)))
+
+
+@contextlib.contextmanager
+def watching(library: ctypes.CDLL, queue: shmq.Queue) -> Iterator[Watch]:
+    watch = Watch(library, queue)
+    try:
+        yield watch
+    finally:
+        watch.close()
+
+
+def work_watched(queue: shmq.Queue, work: str) -> None:
+    """Append or refill; from the stop on, the parent sees every instruction."""
+    queue._reap()  # attached
+    if ctypes.CDLL(None).ptrace(0, 0, 0, 0) != 0:  # PTRACE_TRACEME
+        os._exit(NOT_HERE)
+    os.kill(os.getpid(), signal.SIGSTOP)
     if work == "append":
         queue.put("last", block=False)
     else:
@@ -32,12 +86,16 @@ def die_at(queue: shmq.Queue, work: str, step: int) -> None:
     os._exit(0)
 
 
-def died(queue: shmq.Queue, children: Children, work: str, step: int) -> bool:
-    process = children.start(die_at, queue, work, step)
+def died(queue: shmq.Queue, children: Children, watch: Watch, work: str, change: int) -> bool:
+    """Was the process that does this work killed, after so many changes?"""
+    process = children.start(work_watched, queue, work)
+    killed = watch.kill(process.pid, change)
     process.join(LONG)
-    assert process.exitcode in (0, -signal.SIGKILL)
+    if process.exitcode == NOT_HERE:
+        pytest.skip("ptrace is not allowed here")
+    assert process.exitcode == (-signal.SIGKILL if killed else 0)
     queue._reap()
-    return process.exitcode != 0
+    return killed
 
 
 def all_that_waits(queue: shmq.Queue) -> list[Any]:
@@ -48,37 +106,49 @@ def all_that_waits(queue: shmq.Queue) -> list[Any]:
     return got
 
 
-def test_a_death_at_any_step_of_an_append_leaves_the_message_whole_or_not_there(make: Make, children: Children) -> None:
+def test_a_death_at_any_step_of_an_append_leaves_the_message_whole_or_not_there(
+    make: Make, children: Children, changes: ctypes.CDLL
+) -> None:
     q = make(slots=2, slot_size=64, overflow="grow")
     step, killed = 0, True
-    while killed:
-        step += 1
-        for number in range(6):
-            q.put(number, block=False)
-        killed = died(q, children, "append", step)
-        got = all_that_waits(q)
-        assert got[:6] == list(range(6))
-        assert got[6:] == ["last"] or (killed and got[6:] == [])
+    with watching(changes, q) as watch:
+        while killed:
+            step += 1
+            for number in range(6):
+                q.put(number, block=False)
+            killed = died(q, children, watch, "append", step)
+            got = all_that_waits(q)
+            assert got[:6] == list(range(6))
+            assert got[6:] == ["last"] or (killed and got[6:] == [])
     assert step == APPENDS + 1
 
 
-def test_a_death_at_any_step_of_a_refill_delivers_one_message_twice_at_most(make: Make, children: Children) -> None:
+@pytest.mark.parametrize(("put", "steps"), [(6, REFILLS), (4, EMPTYINGS)], ids=["some of the log", "the whole log"])
+def test_a_death_at_any_step_of_a_refill_delivers_one_message_twice_at_most(
+    make: Make, children: Children, changes: ctypes.CDLL, put: int, steps: int
+) -> None:
     q = make(slots=2, slot_size=64, overflow="grow")
     step, killed = 0, True
-    while killed:
-        step += 1
-        for number in range(6):
-            q.put(number, block=False)
-        assert q.get_many(2) == [0, 1]  # the ring is empty: the child fetches from the backlog
-        killed = died(q, children, "refill", step)
-        got = all_that_waits(q)
-        if not killed:
-            assert got == [3, 4, 5]
-            break
-        assert set(got) == {2, 3, 4, 5}
-        assert len(got) <= 5
-        assert got == sorted(got)
-    assert step == REFILLS + 1
+    with watching(changes, q) as watch:
+        while killed:
+            step += 1
+            for number in range(put):
+                q.put(number, block=False)
+            assert q.get_many(2) == [0, 1]  # the ring is empty: the child fetches from the backlog
+            killed = died(q, children, watch, "refill", step)
+            got = all_that_waits(q)
+            if killed:
+                assert set(got) == set(range(2, put))
+                assert len(got) <= put - 1
+                assert got == sorted(got)
+            else:
+                assert got == list(range(3, put))
+    assert step == steps + 1
+
+
+def test_the_core_that_users_have_kills_no_process() -> None:
+    """What dies in the tests is killed from outside: nothing in the core asks for it."""
+    assert b"\0kill\0" not in Path(_core.__file__).read_bytes()
 
 
 def produce(queue: shmq.Queue, ledger: Any, producer: int) -> None:

@@ -47,6 +47,12 @@ class Builder:
         objects = [self.made([*command, "-c", str(part)], f"{part.stem}.o") for part in (source, engine / "engine.c")]
         return self.made([compiler, *flags, *link, *map(str, objects), "-lrt", "-lpthread"], source.stem)
 
+    def library(self, source: Path) -> Path:
+        """What a test loads into its own process; without the engine."""
+        return self.made(
+            ["cc", "-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", str(source)], f"{source.stem}.so"
+        )
+
     def made(self, command: list[str], name: str) -> Path:
         """What the command makes; another worker may be making the same."""
         made = self.folder / f"{hashlib.sha256(' '.join(command).encode()).hexdigest()[:12]}.{name}"
