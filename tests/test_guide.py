@@ -108,6 +108,13 @@ def test_each_text_of_an_error_has_its_place_among_the_troubles() -> None:
     assert missing == [], "docs/guide/troubleshooting.md has no entry for these"
 
 
+def test_no_refusal_ends_without_a_word_on_what_to_do() -> None:
+    ends = re.compile(
+        r"(?:refused|refuses|is it stopped\?|is corrupt|names a slot or a lap that cannot be|no segment …|by this user)$"
+    )
+    assert [f"{place}: {words}" for place, words in texts_of(PACKAGE) if ends.search(words)] == []
+
+
 def test_each_trouble_is_one_that_shmq_tells_of() -> None:
     words = all_words(PACKAGE)
     assert [saying for saying, entry in ENTRIES.items() if not entry.search(words)] == []

@@ -128,7 +128,7 @@ cdef class Attachment(Mapped):
         cdef int side
         if (<shmq_header *>self.memory.buf).lock_inode != shmq_owner_lock_inode(): # a forked child that is another user's now, or has another root
             raise SegmentForeign(f"{self._noun} {self.segment.name!r} was opened before this process became user {_os.geteuid()} or changed its root, and its "
-                                 "users could not tell it from the dead: refused")
+                                 "users could not tell it from the dead: refused. Open it in a new process")
         for side in range(2):
             semaphores[side] = self.port.semaphores[side] # a forked child goes on with its parent's
         self.attached = False # in a forked child: the port was the parent's, and so was the bell
@@ -179,7 +179,7 @@ cdef class Attachment(Mapped):
             return 0
         if failure == EPERM or failure == EACCES:
             raise SegmentForeign(f"sem.{name.decode()[1:]} in /dev/shm is not what was made with {self._noun} {self.segment.name!r}: "
-                                 "it is another user's, no semaphore, or open to others; refused")
+                                 "it is another user's, no semaphore, or open to others; refused. Remove it, or let its owner or root do so")
         if failure != ENOENT:
             raise OSError(failure, _os.strerror(failure), f"/dev/shm/sem.{name.decode()[1:]}")
         raise SegmentCorrupt(f"the semaphore {name.decode()} of {self._noun} {self.segment.name!r} is gone from /dev/shm "
@@ -190,7 +190,7 @@ cdef class Attachment(Mapped):
         if self.closed:
             if self.abandoned:
                 self._interpreter_exits()
-            raise Closed(f"this handle of {self._noun} {self.name!r} is closed" if self.segment is not None else "this handle was never opened")
+            raise Closed(f"this handle of {self._noun} {self.name!r} is closed: open it again" if self.segment is not None else "this handle was never opened")
         self.attach()
         return 0
 

@@ -11,7 +11,7 @@ cdef uint64_t own_identity() except 0:
             raise OutOfMemory(f"{path} needs 4,096 bytes of address space, and this process may not have so many more: "
                               "raise its limit (`ulimit -v`, RLIMIT_AS)")
         if failure == ENOSPC:
-            raise OutOfMemory(f"/dev/shm has no room for another file, not even for {path}")
+            raise OutOfMemory(f"/dev/shm has no room for another file, not even for {path}: unlink what is no longer used (`shmq ls`), or enlarge it")
         if failure in (ENOENT, EROFS) or not _os.access("/dev/shm", _os.W_OK | _os.X_OK, effective_ids=True):
             raise NoSharedMemory("queues are in /dev/shm, and " + (
                 "there is none: mount a tmpfs there" if not _os.path.isdir("/dev/shm") else
@@ -93,7 +93,7 @@ cdef class NameLock:
                 if shmq_now_ns() > deadline:
                     pid = shmq_owner_holder(self.key)
                     raise ShmqError(f"{f'pid {pid}' if pid else 'another process'} has been opening or removing {self.name!r} for "
-                                    f"{self.patience:.0f} s: is it stopped?")
+                                    f"{self.patience:.0f} s: is it stopped? Let it go on, or kill it")
                 with nogil:
                     usleep(500)
                 PyErr_CheckSignals()

@@ -21,7 +21,7 @@ cdef Py_ssize_t purge_all(QueuePort queue) except -1:
         shmq_count(&queue.port.record.counters[SHMQ_ACKS], 1)
         count += 1
     if status == SHMQ_CORRUPT:
-        raise SegmentCorrupt(f"queue {queue.name!r} is corrupt: a cell of its ring names a slot or a lap that cannot be")
+        raise SegmentCorrupt(f"queue {queue.name!r} is corrupt: a cell of its ring names a slot or a lap that cannot be. Unlink it, and create it again")
     shmq_wake_if_done_after_store(&queue.port)
     return count
 

@@ -72,7 +72,7 @@ cdef int take_patiently(QueuePort queue, uint32_t *cell, shmq_status status, uin
                 raise Empty(f"no message of queue {queue.name!r} can be taken now: those that rest after a failure occupy the in-flight cells "
                             f"that are left, and the first is due in {max(<int64_t>(queue.port.due_ns - shmq_now_ns()), 0) * 1e-9:.3g} s")
             raise Empty(f"{shmq_backlog(&queue.port):,} messages wait in the backlog of queue {queue.name!r}, and another process "
-                        "is at it and moves none: is it stopped?" if status == SHMQ_WOULD_BLOCK and is_behind(queue) else f"queue {queue.name!r} is empty")
+                        "is at it and moves none: is it stopped? Let it go on, or kill it" if status == SHMQ_WOULD_BLOCK and is_behind(queue) else f"queue {queue.name!r} is empty")
 
 
 cdef object finish(QueuePort queue, uint32_t cell):

@@ -91,7 +91,7 @@ cdef int lock_backlog(QueuePort queue, uint64_t deadline) except -1:
         if began == 0:
             began = shmq_now_ns()
         if shmq_now_ns() >= max(deadline, began + CELL_PATIENCE_NS) and deadline != SHMQ_FOREVER:
-            raise Full(f"queue {queue.name!r} is full, and another process is at its backlog for a second: is it stopped?")
+            raise Full(f"queue {queue.name!r} is full, and another process is at its backlog for a second: is it stopped? Let it go on, or kill it")
         if not told and shmq_now_ns() - began > STALL_NS:
             told = True
             queue._stalled((shmq_now_ns() - began) * 1e-9, False)

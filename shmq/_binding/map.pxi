@@ -31,7 +31,7 @@ cdef class Mapped:
         self.forks = shmq_owner_forks
 
     cdef int raise_changed(self) except -1:
-        raise SegmentCorrupt(f"segment {self.segment.name!r} changed while it was opened")
+        raise SegmentCorrupt(f"segment {self.segment.name!r} changed while it was opened: open it again")
 
     cdef int look(self) except -1:
         """The slow entrance of a look: in a forked child, and where no segment was ever mapped. Looking attaches nobody. Raises Closed."""

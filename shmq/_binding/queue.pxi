@@ -91,7 +91,7 @@ cdef class QueuePort(Attachment):
         if shmq_verdict(&self.port, side, status, patience.stays) == SHMQ_SHUT:
             self.raise_shut(side)
         if status != SHMQ_WOULD_BLOCK and status != SHMQ_NO_CELLS:
-            raise SegmentCorrupt(f"queue {self.name!r} is corrupt: a cell of its ring names a slot or a lap that cannot be")
+            raise SegmentCorrupt(f"queue {self.name!r} is corrupt: a cell of its ring names a slot or a lap that cannot be. Unlink it, and create it again")
         return 0
 
     @cython.final
@@ -333,7 +333,7 @@ cdef class QueuePort(Attachment):
     cdef inline int check_slot(self, uint32_t slot) except -1:
         """A cell's slot, read from shared memory a moment ago: never beyond the last one."""
         if shmq_unlikely(slot >= self.port.geometry.total_slots):
-            raise SegmentCorrupt(f"queue {self.name!r} is corrupt: an in-flight cell of this process names slot {slot}")
+            raise SegmentCorrupt(f"queue {self.name!r} is corrupt: an in-flight cell of this process names slot {slot}. Unlink it, and create it again")
         return 0
 
     @cython.final
