@@ -89,14 +89,14 @@ def test_every_file_that_a_document_names_exists(document):
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
 def test_every_command_and_public_name_that_a_document_names_exists(document):
     pytest.importorskip("click")
-    from shmq.cli._group import group
+    from shmq.cli._group import load
 
     for span in re.findall(r"`(shmq[^`\n]*)`", document.read_text()):
         if dotted := re.match(r"shmq((?:\.\w+)+)(?!\.|/)", span):
             if dotted[1] not in (".c", ".h"):
                 operator.attrgetter(dotted[1][1:])(shmq)
         elif command := re.match(r"shmq ([a-z]\S*)", span):
-            options = {option for parameter in group.commands[command[1]].params for option in parameter.opts}
+            options = {option for parameter in load(command[1]).params for option in parameter.opts}
             assert set(re.findall(r"(?<=\s)--?[a-z][a-z-]*", span)) <= options | {"--help"}, span
 
 

@@ -128,8 +128,8 @@ cdef object decode(QueuePort queue, uint32_t cell, uint64_t word, bint *spilled)
     queue.check_slot(slot)
     memcpy(&header, shmq_slot_at(&queue.port, slot), sizeof(header))
     spilled[0] = header.flags & SHMQ_SPILLED != 0
-    if header.kind == SHMQ_ARRAY:
-        need_numpy_for(queue, cell, word)
+    if header.kind == SHMQ_ARRAY and shmq_unlikely(load_array_class() == NULL):
+        import_numpy_for(queue, cell, word)
     try:
         if not spilled[0]:
             header_check(queue, &header, queue.port.geometry.payload_room)
@@ -165,8 +165,8 @@ cdef object decode(QueuePort queue, uint32_t cell, uint64_t word, bint *spilled)
         raise
 
 
-cdef inline int need_numpy_for(QueuePort queue, uint32_t cell, uint64_t word) except -1:
-    """Before an array is decoded. Without NumPy the LEASED message goes back as if it had not been taken. Within `stay`."""
+cdef int import_numpy_for(QueuePort queue, uint32_t cell, uint64_t word) except -1:
+    """Before the first array is decoded. Without NumPy the LEASED message goes back as if it had not been taken. Within `stay`."""
     cdef uint64_t forks = shmq_owner_forks
     try:
         need_numpy()

@@ -5,7 +5,7 @@ One file per command. ``unlink``, ``bench`` and ``demo`` use the public names of
 modules of lower floors. What the demo and the bench do is in :mod:`shmq.demo`.
 
 click and rich are an extra of the package (``pip install 'shmq[cli]'``) and are imported in :func:`main`, not before, so
-that a process which a command has spawned pays for neither.
+that a process which a command has spawned pays for neither. Each command is imported when it is asked for.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ __all__ = ["main"]
 def main() -> None:
     """Run the command line, and leave through :class:`SystemExit` with its status."""
     try:
+        import rich  # noqa: F401  # the package alone: whether it is there
+
         from shmq.cli._group import group
     except KeyboardInterrupt:
         sys.exit(130)

@@ -2,24 +2,39 @@
 
 from __future__ import annotations
 
+import sys
+from importlib import import_module
 from typing import Any
 
 import click
 
 import shmq
-from shmq.cli.bench import bench
-from shmq.cli.dead import dead, redrive
-from shmq.cli.demo import demo
-from shmq.cli.doctor import doctor
-from shmq.cli.ls import ls
-from shmq.cli.unlink import unlink
-from shmq.cli.worker import worker
 
-__all__ = ["group"]
+__all__ = ["COMMANDS", "group", "load"]
+
+COMMANDS = {  # and the modules that have them
+    "bench": "shmq.cli.bench",
+    "dead": "shmq.cli.dead",
+    "demo": "shmq.cli.demo",
+    "doctor": "shmq.cli.doctor",
+    "ls": "shmq.cli.ls",
+    "redrive": "shmq.cli.dead",
+    "unlink": "shmq.cli.unlink",
+    "worker": "shmq.cli.worker",
+}
 
 
 class Commands(click.Group):
-    """Commands, of which none shows a traceback for what a user can bring about."""
+    """Commands, of which none pays for what another imports, and none shows a traceback for what a user can bring about."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        try:
+            return load(cmd_name) if cmd_name in COMMANDS else None
+        except KeyboardInterrupt:
+            sys.exit(130)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -28,6 +43,12 @@ class Commands(click.Group):
             raise  # click's business: the program that read has had enough
         except (shmq.ShmqError, OSError, ValueError) as error:
             raise click.ClickException(in_words(error)) from error
+
+
+def load(name: str) -> click.Command:
+    """Import the command of this name."""
+    command: click.Command = getattr(import_module(COMMANDS[name]), name)
+    return command
 
 
 def in_words(error: Exception) -> str:
@@ -41,7 +62,3 @@ def in_words(error: Exception) -> str:
 @click.version_option(shmq.__version__, prog_name="shmq", message="%(prog)s %(version)s")
 def group() -> None:
     """Message queues between processes on one machine, in shared memory."""
-
-
-for command in (demo, bench, ls, doctor, dead, redrive, unlink, worker):
-    group.add_command(command)

@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
-import numpy as np
-
 import shmq
 from shmq.demo.processes import SPAWN, Children
 
@@ -204,6 +202,8 @@ def pong(lane: Lane, count: int) -> int:
 
 
 def put_arrays(lane: Lane, count: int) -> Given:
+    import numpy as np  # on first use: `shmq --help` imports this module, too
+
     frame = np.zeros(FRAME // 8, "u8")
     for number in range(count):
         frame[:] = number

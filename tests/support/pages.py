@@ -162,7 +162,12 @@ def run_one(path: str, prefix: str, folder: str) -> None:
 def serve() -> None:
     """Run each page that is asked for on the standard input in a fork of this process; tell its pid, and how it ended."""
     os.environ["PATH"] = f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"
-    import shmq.cli._group  # noqa: F401  # once for all pages, with NumPy and rich
+    import numpy  # noqa: F401
+
+    from shmq.cli._group import COMMANDS, load
+
+    for command in COMMANDS:  # once for all pages
+        load(command)
 
     for line in sys.stdin:
         if (pid := os.fork()) == 0:
