@@ -65,9 +65,6 @@ cdef extern from "format/queue.h" nogil:
         uint32_t endian
         uint64_t segment_bytes
         uint64_t nonce
-        uint64_t slot_size
-        uint32_t slots
-        uint32_t cells
         uint32_t ports
         uint32_t flags
         uint64_t creator
@@ -75,8 +72,13 @@ cdef extern from "format/queue.h" nogil:
         uint64_t created_unix_ns
         uint64_t lock_inode
         uint8_t boot_id[16]
-        char codec[32]
         uint32_t kind
+        shmq_word attachments
+    struct shmq_queue_header:
+        uint64_t slot_size
+        uint32_t slots
+        uint32_t cells
+        char codec[32]
         shmq_policy policy
         shmq_word write_seq
         shmq_word read_seq
@@ -84,7 +86,6 @@ cdef extern from "format/queue.h" nogil:
         shmq_half shut
         shmq_word backlog
         shmq_word done
-        shmq_word attachments
         shmq_half spilled
         shmq_word sides_reaped
         shmq_word events[3]
@@ -142,24 +143,15 @@ cdef extern from "port.h" nogil:
         shmq_header *header
         shmq_port_record *records
         shmq_port_record *record
-        shmq_cell *cells
-        shmq_word *ring
-        shmq_geometry geometry
         uint64_t owner
         uint64_t nonce
         uint32_t index
-        uint32_t kept
         uint32_t ports
         const shmq_behaviour *behaviour
         uint64_t next_id
         sem_t *semaphores[2]
         const char *path_prefix
-        uint64_t due_ns
-        uint64_t expiry_ns
         bint spins
-        bint writes_dead_letters
-        shmq_policy policy
-        bint caught_up
     shmq_status shmq_segment_look(const void *base, uint64_t file_bytes, shmq_segment_kind kind)
     void shmq_segment_begin(void *base, shmq_segment_kind kind, uint64_t segment_bytes, uint32_t ports, uint64_t nonce, const uint8_t *boot_id,
                             uint64_t creator, uint64_t lock_inode)
@@ -167,6 +159,20 @@ cdef extern from "port.h" nogil:
     void shmq_port_point(shmq_port *port, void *base, uint32_t ports, const shmq_behaviour *behaviour)
     shmq_status shmq_port_claim(shmq_port *port, uint64_t owner)
     uint64_t shmq_next_id(shmq_port *port)
+
+cdef extern from "queue/port.h" nogil:
+    struct shmq_queue_port:
+        shmq_port port
+        shmq_queue_header *header
+        shmq_cell *cells
+        shmq_word *ring
+        shmq_geometry geometry
+        uint32_t kept
+        uint64_t due_ns
+        uint64_t expiry_ns
+        bint writes_dead_letters
+        shmq_policy policy
+        bint caught_up
 
 cdef extern from "bell.h" nogil:
     int shmq_bell_make(shmq_port *port)
@@ -198,79 +204,79 @@ cdef extern from "wait.h" nogil:
         uint32_t slice_ms
         uint64_t begun_ns
     unsigned shmq_wait_cpus()
-    shmq_status shmq_wait_park(shmq_port *port, shmq_side side, uint64_t deadline_ns, shmq_patience *patience)
+    shmq_status shmq_wait_park(shmq_port *port, shmq_side side, uint64_t deadline_ns, uint64_t due_ns, shmq_patience *patience)
 
 cdef extern from "watch.h" nogil:
     bint shmq_claim_look(shmq_port *port, uint64_t now)
 
 cdef extern from "queue/slots.h" nogil:
-    uint64_t shmq_cell_load(const shmq_port *port, uint32_t cell)
-    void shmq_cell_become(shmq_port *port, uint32_t cell, int state)
-    shmq_slot *shmq_slot_at(const shmq_port *port, uint32_t slot)
-    unsigned char *shmq_payload_at(const shmq_port *port, uint32_t slot)
-    void shmq_slot_stamp(shmq_port *port, shmq_slot *slot)
+    uint64_t shmq_cell_load(const shmq_queue_port *queue, uint32_t cell)
+    void shmq_cell_become(shmq_queue_port *queue, uint32_t cell, int state)
+    shmq_slot *shmq_slot_at(const shmq_queue_port *queue, uint32_t slot)
+    unsigned char *shmq_payload_at(const shmq_queue_port *queue, uint32_t slot)
+    void shmq_slot_stamp(shmq_queue_port *queue, shmq_slot *slot)
 
 cdef extern from "queue/policy.h" nogil:
     ctypedef enum shmq_cause "enum shmq_cause":
         SHMQ_RELEASED, SHMQ_NACKED, SHMQ_EXPIRED, SHMQ_DIED, SHMQ_REJECTED
-    bint shmq_message_exhausted(const shmq_port *port, uint64_t deliveries)
+    bint shmq_message_exhausted(const shmq_queue_port *queue, uint64_t deliveries)
     uint32_t shmq_deliveries_failed(uint64_t word)
     shmq_cause shmq_deliveries_cause(uint64_t word)
 
 cdef extern from "queue/look.h" nogil:
-    bint shmq_is_shut(const shmq_port *port)
-    uint64_t shmq_backlog(const shmq_port *port)
-    bint shmq_ring_has_space(shmq_port *port)
-    bint shmq_ring_has_item(shmq_port *port)
-    uint32_t shmq_ring_length(const shmq_port *port)
-    uint32_t shmq_ring_estimate(const shmq_port *port)
-    bint shmq_ring_peek(shmq_port *port, uint32_t nth, shmq_slot *slot, void *payload, uint64_t limit, c_bool *moved)
-    bint shmq_is_over(shmq_port *port, bint stays)
-    bint shmq_nothing_comes(shmq_port *port, bint stays)
-    bint shmq_all_wait(const shmq_port *port)
-    bint shmq_cells_move(const shmq_port *port, bint for_long)
-    uint64_t shmq_unfinished(const shmq_port *port)
-    bint shmq_all_done(shmq_port *port)
-    bint shmq_has_taken(const shmq_port *port, uint64_t count)
+    bint shmq_is_shut(const shmq_queue_port *queue)
+    uint64_t shmq_backlog(const shmq_queue_port *queue)
+    bint shmq_ring_has_space(shmq_queue_port *queue)
+    bint shmq_ring_has_item(shmq_queue_port *queue)
+    uint32_t shmq_ring_length(const shmq_queue_port *queue)
+    uint32_t shmq_ring_estimate(const shmq_queue_port *queue)
+    bint shmq_ring_peek(shmq_queue_port *queue, uint32_t nth, shmq_slot *slot, void *payload, uint64_t limit, c_bool *moved)
+    bint shmq_is_over(shmq_queue_port *queue, bint stays)
+    bint shmq_nothing_comes(shmq_queue_port *queue, bint stays)
+    bint shmq_all_wait(const shmq_queue_port *queue)
+    bint shmq_cells_move(const shmq_queue_port *queue, bint for_long)
+    uint64_t shmq_unfinished(const shmq_queue_port *queue)
+    bint shmq_all_done(shmq_queue_port *queue)
+    bint shmq_has_taken(const shmq_queue_port *queue, uint64_t count)
 
     struct shmq_came_back:
         uint32_t due
         uint32_t resting
         uint32_t exhausted
         uint64_t next_due_ns
-    uint64_t shmq_ready(const shmq_port *port)
-    uint32_t shmq_room(shmq_port *port)
-    shmq_came_back look_for_what_came_back "shmq_came_back"(const shmq_port *port)
+    uint64_t shmq_ready(const shmq_queue_port *queue)
+    uint32_t shmq_room(shmq_queue_port *queue)
+    shmq_came_back look_for_what_came_back "shmq_came_back"(const shmq_queue_port *queue)
 
 cdef extern from "queue/view.h" nogil:
-    shmq_status shmq_view_begin(shmq_port *port, uint32_t cell, uint64_t leased)
-    void shmq_view_end(shmq_port *port, uint32_t cell)
+    shmq_status shmq_view_begin(shmq_queue_port *queue, uint32_t cell, uint64_t leased)
+    void shmq_view_end(shmq_queue_port *queue, uint32_t cell)
 
 cdef extern from "queue/cell.h" nogil:
     ctypedef enum shmq_purpose "enum shmq_purpose":
         SHMQ_TO_WRITE, SHMQ_TO_GIVE
-    shmq_status shmq_cell_take(shmq_port *port, shmq_purpose purpose, uint32_t *cell)
-    shmq_status shmq_cell_take_for_long(shmq_port *port, shmq_purpose purpose, uint32_t *cell)
-    void shmq_cell_return(shmq_port *port, uint32_t cell, bint warm)
-    void shmq_cell_release(shmq_port *port, uint32_t cell, bint warm)
-    uint32_t shmq_batch_limit(const shmq_port *port)
+    shmq_status shmq_cell_take(shmq_queue_port *queue, shmq_purpose purpose, uint32_t *cell)
+    shmq_status shmq_cell_take_for_long(shmq_queue_port *queue, shmq_purpose purpose, uint32_t *cell)
+    void shmq_cell_return(shmq_queue_port *queue, uint32_t cell, bint warm)
+    void shmq_cell_release(shmq_queue_port *queue, uint32_t cell, bint warm)
+    uint32_t shmq_batch_limit(const shmq_queue_port *queue)
 
 cdef extern from "queue/lease.h" nogil:
     const uint64_t SHMQ_BY_POLICY
-    shmq_status shmq_lease_extend(shmq_port *port, uint32_t cell, uint64_t *leased, uint64_t deadline_ns)
-    void shmq_lease_mark(shmq_port *port, uint32_t cell, uint64_t leased, bint begun)
-    shmq_status shmq_lease_ack(shmq_port *port, uint32_t cell, uint64_t leased, bint looking)
-    shmq_status shmq_lease_take_over(shmq_port *port, uint32_t cell, uint64_t *leased)
-    shmq_status shmq_lease_give_back(shmq_port *port, uint32_t cell, uint64_t leased, shmq_cause cause, uint64_t delay_ns)
-    uint32_t shmq_lease_expire(shmq_port *port)
-    void shmq_delivery_ended(shmq_port *port, uint32_t cell, uint64_t leased, shmq_cause cause, uint64_t delay_ns)
-    bint shmq_lease_begun(const shmq_port *port, uint32_t cell, uint64_t leased)
+    shmq_status shmq_lease_extend(shmq_queue_port *queue, uint32_t cell, uint64_t *leased, uint64_t deadline_ns)
+    void shmq_lease_mark(shmq_queue_port *queue, uint32_t cell, uint64_t leased, bint begun)
+    shmq_status shmq_lease_ack(shmq_queue_port *queue, uint32_t cell, uint64_t leased, bint looking)
+    shmq_status shmq_lease_take_over(shmq_queue_port *queue, uint32_t cell, uint64_t *leased)
+    shmq_status shmq_lease_give_back(shmq_queue_port *queue, uint32_t cell, uint64_t leased, shmq_cause cause, uint64_t delay_ns)
+    uint32_t shmq_lease_expire(shmq_queue_port *queue)
+    void shmq_delivery_ended(shmq_queue_port *queue, uint32_t cell, uint64_t leased, shmq_cause cause, uint64_t delay_ns)
+    bint shmq_lease_begun(const shmq_queue_port *queue, uint32_t cell, uint64_t leased)
 
 cdef extern from "queue/resting.h" nogil:
     enum shmq_wish:
         SHMQ_TO_DEAD_LETTER, SHMQ_TO_DISCARD
-    bint shmq_orphan_due(shmq_port *port)
-    bint shmq_orphan_claim(shmq_port *port, shmq_wish wish, uint32_t *cell)
+    bint shmq_orphan_due(shmq_queue_port *queue)
+    bint shmq_orphan_claim(shmq_queue_port *queue, shmq_wish wish, uint32_t *cell)
 
 cdef extern from "queue/snapshot.h" nogil:
     struct shmq_cell_row:
@@ -292,43 +298,43 @@ cdef extern from "queue/snapshot.h" nogil:
         uint32_t cell
         uint32_t gives
         uint32_t takes
-    shmq_cell_row shmq_cell_row_of "shmq_cell_row"(const shmq_port *port, uint32_t cell)
-    bint shmq_find_occupied(const shmq_port *port, uint32_t *cell, shmq_occupied_row *found)
-    void shmq_ring_rows(const shmq_port *port, uint32_t *slots, int64_t *half_laps)
-    bint shmq_find_exchange(const shmq_port *port, uint32_t *index, shmq_exchange_row *found)
-    bint shmq_find_side(const shmq_port *port, uint64_t *at, char *key)
-    void shmq_counted(const shmq_port *port, uint64_t *counters)
-    uint64_t shmq_waiting(const shmq_port *port, shmq_side side)
+    shmq_cell_row shmq_cell_row_of "shmq_cell_row"(const shmq_queue_port *queue, uint32_t cell)
+    bint shmq_find_occupied(const shmq_queue_port *queue, uint32_t *cell, shmq_occupied_row *found)
+    void shmq_ring_rows(const shmq_queue_port *queue, uint32_t *slots, int64_t *half_laps)
+    bint shmq_find_exchange(const shmq_queue_port *queue, uint32_t *index, shmq_exchange_row *found)
+    bint shmq_find_side(const shmq_queue_port *queue, uint64_t *at, char *key)
+    void shmq_counted(const shmq_queue_port *queue, uint64_t *counters)
+    uint64_t shmq_waiting(const shmq_queue_port *queue, shmq_side side)
 
 cdef extern from "queue/ring.h" nogil:
-    ctypedef c_bool (*shmq_fill)(void *context, shmq_port *port, uint32_t slot) noexcept nogil
-    uint32_t shmq_ring_get_many(shmq_port *port, const uint32_t *cells, uint32_t count, cell_state leased, shmq_status *status)
-    uint32_t shmq_ring_put_many(shmq_port *port, uint32_t cell, shmq_fill fill, void *context, shmq_status *status)
+    ctypedef c_bool (*shmq_fill)(void *context, shmq_queue_port *queue, uint32_t slot) noexcept nogil
+    uint32_t shmq_ring_get_many(shmq_queue_port *queue, const uint32_t *cells, uint32_t count, cell_state leased, shmq_status *status)
+    uint32_t shmq_ring_put_many(shmq_queue_port *queue, uint32_t cell, shmq_fill fill, void *context, shmq_status *status)
 
 cdef extern from "queue/deliver.h" nogil:
-    shmq_status shmq_offer(shmq_port *port, uint32_t cell, bint is_new)
-    uint32_t shmq_offer_many(shmq_port *port, uint32_t cell, shmq_fill fill, void *context, shmq_status *status)
-    shmq_status shmq_take(shmq_port *port, bint for_long, uint64_t lease_ns, uint32_t *cell)
-    uint32_t shmq_take_many(shmq_port *port, uint32_t *cells, uint32_t wanted, shmq_status *status)
-    shmq_status shmq_verdict(shmq_port *port, shmq_side side, shmq_status status, bint stays)
-    uint64_t shmq_worth(shmq_port *port, shmq_side side)
+    shmq_status shmq_offer(shmq_queue_port *queue, uint32_t cell, bint is_new)
+    uint32_t shmq_offer_many(shmq_queue_port *queue, uint32_t cell, shmq_fill fill, void *context, shmq_status *status)
+    shmq_status shmq_take(shmq_queue_port *queue, bint for_long, uint64_t lease_ns, uint32_t *cell)
+    uint32_t shmq_take_many(shmq_queue_port *queue, uint32_t *cells, uint32_t wanted, shmq_status *status)
+    shmq_status shmq_verdict(shmq_queue_port *queue, shmq_side side, shmq_status status, bint stays)
+    uint64_t shmq_worth(shmq_queue_port *queue, shmq_side side)
 
 cdef extern from "queue/attach.h" nogil:
     void shmq_segment_format(void *base, const shmq_geometry *geometry, uint64_t nonce, uint32_t flags, const char *codec,
                              const uint8_t *boot_id, uint64_t creator, uint64_t lock_inode, const shmq_policy *policy)
     shmq_status shmq_segment_check(const void *base, uint64_t file_bytes, shmq_geometry *out)
-    void shmq_port_map(shmq_port *port, void *base, const shmq_geometry *geometry)
-    shmq_status shmq_port_attach(shmq_port *port, void *base, const shmq_geometry *geometry, uint64_t owner)
-    void shmq_port_detach(shmq_port *port)
+    void shmq_port_map(shmq_queue_port *queue, void *base, const shmq_geometry *geometry)
+    shmq_status shmq_port_attach(shmq_queue_port *queue, void *base, const shmq_geometry *geometry, uint64_t owner)
+    void shmq_port_detach(shmq_queue_port *queue)
 
 cdef extern from "queue/pace.h" nogil:
-    void shmq_linger(shmq_port *port)
-    bint shmq_spin(shmq_port *port, shmq_side side, uint64_t deadline_ns)
+    void shmq_linger(shmq_queue_port *queue)
+    bint shmq_spin(shmq_queue_port *queue, shmq_side side, uint64_t deadline_ns)
 
 cdef extern from "queue/await.h" nogil:
-    bint shmq_tend(shmq_port *port)
-    shmq_status shmq_await(shmq_port *port, shmq_side side, uint64_t deadline_ns, shmq_patience *patience)
-    shmq_status shmq_await_cell(shmq_port *port, uint64_t deadline_ns, shmq_patience *patience)
+    bint shmq_tend(shmq_queue_port *queue)
+    shmq_status shmq_await(shmq_queue_port *queue, shmq_side side, uint64_t deadline_ns, shmq_patience *patience)
+    shmq_status shmq_await_cell(shmq_queue_port *queue, uint64_t deadline_ns, shmq_patience *patience)
 
 cdef extern from "files.h" nogil:
     sem_t *shmq_semaphore_open(const char *name)

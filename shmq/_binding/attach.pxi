@@ -26,8 +26,8 @@ cdef class Attachment(Mapped):
 
     cdef shmq_status claim(self, uint64_t owner) noexcept:
         """Take a free port, once `map_port` has found the segment: OK, NO_PORTS."""
-        self.port.spins = shmq_wait_cpus() > 1
-        return shmq_port_claim(&self.port, owner)
+        self.port.any.spins = shmq_wait_cpus() > 1
+        return shmq_port_claim(&self.port.any, owner)
 
     cdef int prepare(self) except -1:
         """The port is claimed: prepare what calls need. What this raises ends the attachment."""
@@ -35,7 +35,7 @@ cdef class Attachment(Mapped):
 
     cdef void free_port(self) noexcept:
         """Give back the port, and whatever it holds."""
-        shmq_port_leave(&self.port)
+        shmq_port_leave(&self.port.any)
 
     cdef void give_back_at_exit(self, bint crashed) noexcept:
         """The interpreter ends: give back what nobody of this process can still use. `crashed`: it failed."""
@@ -46,7 +46,7 @@ cdef class Attachment(Mapped):
 
     cdef bint tend(self) noexcept:
         """Take back what the dead held, if nobody has looked for a while. True: something came back."""
-        return shmq_claim_look(&self.port, shmq_now_coarse_ns()) and shmq_reap(&self.port) != 0
+        return shmq_claim_look(&self.port.any, shmq_now_coarse_ns()) and shmq_reap(&self.port.any) != 0
 
     cdef uint64_t tend_all(self) noexcept:
         """Take back what is due; return when something will be (monotonic nanoseconds; SHMQ_FOREVER)."""
@@ -55,7 +55,7 @@ cdef class Attachment(Mapped):
 
     cdef shmq_status sleep(self, shmq_status status, shmq_side side, uint64_t deadline, shmq_patience *patience) noexcept nogil:
         """Sleep until a look is worth it, or a slice is over. Pre: a look has just said `status`."""
-        return shmq_wait_park(&self.port, side, deadline, patience)
+        return shmq_wait_park(&self.port.any, side, deadline, SHMQ_FOREVER, patience)
 
     cdef bint is_idle(self) noexcept:
         """Is there nothing to do for who waits here? Then the name may be another segment's."""
@@ -65,7 +65,7 @@ cdef class Attachment(Mapped):
         """For how many who wait it is worth a try."""
         if shmq_unlikely(self.forks != shmq_owner_forks):
             self.enter()
-        return self.port.behaviour.promising(&self.port, <shmq_side>side, False)
+        return self.port.any.behaviour.promising(&self.port.any, <shmq_side>side, False)
 
     def _ready(self) -> bool:
         """Would a call that takes something return at once?"""
@@ -130,21 +130,21 @@ cdef class Attachment(Mapped):
             raise SegmentForeign(f"{self._noun} {self.segment.name!r} was opened before this process became user {_os.geteuid()} or changed its root, and its "
                                  "users could not tell it from the dead: refused. Open it in a new process")
         for side in range(2):
-            semaphores[side] = self.port.semaphores[side] # a forked child goes on with its parent's
+            semaphores[side] = self.port.any.semaphores[side] # a forked child goes on with its parent's
         self.attached = False # in a forked child: the port was the parent's, and so was the bell
         self.close_bell()
         self.map_port()
         status = self.claim(owner)
         while status == SHMQ_NO_PORTS:
-            shmq_reap(&self.port)
+            shmq_reap(&self.port.any)
             status = self.claim(owner)
             if status != SHMQ_NO_PORTS or shmq_now_ns() - begun > REAPER_PATIENCE_NS or all([port.alive for port in self._ports()]):
                 break
             usleep(1000) # another one is taking back what the dead had
         for side in range(2):
-            self.port.semaphores[side] = semaphores[side]
+            self.port.any.semaphores[side] = semaphores[side]
         if status == SHMQ_NO_PORTS:
-            raise TooManyPorts(f"all {self.port.ports} ports of {self.segment.name!r} are attached by living processes: "
+            raise TooManyPorts(f"all {self.port.any.ports} ports of {self.segment.name!r} are attached by living processes: "
                                f"{self._holders()}. Close handles, or create the {self._noun} with a larger ports=")
         try:
             for side in range(2):
@@ -153,14 +153,14 @@ cdef class Attachment(Mapped):
         except BaseException:
             self.free_port()
             raise
-        self.port.path_prefix = PyBytes_AS_STRING(self.path_prefix)
+        self.port.any.path_prefix = PyBytes_AS_STRING(self.path_prefix)
         if not self.spin:
-            self.port.spins = False
+            self.port.any.spins = False
         self.attached = True
         self.left = False
         self.forks = self.attached_forks = shmq_owner_forks
         self.users = 0
-        shmq_reap(&self.port)
+        shmq_reap(&self.port.any)
         try:
             self._attached()
         except BaseException: # a backlog that cannot be opened, an interrupt: nobody will close what was never opened
@@ -170,12 +170,12 @@ cdef class Attachment(Mapped):
         return 0
 
     cdef int open_semaphore(self, shmq_side side) except -1:
-        if self.port.semaphores[<int>side] != NULL:
+        if self.port.any.semaphores[<int>side] != NULL:
             return 0
         name = self.segment.semaphore_name(side).encode()
-        self.port.semaphores[<int>side] = shmq_semaphore_open(name)
+        self.port.any.semaphores[<int>side] = shmq_semaphore_open(name)
         cdef int failure = errno
-        if self.port.semaphores[<int>side] != NULL:
+        if self.port.any.semaphores[<int>side] != NULL:
             return 0
         if failure == EPERM or failure == EACCES:
             raise SegmentForeign(f"sem.{name.decode()[1:]} in /dev/shm is not what was made with {self._noun} {self.segment.name!r}: "
@@ -224,7 +224,7 @@ cdef class Attachment(Mapped):
 
     cdef void detach(self) noexcept:
         """Free the port, unless it was inherited: then it is the parent's."""
-        if self.attached and self.port.owner == shmq_owner_self():
+        if self.attached and self.port.any.owner == shmq_owner_self():
             self.free_port()
         self.attached = False
 
@@ -280,9 +280,9 @@ cdef class Attachment(Mapped):
         self.detach()
         self.close_bell() # not before: an event loop may have it registered as long as somebody holds the handle
         for side in range(2):
-            if self.port.semaphores[side] != NULL:
-                sem_close(self.port.semaphores[side])
-                self.port.semaphores[side] = NULL
+            if self.port.any.semaphores[side] != NULL:
+                sem_close(self.port.any.semaphores[side])
+                self.port.any.semaphores[side] = NULL
         if self.memory.buf != NULL:
             PyBuffer_Release(&self.memory)
             self.memory.buf = NULL
@@ -360,13 +360,13 @@ cdef class Attachment(Mapped):
             self.enter()
         if not self._has_bell():
             self.close_bell()
-            self.bell = shmq_bell_make(&self.port)
+            self.bell = shmq_bell_make(&self.port.any)
             if self.bell < 0 and (errno == EEXIST or errno == EPERM):
-                raise SegmentForeign(f"{self.segment.beside}.{self.port.index}.bell in /dev/shm is another user's: it is in the place of what this handle "
+                raise SegmentForeign(f"{self.segment.beside}.{self.port.any.index}.bell in /dev/shm is another user's: it is in the place of what this handle "
                                      f"of the {self._noun} needs to be waited for by a descriptor (fileno, wait_any, asyncio; get and put wait without). "
                                      "Its owner or root must remove it")
             if self.bell < 0:
-                raise OSError(errno, _os.strerror(errno), f"{self.segment.path_prefix}.{self.port.index}.bell")
+                raise OSError(errno, _os.strerror(errno), f"{self.segment.path_prefix}.{self.port.any.index}.bell")
             identify(self.bell, &self.bell_identity)
         return self.bell
 
@@ -375,23 +375,23 @@ cdef class Attachment(Mapped):
         return is_descriptor_of(self.bell, &self.bell_identity)
 
     def _has_bell(self) -> bool:
-        return self.bell >= 0 and shmq_bell_is_there(&self.port, self.bell)
+        return self.bell >= 0 and shmq_bell_is_there(&self.port.any, self.bell)
 
     @cython.critical_section
     def _arm(self, int side) -> bool:
         """The bell is to be rung for this side, once. Look again before you wait: `_worth`. False: it was not armed."""
         if shmq_unlikely(self.forks != shmq_owner_forks):
             self.enter()
-        return shmq_bell_arm(&self.port, <shmq_side>side)
+        return shmq_bell_arm(&self.port.any, <shmq_side>side)
 
     @cython.critical_section
     def _disarm(self, int side) -> bool:
         """Have the bell rung no more for this side. False: it was rung; a waiter that takes nothing says so by `_pass_on`."""
-        return not self.is_own() or shmq_bell_disarm(&self.port, <shmq_side>side)
+        return not self.is_own() or shmq_bell_disarm(&self.port.any, <shmq_side>side)
 
     cdef bint is_own(self) noexcept:
         """Is the port still this process's? Also for a moment after `close`, while leases are out."""
-        return self.attached and self.port.owner == shmq_owner_self()
+        return self.attached and self.port.any.owner == shmq_owner_self()
 
     @cython.critical_section
     def _clear_bell(self) -> None:
@@ -404,12 +404,12 @@ cdef class Attachment(Mapped):
     def _pass_on(self, int side) -> None:
         """Wake another waiter of this side, if there is something for it. Never raises."""
         if self.is_own():
-            shmq_pass_on(&self.port, <shmq_side>side)
+            shmq_pass_on(&self.port.any, <shmq_side>side)
 
     def _wake_all(self, int side) -> None:
         """Wake all who wait at this side, that they look about them. Never raises."""
         if self.is_own():
-            shmq_wake_all(&self.port, <shmq_side>side)
+            shmq_wake_all(&self.port.any, <shmq_side>side)
 
     @cython.critical_section
     def _watch(self) -> float:
@@ -427,4 +427,4 @@ cdef class Attachment(Mapped):
         """Take back what dead processes held; return how many handles of the dead were freed."""
         if shmq_unlikely(self.forks != shmq_owner_forks):
             self.enter()
-        return shmq_reap(&self.port)
+        return shmq_reap(&self.port.any)

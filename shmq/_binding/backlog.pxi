@@ -32,8 +32,8 @@ cdef inline void set_log_word(shmq_word *words, int which, uint64_t value) noexc
     shmq_store_release(&words[which], value) # [log]
 
 
-cdef inline void set_backlog(shmq_port *port, uint64_t count) noexcept:
-    shmq_store_seq(&port.header.backlog, count) # [park]
+cdef inline void set_backlog(shmq_queue_port *queue, uint64_t count) noexcept:
+    shmq_store_seq(&queue.header.backlog, count) # [park]
 
 
 cdef struct identity_t:
@@ -107,7 +107,7 @@ cdef class Log:
             PyBuffer_Release(&self.memory)
         PyMem_RawFree(self.buffer)
 
-    cdef shmq_status begin(self, shmq_port *port) noexcept:
+    cdef shmq_status begin(self, shmq_queue_port *queue) noexcept:
         """Repair what a dead one left, and say that we are at work. LOST: the descriptor is not ours; CORRUPT."""
         cdef uint64_t tail = max(log_word(self.words, LOG_TAIL), <uint64_t>LOG_START), count
         cdef shmq_status status
@@ -120,7 +120,7 @@ cdef class Log:
             status = self.count(&count)
             if status != SHMQ_OK:
                 return status
-            set_backlog(port, count)
+            set_backlog(queue, count)
         set_log_word(self.words, LOG_AT_WORK, 1)
         return SHMQ_OK
 
@@ -189,11 +189,11 @@ cdef class Log:
             self.filled += <uint64_t>got
         return True
 
-    cdef shmq_status append(self, shmq_port *port, const char *record, uint64_t nbytes) noexcept:
+    cdef shmq_status append(self, shmq_queue_port *queue, const char *record, uint64_t nbytes) noexcept:
         """One record more. SYSTEM: nothing has changed."""
         cdef uint64_t tail, done = 0
         cdef Py_ssize_t written
-        cdef shmq_status status = self.begin(port)
+        cdef shmq_status status = self.begin(queue)
         if status != SHMQ_OK:
             return status
         tail = log_word(self.words, LOG_TAIL)
@@ -208,15 +208,15 @@ cdef class Log:
             ftruncate(self.descriptor, <int64_t>tail)
             self.end()
             return status
-        set_backlog(port, shmq_backlog(port) + 1)
+        set_backlog(queue, shmq_backlog(queue) + 1)
         set_log_word(self.words, LOG_TAIL, tail + nbytes)
         self.end()
         return SHMQ_OK
 
-    cdef void moved(self, shmq_port *port) noexcept:
+    cdef void moved(self, shmq_queue_port *queue) noexcept:
         """The record that was read last is in the ring."""
         set_log_word(self.words, LOG_HEAD, self.offset)
-        set_backlog(port, shmq_backlog(port) - 1)
+        set_backlog(queue, shmq_backlog(queue) - 1)
 
     cdef void free_moved(self) noexcept:
         """The memory of what was moved."""

@@ -263,12 +263,12 @@ def read_queue(memory) -> dict:
     """What the header of a queue says besides, by the names of the format. Raises SegmentCorrupt."""
     cdef Py_buffer buffer
     cdef shmq_geometry geometry
-    cdef shmq_header *header
+    cdef shmq_queue_header *header
     PyObject_GetBuffer(memory, &buffer, PyBUF_SIMPLE)
     try:
         if shmq_segment_check(buffer.buf, <uint64_t>buffer.len, &geometry) != SHMQ_OK:
             raise contradiction(buffer.len)
-        header = <shmq_header *>buffer.buf
+        header = <shmq_queue_header *>buffer.buf
         return {
             "slots": geometry.slots, "slot_size": geometry.slot_size, "ports": geometry.ports,
             "in_flight": geometry.cells - reserved_cells(geometry.slot_size, geometry.ports),

@@ -3,26 +3,26 @@
 cdef int fail(QueuePort queue, uint32_t cell, uint64_t word, uint64_t delay_ns, error) except -1:
     """The delivery of the LEASED cell's message has failed: it comes back, or becomes a dead letter. The cell is ours no longer."""
     # In one of the few cells that put and get count on it cannot stay, and there is no other.
-    cdef bint homeless = queue.port.geometry.paged and cell < queue.port.geometry.reserved
-    shmq_delivery_ended(&queue.port, cell, word, SHMQ_REJECTED if homeless else SHMQ_NACKED, delay_ns)
+    cdef bint homeless = queue.port.queue.geometry.paged and cell < queue.port.queue.geometry.reserved
+    shmq_delivery_ended(&queue.port.queue, cell, word, SHMQ_REJECTED if homeless else SHMQ_NACKED, delay_ns)
     if homeless:
-        shmq_count(&queue.port.record.counters[SHMQ_NACKS], 1)
+        shmq_count(&queue.port.any.record.counters[SHMQ_NACKS], 1)
         dead_letter_or_rest(queue, cell, "every in-flight cell was in use", error)
-    elif shmq_message_exhausted(&queue.port, shmq_load_relaxed(&shmq_slot_at(&queue.port, shmq_word_slot(word)).deliveries)):
-        shmq_count(&queue.port.record.counters[SHMQ_NACKS], 1)
+    elif shmq_message_exhausted(&queue.port.queue, shmq_load_relaxed(&shmq_slot_at(&queue.port.queue, shmq_word_slot(word)).deliveries)):
+        shmq_count(&queue.port.any.record.counters[SHMQ_NACKS], 1)
         dead_letter_exhausted(queue, cell, error)
     else:
-        shmq_lease_give_back(&queue.port, cell, word, SHMQ_NACKED, delay_ns)
+        shmq_lease_give_back(&queue.port.queue, cell, word, SHMQ_NACKED, delay_ns)
     return 0
 
 
 cdef int dead_letter_exhausted(QueuePort queue, uint32_t cell, error=None) except -1:
     """The LEASED cell's message has failed too often, or was rejected by a process that died before it was a dead letter."""
     cdef uint64_t deliveries
-    cdef uint32_t slot = shmq_word_slot(shmq_cell_load(&queue.port, cell)) # read once, checked, used
+    cdef uint32_t slot = shmq_word_slot(shmq_cell_load(&queue.port.queue, cell)) # read once, checked, used
     queue.check_slot(slot)
-    deliveries = shmq_load_relaxed(&shmq_slot_at(&queue.port, slot).deliveries)
-    dead_letter_or_rest(queue, cell, "" if shmq_deliveries_cause(deliveries) == SHMQ_REJECTED else f"max_deliveries={queue.port.policy.max_deliveries}", error)
+    deliveries = shmq_load_relaxed(&shmq_slot_at(&queue.port.queue, slot).deliveries)
+    dead_letter_or_rest(queue, cell, "" if shmq_deliveries_cause(deliveries) == SHMQ_REJECTED else f"max_deliveries={queue.port.queue.policy.max_deliveries}", error)
     return 0
 
 
@@ -39,14 +39,14 @@ cdef int dead_letter_or_rest(QueuePort queue, uint32_t cell, str reason, error) 
 
 cdef Py_ssize_t dead_letter_all(QueuePort queue) except -1:
     cdef uint32_t cell, count = 0
-    cdef uint64_t before = shmq_load_relaxed(&queue.port.header.events[SHMQ_DEAD_LETTERED])
+    cdef uint64_t before = shmq_load_relaxed(&queue.port.queue.header.events[SHMQ_DEAD_LETTERED])
     if shmq_unlikely(queue.forks != shmq_owner_forks):
         queue.enter()
-    while count < queue.port.geometry.cells and shmq_orphan_claim(&queue.port, SHMQ_TO_DEAD_LETTER, &cell):
+    while count < queue.port.queue.geometry.cells and shmq_orphan_claim(&queue.port.queue, SHMQ_TO_DEAD_LETTER, &cell):
         dead_letter_exhausted(queue, cell)
         count += 1
         queue.look_again()
-    return <Py_ssize_t>(shmq_load_relaxed(&queue.port.header.events[SHMQ_DEAD_LETTERED]) - before)
+    return <Py_ssize_t>(shmq_load_relaxed(&queue.port.queue.header.events[SHMQ_DEAD_LETTERED]) - before)
 
 
 cdef int dead_letter(QueuePort queue, uint32_t cell, str reason, error) except -1:
@@ -55,17 +55,17 @@ cdef int dead_letter(QueuePort queue, uint32_t cell, str reason, error) except -
     **If the process dies here** after the letter is written, the message is still in its cell. The next call that
     takes it writes the same letter again under the same name.
     """
-    cdef uint64_t word = shmq_cell_load(&queue.port, cell), nbytes, deliveries, now
+    cdef uint64_t word = shmq_cell_load(&queue.port.queue, cell), nbytes, deliveries, now
     cdef shmq_slot header
     cdef bint done = False
     cdef uint64_t forks
     queue.check_slot(shmq_word_slot(word))
-    memcpy(&header, shmq_slot_at(&queue.port, shmq_word_slot(word)), sizeof(header))
+    memcpy(&header, shmq_slot_at(&queue.port.queue, shmq_word_slot(word)), sizeof(header))
     deliveries = shmq_load_relaxed(&header.deliveries)
     nbytes = header.nbytes if header.flags & SHMQ_SPILLED else header.nbytes + header.described
-    nbytes = min(max(nbytes, header.nbytes), queue.port.geometry.payload_room) # whatever it claims
+    nbytes = min(max(nbytes, header.nbytes), queue.port.queue.geometry.payload_room) # whatever it claims
     image = PyBytes_FromStringAndSize(<const char *>&header, sizeof(header)) + PyBytes_FromStringAndSize(
-        <const char *>shmq_payload_at(&queue.port, shmq_word_slot(word)), <Py_ssize_t>nbytes)
+        <const char *>shmq_payload_at(&queue.port.queue, shmq_word_slot(word)), <Py_ssize_t>nbytes)
     now = shmq_now_ns()
     forks = queue.stay(cell)
     try:
@@ -78,11 +78,11 @@ cdef int dead_letter(QueuePort queue, uint32_t cell, str reason, error) except -
         if forks != shmq_owner_forks:
             pass # it is the parent's
         elif done:
-            shmq_add_relaxed(&queue.port.header.events[SHMQ_DEAD_LETTERED], 1)
-            shmq_cell_return(&queue.port, cell, True)
-            shmq_wake_if_done_after_store(&queue.port)
+            shmq_add_relaxed(&queue.port.queue.header.events[SHMQ_DEAD_LETTERED], 1)
+            shmq_cell_return(&queue.port.queue, cell, True)
+            shmq_wake_if_done_after_store(&queue.port.any)
         else:
-            shmq_lease_give_back(&queue.port, cell, word, SHMQ_RELEASED, DEAD_LETTER_REST_NS)
+            shmq_lease_give_back(&queue.port.queue, cell, word, SHMQ_RELEASED, DEAD_LETTER_REST_NS)
         queue.end_stay(cell, forks)
     return 0
 

@@ -140,7 +140,7 @@ cdef void header_of_side(shmq_slot *header, Py_ssize_t side_bytes) noexcept:
     header.nbytes = <uint64_t>side_bytes - header.described if header.described <= <uint64_t>side_bytes else <uint64_t>-1
 
 
-cdef bint read_image(const shmq_port *port, const char *image, uint64_t nbytes, shmq_slot *header) noexcept:
+cdef bint read_image(const shmq_queue_port *queue, const char *image, uint64_t nbytes, shmq_slot *header) noexcept:
     """Split the image of a message into its header and the payload behind it. False: it contradicts itself, or the segment."""
     cdef uint64_t wanted
     memset(header, 0, sizeof(shmq_slot))
@@ -149,13 +149,13 @@ cdef bint read_image(const shmq_port *port, const char *image, uint64_t nbytes, 
     memcpy(header, image, sizeof(shmq_slot))
     nbytes -= sizeof(shmq_slot)
     wanted = header.nbytes if header.flags & SHMQ_SPILLED else header.nbytes + header.described
-    return header.kind < SHMQ_KINDS and header.nbytes <= wanted <= nbytes <= port.geometry.payload_room and (
+    return header.kind < SHMQ_KINDS and header.nbytes <= wanted <= nbytes <= queue.geometry.payload_room and (
         not header.flags & SHMQ_SPILLED or header.nbytes == SPILL_KEY_BYTES)
 
 
 cdef uint64_t image_header(Mapped port, bytes image, shmq_slot *header) except? 0:
     """Read the header of a dead letter's image; return the size of the payload behind it. Raises SegmentCorrupt."""
     cdef uint64_t nbytes = <uint64_t>PyBytes_GET_SIZE(image)
-    if not read_image(&port.port, PyBytes_AS_STRING(image), nbytes, header):
+    if not read_image(&port.port.queue, PyBytes_AS_STRING(image), nbytes, header):
         raise SegmentCorrupt(f"a dead letter of queue {port.name!r} claims {header.nbytes:,} bytes of payload, and has {nbytes:,} in all")
     return nbytes - sizeof(shmq_slot)

@@ -187,7 +187,7 @@ cdef int draft_make(draft_t *draft, QueuePort port, object obj) except -1:
             draft.kind = SHMQ_TEXT
         elif not (is_array_class(Py_TYPE(obj)) and not PyDataType_REFCHK(PyArray_DESCR(<PyArrayObject *>obj)) and draft_array(draft, obj)):
             draft_object(draft, port.coding, obj)
-        if draft.nbytes > port.port.geometry.slot_size or draft.nbytes + draft.described > port.port.geometry.payload_room:
+        if draft.nbytes > port.port.queue.geometry.slot_size or draft.nbytes + draft.described > port.port.queue.geometry.payload_room:
             draft_spill(draft, port, obj)
     except:
         draft_clear(draft)
@@ -205,10 +205,10 @@ cdef int draft_spill(draft_t *draft, QueuePort port, object obj) except -1:
     cdef uint64_t forks
     cdef bytes key
     port.look_again() # the object's code may have closed the queue
-    if not port.spills and draft.nbytes > port.port.geometry.slot_size:
+    if not port.spills and draft.nbytes > port.port.queue.geometry.slot_size:
         raise MessageTooLarge(
             f"a {type(obj).__name__} of {draft.nbytes:,} bytes does not fit into a slot of queue {port.name!r} "
-            f"({port.port.geometry.slot_size:,} bytes): create the queue with a larger slot_size, or with oversize=\"spill\""
+            f"({port.port.queue.geometry.slot_size:,} bytes): create the queue with a larger slot_size, or with oversize=\"spill\""
         )
     if draft.buffers == NULL:
         parts.append(glance_at(<object>draft.keep, draft.data, <Py_ssize_t>draft.nbytes))
@@ -220,10 +220,10 @@ cdef int draft_spill(draft_t *draft, QueuePort port, object obj) except -1:
     if draft.described:
         parts.append(glance_at(<object>draft.keep, draft.description, draft.described))
     forks = shmq_owner_forks
-    if not shmq_load_half(&port.port.header.spilled): # [spilled]
-        shmq_store_half(&port.port.header.spilled, 1) # [spilled]: before the file: whoever is killed behind the next line is looked after
+    if not shmq_load_half(&port.port.queue.header.spilled): # [spilled]
+        shmq_store_half(&port.port.queue.header.spilled, 1) # [spilled]: before the file: a reaper looks after a process that is killed behind the next line
     for attempt in range(SPILL_ATTEMPTS):
-        key = b"%016x" % shmq_next_id(&port.port) # whoever finds the file knows which port wrote it, and whether that one lives
+        key = b"%016x" % shmq_next_id(&port.port.any) # the key tells which port wrote the file, and so whether its process lives
         try:
             port.segment.write_side(key, parts)
             break
@@ -283,10 +283,10 @@ cdef inline void draft_head(const draft_t *draft, shmq_slot *header) noexcept no
         memcpy(header.shape, draft.shape, sizeof(draft.shape))
 
 
-cdef inline void draft_write(const draft_t *draft, shmq_port *port, uint32_t slot) noexcept nogil:
+cdef inline void draft_write(const draft_t *draft, shmq_queue_port *queue, uint32_t slot) noexcept nogil:
     """Fill the slot: header, then payload."""
-    draft_head(draft, shmq_slot_at(port, slot))
-    draft_write_to(draft, <char *>shmq_payload_at(port, slot))
+    draft_head(draft, shmq_slot_at(queue, slot))
+    draft_write_to(draft, <char *>shmq_payload_at(queue, slot))
 
 
 cdef inline uint64_t image_bytes(const draft_t *draft) noexcept:
@@ -328,12 +328,12 @@ cdef int batch_refuse_forked(const batch_t *batch, QueuePort port) except -1:
     return 0
 
 
-cdef c_bool batch_fill(void *context, shmq_port *port, uint32_t slot) noexcept nogil:
+cdef c_bool batch_fill(void *context, shmq_queue_port *queue, uint32_t slot) noexcept nogil:
     """shmq_ring_put_many's source: the next draft of a batch_t."""
     cdef batch_t *batch = <batch_t *>context
     if batch.next >= batch.count:
         return False
-    draft_write(&batch.drafts[batch.next], port, slot)
-    shmq_slot_stamp(port, shmq_slot_at(port, slot))
+    draft_write(&batch.drafts[batch.next], queue, slot)
+    shmq_slot_stamp(queue, shmq_slot_at(queue, slot))
     batch.next += 1
     return True

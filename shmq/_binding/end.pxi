@@ -12,17 +12,17 @@ cdef Py_ssize_t purge_all(QueuePort queue) except -1:
         status = take(queue, &cell, False, 0)
         if status == SHMQ_WOULD_BLOCK and is_behind(queue) and refill(queue, 1):
             continue
-        if status != SHMQ_OK and status != SHMQ_EXHAUSTED and (status == SHMQ_CORRUPT or not shmq_orphan_claim(&queue.port, SHMQ_TO_DISCARD, &cell)):
+        if status != SHMQ_OK and status != SHMQ_EXHAUSTED and (status == SHMQ_CORRUPT or not shmq_orphan_claim(&queue.port.queue, SHMQ_TO_DISCARD, &cell)):
             break
-        word = shmq_cell_load(&queue.port, cell)
+        word = shmq_cell_load(&queue.port.queue, cell)
         queue.check_slot(shmq_word_slot(word))
-        done_with(queue, cell, word, shmq_slot_at(&queue.port, shmq_word_slot(word)).flags & SHMQ_SPILLED != 0)
-        shmq_count(&queue.port.record.counters[SHMQ_RECEIVES], 1)
-        shmq_count(&queue.port.record.counters[SHMQ_ACKS], 1)
+        done_with(queue, cell, word, shmq_slot_at(&queue.port.queue, shmq_word_slot(word)).flags & SHMQ_SPILLED != 0)
+        shmq_count(&queue.port.any.record.counters[SHMQ_RECEIVES], 1)
+        shmq_count(&queue.port.any.record.counters[SHMQ_ACKS], 1)
         count += 1
     if status == SHMQ_CORRUPT:
         raise SegmentCorrupt(f"queue {queue.name!r} is corrupt: a cell of its ring names a slot or a lap that cannot be. Unlink it, and create it again")
-    shmq_wake_if_done_after_store(&queue.port)
+    shmq_wake_if_done_after_store(&queue.port.any)
     return count
 
 
@@ -31,26 +31,26 @@ cdef int note_done(QueuePort queue) except -1:
     cdef int looks = 0
     if shmq_unlikely(queue.forks != shmq_owner_forks):
         queue.enter()
-    done = shmq_load_relaxed(&queue.port.header.done)
+    done = shmq_load_relaxed(&queue.port.queue.header.done)
     while True:
-        if not shmq_has_taken(&queue.port, done + 1):
+        if not shmq_has_taken(&queue.port.queue, done + 1):
             looks += 1
             if looks > 3: # the counters of a handle that is being closed are on their way, seen in neither place
                 raise ValueError(f"task_done() of queue {queue.name!r} was called more often than get() has taken a message")
             usleep(100)
-            done = shmq_load_relaxed(&queue.port.header.done)
-        elif shmq_swap_seq(&queue.port.header.done, &done, done + 1): # [park]
+            done = shmq_load_relaxed(&queue.port.queue.header.done)
+        elif shmq_swap_seq(&queue.port.queue.header.done, &done, done + 1): # [park]
             break
-    shmq_wake_if_done(&queue.port)
+    shmq_wake_if_done(&queue.port.any)
 
 
 cdef int shut_down(QueuePort queue, bint immediate) except -1:
     if shmq_unlikely(queue.forks != shmq_owner_forks):
         queue.enter()
-    shmq_store_half(&queue.port.header.shut, SHMQ_SHUT_FOR_PUTS) # [park]
-    shmq_wake_all(&queue.port, SHMQ_SPACE)
+    shmq_store_half(&queue.port.queue.header.shut, SHMQ_SHUT_FOR_PUTS) # [park]
+    shmq_wake_all(&queue.port.any, SHMQ_SPACE)
     if queue.unbounded:
         let_appends_end(queue)
     if immediate:
         purge_all(queue)
-    shmq_wake_all(&queue.port, SHMQ_ITEMS)
+    shmq_wake_all(&queue.port.any, SHMQ_ITEMS)

@@ -4,13 +4,13 @@
 
 cdef inline bint is_behind(QueuePort queue) noexcept:
     """Do messages wait in the backlog?"""
-    return queue.unbounded and shmq_backlog(&queue.port) != 0
+    return queue.unbounded and shmq_backlog(&queue.port.queue) != 0
 
 
 cdef int offer_growing(QueuePort queue, const draft_t *draft, uint64_t deadline) except -1:
     """Publish, after a moment's wait for consumers that are at work, or append to the backlog."""
     cdef uint64_t until, began = shmq_now_ns()
-    cdef uint64_t puts = shmq_load_relaxed(&queue.port.record.counters[SHMQ_PUTS])
+    cdef uint64_t puts = shmq_load_relaxed(&queue.port.any.record.counters[SHMQ_PUTS])
     cdef shmq_patience patience
     cdef shmq_status status
     memset(&patience, 0, sizeof(patience))
@@ -24,7 +24,7 @@ cdef int offer_growing(QueuePort queue, const draft_t *draft, uint64_t deadline)
         if status == SHMQ_OK:
             queue.patience_ns -= <int64_t>(shmq_now_ns() - began)
             return 0
-        if shmq_backlog(&queue.port) != 0:
+        if shmq_backlog(&queue.port.queue) != 0:
             break
         if queue.wait(status, SHMQ_SPACE, until, &patience) == SHMQ_TIMED_OUT:
             queue.patience_ns -= <int64_t>(shmq_now_ns() - began)
@@ -44,13 +44,13 @@ cdef int append(QueuePort queue, const draft_t *draft, uint64_t deadline) except
             unlock_backlog(queue)
             draft_refuse_forked(draft, queue)
         status = offer(queue, draft)
-        if status != SHMQ_OK and shmq_is_shut(&queue.port):
+        if status != SHMQ_OK and shmq_is_shut(&queue.port.queue):
             status = SHMQ_SHUT
         elif status != SHMQ_OK:
-            status = log.append(&queue.port, PyBytes_AS_STRING(record), <uint64_t>PyBytes_GET_SIZE(record))
+            status = log.append(&queue.port.queue, PyBytes_AS_STRING(record), <uint64_t>PyBytes_GET_SIZE(record))
             if status == SHMQ_OK:
-                shmq_count(&queue.port.record.counters[SHMQ_PUTS], 1)
-                shmq_wake(&queue.port, SHMQ_ITEMS) # the ring may have become empty meanwhile, and its consumers gone to sleep [park]
+                shmq_count(&queue.port.any.record.counters[SHMQ_PUTS], 1)
+                shmq_wake(&queue.port.any, SHMQ_ITEMS) # the ring may have become empty meanwhile, and its consumers gone to sleep [park]
         unlock_backlog(queue)
     if status == SHMQ_SHUT:
         queue.raise_shut(SHMQ_SPACE)
@@ -71,15 +71,15 @@ cdef int publish_growing(QueuePort queue, uint32_t cell, uint32_t slot) except -
     cdef draft_t draft
     cdef shmq_status status = SHMQ_WOULD_BLOCK
     if not is_behind(queue):
-        status = shmq_offer(&queue.port, cell, True)
+        status = shmq_offer(&queue.port.queue, cell, True)
     if status == SHMQ_OK:
         return 0
-    draft_of_image(&draft, shmq_slot_at(&queue.port, slot), <const char *>shmq_payload_at(&queue.port, slot))
+    draft_of_image(&draft, shmq_slot_at(&queue.port.queue, slot), <const char *>shmq_payload_at(&queue.port.queue, slot))
     return append(queue, &draft, SHMQ_FOREVER)
 
 
 cdef uint64_t backlog_lock(QueuePort queue) noexcept:
-    return queue.port.nonce ^ 0x6c6f67 # one lock for each segment, beside those of names and of reapers
+    return queue.port.any.nonce ^ 0x6c6f67 # one lock for each segment, beside those of names and of reapers
 
 
 cdef int lock_backlog(QueuePort queue, uint64_t deadline) except -1:
@@ -122,7 +122,7 @@ cdef bint refill(QueuePort queue, uint64_t deadline) except -1:
     False: messages wait in the backlog, and the process that has its lock has moved none for a second, or until the deadline. A
     call that does not wait otherwise (1) waits for that second.
     """
-    cdef uint64_t seen = shmq_backlog(&queue.port), count, latest = SHMQ_FOREVER if deadline == 1 else deadline
+    cdef uint64_t seen = shmq_backlog(&queue.port.queue), count, latest = SHMQ_FOREVER if deadline == 1 else deadline
     cdef uint64_t until = shmq_now_ns() + (REFILL_PATIENCE_AGAIN_NS if seen == queue.stuck_at else REFILL_PATIENCE_NS)
     cdef unsigned int pause = 20
     cdef shmq_status status
@@ -137,8 +137,8 @@ cdef bint refill(QueuePort queue, uint64_t deadline) except -1:
                 continue
             raise_failed(queue, status, 0)
         # What another one has moved, or will have taken by the time that we look, is as good.
-        count = shmq_backlog(&queue.port)
-        if moved or count == 0 or shmq_ring_has_item(&queue.port):
+        count = shmq_backlog(&queue.port.queue)
+        if moved or count == 0 or shmq_ring_has_item(&queue.port.queue):
             return True
         if count != seen:
             seen = count
@@ -162,7 +162,7 @@ cdef bint move_in(QueuePort queue, shmq_status *status) noexcept:
     cdef const char *image
     cdef uint64_t nbytes
     cdef bint moved = False
-    status[0] = log.begin(&queue.port)
+    status[0] = log.begin(&queue.port.queue)
     if status[0] != SHMQ_OK:
         return False
     log.rewind()
@@ -171,15 +171,15 @@ cdef bint move_in(QueuePort queue, shmq_status *status) noexcept:
         if status[0] != SHMQ_OK:
             break
         image = log.image(nbytes)
-        if not read_image(&queue.port, image, nbytes, &header):
+        if not read_image(&queue.port.queue, image, nbytes, &header):
             status[0] = SHMQ_CORRUPT
             break
         draft_of_image(&draft, &header, image + sizeof(header))
         draft.published_ns = max(header.published_ns, <uint64_t>1)
         if offer(queue, &draft) != SHMQ_OK:
             break
-        log.moved(&queue.port)
-        shmq_wake_if_done(&queue.port) # for a moment it was in both, and whoever has taken it may be done
+        log.moved(&queue.port.queue)
+        shmq_wake_if_done(&queue.port.any) # for a moment it was in both, and its consumer may be done already
         moved = True
     if status[0] == SHMQ_WOULD_BLOCK: # no more
         status[0] = SHMQ_OK
@@ -198,7 +198,7 @@ cdef list images_in_backlog(QueuePort queue, Py_ssize_t most):
         log.be_at_hand()
         lock_backlog(queue, SHMQ_FOREVER)
         try:
-            status = log.begin(&queue.port)
+            status = log.begin(&queue.port.queue)
             if status == SHMQ_OK:
                 log.rewind()
                 while status == SHMQ_OK and len(images) < most:

@@ -99,7 +99,7 @@ cdef class Lease(Slot):
         """When the lease ends, in seconds of time.monotonic(); None without a time-out. Meaningless once it has ended."""
         if not self.lease_ns:
             return None
-        return shmq_expires_ns(shmq_load_relaxed(&self.port.port.cells[self.cell].expires)) * 1e-9
+        return shmq_expires_ns(shmq_load_relaxed(&self.port.port.queue.cells[self.cell].expires)) * 1e-9
 
     def ack(self) -> None:
         """Done: the message is gone. **Raises** LeaseLost where the lease had ended before. **Cost** one exchange."""
@@ -112,7 +112,7 @@ cdef class Lease(Slot):
         cdef bint spilled = self.header.flags & SHMQ_SPILLED != 0
         self.check_unsettled()
         key = self.port.side_key(self.word) if spilled else None # while the slot is ours
-        status = shmq_lease_ack(&self.port.port, self.cell, self.word, self.views > 0)
+        status = shmq_lease_ack(&self.port.port.queue, self.cell, self.word, self.views > 0)
         if shmq_unlikely(status != SHMQ_OK):
             self.gone(status)
         if self.views > 0:
@@ -120,7 +120,7 @@ cdef class Lease(Slot):
         else:
             self.state = HAND_SETTLED
             self.return_cell(True)
-        shmq_wake_if_done(&port.port)
+        shmq_wake_if_done(&port.port.any)
         if spilled: # after the ack, as get does
             port.remove_side(PyBytes_AS_STRING(key))
 
@@ -146,7 +146,7 @@ cdef class Lease(Slot):
         cdef uint64_t delay_ns = delay_ns_of(delay)
         self.check_unsettled()
         self.watch_on()
-        self.gone(shmq_lease_give_back(&self.port.port, self.cell, self.word, SHMQ_RELEASED, delay_ns))
+        self.gone(shmq_lease_give_back(&self.port.port.queue, self.cell, self.word, SHMQ_RELEASED, delay_ns))
 
     def extend(self, seconds=None) -> None:
         """Let the lease end so many seconds from now; None: the time-out with which it was received.
@@ -164,7 +164,7 @@ cdef class Lease(Slot):
             raise ValueError("this lease has no time-out that extend() could begin again: say for how many seconds")
         self.watch_on()
         self.timed = True
-        cdef shmq_status status = shmq_lease_extend(&self.port.port, self.cell, &self.word, shmq_now_ns() + extension)
+        cdef shmq_status status = shmq_lease_extend(&self.port.port.queue, self.cell, &self.word, shmq_now_ns() + extension)
         if status != SHMQ_OK:
             self.gone(status)
         if not self.lease_ns:
@@ -185,7 +185,7 @@ cdef class Lease(Slot):
         if not isinstance(reason, str):
             raise TypeError(f"a reason is a str, not {type(reason).__name__}")
         word = self.taken_over()
-        shmq_delivery_ended(&self.port.port, self.cell, word, SHMQ_REJECTED, 0)
+        shmq_delivery_ended(&self.port.port.queue, self.cell, word, SHMQ_REJECTED, 0)
         last = self.settled_otherwise()
         try:
             dead_letter(self.port, self.cell, reason, None)
@@ -205,7 +205,7 @@ cdef class Lease(Slot):
         cdef uint64_t word = self.word
         self.check_unsettled()
         self.watch_on()
-        if shmq_cell_state(word) == SHMQ_TIMED and shmq_lease_take_over(&self.port.port, self.cell, &word) != SHMQ_OK:
+        if shmq_cell_state(word) == SHMQ_TIMED and shmq_lease_take_over(&self.port.port.queue, self.cell, &word) != SHMQ_OK:
             self.gone(SHMQ_LOST)
         self.word = word
         return word
@@ -213,7 +213,7 @@ cdef class Lease(Slot):
     cdef void watch_on(self) noexcept:
         """Before the lease is given back: if views are alive, the slot is to stay as it is for them."""
         if self.views and not self.watching:
-            self.watching = shmq_view_begin(&self.port.port, self.cell, self.word) == SHMQ_OK
+            self.watching = shmq_view_begin(&self.port.port.queue, self.cell, self.word) == SHMQ_OK
 
     cdef int settle_failed(self, uint64_t delay_ns, error) except -1:
         cdef uint64_t word = self.taken_over()
@@ -267,7 +267,7 @@ cdef class Lease(Slot):
     def __dealloc__(self):
         if self.state == HAND_OPEN and self.is_mine():
             with cython.critical_section(self.port):
-                shmq_lease_give_back(&self.port.port, self.cell, self.word, SHMQ_RELEASED if self.prefetched else SHMQ_NACKED, SHMQ_BY_POLICY)
+                shmq_lease_give_back(&self.port.port.queue, self.cell, self.word, SHMQ_RELEASED if self.prefetched else SHMQ_NACKED, SHMQ_BY_POLICY)
                 self.port.end_use()
         if self.side_memory.buf != NULL:
             PyBuffer_Release(&self.side_memory)

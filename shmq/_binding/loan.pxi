@@ -53,7 +53,7 @@ cdef class Loan(Slot):
                 raise ValueError(f"publish(nbytes={nbytes}) of a loan of {self.header.nbytes:,} bytes: only a loan taken by size shrinks")
             size = nbytes
             self.check_open("published")
-        cdef shmq_slot *header = shmq_slot_at(&self.port.port, shmq_word_slot(self.word))
+        cdef shmq_slot *header = shmq_slot_at(&self.port.port.queue, shmq_word_slot(self.word))
         header.nbytes = size
         header.kind = self.header.kind
         header.flags = self.header.flags
@@ -146,25 +146,25 @@ cdef Loan lend_empty(QueuePort queue, object shape, object dtype):
         description = shape_header(&header, shape, dtype)
     if shmq_unlikely(queue.forks != shmq_owner_forks):
         queue.enter()
-    if header.nbytes > queue.port.geometry.slot_size:
+    if header.nbytes > queue.port.queue.geometry.slot_size:
         raise MessageTooLarge(f"a loan of {header.nbytes:,} bytes does not fit into a slot of queue {queue.name!r} "
-                              f"({queue.port.geometry.slot_size:,} bytes): create the queue with a larger slot_size")
-    if header.nbytes + header.described > queue.port.geometry.payload_room:
+                              f"({queue.port.queue.geometry.slot_size:,} bytes): create the queue with a larger slot_size")
+    if header.nbytes + header.described > queue.port.queue.geometry.payload_room:
         raise MessageTooLarge(f"a loan of {header.nbytes:,} bytes and {header.described:,} that describe its dtype and shape does not fit into "
-                              f"a slot of queue {queue.name!r} ({queue.port.geometry.slot_size:,} bytes): create the queue with "
+                              f"a slot of queue {queue.name!r} ({queue.port.queue.geometry.slot_size:,} bytes): create the queue with "
                               f"slot_size={header.nbytes + header.described}, or larger")
-    status = shmq_cell_take_for_long(&queue.port, SHMQ_TO_WRITE, &cell)
+    status = shmq_cell_take_for_long(&queue.port.queue, SHMQ_TO_WRITE, &cell)
     if shmq_unlikely(status != SHMQ_OK):
-        shmq_reap(&queue.port)
-        status = shmq_cell_take_for_long(&queue.port, SHMQ_TO_WRITE, &cell)
+        shmq_reap(&queue.port.any)
+        status = shmq_cell_take_for_long(&queue.port.queue, SHMQ_TO_WRITE, &cell)
     if shmq_unlikely(status != SHMQ_OK):
         take_patiently_for_loan(queue, &cell, status)
-    shmq_cell_become(&queue.port, cell, SHMQ_LOANED)
-    loan.word = shmq_cell_load(&queue.port, cell)
+    shmq_cell_become(&queue.port.queue, cell, SHMQ_LOANED)
+    loan.word = shmq_cell_load(&queue.port.queue, cell)
     queue.check_slot(shmq_word_slot(loan.word))
     loan.port = queue
     loan.cell = cell
-    loan.data = <char *>shmq_payload_at(&queue.port, shmq_word_slot(loan.word))
+    loan.data = <char *>shmq_payload_at(&queue.port.queue, shmq_word_slot(loan.word))
     memcpy(&loan.header, &header, sizeof(header))
     if description is not None:
         memcpy(loan.data + header.nbytes, PyBytes_AS_STRING(description), header.described)
@@ -181,12 +181,12 @@ cdef int take_patiently_for_loan(QueuePort queue, uint32_t *cell, shmq_status st
     cdef uint64_t deadline = shmq_now_ns() + CELL_PATIENCE_NS
     memset(&patience, 0, sizeof(patience))
     while status != SHMQ_OK:
-        if status == SHMQ_NO_CELLS and not shmq_cells_move(&queue.port, True):
+        if status == SHMQ_NO_CELLS and not shmq_cells_move(&queue.port.queue, True):
             raise InFlightLimit(queue._in_flight_report())
         if queue.wait(status, SHMQ_SPACE, deadline, &patience) == SHMQ_TIMED_OUT:
             raise InFlightLimit(queue._in_flight_report())
         queue.look_again()
-        status = shmq_cell_take_for_long(&queue.port, SHMQ_TO_WRITE, cell)
+        status = shmq_cell_take_for_long(&queue.port.queue, SHMQ_TO_WRITE, cell)
     return 0
 
 
@@ -195,14 +195,14 @@ cdef int publish_cell(QueuePort queue, uint32_t cell, double seconds) except -1:
     cdef shmq_patience patience
     cdef shmq_status status
     cdef uint64_t deadline = deadline_of(seconds), forks = shmq_owner_forks
-    cdef uint32_t slot = shmq_word_slot(shmq_cell_load(&queue.port, cell)) # read once, checked, used: it is in shared memory
+    cdef uint32_t slot = shmq_word_slot(shmq_cell_load(&queue.port.queue, cell)) # read once, checked, used: it is in shared memory
     queue.check_slot(slot)
     memset(&patience, 0, sizeof(patience))
-    shmq_slot_stamp(&queue.port, shmq_slot_at(&queue.port, slot))
+    shmq_slot_stamp(&queue.port.queue, shmq_slot_at(&queue.port.queue, slot))
     if queue.unbounded:
         return publish_growing(queue, cell, slot)
     while True:
-        status = shmq_offer(&queue.port, cell, True)
+        status = shmq_offer(&queue.port.queue, cell, True)
         if shmq_likely(status == SHMQ_OK):
             return 0
         if queue.wait(status, SHMQ_SPACE, deadline, &patience) == SHMQ_TIMED_OUT:

@@ -1,10 +1,15 @@
 # A mapped segment of any kind: its header, and the ports that stand behind it.
 
+cdef union port_t:
+    shmq_port any               # what every kind's begins with
+    shmq_queue_port queue
+
+
 @cython.no_gc_clear # the collector would take the mapping away before the last lease of a cycle is gone
 cdef class Mapped:
     """A segment in this process's memory. An Observer looks at it; an Attachment has a port of it."""
 
-    cdef shmq_port port             # an observer's has no record: it is no port of the segment's
+    cdef port_t port                # an observer's has no record: it is no port of the segment's
     cdef Py_buffer memory           # keeps the mapping while the port, or a view of one of its slots, lives
     cdef readonly object segment    # shmq._segment.segment.Segment
     cdef uint64_t forks             # of the process that attached; anything else sends a call through enter(), and a look through look()
@@ -20,7 +25,7 @@ cdef class Mapped:
         cdef uint32_t ports = header.ports # read once, checked, used
         if shmq_segment_look(header, nbytes, <shmq_segment_kind>header.kind) != SHMQ_OK or not ports_fit(ports, nbytes):
             self.raise_changed()
-        shmq_port_point(&self.port, header, ports, &behaviour_of_ports)
+        shmq_port_point(&self.port.any, header, ports, &behaviour_of_ports)
         return 0
 
     def _observe(self, segment) -> None:
@@ -54,11 +59,11 @@ cdef class Mapped:
         cdef uint32_t i
         cdef uint64_t owner
         result = []
-        for i in range(self.port.ports):
-            owner = shmq_load_acquire(&self.port.records[i].owner) # [port]
+        for i in range(self.port.any.ports):
+            owner = shmq_load_acquire(&self.port.any.records[i].owner) # [port]
             if owner:
-                result.append(AttachedPort(i, owner, shmq_load_relaxed(&self.port.records[i].pid), shmq_owner_alive(owner),
-                                           shmq_load_acquire(&self.port.records[i].intent) != 0)) # [intent]
+                result.append(AttachedPort(i, owner, shmq_load_relaxed(&self.port.any.records[i].pid), shmq_owner_alive(owner),
+                                           shmq_load_acquire(&self.port.any.records[i].intent) != 0)) # [intent]
         return result
 
     def _processes(self) -> dict:
@@ -69,10 +74,10 @@ cdef class Mapped:
         cdef uint32_t i
         cdef uint64_t owner, namespace, ours = shmq_owner_namespace()
         result = {}
-        for i in range(self.port.ports):
-            owner = shmq_load_acquire(&self.port.records[i].owner) # [port]
+        for i in range(self.port.any.ports):
+            owner = shmq_load_acquire(&self.port.any.records[i].owner) # [port]
             if owner:
-                pid, namespace = shmq_load_relaxed(&self.port.records[i].pid), shmq_load_relaxed(&self.port.records[i].namespace)
+                pid, namespace = shmq_load_relaxed(&self.port.any.records[i].pid), shmq_load_relaxed(&self.port.any.records[i].namespace)
                 alive = shmq_owner_alive(owner)
                 result[i] = Process(pid, alive, (alive and namespace == ours) if namespace and ours else None)
         return result
@@ -82,11 +87,11 @@ cdef class Mapped:
         cdef uint32_t i
         cdef uint64_t owner
         result = set()
-        for i in range(self.port.ports):
-            owner = shmq_load_acquire(&self.port.records[i].owner) # [port]
+        for i in range(self.port.any.ports):
+            owner = shmq_load_acquire(&self.port.any.records[i].owner) # [port]
             if owner and shmq_owner_alive(owner):
                 # [serial]
-                for serial in (shmq_load_acquire(&self.port.records[i].serial), shmq_load_relaxed(&self.port.records[i].serial_before)):
+                for serial in (shmq_load_acquire(&self.port.any.records[i].serial), shmq_load_relaxed(&self.port.any.records[i].serial_before)):
                     result.add(serial_of(<uint64_t>serial << SHMQ_ID_BITS)) # what an id has room for
         return result
 

@@ -20,19 +20,19 @@ cdef class Observer(Mapped):
         """Was the queue shut down?"""
         if shmq_unlikely(self.forks != shmq_owner_forks):
             self.look()
-        return shmq_is_shut(&self.port)
+        return shmq_is_shut(&self.port.queue)
 
     def _unfinished(self) -> int:
         """Messages that are not done: see join."""
         if shmq_unlikely(self.forks != shmq_owner_forks):
             self.look()
-        return shmq_unfinished(&self.port)
+        return shmq_unfinished(&self.port.queue)
 
     def qsize(self) -> int:
         """Messages that wait: leased ones and those that came back are not counted. Exact at a quiet moment."""
         if shmq_unlikely(self.forks != shmq_owner_forks):
             self.look()
-        return shmq_ready(&self.port)
+        return shmq_ready(&self.port.queue)
 
     def empty(self) -> bool:
         """No message can be taken now: none waits, and none that came back is due. True or False at that moment."""
@@ -44,43 +44,43 @@ cdef class Observer(Mapped):
         """A put would wait: there is no room. True or False at that moment."""
         if shmq_unlikely(self.forks != shmq_owner_forks):
             self.look()
-        return not is_without_bound(self) and not shmq_ring_has_space(&self.port)
+        return not is_without_bound(self) and not shmq_ring_has_space(&self.port.queue)
 
     def _hopeless(self) -> int:
         """Messages that failed too often or were rejected, and are not dead letters yet: no process has come by since."""
-        return look_for_what_came_back(&self.port).exhausted
+        return look_for_what_came_back(&self.port.queue).exhausted
 
     @property
     def maxsize(self) -> int:
         """How many messages may wait; 0 where there is no bound."""
-        return 0 if is_without_bound(self) else self.port.geometry.slots
+        return 0 if is_without_bound(self) else self.port.queue.geometry.slots
 
     @property
     def slot_size(self) -> int:
         """Payload bytes of a slot."""
-        return self.port.geometry.slot_size
+        return self.port.queue.geometry.slot_size
 
     def _counters(self) -> Counters:
         """Sums over all ports, over all who ever had them, in the order of enum shmq_counter."""
         cdef uint64_t[SHMQ_COUNTERS] totals
-        shmq_counted(&self.port, totals)
+        shmq_counted(&self.port.queue, totals)
         return Counters(*totals)
 
     def _events(self) -> Events:
         """Leases that expired, handles whose process died, dead letters, since the segment was made."""
-        return Events(*[shmq_load_relaxed(&self.port.header.events[k]) for k in range(SHMQ_EVENTS)])
+        return Events(*[shmq_load_relaxed(&self.port.queue.header.events[k]) for k in range(SHMQ_EVENTS)])
 
     def _waiters(self) -> Waiters:
         """Consumers and producers that wait, asleep or for their bell to be rung."""
-        return Waiters(shmq_waiting(&self.port, SHMQ_ITEMS), shmq_waiting(&self.port, SHMQ_SPACE))
+        return Waiters(shmq_waiting(&self.port.queue, SHMQ_ITEMS), shmq_waiting(&self.port.queue, SHMQ_SPACE))
 
     def _cells(self) -> list:
         """Each in-flight cell, as a Cell."""
         cdef uint32_t i
         cdef shmq_cell_row row
         result = []
-        for i in range(self.port.geometry.cells):
-            row = shmq_cell_row_of(&self.port, i)
+        for i in range(self.port.queue.geometry.cells):
+            row = shmq_cell_row_of(&self.port.queue, i)
             result.append(Cell(CELL_STATES[<int>row.state], row.owner, row.slot, row.leased_ns * 1e-9))
         return result
 
@@ -88,8 +88,8 @@ cdef class Observer(Mapped):
         """How many in-flight cells are in each state."""
         cdef uint32_t i
         cdef uint32_t[8] counts = [0, 0, 0, 0, 0, 0, 0, 0]
-        for i in range(self.port.geometry.cells):
-            counts[<int>shmq_cell_row_of(&self.port, i).state] += 1
+        for i in range(self.port.queue.geometry.cells):
+            counts[<int>shmq_cell_row_of(&self.port.queue, i).state] += 1
         return CellCounts(counts[<int>SHMQ_SPARE], counts[<int>SHMQ_WARM], counts[<int>SHMQ_IDLE], counts[<int>SHMQ_LOANED],
                           counts[<int>SHMQ_LEASED] + counts[<int>SHMQ_TIMED], counts[<int>SHMQ_HELD], counts[<int>SHMQ_ORPHAN])
 
@@ -102,7 +102,7 @@ cdef class Observer(Mapped):
         cdef uint32_t i = 0
         cdef shmq_occupied_row row
         result = []
-        while shmq_find_occupied(&self.port, &i, &row):
+        while shmq_find_occupied(&self.port.queue, &i, &row):
             i += 1
             nbytes = row.nbytes
             if row.spilled:
@@ -113,34 +113,34 @@ cdef class Observer(Mapped):
 
     def _placement(self) -> Placement:
         """Which cell names which slot, in one look: first the ring, then the in-flight cells, then what exchanges are open."""
-        cdef uint32_t i = 0, slots = self.port.geometry.slots
+        cdef uint32_t i = 0, slots = self.port.queue.geometry.slots
         cdef shmq_exchange_row row
         cdef bytes ring_slots = PyBytes_FromStringAndSize(NULL, slots * sizeof(uint32_t))
         cdef bytes half_laps = PyBytes_FromStringAndSize(NULL, slots * sizeof(int64_t))
         cdef uint32_t *slot_of = <uint32_t *>PyBytes_AS_STRING(ring_slots)
         cdef int64_t *ahead = <int64_t *>PyBytes_AS_STRING(half_laps)
-        shmq_ring_rows(&self.port, slot_of, ahead)
+        shmq_ring_rows(&self.port.queue, slot_of, ahead)
         cells = self._cells()
         exchanges = []
-        while shmq_find_exchange(&self.port, &i, &row):
+        while shmq_find_exchange(&self.port.queue, &i, &row):
             i += 1
             exchanges.append(Exchange(row.cell, row.gives, row.takes))
-        named = times_named(slot_of, slots, self.port.geometry.total_slots, cells, exchanges)
-        return Placement(self.port.geometry.total_slots, named, out_of_step(ahead, slots), cells, exchanges)
+        named = times_named(slot_of, slots, self.port.queue.geometry.total_slots, cells, exchanges)
+        return Placement(self.port.queue.geometry.total_slots, named, out_of_step(ahead, slots), cells, exchanges)
 
     def _side_keys(self) -> set:
         """Keys of the side segments to which messages lead."""
         cdef uint64_t at = 0
         cdef char key[SPILL_KEY_BYTES]
         result = set()
-        while shmq_find_side(&self.port, &at, key):
+        while shmq_find_side(&self.port.queue, &at, key):
             result.add(PyBytes_FromStringAndSize(key, SPILL_KEY_BYTES))
         return result
 
     @property
     def _backlog_count(self) -> int:
         """The header's word: how many messages wait in the backlog."""
-        return shmq_backlog(&self.port)
+        return shmq_backlog(&self.port.queue)
 
     # -- images of dead letters: shmq/_store/dead_letters.py ---------------------------------------------------------------------
 
@@ -163,7 +163,7 @@ cdef class Observer(Mapped):
 
     def _decode_image(self, bytes image) -> object:
         """The object in the image of a dead letter."""
-        return decode_image(self, coding_of_look(self.port.header.flags & SHMQ_PICKLES != 0), image)
+        return decode_image(self, coding_of_look(self.port.any.header.flags & SHMQ_PICKLES != 0), image)
 
 
 cdef object decode_image(Mapped port, Coding coding, bytes image):
@@ -224,15 +224,15 @@ cdef int map_queue(Mapped port) except -1:
     cdef shmq_geometry geometry
     if shmq_segment_check(port.memory.buf, <uint64_t>port.memory.len, &geometry) != SHMQ_OK:
         port.raise_changed()
-    shmq_port_map(&port.port, port.memory.buf, &geometry)
+    shmq_port_map(&port.port.queue, port.memory.buf, &geometry)
     return 0
 
 
 cdef inline bint is_without_bound(Mapped queue) noexcept:
     """What Observer.grows says, at no cost: a property is looked up as an attribute."""
-    return queue.memory.buf != NULL and queue.port.header.flags & SHMQ_GROWS != 0
+    return queue.memory.buf != NULL and queue.port.any.header.flags & SHMQ_GROWS != 0
 
 
 cdef bint queue_is_empty(Mapped port) noexcept:
     """Can no message be taken now?"""
-    return shmq_ready(&port.port) == 0 and look_for_what_came_back(&port.port).due == 0
+    return shmq_ready(&port.port.queue) == 0 and look_for_what_came_back(&port.port.queue).due == 0

@@ -5,7 +5,7 @@ cdef list peek_at(QueuePort queue, Py_ssize_t n):
     cdef c_bool moved = False
     cdef list result = []
     cdef uint32_t nth = 0, again = 0
-    cdef uint64_t limit = queue.port.geometry.payload_room
+    cdef uint64_t limit = queue.port.queue.geometry.payload_room
     if shmq_unlikely(queue.forks != shmq_owner_forks):
         queue.enter()
     if n < 0:
@@ -14,7 +14,7 @@ cdef list peek_at(QueuePort queue, Py_ssize_t n):
     while <Py_ssize_t>len(result) < n:
         copy = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>limit)
         queue.look_again()
-        if not shmq_ring_peek(&queue.port, nth, &header, PyBytes_AS_STRING(copy), limit, &moved):
+        if not shmq_ring_peek(&queue.port.queue, nth, &header, PyBytes_AS_STRING(copy), limit, &moved):
             if moved and again < PEEKS: # taken while we looked: the front is elsewhere now
                 nth = 0
                 again += 1
@@ -41,4 +41,4 @@ cdef list peek_at(QueuePort queue, Py_ssize_t n):
 cdef bint still_there(QueuePort queue, uint32_t nth, uint64_t id) noexcept:
     cdef shmq_slot header
     cdef c_bool moved
-    return shmq_ring_peek(&queue.port, nth, &header, NULL, 0, &moved) and header.id == id
+    return shmq_ring_peek(&queue.port.queue, nth, &header, NULL, 0, &moved) and header.id == id

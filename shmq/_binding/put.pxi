@@ -6,7 +6,7 @@ cdef int put_object(QueuePort queue, object obj, bint block, object timeout) exc
     if not block:
         seconds = 0
     queue.look_again()
-    if type(obj) is bytes and <uint64_t>PyBytes_GET_SIZE(obj) <= queue.port.geometry.slot_size:
+    if type(obj) is bytes and <uint64_t>PyBytes_GET_SIZE(obj) <= queue.port.queue.geometry.slot_size:
         draft_plain(&draft, PyBytes_AS_STRING(obj), <uint64_t>PyBytes_GET_SIZE(obj), SHMQ_BYTES)
         if shmq_likely(offer(queue, &draft) == SHMQ_OK):
             return 0
@@ -29,28 +29,28 @@ cdef shmq_status offer(QueuePort queue, const draft_t *draft) noexcept:
     cdef uint32_t cell
     cdef shmq_status status
     cdef bint large = draft.nbytes >= RELEASE_BYTES
-    if queue.unbounded and shmq_unlikely(shmq_backlog(&queue.port) != 0) and not draft.published_ns:
+    if queue.unbounded and shmq_unlikely(shmq_backlog(&queue.port.queue) != 0) and not draft.published_ns:
         return SHMQ_WOULD_BLOCK # behind those that wait there
-    if large and not shmq_ring_has_space(&queue.port):
+    if large and not shmq_ring_has_space(&queue.port.queue):
         return SHMQ_WOULD_BLOCK # before the copy, not after it
-    status = shmq_cell_take(&queue.port, SHMQ_TO_WRITE, &cell)
+    status = shmq_cell_take(&queue.port.queue, SHMQ_TO_WRITE, &cell)
     if shmq_unlikely(status != SHMQ_OK):
         return status
-    cdef uint32_t slot = shmq_word_slot(shmq_cell_load(&queue.port, cell))
-    if shmq_unlikely(slot >= queue.port.geometry.total_slots):
+    cdef uint32_t slot = shmq_word_slot(shmq_cell_load(&queue.port.queue, cell))
+    if shmq_unlikely(slot >= queue.port.queue.geometry.total_slots):
         return SHMQ_CORRUPT
     if large:
         queue.users += 1
         with nogil:
-            draft_write(draft, &queue.port, slot)
+            draft_write(draft, &queue.port.queue, slot)
         queue.users -= 1
     else:
-        draft_write(draft, &queue.port, slot)
-    shmq_slot_stamp(&queue.port, shmq_slot_at(&queue.port, slot))
+        draft_write(draft, &queue.port.queue, slot)
+    shmq_slot_stamp(&queue.port.queue, shmq_slot_at(&queue.port.queue, slot))
     if shmq_unlikely(draft.published_ns != 0):
-        shmq_slot_at(&queue.port, slot).published_ns = draft.published_ns
-    status = shmq_offer(&queue.port, cell, draft.published_ns == 0)
-    shmq_cell_return(&queue.port, cell, status != SHMQ_OK)
+        shmq_slot_at(&queue.port.queue, slot).published_ns = draft.published_ns
+    status = shmq_offer(&queue.port.queue, cell, draft.published_ns == 0)
+    shmq_cell_return(&queue.port.queue, cell, status != SHMQ_OK)
     if large and queue.closed and queue.users == 0:
         queue.detach_and_tell() # closed by another thread during the copy
     return status
@@ -80,7 +80,7 @@ cdef int offer_patiently(QueuePort queue, const draft_t *draft, double seconds) 
 cdef int raise_full(QueuePort queue, shmq_status status, double seconds) except -1:
     if status == SHMQ_NO_CELLS:
         raise Full(queue._in_flight_report())
-    raise Full(f"queue {queue.name!r} is full: {shmq_ring_length(&queue.port):,} of {queue.port.geometry.slots:,} slots "
+    raise Full(f"queue {queue.name!r} is full: {shmq_ring_length(&queue.port.queue):,} of {queue.port.queue.geometry.slots:,} slots "
                f"hold messages{f' after {seconds:g} s' if seconds > 0 else ''}")
 
 
@@ -106,7 +106,7 @@ cdef Py_ssize_t put_objects(QueuePort queue, object objs, object timeout) except
     try:
         for i in range(count):
             obj = items[i]
-            if type(obj) is bytes and <uint64_t>PyBytes_GET_SIZE(obj) <= queue.port.geometry.slot_size:
+            if type(obj) is bytes and <uint64_t>PyBytes_GET_SIZE(obj) <= queue.port.queue.geometry.slot_size:
                 draft_plain(&batch.drafts[i], PyBytes_AS_STRING(obj), <uint64_t>PyBytes_GET_SIZE(obj), SHMQ_BYTES)
             else:
                 draft_make(&batch.drafts[i], queue, obj)
@@ -149,10 +149,10 @@ cdef int offer_batch(QueuePort queue, batch_t *batch, uint64_t deadline) except 
     if queue.unbounded:
         return 0
     while True:
-        status = shmq_cell_take(&queue.port, SHMQ_TO_WRITE, &cell)
+        status = shmq_cell_take(&queue.port.queue, SHMQ_TO_WRITE, &cell)
         if status == SHMQ_OK:
-            put = shmq_offer_many(&queue.port, cell, batch_fill, batch, &status)
-            shmq_cell_return(&queue.port, cell, status != SHMQ_OK)
+            put = shmq_offer_many(&queue.port.queue, cell, batch_fill, batch, &status)
+            shmq_cell_return(&queue.port.queue, cell, status != SHMQ_OK)
             published += put
             batch.next = published # one more was filled where the ring was full
             if put:

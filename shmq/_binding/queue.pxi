@@ -53,42 +53,42 @@ cdef class QueuePort(Attachment):
         return map_queue(self)
 
     cdef shmq_status claim(self, uint64_t owner) noexcept:
-        cdef shmq_geometry geometry = self.port.geometry
-        return shmq_port_attach(&self.port, self.memory.buf, &geometry, owner)
+        cdef shmq_geometry geometry = self.port.queue.geometry
+        return shmq_port_attach(&self.port.queue, self.memory.buf, &geometry, owner)
 
     cdef int prepare(self) except -1:
         PyMem_Free(self.looks)
-        self.looks = <uint32_t *>PyMem_Calloc(self.port.geometry.cells, sizeof(uint32_t))
+        self.looks = <uint32_t *>PyMem_Calloc(self.port.queue.geometry.cells, sizeof(uint32_t))
         if self.looks == NULL:
             raise MemoryError
-        self.coding.pickles = self.port.header.flags & SHMQ_PICKLES != 0
-        self.spills = self.port.header.flags & SHMQ_SPILLS != 0
-        self.unbounded = self.port.header.flags & SHMQ_GROWS != 0
-        self.port.writes_dead_letters = True
+        self.coding.pickles = self.port.any.header.flags & SHMQ_PICKLES != 0
+        self.spills = self.port.any.header.flags & SHMQ_SPILLS != 0
+        self.unbounded = self.port.any.header.flags & SHMQ_GROWS != 0
+        self.port.queue.writes_dead_letters = True
         self.patience_ns = BACKLOG_PATIENCE_NS
         self.patience_puts = 0
         return 0
 
     cdef void free_port(self) noexcept:
-        shmq_port_detach(&self.port)
+        shmq_port_detach(&self.port.queue)
 
     cdef void give_back_at_exit(self, bint crashed) noexcept:
         cdef uint32_t i
         cdef uint64_t word
         cdef bint failed
-        for i in range(self.port.geometry.cells):
-            word = shmq_load_acquire(&self.port.cells[i].word) # [hand]
-            if shmq_cell_owner(word) != self.port.index or not shmq_state_leased(shmq_cell_state(word)):
+        for i in range(self.port.queue.geometry.cells):
+            word = shmq_load_acquire(&self.port.queue.cells[i].word) # [hand]
+            if shmq_cell_owner(word) != self.port.any.index or not shmq_state_leased(shmq_cell_state(word)):
                 continue
-            failed = crashed and shmq_lease_begun(&self.port, i, word)
-            if self.looks[i] >= INSIDE or (self.looks[i] and shmq_view_begin(&self.port, i, word) != SHMQ_OK):
+            failed = crashed and shmq_lease_begun(&self.port.queue, i, word)
+            if self.looks[i] >= INSIDE or (self.looks[i] and shmq_view_begin(&self.port.queue, i, word) != SHMQ_OK):
                 if not failed:
-                    shmq_lease_mark(&self.port, i, word, False) # the reaper will find that it was not begun with
-            elif shmq_lease_give_back(&self.port, i, word, SHMQ_DIED if failed else SHMQ_RELEASED, SHMQ_BY_POLICY) == SHMQ_OK:
+                    shmq_lease_mark(&self.port.queue, i, word, False) # the reaper will find that it was not begun with
+            elif shmq_lease_give_back(&self.port.queue, i, word, SHMQ_DIED if failed else SHMQ_RELEASED, SHMQ_BY_POLICY) == SHMQ_OK:
                 self.users -= not self.looks[i] # its Lease finds out: see Slot.is_mine. Views keep the port, which keeps the slot
 
     cdef int refuse_hopeless(self, shmq_status status, shmq_side side, shmq_patience *patience) except -1:
-        if shmq_verdict(&self.port, side, status, patience.stays) == SHMQ_SHUT:
+        if shmq_verdict(&self.port.queue, side, status, patience.stays) == SHMQ_SHUT:
             self.raise_shut(side)
         if status != SHMQ_WOULD_BLOCK and status != SHMQ_NO_CELLS:
             raise SegmentCorrupt(f"queue {self.name!r} is corrupt: a cell of its ring names a slot or a lap that cannot be. Unlink it, and create it again")
@@ -97,26 +97,26 @@ cdef class QueuePort(Attachment):
     @cython.final
     cdef int raise_shut(self, shmq_side side) except -1:
         if side == SHMQ_ITEMS:
-            shmq_wake_all(&self.port, SHMQ_ITEMS) # nobody tells those who wait for what others might have given back
+            shmq_wake_all(&self.port.any, SHMQ_ITEMS) # nobody tells those who wait for what others might have given back
         raise ShutDown(f"queue {self.name!r} was shut down: {'it is empty, and ' if side == SHMQ_ITEMS else ''}no message goes in any more")
 
     cdef bint tend(self) noexcept:
-        return shmq_tend(&self.port)
+        return shmq_tend(&self.port.queue)
 
     cdef uint64_t tend_all(self) noexcept:
-        shmq_tend(&self.port)
-        shmq_lease_expire(&self.port)
-        if shmq_orphan_due(&self.port): # it is there to be taken: no reason to look again soon
-            return self.port.expiry_ns
-        return min(self.port.expiry_ns, self.port.due_ns)
+        shmq_tend(&self.port.queue)
+        shmq_lease_expire(&self.port.queue)
+        if shmq_orphan_due(&self.port.queue): # it is there to be taken: no reason to look again soon
+            return self.port.queue.expiry_ns
+        return min(self.port.queue.expiry_ns, self.port.queue.due_ns)
 
     cdef shmq_status sleep(self, shmq_status status, shmq_side side, uint64_t deadline, shmq_patience *patience) noexcept nogil:
         if status == SHMQ_NO_CELLS:
-            return shmq_await_cell(&self.port, deadline, patience)
-        return shmq_await(&self.port, side, deadline, patience)
+            return shmq_await_cell(&self.port.queue, deadline, patience)
+        return shmq_await(&self.port.queue, side, deadline, patience)
 
     cdef bint is_idle(self) noexcept: # soon after a look, something has just come
-        return shmq_nothing_comes(&self.port, True) or not shmq_ring_has_space(&self.port)
+        return shmq_nothing_comes(&self.port.queue, True) or not shmq_ring_has_space(&self.port.queue)
 
     def _worth(self, int side) -> int:
         """For how many who wait it is worth a try: messages (0), room (1), as many as you like when all is done (2) or it was shut.
@@ -125,13 +125,13 @@ cdef class QueuePort(Attachment):
         """
         if shmq_unlikely(self.forks != shmq_owner_forks):
             self.enter()
-        return shmq_worth(&self.port, <shmq_side>side)
+        return shmq_worth(&self.port.queue, <shmq_side>side)
 
     def _ready(self) -> bool:
         """Would get return, or raise ShutDown, at once? More than `not empty()` by the latter."""
         if shmq_unlikely(self.forks != shmq_owner_forks):
             self.enter()
-        return not queue_is_empty(self) or shmq_is_over(&self.port, False)
+        return not queue_is_empty(self) or shmq_is_over(&self.port.queue, False)
 
     @cython.critical_section
     def _spin(self, int side) -> bool:
@@ -139,7 +139,7 @@ cdef class QueuePort(Attachment):
         cdef bint helped
         self.users += 1
         with nogil:
-            helped = shmq_spin(&self.port, <shmq_side>side, SHMQ_FOREVER)
+            helped = shmq_spin(&self.port.queue, <shmq_side>side, SHMQ_FOREVER)
         self.end_use()
         return helped
 
@@ -332,13 +332,13 @@ cdef class QueuePort(Attachment):
     @cython.final
     cdef inline int check_slot(self, uint32_t slot) except -1:
         """A cell's slot, read from shared memory a moment ago: never beyond the last one."""
-        if shmq_unlikely(slot >= self.port.geometry.total_slots):
+        if shmq_unlikely(slot >= self.port.queue.geometry.total_slots):
             raise SegmentCorrupt(f"queue {self.name!r} is corrupt: an in-flight cell of this process names slot {slot}. Unlink it, and create it again")
         return 0
 
     @cython.final
     cdef object side_key(self, uint64_t word):
-        return PyBytes_FromStringAndSize(<const char *>shmq_payload_at(&self.port, shmq_word_slot(word)), SPILL_KEY_BYTES)
+        return PyBytes_FromStringAndSize(<const char *>shmq_payload_at(&self.port.queue, shmq_word_slot(word)), SPILL_KEY_BYTES)
 
     @cython.final
     cdef object open_side(self, uint64_t word):
@@ -349,24 +349,24 @@ cdef class QueuePort(Attachment):
 
     def _deaths_to_reap_sides_of(self) -> int | None:
         """The count of deaths, where messages were ever spilled and nobody has looked since the last death for what the dead left."""
-        cdef uint64_t deaths = shmq_load_acquire(&self.port.header.events[<int>SHMQ_DEATHS]) # [sides]
-        if deaths == shmq_load_acquire(&self.port.header.sides_reaped) or not shmq_load_half(&self.port.header.spilled): # [sides] [spilled]
+        cdef uint64_t deaths = shmq_load_acquire(&self.port.queue.header.events[<int>SHMQ_DEATHS]) # [sides]
+        if deaths == shmq_load_acquire(&self.port.queue.header.sides_reaped) or not shmq_load_half(&self.port.queue.header.spilled): # [sides] [spilled]
             return None
         return deaths
 
     def _reaped_sides_of(self, uint64_t deaths) -> None:
         """What the dead had left at that count is removed. Of two who say so the later one may be behind: then it is looked for again."""
-        shmq_store_release(&self.port.header.sides_reaped, deaths) # [sides]
+        shmq_store_release(&self.port.queue.header.sides_reaped, deaths) # [sides]
 
     def _all_wait(self) -> bool:
-        return shmq_all_wait(&self.port)
+        return shmq_all_wait(&self.port.queue)
 
     @cython.critical_section
     def _expire(self) -> int:
         """Give back what any process has held for too long; return how many messages."""
         if shmq_unlikely(self.forks != shmq_owner_forks):
             self.enter()
-        return shmq_lease_expire(&self.port)
+        return shmq_lease_expire(&self.port.queue)
 
 
 class QueueHandle(QueuePort, Observer):

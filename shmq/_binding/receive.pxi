@@ -16,7 +16,7 @@ cdef Lease receive_for(QueuePort queue, double seconds, uint64_t lease_ns, bint 
     while not taken:
         if shmq_unlikely(queue.forks != shmq_owner_forks):
             queue.enter()
-        shmq_tend(&queue.port) # a consumer that always finds a message never waits
+        shmq_tend(&queue.port.queue) # a consumer that always finds a message never waits
         status = take(queue, &cell, True, lease_ns)
         if shmq_unlikely(status != SHMQ_OK):
             take_patiently(queue, &cell, status, deadline_of(seconds), True, lease_ns, stays)
@@ -27,7 +27,7 @@ cdef Lease receive_for(QueuePort queue, double seconds, uint64_t lease_ns, bint 
 cdef uint64_t lease_ns_of(QueuePort queue, object lease_timeout) except? 1:
     cdef double seconds
     if lease_timeout is AS_CREATED:
-        return queue.port.policy.lease_timeout_ns
+        return queue.port.queue.policy.lease_timeout_ns
     if lease_timeout is None:
         return 0
     refuse_bool(lease_timeout)
@@ -74,14 +74,14 @@ cdef bint lend(QueuePort queue, Lease lease, uint32_t cell, uint64_t lease_ns, b
 
     Where that cannot be, the message goes back, or is given up if its payload is gone.
     """
-    cdef uint64_t word = shmq_load_acquire(&queue.port.cells[cell].word) # [hand]
+    cdef uint64_t word = shmq_load_acquire(&queue.port.queue.cells[cell].word) # [hand]
     cdef bint ours = True
-    if shmq_unlikely(lease_ns and (shmq_cell_state(word) != SHMQ_TIMED or shmq_cell_owner(word) != queue.port.index)):
+    if shmq_unlikely(lease_ns and (shmq_cell_state(word) != SHMQ_TIMED or shmq_cell_owner(word) != queue.port.any.index)):
         return False # this process was stopped for so long
     queue.check_slot(shmq_word_slot(word))
     if not begun:
-        shmq_lease_mark(&queue.port, cell, word, False)
-    shmq_store_relaxed(&queue.port.cells[cell].leased_ns, shmq_now_coarse_ns())
+        shmq_lease_mark(&queue.port.queue, cell, word, False)
+    shmq_store_relaxed(&queue.port.queue.cells[cell].leased_ns, shmq_now_coarse_ns())
     queue.users += 1 # the lease
     try:
         lease.port = queue
@@ -91,21 +91,21 @@ cdef bint lend(QueuePort queue, Lease lease, uint32_t cell, uint64_t lease_ns, b
         lease.lease_ns = lease_ns
         lease.timed = lease_ns != 0
         lease.prefetched = not begun
-        memcpy(&lease.header, shmq_slot_at(&queue.port, shmq_word_slot(word)), sizeof(lease.header))
+        memcpy(&lease.header, shmq_slot_at(&queue.port.queue, shmq_word_slot(word)), sizeof(lease.header))
         if shmq_likely(not lease.header.flags & SHMQ_SPILLED):
-            if shmq_unlikely(lease.header.kind >= SHMQ_KINDS or lease.header.nbytes + lease.header.described > queue.port.geometry.payload_room
-                             or lease.header.nbytes > queue.port.geometry.payload_room):
-                header_check(queue, &lease.header, queue.port.geometry.payload_room)
-            lease.data = <char *>shmq_payload_at(&queue.port, shmq_word_slot(word))
+            if shmq_unlikely(lease.header.kind >= SHMQ_KINDS or lease.header.nbytes + lease.header.described > queue.port.queue.geometry.payload_room
+                             or lease.header.nbytes > queue.port.queue.geometry.payload_room):
+                header_check(queue, &lease.header, queue.port.queue.geometry.payload_room)
+            lease.data = <char *>shmq_payload_at(&queue.port.queue, shmq_word_slot(word))
         else:
             lend_side(queue, lease)
     except PayloadLost:
         if lease.forks != shmq_owner_forks:
             raise
-        ours = shmq_lease_ack(&queue.port, cell, word, False) == SHMQ_OK # nothing to deliver again
+        ours = shmq_lease_ack(&queue.port.queue, cell, word, False) == SHMQ_OK # nothing to deliver again
         if ours:
-            shmq_cell_return(&queue.port, cell, True)
-            shmq_wake_if_done(&queue.port)
+            shmq_cell_return(&queue.port.queue, cell, True)
+            shmq_wake_if_done(&queue.port.any)
         queue.end_use()
         if not ours:
             return False # its time was over meanwhile, and the next consumer is done with it
@@ -115,8 +115,8 @@ cdef bint lend(QueuePort queue, Lease lease, uint32_t cell, uint64_t lease_ns, b
             raise
         try:
             if isinstance(error, (OSError, MemoryError)): # from open_side
-                shmq_lease_give_back(&queue.port, cell, word, SHMQ_RELEASED, 0)
-            elif shmq_cell_state(word) != SHMQ_TIMED or shmq_lease_take_over(&queue.port, cell, &word) == SHMQ_OK:
+                shmq_lease_give_back(&queue.port.queue, cell, word, SHMQ_RELEASED, 0)
+            elif shmq_cell_state(word) != SHMQ_TIMED or shmq_lease_take_over(&queue.port.queue, cell, &word) == SHMQ_OK:
                 fail(queue, cell, word, SHMQ_BY_POLICY, error)
             else:
                 ours = False # what was read may be half of another message
@@ -127,7 +127,7 @@ cdef bint lend(QueuePort queue, Lease lease, uint32_t cell, uint64_t lease_ns, b
         raise
     lease.writable = False
     lease.state = HAND_OPEN
-    shmq_count(&queue.port.record.counters[SHMQ_RECEIVES], 1)
+    shmq_count(&queue.port.any.record.counters[SHMQ_RECEIVES], 1)
     return True
 
 

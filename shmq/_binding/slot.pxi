@@ -67,7 +67,7 @@ cdef class Slot:
     cdef inline bint is_mine(self) noexcept:
         """This process took it, and has not given it back at its exit."""
         return self.is_here() and (not self.port.left or self.state != HAND_OPEN
-                                   or shmq_load_acquire(&self.port.port.cells[self.cell].word) == self.word) # [hand]
+                                   or shmq_load_acquire(&self.port.port.queue.cells[self.cell].word) == self.word) # [hand]
 
     cdef inline bint is_here(self) noexcept:
         """This process took it, and its port is still attached."""
@@ -83,14 +83,14 @@ cdef class Slot:
         """The user looks at the message: from now on it fails with us."""
         if shmq_unlikely(self.prefetched):
             self.prefetched = False
-            shmq_lease_mark(&self.port.port, self.cell, self.word, True)
+            shmq_lease_mark(&self.port.port.queue, self.cell, self.word, True)
 
     cdef bint watch_timed(self) except -1:
         """Before a view of a lease that may expire: say so. False: there is no room to say it. Raises LeaseLost."""
         cdef shmq_status status
         if shmq_likely(not self.timed or self.watching):
             return True
-        status = shmq_view_begin(&self.port.port, self.cell, self.word)
+        status = shmq_view_begin(&self.port.port.queue, self.cell, self.word)
         if status == SHMQ_LOST:
             raise LeaseLost(f"the lease of a message in queue {self.port.name!r} has ended: it is another consumer's")
         self.watching = status == SHMQ_OK
@@ -141,7 +141,7 @@ cdef class Slot:
         """After a copy: the slot was ours all the time."""
         cdef bint lost = self.state == HAND_SETTLED and self.side is None
         if self.state == HAND_OPEN and self.timed and self.is_here():
-            lost = shmq_load_acquire(&self.port.port.cells[self.cell].word) != self.word # [hand]
+            lost = shmq_load_acquire(&self.port.port.queue.cells[self.cell].word) != self.word # [hand]
         if lost:
             raise LeaseLost(f"the time of the lease of message {self.header.id} in queue {self.port.name!r} was over while it was read: "
                             "it is somebody else's. Use a longer lease_timeout=, extend(), or receive(extend=True)")
@@ -157,7 +157,7 @@ cdef class Slot:
         if self.watching:
             self.watching = False
             if self.is_here():
-                shmq_view_end(&self.port.port, self.cell)
+                shmq_view_end(&self.port.port.queue, self.cell)
         if self.state == HAND_HELD:
             self.state = HAND_SETTLED
             self.return_cell(True)
@@ -173,7 +173,7 @@ cdef class Slot:
             self.side_memory.buf = NULL
             self.side = None
         if self.is_here():
-            shmq_cell_return(&self.port.port, self.cell, warm)
+            shmq_cell_return(&self.port.port.queue, self.cell, warm)
             self.port.end_use()
 
 

@@ -43,7 +43,6 @@ void shmq_port_point(struct shmq_port *port, void *base, uint32_t ports, const s
     port->records = (struct shmq_port_record *)(port->base + sizeof(struct shmq_header));
     port->nonce = port->header->nonce;
     port->index = SHMQ_NO_PORT;
-    port->due_ns = port->expiry_ns = SHMQ_FOREVER;
 }
 
 void shmq_port_draw_serial(struct shmq_port *port) {

@@ -11,7 +11,7 @@
 
 #include <semaphore.h>
 
-#include "format/queue.h"
+#include "format/segment.h"
 
 typedef enum shmq_status {
     SHMQ_OK = 0,
@@ -51,36 +51,22 @@ struct shmq_behaviour {
     bool (*recover)(struct shmq_port *port, uint32_t dead);
 };
 
+/* A kind of segment has a struct of its own that begins with this one: a queue's is struct shmq_queue_port. */
 struct shmq_port {
     unsigned char *base;
     struct shmq_header *header;
     struct shmq_port_record *records, *record;
-    struct shmq_cell *cells;         /* of a queue */
-    shmq_word *ring;                 /* of a queue */
-    struct shmq_geometry geometry;   /* of a queue: private copy, checked at attach, never read again from the segment */
     uint64_t owner;                  /* identity of this process at attach */
     uint64_t nonce;
     uint32_t index;                  /* of `record` */
-    uint32_t kept;                   /* the port's own cell (IDLE), or SHMQ_NO_CELL while a call uses it */
-    uint32_t hint;                   /* where the last cell was released: where to look for the next */
     uint32_t ports;                  /* how many the segment has */
     uint64_t serial, next_id;
-    uint64_t orphan_changes_seen;
-    uint64_t due_ns;                 /* when the first message that rests is due, as of orphan_changes_seen; SHMQ_FOREVER */
-    uint64_t expiry_ns;              /* when the first lease ends, as of the last look; SHMQ_FOREVER */
-    struct shmq_policy policy;       /* private copy */
-    bool writes_dead_letters;        /* this handle takes messages that have failed too often, to make them dead letters */
     sem_t *semaphores[2];            /* by side; NULL: no thread sleeps here */
     const char *path_prefix;         /* what the paths of the bells begin with, or NULL: none is rung. The caller's memory */
     const struct shmq_behaviour *behaviour;
     uint32_t bell_hint;              /* where the next armed bell is looked for */
-    uint64_t spin_ns[2];             /* how long spinning has been worth it lately, by side */
     bool spins;                      /* more than one CPU */
-    bool caught_up;                  /* the last get took the last message */
     uint64_t look_ns;                /* no look for the dead is due before then, as far as this handle knows */
-    uint32_t unfinished_hint;        /* the in-flight cell in which an unfinished message was seen last */
-    uint32_t linger_ns;              /* see shmq_linger */
-    uint32_t lingers, linger_probe;
 };
 
 /* Write what the header of each segment says, into zeroed bytes: everything but `magic`, which the creator stores with

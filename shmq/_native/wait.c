@@ -66,7 +66,7 @@ static uint64_t end_of_slice(const struct shmq_port *port, enum shmq_side side, 
     return soon < end ? soon : end;
 }
 
-shmq_status shmq_wait_park(struct shmq_port *port, enum shmq_side side, uint64_t deadline_ns, struct shmq_patience *patience) {
+shmq_status shmq_wait_park(struct shmq_port *port, enum shmq_side side, uint64_t deadline_ns, uint64_t due_ns, struct shmq_patience *patience) {
     shmq_half *waiters = shmq_waiters(port, side);
     uint64_t now = shmq_now_ns();
     if (now >= deadline_ns) return SHMQ_TIMED_OUT;
@@ -75,8 +75,7 @@ shmq_status shmq_wait_park(struct shmq_port *port, enum shmq_side side, uint64_t
     SHMQ_CRASH_POINT(park_noted);
     shmq_add_seq(waiters, 1); /* [park] */
     uint64_t slice_end = end_of_slice(port, side, now, patience);
-    if (slice_end > port->expiry_ns) slice_end = port->expiry_ns;
-    if (slice_end > port->due_ns && side == SHMQ_ITEMS) slice_end = port->due_ns;
+    if (slice_end > due_ns) slice_end = due_ns;
     SHMQ_CRASH_POINT(park_announced);
     int result = EAGAIN;
     if (!port->behaviour->promising(port, side, patience->stays))

@@ -25,10 +25,11 @@ struct shmq_patience {
     struct shmq_duty duty; /* while it sleeps */
 };
 
-/* Sleep until woken, until the end of a slice, or until `deadline_ns` (CLOCK_MONOTONIC). Post: OK: look again, also after the
+/* Sleep until woken, until the end of a slice, until `due_ns`, when something is due that no port announces (SHMQ_FOREVER: nothing), or
+ * until `deadline_ns` (CLOCK_MONOTONIC). Post: OK: look again, also after the
  * deadline, since the port that woke us relies on that; TIMED_OUT: the slice or the deadline has passed without a wake-up; INTERRUPTED:
  * a signal. Killed here: the count stays one too high until this port is reaped, which costs one wake-up. */
-shmq_status shmq_wait_park(struct shmq_port *port, enum shmq_side side, uint64_t deadline_ns, struct shmq_patience *patience);
+shmq_status shmq_wait_park(struct shmq_port *port, enum shmq_side side, uint64_t deadline_ns, uint64_t due_ns, struct shmq_patience *patience);
 
 /* Sleep a little, for what is not announced: 50 us, 100 us, … 10 ms. Post: OK, TIMED_OUT, INTERRUPTED. */
 shmq_status shmq_wait_nap(uint64_t deadline_ns, struct shmq_patience *patience);

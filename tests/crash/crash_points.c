@@ -44,8 +44,8 @@ static void stored(const volatile void *word) {
     if (death.armed && death.point == NULL && byte >= begin && byte < begin + death.segment->geometry.segment_bytes) meet();
 }
 
-static void try_to_put(struct world *w, struct shmq_port *port) { put_message(w, port, w->of_role); }
-static void try_to_receive(struct world *w, struct shmq_port *port) { (void)w, receive(port, &childs_cell); }
+static void try_to_put(struct world *w, struct shmq_queue_port *port) { put_message(w, port, w->of_role); }
+static void try_to_receive(struct world *w, struct shmq_queue_port *port) { (void)w, receive(port, &childs_cell); }
 static const struct role one_putter = {"one of the putters", NULL, nothing, try_to_put, NULL, NULL};
 static const struct role one_receiver = {"one of the receivers", NULL, nothing, try_to_receive, NULL, NULL};
 
@@ -53,7 +53,7 @@ static const struct role one_receiver = {"one of the receivers", NULL, nothing, 
 static bool die_as(struct world *w, const struct role *role, const char *point, unsigned nth) {
     pid_t pid = fork_child();
     if (pid == 0) {
-        struct shmq_port port;
+        struct shmq_queue_port port;
         if (role->prepare) {
             attach(w, &port);
             role->prepare(w, &port);
@@ -187,7 +187,7 @@ static void crowd(unsigned putters) {
 static pid_t sleeper(struct world *w, int number) {
     pid_t pid = fork_child();
     if (pid) return pid;
-    struct shmq_port port;
+    struct shmq_queue_port port;
     struct shmq_patience patience = {.spun = true};
     uint32_t cell;
     attach(w, &port);
@@ -206,7 +206,7 @@ static void asleep(void) {
         struct world *w = world_make(&shapes[1]);
         told->received[0] = told->received[1] = false;
         pid_t doomed = sleeper(w, 0), other = sleeper(w, 1);
-        while (shmq_load_seq(&w->survivor.header->items_waiters) < 2) usleep(200);
+        while (shmq_load_seq(&w->survivor.port.header->items_waiters) < 2) usleep(200);
         if (round % 2) kill(doomed, SIGKILL);
         put_new(w, &w->survivor, FIRST);
         if (round % 2 == 0) kill(doomed, SIGKILL); /* perhaps it was the one who was woken, and has not run yet */
@@ -214,7 +214,7 @@ static void asleep(void) {
         if (told->received[0]) put_new(w, &w->survivor, FIRST);
         CHECK(!child_was_killed(other), "the other sleeper was killed");
         CHECK(told->received[1], "the other sleeper received nothing");
-        shmq_reap(&w->survivor);
+        shmq_reap(&w->survivor.port);
         while (receive_one(w)) {}
         check_cells(w);
         check_whole(w);

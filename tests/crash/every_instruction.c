@@ -58,7 +58,7 @@ static void copy_in(struct world *w, const unsigned char *bytes) {
         bell_path(w, i, path);
         unlink(path);
         CHECK(!bytes[i] || mkfifo(path, 0600) == 0, "no bell");
-        if (i != w->survivor.index || w->bell < 0) continue;
+        if (i != w->survivor.port.index || w->bell < 0) continue;
         close(w->bell);
         CHECK((w->bell = open(path, O_RDWR | O_NONBLOCK)) >= 0, "no bell");
     }
@@ -97,8 +97,8 @@ static void make_comparable(const struct world *w, unsigned char *bytes) {
     header->space_woken_ns = 0;
     header->look_due = header->watch[0] = header->watch[1] = 0;
     for (uint32_t i = 0; i < w->segment.geometry.ports; i++) {
-        if (records[i].owner && records[i].owner != w->survivor.owner) records[i].owner = 1;
-        if (i == w->survivor.index) continue;
+        if (records[i].owner && records[i].owner != w->survivor.port.owner) records[i].owner = 1;
+        if (i == w->survivor.port.index) continue;
         records[i].pid = 0;
     }
     for (uint32_t i = 0; i < w->segment.geometry.cells; i++) {
@@ -119,7 +119,7 @@ static void make_comparable(const struct world *w, unsigned char *bytes) {
 static pid_t fork_on_leash(struct world *w, const struct role *role) {
     pid_t pid = fork_child();
     if (pid == 0) {
-        struct shmq_port port;
+        struct shmq_queue_port port;
         if (ptrace(PTRACE_TRACEME, 0, NULL, NULL) != 0) _exit(NOT_HERE);
         if (role->prepare) {
             attach(w, &port);
@@ -267,7 +267,7 @@ static bool is_at(const struct world *w, const unsigned char *bytes, const char 
     const struct shmq_port_record *records = (const struct shmq_port_record *)(bytes + w->segment.geometry.ports_offset);
     const struct shmq_cell *cells = (const struct shmq_cell *)(bytes + w->segment.geometry.cells_offset);
     const shmq_word *ring = (const shmq_word *)(bytes + w->segment.geometry.ring_offset);
-    if (strcmp(point, "bell_armed") == 0) return records[w->survivor.index + 1].bell & 1;
+    if (strcmp(point, "bell_armed") == 0) return records[w->survivor.port.index + 1].bell & 1;
     for (uint32_t i = 0; i < w->segment.geometry.ports; i++) {
         uint64_t intent = records[i].intent;
         if (shmq_intent_operation(intent) == SHMQ_NOTHING) continue;

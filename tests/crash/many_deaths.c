@@ -25,7 +25,7 @@
 #define BATCH 5
 
 static struct segment segment;
-static struct shmq_port port; /* of this process */
+static struct shmq_queue_port port; /* of this process */
 
 /* -- dying ------------------------------------------------------------------------------------------------------------ */
 
@@ -47,9 +47,9 @@ static void attach(void) { must_attach(&port, &segment); }
 
 /* How often anybody dead was freed; until none is left. */
 static bool reap_once(void) {
-    shmq_reap(&port);
+    shmq_reap(&port.port);
     for (uint32_t i = 0; i < segment.geometry.ports; i++) {
-        uint64_t owner = port.records[i].owner;
+        uint64_t owner = port.port.records[i].owner;
         if (owner != 0 && !shmq_owner_alive(owner)) return false;
     }
     return true;
@@ -268,7 +268,7 @@ static void nothing_has_leaked(void) {
     for (uint32_t i = 0; i < IN_FLIGHT; i++) CHECK_EQUAL(shmq_cell_take_for_long(&port, SHMQ_TO_WRITE, &cells[i]), SHMQ_OK);
     CHECK_EQUAL(shmq_cell_take_for_long(&port, SHMQ_TO_WRITE, &cell), SHMQ_NO_CELLS);
     for (uint32_t i = 0; i < IN_FLIGHT; i++) shmq_cell_return(&port, cells[i], true);
-    for (uint32_t i = 1; i < PORTS; i++) CHECK_EQUAL(port.records[i].owner, 0);
+    for (uint32_t i = 1; i < PORTS; i++) CHECK_EQUAL(port.port.records[i].owner, 0);
     segment_check(&segment);
 }
 
@@ -289,7 +289,7 @@ static void act(int argc, char **argv) {
     }
     segment_make(&segment, slots, slot_size, IN_FLIGHT, PORTS);
     attach();
-    CHECK_EQUAL(port.index, 0);
+    CHECK_EQUAL(port.port.index, 0);
     for (uint32_t i = 1; i <= preload; i++) CHECK_EQUAL(try_put(&port, 0, i), SHMQ_OK);
     for (; first < argc; first++) play(argv[first], place++);
     if (strcmp(between, "between=laps") == 0) go_round();
@@ -371,8 +371,8 @@ static void live_consumer(uint64_t luck) {
 static void victim(uint32_t who, uint64_t luck, char **points, uint32_t point_count) {
     const char *where = points[chance_below(&luck, point_count)];
     arm(where, 1 + chance_below(&luck, 6));
-    while (port_attach(&port, &segment) != SHMQ_OK) shmq_reap(&port);
-    shmq_reap(&port);
+    while (port_attach(&port, &segment) != SHMQ_OK) shmq_reap(&port.port);
+    shmq_reap(&port.port);
     uint32_t cells[2], held = 0;
     for (uint32_t next = 0, steps = 0; steps < 40; steps++) {
         switch (chance_below(&luck, 5)) {
@@ -432,7 +432,7 @@ static void storm(uint64_t seed, uint32_t rounds, char **points, uint32_t point_
     ledger->finish = true;
     CHECK(!child_was_killed(live[1]));
     CHECK(!child_was_killed(live[2]));
-    while (port_attach(&port, &segment) != SHMQ_OK) shmq_reap(&port);
+    while (port_attach(&port, &segment) != SHMQ_OK) shmq_reap(&port.port);
     reap_all();
     for (uint32_t cell; try_take(&port, true, &cell) == SHMQ_OK;) settle(cell, false);
     for (uint32_t i = 0; i < LIVE_MESSAGES; i++) check_entry(LIVE_MESSAGES, i, ledger->acked_live[i], ledger->begun_live[i]);
@@ -443,7 +443,7 @@ static void storm(uint64_t seed, uint32_t rounds, char **points, uint32_t point_
         }
     shmq_port_detach(&port);
     segment_check(&segment);
-    for (uint32_t i = 0; i < PORTS; i++) CHECK_EQUAL(port.records[i].owner, 0);
+    for (uint32_t i = 0; i < PORTS; i++) CHECK_EQUAL(port.port.records[i].owner, 0);
     printf("killed %u of %u\nsound\n", killed, victims);
 }
 

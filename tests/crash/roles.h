@@ -7,21 +7,21 @@
 struct role {
     const char *name;
     void (*before)(struct world *);                   /* the survivor, before the child is forked */
-    void (*prepare)(struct world *, struct shmq_port *); /* the child, safe; NULL: not even attached */
-    void (*act)(struct world *, struct shmq_port *);  /* the child, in danger */
+    void (*prepare)(struct world *, struct shmq_queue_port *); /* the child, safe; NULL: not even attached */
+    void (*act)(struct world *, struct shmq_queue_port *);  /* the child, in danger */
     const char *earlier_role, *earlier_point;         /* who died before it, and where: what there is to reap */
 };
 
 static uint32_t childs_cell; /* what a child took in prepare, for act */
 
-static void nothing(struct world *w, struct shmq_port *port) { (void)w, (void)port; }
+static void nothing(struct world *w, struct shmq_queue_port *port) { (void)w, (void)port; }
 
 static void fill_but_one(struct world *w) {
     while (w->next < w->segment.geometry.slots) put_new(w, &w->survivor, FIRST);
     expect_of_role(w, 1, GONE | FIRST);
     w->next++;
 }
-static void put_the_last(struct world *w, struct shmq_port *port) { CHECK(put_message(w, port, w->of_role) == SHMQ_OK, "full"); }
+static void put_the_last(struct world *w, struct shmq_queue_port *port) { CHECK(put_message(w, port, w->of_role) == SHMQ_OK, "full"); }
 
 static void expect_three(struct world *w) {
     expect_of_role(w, 3, GONE | FIRST);
@@ -29,13 +29,13 @@ static void expect_three(struct world *w) {
     w->next += 3;
 }
 struct three { struct world *w; uint32_t done; };
-static bool fill_three(void *three_, struct shmq_port *port, uint32_t slot) {
+static bool fill_three(void *three_, struct shmq_queue_port *port, uint32_t slot) {
     struct three *three = three_;
     if (three->done == 3) return false;
     write_message(three->w, port, slot, three->w->of_role + three->done++);
     return true;
 }
-static void put_three(struct world *w, struct shmq_port *port) {
+static void put_three(struct world *w, struct shmq_queue_port *port) {
     struct three three = {w, 0};
     uint32_t cell;
     shmq_status status;
@@ -45,16 +45,16 @@ static void put_three(struct world *w, struct shmq_port *port) {
 }
 
 static void expect_loan(struct world *w) { fill_but_one(w); }
-static void loan_message(struct world *w, struct shmq_port *port) {
+static void loan_message(struct world *w, struct shmq_queue_port *port) {
     childs_cell = loan(port);
     write_message(w, port, slot_in(port, childs_cell), w->of_role);
 }
-static void loan_and_publish(struct world *w, struct shmq_port *port) {
+static void loan_and_publish(struct world *w, struct shmq_queue_port *port) {
     loan_message(w, port);
     CHECK(shmq_offer(port, childs_cell, true) == SHMQ_OK, "full");
     shmq_cell_return(port, childs_cell, false);
 }
-static void loan_and_abandon(struct world *w, struct shmq_port *port) {
+static void loan_and_abandon(struct world *w, struct shmq_queue_port *port) {
     loan_message(w, port);
     shmq_cell_return(port, childs_cell, true);
 }
@@ -71,13 +71,13 @@ static void put_one_for_the_role(struct world *w, unsigned allowed) {
 }
 static void expect_got(struct world *w) { put_one_for_the_role(w, FIRST | SECOND | GONE); }
 static void expect_received(struct world *w) { put_one_for_the_role(w, FIRST | SECOND); }
-static void get(struct world *w, struct shmq_port *port) {
+static void get(struct world *w, struct shmq_queue_port *port) {
     uint32_t cell;
     CHECK(shmq_cell_take(port, SHMQ_TO_GIVE, &cell) == SHMQ_OK && shmq_ring_get(port, cell, SHMQ_LEASED) == SHMQ_OK, "nothing to get");
     read_message(w, port, slot_in(port, cell));
     shmq_cell_return(port, cell, true);
 }
-static void receive_only(struct world *w, struct shmq_port *port) {
+static void receive_only(struct world *w, struct shmq_queue_port *port) {
     CHECK(receive(port, &childs_cell) == SHMQ_OK, "nothing to receive");
     read_message(w, port, slot_in(port, childs_cell));
 }
@@ -87,7 +87,7 @@ static void expect_many_received(struct world *w) {
     expect_of_role(w, count, FIRST | SECOND);
     for (uint32_t i = 0; i < count; i++) put_new(w, &w->survivor, FIRST | SECOND);
 }
-static void receive_many(struct world *w, struct shmq_port *port) {
+static void receive_many(struct world *w, struct shmq_queue_port *port) {
     uint32_t cells[3];
     shmq_status status;
     for (int i = 0; i < 3; i++) CHECK(shmq_cell_take_for_long(port, SHMQ_TO_GIVE, &cells[i]) == SHMQ_OK, "no cell");
@@ -98,8 +98,8 @@ static void receive_many(struct world *w, struct shmq_port *port) {
 
 static void expect_acked(struct world *w) { put_one_for_the_role(w, SECOND | GONE); }
 static void expect_acked_later(struct world *w) { put_one_for_the_role(w, SECOND | THIRD | GONE); }
-static void ack_it(struct world *w, struct shmq_port *port) { (void)w, ack(port, childs_cell); }
-static void ack_and_look(struct world *w, struct shmq_port *port) {
+static void ack_it(struct world *w, struct shmq_queue_port *port) { (void)w, ack(port, childs_cell); }
+static void ack_and_look(struct world *w, struct shmq_queue_port *port) {
     CHECK(shmq_lease_ack(port, childs_cell, shmq_cell_load(port, childs_cell), true) == SHMQ_OK, "lease lost");
     read_message(w, port, slot_in(port, childs_cell));
     shmq_cell_return(port, childs_cell, true);
@@ -107,8 +107,8 @@ static void ack_and_look(struct world *w, struct shmq_port *port) {
 
 static void expect_nacked(struct world *w) { put_one_for_the_role(w, SECOND); }
 static void expect_released(struct world *w) { put_one_for_the_role(w, SECOND | FIRST); }
-static void nack_it(struct world *w, struct shmq_port *port) { (void)w, give_back(port, childs_cell, SHMQ_NACKED, SHMQ_BY_POLICY); }
-static void release_it(struct world *w, struct shmq_port *port) { (void)w, give_back(port, childs_cell, SHMQ_RELEASED, SHMQ_BY_POLICY); }
+static void nack_it(struct world *w, struct shmq_queue_port *port) { (void)w, give_back(port, childs_cell, SHMQ_NACKED, SHMQ_BY_POLICY); }
+static void release_it(struct world *w, struct shmq_queue_port *port) { (void)w, give_back(port, childs_cell, SHMQ_RELEASED, SHMQ_BY_POLICY); }
 
 static void expect_adopted(struct world *w) {
     put_one_for_the_role(w, SECOND | THIRD);
@@ -116,42 +116,42 @@ static void expect_adopted(struct world *w) {
     CHECK(receive(&w->survivor, &cell) == SHMQ_OK, "nothing to nack");
     give_back(&w->survivor, cell, SHMQ_NACKED, SHMQ_BY_POLICY);
 }
-static void adopt_it(struct world *w, struct shmq_port *port) {
+static void adopt_it(struct world *w, struct shmq_queue_port *port) {
     CHECK(shmq_orphan_adopt(port, 0, &childs_cell) == SHMQ_OK, "no orphan");
     read_message(w, port, slot_in(port, childs_cell));
 }
 
 /* Leases with a deadline. */
-static void receive_timed(struct world *w, struct shmq_port *port) {
+static void receive_timed(struct world *w, struct shmq_queue_port *port) {
     CHECK(receive_for(port, hour, &childs_cell) == SHMQ_OK, "nothing to receive");
     read_message(w, port, slot_in(port, childs_cell));
 }
-static void receive_ahead(struct world *w, struct shmq_port *port) {
+static void receive_ahead(struct world *w, struct shmq_queue_port *port) {
     receive_timed(w, port);
     shmq_lease_mark(port, childs_cell, shmq_cell_load(port, childs_cell), false);
 }
-static void extend_it(struct world *w, struct shmq_port *port) {
+static void extend_it(struct world *w, struct shmq_queue_port *port) {
     (void)w;
     uint64_t word = shmq_cell_load(port, childs_cell);
     CHECK(shmq_lease_extend(port, childs_cell, &word, far_away()) == SHMQ_OK, "lease lost");
     CHECK(word == shmq_cell_load(port, childs_cell), "another word");
 }
 /* Who looks at a message that is no longer its lease. The child looks; the message is given back, and the survivor takes it. */
-static void receive_and_look(struct world *w, struct shmq_port *port) {
+static void receive_and_look(struct world *w, struct shmq_queue_port *port) {
     receive_timed(w, port);
     CHECK(shmq_view_begin(port, childs_cell, shmq_cell_load(port, childs_cell)) == SHMQ_OK, "lease lost");
 }
-static void look_at_it(struct world *w, struct shmq_port *port) {
+static void look_at_it(struct world *w, struct shmq_queue_port *port) {
     (void)w;
     CHECK(shmq_view_begin(port, childs_cell, shmq_cell_load(port, childs_cell)) == SHMQ_OK, "lease lost");
     shmq_view_end(port, childs_cell);
 }
-static void receive_look_and_nack(struct world *w, struct shmq_port *port) {
+static void receive_look_and_nack(struct world *w, struct shmq_queue_port *port) {
     receive_and_look(w, port);
     give_back(port, childs_cell, SHMQ_NACKED, SHMQ_BY_POLICY);
 }
 /* … adopts it again, and is done with it: the cell is handed to itself, until it looks no longer. */
-static void finish_and_look_away(struct world *w, struct shmq_port *port) {
+static void finish_and_look_away(struct world *w, struct shmq_queue_port *port) {
     uint32_t cell;
     CHECK(receive(port, &cell) == SHMQ_OK && cell == childs_cell, "not the same cell");
     ack(port, cell);
@@ -169,7 +169,7 @@ static void survivor_looks(struct world *w) {
     give_back(&w->survivor, cell, SHMQ_RELEASED, SHMQ_BY_POLICY);
     w->looked_at = cell;
 }
-static void finish_under_a_viewer(struct world *w, struct shmq_port *port) { (void)w, ack(port, childs_cell); }
+static void finish_under_a_viewer(struct world *w, struct shmq_queue_port *port) { (void)w, ack(port, childs_cell); }
 
 /* The survivor's lease is over, and it does not look. */
 static void hold_too_long(struct world *w, bool begun) {
@@ -179,42 +179,42 @@ static void hold_too_long(struct world *w, bool begun) {
 }
 static void expect_expired(struct world *w) { put_one_for_the_role(w, SECOND), hold_too_long(w, true); }
 static void expect_expired_unbegun(struct world *w) { put_one_for_the_role(w, FIRST | SECOND), hold_too_long(w, false); }
-static void expire_it(struct world *w, struct shmq_port *port) { (void)w, shmq_lease_expire(port); }
+static void expire_it(struct world *w, struct shmq_queue_port *port) { (void)w, shmq_lease_expire(port); }
 
-static void claim_and_receive(struct world *w, struct shmq_port *port) {
+static void claim_and_receive(struct world *w, struct shmq_queue_port *port) {
     uint32_t idle;
     if (w->segment.geometry.paged) CHECK(shmq_cell_take(port, SHMQ_TO_WRITE, &idle) == SHMQ_OK, "no cell");
     receive_only(w, port);
 }
-static void detach_it(struct world *w, struct shmq_port *port) { (void)w, shmq_port_detach(port); }
+static void detach_it(struct world *w, struct shmq_queue_port *port) { (void)w, shmq_port_detach(port); }
 
 static void expect_attached(struct world *w) { put_one_for_the_role(w, FIRST); }
-static void attach_it(struct world *w, struct shmq_port *port) { attach(w, port); }
+static void attach_it(struct world *w, struct shmq_queue_port *port) { attach(w, port); }
 
 /* They sleep once, until a lease of somebody's is said to be over. Not a deadline of their own: that may have passed before they
  * come to announce themselves, where they are single-stepped. */
-static void sleep_on(struct shmq_port *port, enum shmq_side side) {
+static void sleep_on(struct shmq_queue_port *port, enum shmq_side side) {
     struct shmq_patience patience = {0};
     port->expiry_ns = shmq_now_ns() + 1000000u;
-    shmq_wait_park(port, side, far_away(), &patience);
+    shmq_wait_park(&port->port, side, far_away(), port->expiry_ns, &patience);
 }
-static void wait_for_item(struct world *w, struct shmq_port *port) { (void)w, sleep_on(port, SHMQ_ITEMS); }
-static void wait_for_space(struct world *w, struct shmq_port *port) { (void)w, sleep_on(port, SHMQ_SPACE); }
+static void wait_for_item(struct world *w, struct shmq_queue_port *port) { (void)w, sleep_on(port, SHMQ_ITEMS); }
+static void wait_for_space(struct world *w, struct shmq_queue_port *port) { (void)w, sleep_on(port, SHMQ_SPACE); }
 static void leave_empty(struct world *w) { expect_of_role(w, 0, 0); }
 
 /* The dead whom reapers find: an idle cell, a loan, a lease on a message of their own, and in the middle of another call. */
-static void hold_all(struct world *w, struct shmq_port *port) {
+static void hold_all(struct world *w, struct shmq_queue_port *port) {
     uint32_t idle;
     if (w->segment.geometry.paged) CHECK(shmq_cell_take(port, SHMQ_TO_WRITE, &idle) == SHMQ_OK, "no cell");
     CHECK(put_message(w, port, w->of_role) == SHMQ_OK, "full");
     receive_timed(w, port);
     childs_cell = loan(port);
 }
-static void hold_all_and_put(struct world *w, struct shmq_port *port) {
+static void hold_all_and_put(struct world *w, struct shmq_queue_port *port) {
     hold_all(w, port);
     CHECK(put_message(w, port, w->of_role + 1) == SHMQ_OK, "full");
 }
-static void put_second(struct world *w, struct shmq_port *port) { CHECK(put_message(w, port, w->of_role + 1) == SHMQ_OK, "full"); }
+static void put_second(struct world *w, struct shmq_queue_port *port) { CHECK(put_message(w, port, w->of_role + 1) == SHMQ_OK, "full"); }
 static void expect_of_dead(struct world *w, unsigned second) {
     expect_of_role(w, 2, SECOND);
     w->allowed[w->next + 1] = second;
@@ -226,28 +226,28 @@ static void expect_second_not_put(struct world *w) { expect_of_dead(w, GONE); }
 static void expect_second_anything(struct world *w) { expect_of_dead(w, FIRST | SECOND | GONE); }
 static void expect_second_perhaps(struct world *w) { expect_of_dead(w, FIRST | GONE); }
 
-static void reap_it(struct world *w, struct shmq_port *port) { (void)w, shmq_reap(port); }
+static void reap_it(struct world *w, struct shmq_queue_port *port) { (void)w, shmq_reap(&port->port); }
 
 /* A sleeper that was killed is still counted: whoever brings what it waited for posts. */
-static void put_before_sleeper(struct world *w) { fill_but_one(w), w->survivor.header->items_waiters++; }
-static void receive_before_sleeper(struct world *w) { expect_received(w), w->survivor.header->space_waiters++; }
-static void nack_before_sleeper(struct world *w) { expect_nacked(w), w->survivor.header->items_waiters++; }
+static void put_before_sleeper(struct world *w) { fill_but_one(w), w->survivor.port.header->items_waiters++; }
+static void receive_before_sleeper(struct world *w) { expect_received(w), w->survivor.port.header->space_waiters++; }
+static void nack_before_sleeper(struct world *w) { expect_nacked(w), w->survivor.port.header->items_waiters++; }
 
 /* Bells. */
-static void make_bell(struct world *w, struct shmq_port *port) {
+static void make_bell(struct world *w, struct shmq_queue_port *port) {
     (void)w;
-    CHECK(shmq_bell_make(port) >= 0, "no bell");
+    CHECK(shmq_bell_make(&port->port) >= 0, "no bell");
 }
-static void make_bell_and_wait(struct world *w, struct shmq_port *port) {
+static void make_bell_and_wait(struct world *w, struct shmq_queue_port *port) {
     make_bell(w, port);
-    shmq_bell_arm(port, SHMQ_ITEMS);
-    shmq_bell_disarm(port, SHMQ_ITEMS);
+    shmq_bell_arm(&port->port, SHMQ_ITEMS);
+    shmq_bell_disarm(&port->port, SHMQ_ITEMS);
 }
 static void put_before_bell(struct world *w) {
     fill_but_one(w);
-    w->bell = shmq_bell_make(&w->survivor);
+    w->bell = shmq_bell_make(&w->survivor.port);
     CHECK(w->bell >= 0, "no bell");
-    shmq_bell_arm(&w->survivor, SHMQ_ITEMS);
+    shmq_bell_arm(&w->survivor.port, SHMQ_ITEMS);
 }
 
 static const struct role roles[] = {

@@ -165,20 +165,25 @@ def test_whatever_a_role_left_its_reaper_may_die_in_any_state(program, role, sha
 MUTANTS = {
     "the intent is cleared before the in-flight cell names what was taken": (
         "queue/ring.c",
-        re.compile(r"( +if \(happened\) \{.*?\n    \}\n)( +shmq_store_release\(&port->record->intent, 0\);[^\n]*\n)", re.S),
+        re.compile(
+            r"( +if \(happened\) \{.*?\n    \}\n)( +shmq_store_release\(&queue->port\.record->intent, 0\);[^\n]*\n)", re.S
+        ),
         r"\2\1",
         "receiver",
     ),
     "the exchange happens before its intent stands": (
         "queue/ring.c",
-        re.compile(r"( +shmq_store_release\(&port->record->intent, shmq_intent_word.*?\n)(.*?bool happened = [^\n]*\n)", re.S),
+        re.compile(
+            r"( +shmq_store_release\(&queue->port\.record->intent, shmq_intent_word.*?\n)(.*?bool happened = [^\n]*\n)", re.S
+        ),
         r"\2\1",
         "putter",
     ),
     "a message is an orphan before its failed delivery is counted": (
         "queue/lease.c",
         re.compile(
-            r"(    shmq_delivery_ended\(port, cell, leased, cause, delay_ns\);\n)(.*?SHMQ_CRASH_POINT\(lease_orphaned\);\n)", re.S
+            r"(    shmq_delivery_ended\(queue, cell, leased, cause, delay_ns\);\n)(.*?SHMQ_CRASH_POINT\(lease_orphaned\);\n)",
+            re.S,
         ),
         r"\2\1",
         "nacker",
@@ -203,8 +208,8 @@ MUTANTS = {
     ),
     "a port is free before its cells are": (
         "queue/attach.c",
-        re.compile(r"(void shmq_port_detach\(struct shmq_port \*port\) \{\n)"),
-        r"\1    shmq_store_release(&port->record->owner, 0);\n",
+        re.compile(r"(void shmq_port_detach\(struct shmq_queue_port \*queue\) \{\n)"),
+        r"\1    shmq_store_release(&queue->port.record->owner, 0);\n",
         "detacher",
     ),
     "a port has no bell any more before that is removed": (

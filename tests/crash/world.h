@@ -24,7 +24,7 @@ struct world {
     struct segment segment;
     char place[64];                  /* where the bells are */
     int bell;                        /* the survivor's, or -1 */
-    struct shmq_port survivor;
+    struct shmq_queue_port survivor;
     uint32_t bystander;              /* the survivor's cell that holds a lease all the time */
     uint64_t bystander_word;
     uint32_t next;                   /* number of the next message */
@@ -36,9 +36,9 @@ struct world {
     uint32_t last_found;             /* number of the last one that was found */
 };
 
-static void attach(struct world *w, struct shmq_port *port) {
+static void attach(struct world *w, struct shmq_queue_port *port) {
     must_attach(port, &w->segment);
-    port->path_prefix = w->place;
+    port->port.path_prefix = w->place;
 }
 
 static void bell_path(const struct world *w, uint32_t index, char path[96]) { snprintf(path, 96, "%s.%u.bell", w->place, index); }
@@ -53,7 +53,7 @@ static uint64_t length_of(const struct world *w, uint32_t number) {
     return w->segment.geometry.paged ? nbytes * 20 : nbytes;
 }
 
-static void write_message(struct world *w, struct shmq_port *port, uint32_t slot_index, uint32_t number) {
+static void write_message(struct world *w, struct shmq_queue_port *port, uint32_t slot_index, uint32_t number) {
     struct shmq_slot *slot = shmq_slot_at(port, slot_index);
     slot->nbytes = length_of(w, number);
     slot->kind = SHMQ_BYTES;
@@ -64,7 +64,7 @@ static void write_message(struct world *w, struct shmq_port *port, uint32_t slot
 }
 
 /* The number of the message in a slot, which must be whole. */
-static uint32_t read_message(struct world *w, struct shmq_port *port, uint32_t slot_index) {
+static uint32_t read_message(struct world *w, struct shmq_queue_port *port, uint32_t slot_index) {
     const unsigned char *payload = shmq_payload_at(port, slot_index);
     uint32_t number;
     memcpy(&number, payload, sizeof number);
@@ -76,7 +76,7 @@ static uint32_t read_message(struct world *w, struct shmq_port *port, uint32_t s
     return number;
 }
 
-static shmq_status put_message(struct world *w, struct shmq_port *port, uint32_t number) {
+static shmq_status put_message(struct world *w, struct shmq_queue_port *port, uint32_t number) {
     uint32_t cell;
     CHECK(shmq_cell_take(port, SHMQ_TO_WRITE, &cell) == SHMQ_OK, "no cell");
     write_message(w, port, slot_in(port, cell), number);
@@ -85,7 +85,7 @@ static shmq_status put_message(struct world *w, struct shmq_port *port, uint32_t
     return status;
 }
 
-static void put_new(struct world *w, struct shmq_port *port, unsigned allowed) {
+static void put_new(struct world *w, struct shmq_queue_port *port, unsigned allowed) {
     CHECK(w->next < MOST, "too many messages");
     w->allowed[w->next] = allowed;
     CHECK(put_message(w, port, w->next++) == SHMQ_OK, "full");
@@ -99,8 +99,8 @@ static void expect_of_role(struct world *w, uint32_t count, unsigned allowed) {
 }
 
 /* With a deadline, or 0: for as long as the holder lives. */
-static shmq_status receive_for(struct shmq_port *port, uint64_t lease_ns, uint32_t *cell) { return shmq_take(port, true, lease_ns, cell); }
-static shmq_status receive(struct shmq_port *port, uint32_t *cell) { return receive_for(port, 0, cell); }
+static shmq_status receive_for(struct shmq_queue_port *port, uint64_t lease_ns, uint32_t *cell) { return shmq_take(port, true, lease_ns, cell); }
+static shmq_status receive(struct shmq_queue_port *port, uint32_t *cell) { return receive_for(port, 0, cell); }
 static const uint64_t hour = UINT64_C(3600000000000);
 static uint64_t far_away(void) { return shmq_now_ns() + hour; }
 
@@ -168,21 +168,21 @@ static void others_go_on(struct world *w, uint32_t laps) {
 
 /* Each slot is named by exactly one cell, and nothing is left that belongs to the dead. */
 static void check_cells(struct world *w) {
-    const struct shmq_port *port = &w->survivor;
+    const struct shmq_queue_port *port = &w->survivor;
     segment_check(&w->segment);
     for (uint32_t i = 0; i < w->segment.geometry.cells; i++) {
         uint64_t word = shmq_load_acquire(&port->cells[i].word);
         uint32_t owner = shmq_cell_owner(word);
-        CHECK(owner == port->index || owner == SHMQ_NO_PORT, "in-flight cell %u is port %u's", i, owner);
-        if (owner == port->index)
+        CHECK(owner == port->port.index || owner == SHMQ_NO_PORT, "in-flight cell %u is port %u's", i, owner);
+        if (owner == port->port.index)
             CHECK(i == w->bystander || i == port->kept, "in-flight cell %u is the survivor's, who has not asked for it", i);
         else
             CHECK(shmq_cell_state(word) <= SHMQ_WARM || shmq_cell_state(word) == SHMQ_ORPHAN, "cell %u: %#lx", i, (unsigned long)word);
     }
     for (uint32_t i = 0; i < w->segment.geometry.ports; i++) {
-        uint64_t owner = shmq_load_acquire(&port->records[i].owner);
-        CHECK(i == port->index ? owner == port->owner : owner == 0, "port %u is %#lx's", i, (unsigned long)owner);
-        CHECK(i == port->index || shmq_load_acquire(&port->records[i].bell) == 0, "port %u still has a bell", i);
+        uint64_t owner = shmq_load_acquire(&port->port.records[i].owner);
+        CHECK(i == port->port.index ? owner == port->port.owner : owner == 0, "port %u is %#lx's", i, (unsigned long)owner);
+        CHECK(i == port->port.index || shmq_load_acquire(&port->port.records[i].bell) == 0, "port %u still has a bell", i);
     }
 }
 
@@ -196,7 +196,7 @@ static void check_ledger(struct world *w) {
 
 /* The queue is as good as new: whole capacity, all cells, and the survivor's lease as it was. */
 static void check_whole(struct world *w) {
-    struct shmq_port *port = &w->survivor;
+    struct shmq_queue_port *port = &w->survivor;
     for (int lap = 0; lap < 2; lap++) {
         for (uint32_t i = 0; i < w->segment.geometry.slots; i++) put_new(w, port, FIRST);
         w->allowed[w->next] = GONE;
@@ -220,13 +220,13 @@ static void check_whole(struct world *w) {
 
 static void survive(struct world *w, bool others_first) {
     if (others_first) others_go_on(w, 2);
-    shmq_reap(&w->survivor);
+    shmq_reap(&w->survivor.port);
     shmq_lease_expire(&w->survivor);
     if (w->looked_at != SHMQ_NO_CELL) { /* whatever became of the message, nobody wrote to the slot */
         CHECK(read_message(w, &w->survivor, shmq_word_slot(shmq_cell_load(&w->survivor, w->looked_at))) == w->of_role, "another message");
         shmq_view_end(&w->survivor, w->looked_at);
     }
-    CHECK(shmq_reap(&w->survivor) == 0, "somebody dead was left");
+    CHECK(shmq_reap(&w->survivor.port) == 0, "somebody dead was left");
     check_cells(w);
     drain(w);
     check_ledger(w);

@@ -25,7 +25,7 @@
 #define PATIENCE_NS UINT64_C(5000000000) /* for one call of the others, on a loaded machine; they need microseconds */
 
 static struct segment segment;
-static struct shmq_port port; /* of this process */
+static struct shmq_queue_port port; /* of this process */
 static int bell = -1; /* of this process, in the roles where it has one */
 
 static const char *own_place(void) {
@@ -110,7 +110,7 @@ struct lease {
 /* False: the lease was over before anybody could look at it. */
 static bool look(struct lease *lease, bool timed) {
     lease->word = shmq_load_acquire(&port.cells[lease->cell].word);
-    if (timed && (shmq_cell_state(lease->word) != SHMQ_TIMED || shmq_cell_owner(lease->word) != port.index)) return false;
+    if (timed && (shmq_cell_state(lease->word) != SHMQ_TIMED || shmq_cell_owner(lease->word) != port.port.index)) return false;
     CHECK(shmq_word_slot(lease->word) < segment.geometry.total_slots);
     lease->number = ((struct head *)shmq_payload_at(&port, shmq_word_slot(lease->word)))->number;
     return true;
@@ -153,7 +153,7 @@ static void return_lease(struct lease lease, enum shmq_cause cause) {
 
 static void attach(void) {
     must_attach(&port, &segment);
-    port.path_prefix = own_place();
+    port.port.path_prefix = own_place();
 }
 
 /* -- roles ------------------------------------------------------------------------------------------------------------- */
@@ -165,7 +165,7 @@ static void play_put(void) {
 }
 
 static uint32_t batch[3], filled;
-static bool fill(void *context, struct shmq_port *where, uint32_t slot) {
+static bool fill(void *context, struct shmq_queue_port *where, uint32_t slot) {
     (void)context;
     if (filled == 3) return false;
     batch[filled] = new_number();
@@ -291,7 +291,7 @@ static void wait_for(enum shmq_side side) {
     struct shmq_patience patience = {.spun = true};
     attach();
     arm();
-    shmq_wait_park(&port, side, shmq_now_ns() + 10000000u, &patience);
+    shmq_wait_park(&port.port, side, shmq_now_ns() + 10000000u, port.expiry_ns, &patience);
 }
 static void play_wait_for_item(void) { wait_for(SHMQ_ITEMS); }
 static void play_wait_for_space(void) { wait_for(SHMQ_SPACE); }
@@ -309,7 +309,7 @@ static void play_detach(void) {
 static void play_reap(void) {
     attach();
     arm();
-    shmq_reap(&port);
+    shmq_reap(&port.port);
 }
 
 /* -- what a role finds ---------------------------------------------------------------------------------------------------- */
@@ -366,16 +366,16 @@ static void one_died_getting(void) { one_died(false); }
 static void play_bell(void) {
     attach();
     arm();
-    CHECK(shmq_bell_make(&port) >= 0);
-    shmq_bell_arm(&port, SHMQ_ITEMS);
-    shmq_bell_disarm(&port, SHMQ_ITEMS);
+    CHECK(shmq_bell_make(&port.port) >= 0);
+    shmq_bell_arm(&port.port, SHMQ_ITEMS);
+    shmq_bell_disarm(&port.port, SHMQ_ITEMS);
 }
 static void half_and_armed(void) {
     half();
     if (bell >= 0) close(bell);
-    bell = shmq_bell_make(&port);
+    bell = shmq_bell_make(&port.port);
     CHECK(bell >= 0);
-    shmq_bell_arm(&port, SHMQ_ITEMS);
+    shmq_bell_arm(&port.port, SHMQ_ITEMS);
 }
 
 static const struct role {
@@ -416,7 +416,7 @@ static const struct role {
 
 static uint32_t attached(void) {
     uint32_t count = 0;
-    for (uint32_t i = 0; i < PORTS; i++) count += port.records[i].owner != 0;
+    for (uint32_t i = 0; i < PORTS; i++) count += port.port.records[i].owner != 0;
     return count;
 }
 
@@ -454,7 +454,7 @@ static void check_end(void) {
     struct lease lease;
     for (int rounds = 0; attached() > 1; rounds++) {
         CHECK(rounds < 100);
-        shmq_reap(&port);
+        shmq_reap(&port.port);
     }
     outlive_leases();
     for (uint32_t i = 0; i < ledger->next; i++) {
@@ -476,7 +476,7 @@ static void check_end(void) {
 static bool trial(const struct role *role, bool past) {
     memset(ledger, 0, offsetof(struct ledger, lost));
     segment_format(&segment);
-    ((struct shmq_header *)segment.base)->policy.lease_timeout_ns = LEASE_NS; /* what a holder gets that was stopped before it could say */
+    ((struct shmq_queue_header *)segment.base)->policy.lease_timeout_ns = LEASE_NS; /* what a holder gets that was stopped before it could say */
     attach();
     role->before();
     bool reaps = strstr(role->name, "reap") != NULL, killed = strncmp(role->name, "killed", 6) == 0;
@@ -494,8 +494,8 @@ static bool trial(const struct role *role, bool past) {
         uint32_t there = attached();
         bool dead_left = reaps && there > 2;
         others_go_on();
-        if (dead_left) CHECK_EQUAL(shmq_reap(&port), 0); /* the lock is the stopped one's: nobody else reaps meanwhile */
-        else shmq_reap(&port);
+        if (dead_left) CHECK_EQUAL(shmq_reap(&port.port), 0); /* the lock is the stopped one's: nobody else reaps meanwhile */
+        else shmq_reap(&port.port);
         CHECK_EQUAL(attached(), there); /* who is stopped lives */
         if (past) {
             outlive_leases();
@@ -506,7 +506,7 @@ static bool trial(const struct role *role, bool past) {
             CHECK(was_killed(wait_for_child(child)));
             for (int tries = 0; attached() > 1; tries++) {
                 CHECK(tries < 2); /* the lock went with its holder, and what was begun is finished */
-                shmq_reap(&port);
+                shmq_reap(&port.port);
             }
             status = 0;
         } else status = wait_for_child(child);

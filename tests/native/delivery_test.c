@@ -8,7 +8,7 @@
 TEST(delivering) {
     struct segment segment;
     segment_make(&segment, 4, 64, 4, 3);
-    struct shmq_port port, other;
+    struct shmq_queue_port port, other;
     uint32_t cell, many[8];
     shmq_status status;
     const uint64_t hour = UINT64_C(3600000000000);
@@ -24,7 +24,7 @@ TEST(delivering) {
     }
     cell = take_cell(&port, SHMQ_TO_WRITE, false);
     CHECK(shmq_offer(&port, cell, true) == SHMQ_WOULD_BLOCK && shmq_offer(&port, cell, false) == SHMQ_WOULD_BLOCK, "full");
-    CHECK(shmq_load_relaxed(&port.record->counters[SHMQ_PUTS]) == 4, "what was not put is not counted");
+    CHECK(shmq_load_relaxed(&port.port.record->counters[SHMQ_PUTS]) == 4, "what was not put is not counted");
     shmq_cell_return(&port, cell, true);
     CHECK(shmq_verdict(&port, SHMQ_SPACE, SHMQ_WOULD_BLOCK, false) == SHMQ_WOULD_BLOCK && shmq_worth(&port, SHMQ_SPACE) == 0, "it may wait");
 
@@ -49,7 +49,7 @@ TEST(delivering) {
     message_write(&port, slot_in(&port, cell), 0, 4);
     CHECK(shmq_offer(&port, cell, true) == SHMQ_SHUT && shmq_offer(&port, cell, false) == SHMQ_OK, "shut");
     shmq_cell_return(&port, cell, false);
-    CHECK(shmq_load_relaxed(&port.record->counters[SHMQ_PUTS]) == 4, "it was counted when it came to the backlog");
+    CHECK(shmq_load_relaxed(&port.port.record->counters[SHMQ_PUTS]) == 4, "it was counted when it came to the backlog");
     CHECK(shmq_verdict(&port, SHMQ_SPACE, SHMQ_WOULD_BLOCK, false) == SHMQ_SHUT && shmq_worth(&port, SHMQ_SPACE) == SHMQ_MAX_SLOTS, "for producers");
     CHECK(shmq_verdict(&port, SHMQ_ITEMS, SHMQ_WOULD_BLOCK, false) == SHMQ_WOULD_BLOCK, "there is still something");
     CHECK(shmq_take(&port, true, 0, &cell) == SHMQ_OK, "take");
@@ -67,7 +67,7 @@ TEST(delivering) {
 TEST(snapshots) {
     struct segment segment;
     segment_make(&segment, 3, 64, 4, 2);
-    struct shmq_port port, look;
+    struct shmq_queue_port port, look;
     uint32_t cells[4], slots[3], i = 0;
     uint64_t at = 0, counters[SHMQ_COUNTERS], hour = UINT64_C(3600) * 1000000000;
     int64_t half_laps[3];
@@ -94,7 +94,7 @@ TEST(snapshots) {
     for (i = 0; shmq_find_occupied(&look, &i, &row); i++) {
         const bool is_loan = i == cells[2];
         CHECK(row.cell.state == (is_loan ? SHMQ_LOANED : i == cells[1] ? SHMQ_TIMED : SHMQ_ORPHAN), "state of cell %u", i);
-        CHECK(row.cell.owner == (i == cells[0] ? SHMQ_NO_PORT : port.index) && row.cell.slot == slot_in(&port, i), "owner of cell %u", i);
+        CHECK(row.cell.owner == (i == cells[0] ? SHMQ_NO_PORT : port.port.index) && row.cell.slot == slot_in(&port, i), "owner of cell %u", i);
         CHECK(is_loan ? row.ends_ns == 0 : row.ends_ns - now <= hour && row.ends_ns > now - hour / 2, "end of cell %u", i);
         CHECK(row.spilled == !is_loan && (is_loan || row.key[0] == (i == cells[0] ? 'a' : 'b')), "key of cell %u", i);
         CHECK(is_loan || (row.failed == (i == cells[0]) && row.begun), "deliveries of cell %u", i);
@@ -107,17 +107,17 @@ TEST(snapshots) {
     CHECK(!shmq_find_side(&look, &at, key) && !shmq_find_side(&look, &at, key), "no other side segment");
     shmq_ring_rows(&look, slots, half_laps);
     CHECK(half_laps[0] == 0 && half_laps[1] == 0 && half_laps[2] == -1, "two are emptied, one is ready");
-    shmq_store_relaxed(&port.record->expected, shmq_ring_word(0, SHMQ_READY, slots[2]));
-    shmq_store_seq(&port.record->intent, shmq_intent_word(SHMQ_GETTING, cells[2], 2, slot_in(&port, cells[2])));
+    shmq_store_relaxed(&port.port.record->expected, shmq_ring_word(0, SHMQ_READY, slots[2]));
+    shmq_store_seq(&port.port.record->intent, shmq_intent_word(SHMQ_GETTING, cells[2], 2, slot_in(&port, cells[2])));
     i = at = 0;
-    CHECK(shmq_find_exchange(&look, &i, &exchange) && i == port.index && exchange.cell == cells[2], "exchange");
+    CHECK(shmq_find_exchange(&look, &i, &exchange) && i == port.port.index && exchange.cell == cells[2], "exchange");
     CHECK(exchange.takes == slots[2] && exchange.gives == slot_in(&port, cells[2]), "its slots");
     for (int n = 0; n < 2; n++) CHECK(shmq_find_side(&look, &at, key) && key[0] == 'c', "the ring's, and that of the exchange");
-    shmq_store_seq(&port.record->intent, 0);
+    shmq_store_seq(&port.port.record->intent, 0);
     shmq_counted(&look, counters);
     CHECK(counters[SHMQ_PUTS] == 3 && counters[SHMQ_NACKS] == 1 && counters[SHMQ_ACKS] == 0, "counters");
-    port.record->bell = 1u << SHMQ_SPACE;
-    port.header->space_waiters = 2 | SHMQ_BELLS;
+    port.port.record->bell = 1u << SHMQ_SPACE;
+    port.port.header->space_waiters = 2 | SHMQ_BELLS;
     CHECK(shmq_waiting(&look, SHMQ_SPACE) == 3 && shmq_waiting(&look, SHMQ_ITEMS) == 0, "who waits");
     port.cells[cells[1]].word = SHMQ_SLOT_MASK | port.cells[cells[1]].word;
     CHECK(snapshot_holds(&look), "a slot outside");
@@ -128,12 +128,12 @@ TEST(snapshots) {
 TEST(shutting) {
     struct segment segment;
     segment_make(&segment, 4, 64, 4, 3);
-    struct shmq_port port, mine, others;
+    struct shmq_queue_port port, mine, others;
     uint32_t cell, number;
     must_attach(&port, &segment);
     must_attach(&mine, &segment);
     CHECK(shmq_port_attach(&others, segment.base, &segment.geometry, shmq_owner_self() + 1) == SHMQ_OK, "no port"); /* of another process */
-    struct shmq_port *holders[] = {&port, &mine, &others};
+    struct shmq_queue_port *holders[] = {&port, &mine, &others};
     CHECK(!shmq_is_over(&port, false) && !shmq_is_over(&port, true), "over, and not shut");
     for (int i = 0; i < 3; i++) {
         snprintf(context, sizeof context, "held by %d", i);
@@ -156,9 +156,9 @@ TEST(shutting) {
         CHECK(shmq_orphan_claim(&port, SHMQ_TO_DISCARD, &number) && number == cell, "and can be discarded");
         ack(&port, cell);
     }
-    shmq_store_seq(&others.record->intent, shmq_intent_word(SHMQ_GETTING, 0, 0, 0));
+    shmq_store_seq(&others.port.record->intent, shmq_intent_word(SHMQ_GETTING, 0, 0, 0));
     CHECK(shmq_is_over(&port, false) && !shmq_is_over(&port, true), "another process is about to take");
-    shmq_store_seq(&others.record->intent, 0);
+    shmq_store_seq(&others.port.record->intent, 0);
     shmq_store_seq(&port.header->backlog, 1);
     CHECK(!shmq_is_over(&port, false) && !shmq_is_over(&port, true), "over, with a message in the backlog");
     shmq_store_seq(&port.header->backlog, 0);

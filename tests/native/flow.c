@@ -25,7 +25,7 @@ static struct {
     _Atomic unsigned char *failures;          /* per message: nacks */
 } flow;
 
-static void give_way(struct shmq_port *port, enum shmq_side side, struct shmq_patience *patience) {
+static void give_way(struct shmq_queue_port *port, enum shmq_side side, struct shmq_patience *patience) {
     if (flow.mode != PARK) {
         sched_yield();
         return;
@@ -36,7 +36,7 @@ static void give_way(struct shmq_port *port, enum shmq_side side, struct shmq_pa
 }
 
 static void *produce(void *index) {
-    struct shmq_port port;
+    struct shmq_queue_port port;
     uint32_t producer = (uint32_t)(uintptr_t)index;
     uint64_t sent = 0;
     must_attach(&port, &flow.segment);
@@ -67,7 +67,7 @@ static void *produce(void *index) {
             CHECK(status == SHMQ_WOULD_BLOCK, "put: %d", status);
             give_way(&port, SHMQ_SPACE, &patience);
         }
-        if (flow.mode == PARK) shmq_wake_after(&port, SHMQ_ITEMS);
+        if (flow.mode == PARK) shmq_wake_after(&port.port, SHMQ_ITEMS);
         shmq_cell_return(&port, cell, false);
         number++;
     }
@@ -90,7 +90,7 @@ static void consumed(struct head head) {
 
 static void *consume_in_order(void *unused) {
     (void)unused;
-    struct shmq_port port;
+    struct shmq_queue_port port;
     int64_t last[THREADS];
     for (int i = 0; i < THREADS; i++) last[i] = -1;
     must_attach(&port, &flow.segment);
@@ -112,7 +112,7 @@ static void *consume_in_order(void *unused) {
         }
         for (uint32_t i = 0; i < wanted; i++) shmq_cell_return(&port, cells[i], i < done);
         if (flow.mode == PARK) {
-            if (done) shmq_wake_after(&port, SHMQ_SPACE);
+            if (done) shmq_wake_after(&port.port, SHMQ_SPACE);
             if (done && port.caught_up) shmq_linger(&port);
         }
         if (done) patience = (struct shmq_patience){0};
@@ -124,7 +124,7 @@ static void *consume_in_order(void *unused) {
 
 struct lease { uint32_t cell; uint64_t word; };
 
-static void settle_one(struct shmq_port *port, struct lease lease, uint64_t *random) {
+static void settle_one(struct shmq_queue_port *port, struct lease lease, uint64_t *random) {
     struct head head = message_read(port, shmq_word_slot(lease.word));
     uint32_t luck = chance_below(random, 100);
     _Atomic unsigned char *failures = &flow.failures[head.producer * flow.count + head.number];
@@ -147,7 +147,7 @@ static void settle_one(struct shmq_port *port, struct lease lease, uint64_t *ran
 }
 
 static void *consume_leased(void *index) {
-    struct shmq_port port;
+    struct shmq_queue_port port;
     struct lease held[IN_HAND];
     uint32_t in_hand = 0;
     uint64_t random = 88172645463325252u + (uintptr_t)index * 7919;
@@ -187,13 +187,13 @@ static void *consume_leased(void *index) {
  * who looks at it reads it whole, also when it is another's by then. */
 struct timed { struct lease lease; uint32_t slot; struct head head; };
 
-static void look_away(struct shmq_port *port, struct timed held, bool acked) {
+static void look_away(struct shmq_queue_port *port, struct timed held, bool acked) {
     CHECK(message_read(port, held.slot).number == held.head.number, "a slot changed under a viewer");
     shmq_view_end(port, held.lease.cell);
     if (acked) shmq_cell_return(port, held.lease.cell, true);
 }
 
-static void settle_timed(struct shmq_port *port, struct timed held, uint64_t *random) {
+static void settle_timed(struct shmq_queue_port *port, struct timed held, uint64_t *random) {
     uint32_t luck = chance_below(random, 100);
     if (luck < 10) {
         shmq_status status = shmq_lease_give_back(port, held.lease.cell, held.lease.word, luck < 5 ? SHMQ_NACKED : SHMQ_RELEASED, 0);
@@ -212,7 +212,7 @@ static void settle_timed(struct shmq_port *port, struct timed held, uint64_t *ra
     if (acked) consumed(held.head);
 }
 
-static bool take_timed(struct shmq_port *port, uint64_t until, struct timed *held) {
+static bool take_timed(struct shmq_queue_port *port, uint64_t until, struct timed *held) {
     uint32_t cell;
     if (shmq_orphan_adopt(port, until, &cell) != SHMQ_OK) {
         if (shmq_cell_take_for_long(port, SHMQ_TO_GIVE, &cell) != SHMQ_OK) return false;
@@ -223,7 +223,7 @@ static bool take_timed(struct shmq_port *port, uint64_t until, struct timed *hel
         }
     }
     uint64_t word = shmq_load_acquire(&port->cells[cell].word);
-    if (shmq_cell_owner(word) != port->index || shmq_cell_state(word) != SHMQ_TIMED) return false; /* over already */
+    if (shmq_cell_owner(word) != port->port.index || shmq_cell_state(word) != SHMQ_TIMED) return false; /* over already */
     shmq_status status = shmq_view_begin(port, cell, word);
     if (status == SHMQ_NO_CELLS) shmq_lease_give_back(port, cell, word, SHMQ_RELEASED, 0);
     if (status != SHMQ_OK) return false;
@@ -232,7 +232,7 @@ static bool take_timed(struct shmq_port *port, uint64_t until, struct timed *hel
 }
 
 static void *consume_timed(void *index) {
-    struct shmq_port port;
+    struct shmq_queue_port port;
     struct timed held[IN_HAND];
     uint32_t in_hand = 0;
     uint64_t random = 88172645463325252u + (uintptr_t)index * 7919;
@@ -274,7 +274,7 @@ static void run_flow(enum mode mode, uint32_t producers, uint32_t consumers, uin
     for (uint32_t i = 0; i < producers * count; i++) CHECK(flow.times[i] == 1, "message %u was lost", i);
     segment_check_empty(&flow.segment);
     struct shmq_header *header = segment_header(&flow.segment);
-    CHECK(mode != TIMED || header->events[SHMQ_EXPIRIES] > 0, "no lease was over in time");
+    CHECK(mode != TIMED || segment_queue(&flow.segment)->events[SHMQ_EXPIRIES] > 0, "no lease was over in time");
     for (int side = 0; side < 2; side++) {
         /* Whoever stops waiting just while it is woken leaves a count or a post too many: a few, but they do not add up. */
         int posts;
@@ -282,10 +282,10 @@ static void run_flow(enum mode mode, uint32_t producers, uint32_t consumers, uin
         uint32_t left = (side == SHMQ_ITEMS ? header->items_waiters : header->space_waiters) + (uint32_t)posts;
         CHECK(left <= (mode == PARK ? producers + consumers : 0), "%u waiters or posts are left at side %d", left, side);
     }
-    struct shmq_port port;
+    struct shmq_queue_port port;
     must_attach(&port, &flow.segment);
     CHECK(shmq_ring_length(&port) == 0 && shmq_ring_estimate(&port) == 0, "length %u", shmq_ring_length(&port));
-    if (edge) CHECK(shmq_seq_lap(header->write_seq) < SHMQ_LAP_MASK / 2, "the laps have not come round");
+    if (edge) CHECK(shmq_seq_lap(segment_queue(&flow.segment)->write_seq) < SHMQ_LAP_MASK / 2, "the laps have not come round");
     shmq_port_detach(&port);
     free((void *)flow.times), free((void *)flow.failures), segment_unmake(&flow.segment);
 }
@@ -302,7 +302,7 @@ static struct {
 
 static void *give_back_too(void *unused) {
     (void)unused;
-    struct shmq_port port;
+    struct shmq_queue_port port;
     must_attach(&port, &settling.segment);
     for (uint32_t i = 0; i < settling.rounds; i++) {
         pthread_barrier_wait(&settling.barrier);
@@ -314,7 +314,7 @@ static void *give_back_too(void *unused) {
 }
 
 static void settle(uint32_t rounds) {
-    struct shmq_port port;
+    struct shmq_queue_port port;
     pthread_t other;
     segment_make(&settling.segment, 4, 64, 4, 2);
     settling.rounds = rounds;

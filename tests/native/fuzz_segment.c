@@ -108,7 +108,7 @@ int LLVMFuzzerInitialize(int *argc, char ***argv) {
         /* The reaper's lock is named after it: two fuzzers on one machine must not meet there. */
         struct shmq_header *header = (struct shmq_header *)shapes[i].base;
         header->nonce = (uint64_t)getpid() << 8 | (uint64_t)i;
-        if (i % 2) header->policy = (struct shmq_policy){.lease_timeout_ns = 1, .retry_initial_ns = 1, .retry_maximum_ns = 9, .retry_factor = 2, .max_deliveries = 2};
+        if (i % 2) ((struct shmq_queue_header *)shapes[i].base)->policy = (struct shmq_policy){.lease_timeout_ns = 1, .retry_initial_ns = 1, .retry_maximum_ns = 9, .retry_factor = 2, .max_deliveries = 2};
         images[i] = malloc(shapes[i].geometry.segment_bytes);
         memcpy(images[i], shapes[i].base, shapes[i].geometry.segment_bytes);
         each_part(&shapes[i], fence_part);
@@ -192,7 +192,7 @@ static uint32_t near(uint8_t n, uint32_t count) {
 static uint64_t place(uint8_t *width) {
     const struct shmq_geometry *g = &segment->geometry;
     static const uint16_t hot[] = {
-        offsetof(struct shmq_header, write_seq), offsetof(struct shmq_header, read_seq), offsetof(struct shmq_header, orphan_changes),
+        offsetof(struct shmq_queue_header, write_seq), offsetof(struct shmq_queue_header, read_seq), offsetof(struct shmq_queue_header, orphan_changes),
         offsetof(struct shmq_header, items_waiters), offsetof(struct shmq_header, attachments),
     };
     uint8_t what = byte();
@@ -323,7 +323,7 @@ static bool attached(struct program *program) {
         shmq_status status = port_attach(&program->queue.port, segment);
         CHECK(status == SHMQ_OK || status == SHMQ_NO_PORTS);
         program->attached = status == SHMQ_OK;
-        program->queue.port.spins = true;
+        program->queue.port.port.spins = true;
         program->queue.port.writes_dead_letters = byte() & 1;
     }
     return program->attached;
@@ -341,9 +341,9 @@ static bool slot_handed(const shmq_queue *queue, uint32_t cell, uint64_t before,
 static void look_at(const shmq_queue *queue, const void *data, uint64_t nbytes) {
     const struct shmq_geometry *g = &queue->port.geometry;
     const unsigned char *bytes = data;
-    CHECK(bytes >= queue->port.base + g->payload_offset && nbytes <= g->payload_room);
-    CHECK(bytes + nbytes <= queue->port.base + g->segment_bytes);
-    CHECK((uint64_t)(bytes - queue->port.base - g->payload_offset) % g->payload_stride == 0);
+    CHECK(bytes >= queue->port.port.base + g->payload_offset && nbytes <= g->payload_room);
+    CHECK(bytes + nbytes <= queue->port.port.base + g->segment_bytes);
+    CHECK((uint64_t)(bytes - queue->port.port.base - g->payload_offset) % g->payload_stride == 0);
     if (nbytes > g->slot_size) nbytes = g->slot_size; /* the key of a side segment, or a description, may lie in what rounding left: not fenced */
     if (nbytes) CHECK(__asan_region_is_poisoned((void *)data, nbytes) == NULL);
 }
@@ -354,7 +354,7 @@ static void look_at_slot(const shmq_queue *queue, uint32_t slot) {
     look_at(queue, shmq_payload_at(&queue->port, slot), nbytes <= queue->port.geometry.slot_size ? nbytes : 0);
 }
 
-static void fill_slot(struct shmq_port *port, uint32_t slot) {
+static void fill_slot(struct shmq_queue_port *port, uint32_t slot) {
     struct shmq_slot *header = shmq_slot_at(port, slot);
     header->nbytes = port->geometry.slot_size;
     header->kind = SHMQ_BYTES;
@@ -363,7 +363,7 @@ static void fill_slot(struct shmq_port *port, uint32_t slot) {
     shmq_slot_stamp(port, header);
 }
 
-static bool fill(void *context, struct shmq_port *port, uint32_t slot) {
+static bool fill(void *context, struct shmq_queue_port *port, uint32_t slot) {
     uint32_t *left = context;
     CHECK(slot < port->geometry.total_slots);
     if (*left == 0) return false;
@@ -402,7 +402,7 @@ enum operation {
 static void operate(struct program *program, enum operation operation) {
     shmq_queue *queue = &program->queue;
     if (!attached(program)) return;
-    struct shmq_port *port = &queue->port;
+    struct shmq_queue_port *port = &queue->port;
     const struct shmq_geometry *g = &port->geometry;
     const uint64_t before = scribbled;
     shmq_status status = SHMQ_OK;
@@ -465,7 +465,7 @@ static void operate(struct program *program, enum operation operation) {
                     CHECK(given == SHMQ_OK || given == SHMQ_LOST);
                 } else shmq_cell_return(port, cells[i], true);
             } else shmq_cell_return(port, cells[i], false);
-        if (done) shmq_wake_after(port, SHMQ_SPACE);
+        if (done) shmq_wake_after(&port->port, SHMQ_SPACE);
         break;
     case RECEIVE:
         if ((hand = hand_of(program, false, 0)) == NULL) break;
@@ -567,10 +567,10 @@ static void operate(struct program *program, enum operation operation) {
         CHECK(shmq_ring_length(port) <= g->slots && shmq_ring_estimate(port) <= g->slots && snapshot_holds(port));
         shmq_ring_has_space(port), shmq_ring_has_item(port);
         shmq_ring_has_spaces(port, near(n, g->slots)), shmq_ring_has_items(port, near(n, g->slots));
-        shmq_wake(port, SHMQ_ITEMS), shmq_wake(port, SHMQ_SPACE);
+        shmq_wake(&port->port, SHMQ_ITEMS), shmq_wake(&port->port, SHMQ_SPACE);
         break;
     case REAP:
-        CHECK(shmq_reap(port) <= g->ports * g->ports);
+        CHECK(shmq_reap(&port->port) <= g->ports * g->ports);
         break;
     case WAIT: {
         struct shmq_patience patience = {0};
@@ -586,7 +586,7 @@ static void operate(struct program *program, enum operation operation) {
         shmq_port_detach(port);
         break;
     case DIE:
-        port->record->owner = DEAD;
+        port->port.record->owner = DEAD;
         program->attached = false;
         break;
     case OPERATIONS: break;
@@ -602,9 +602,9 @@ static void call(struct program *program, enum operation operation) {
         calling = true;
         operate(program, operation);
     } else {
-        struct shmq_port *port = &program->queue.port;
-        if (port->record) port->record->owner = DEAD;
-        if (operation == REAP || operation == WAIT) shmq_owner_unlock(port->nonce); /* as the kernel does */
+        struct shmq_queue_port *port = &program->queue.port;
+        if (port->port.record) port->port.record->owner = DEAD;
+        if (operation == REAP || operation == WAIT) shmq_owner_unlock(port->port.nonce); /* as the kernel does */
         program->attached = false;
     }
     calling = false;

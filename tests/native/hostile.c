@@ -16,8 +16,6 @@ static struct segment segment;
 static shmq_queue queues[2];
 static uint64_t luck = 1;
 
-static struct shmq_header *header(void) { return segment_header(&segment); }
-
 static void begin(uint32_t slots, uint64_t slot_size) {
     segment_format(&segment);
     for (int i = 0; i < 2; i++) must_attach(&queues[i].port, &segment);
@@ -36,7 +34,7 @@ static void touch(const shmq_message *message) {
     CHECK(message->shape.ndim <= 4);
 }
 
-static bool fill(void *context, struct shmq_port *port, uint32_t slot) {
+static bool fill(void *context, struct shmq_queue_port *port, uint32_t slot) {
     uint32_t *left = context;
     if ((*left)-- == 0) return false;
     memset(shmq_payload_at(port, slot), 7, port->geometry.slot_size);
@@ -47,7 +45,7 @@ static bool fill(void *context, struct shmq_port *port, uint32_t slot) {
 
 static void attach_again(shmq_queue *queue) {
     if (port_attach(&queue->port, &segment) == SHMQ_OK) return;
-    for (uint32_t i = 0; i < segment.geometry.ports; i++) queue->port.records[i].owner = 0; /* its words say that all are taken */
+    for (uint32_t i = 0; i < segment.geometry.ports; i++) queue->port.port.records[i].owner = 0; /* its words say that all are taken */
     CHECK_EQUAL(port_attach(&queue->port, &segment), SHMQ_OK);
 }
 
@@ -55,7 +53,7 @@ enum { PUT, PUT_ARRAY, LOAN, RECEIVE, PUT_MANY, GET_MANY, REAP, LOOK, DETACH, OP
 
 /* One call of a well-behaved program. */
 static void operate(shmq_queue *queue, uint32_t operation) {
-    struct shmq_port *port = &queue->port;
+    struct shmq_queue_port *port = &queue->port;
     shmq_message message;
     shmq_status status;
     uint32_t cells[4], count = 0, left = 3;
@@ -90,7 +88,7 @@ static void operate(shmq_queue *queue, uint32_t operation) {
         while (count) shmq_cell_return(port, cells[--count], true);
         break;
     case REAP:
-        shmq_reap(port);
+        shmq_reap(&port->port);
         break;
     case LOOK: {
         struct shmq_slot slot;
@@ -100,7 +98,7 @@ static void operate(shmq_queue *queue, uint32_t operation) {
         CHECK(snapshot_holds(port));
         shmq_ring_has_space(port), shmq_ring_has_item(port);
         shmq_ring_has_spaces(port, 2), shmq_ring_has_items(port, 2);
-        shmq_wake(port, SHMQ_ITEMS), shmq_wake(port, SHMQ_SPACE);
+        shmq_wake(&port->port, SHMQ_ITEMS), shmq_wake(&port->port, SHMQ_SPACE);
         break;
     }
     case DETACH:
@@ -171,9 +169,9 @@ TEST(hostile_ring_cells_are_survived) { MEET((shmq_word *)(segment.base + g->rin
 TEST(a_hostile_ring_cell_at_the_front_is_survived) { MEET((shmq_word *)(segment.base + g->ring_offset), 8, 1) }
 TEST(hostile_in_flight_cells_are_survived) { MEET((shmq_word *)(segment.base + g->cells_offset), sizeof(struct shmq_cell), g->cells) }
 TEST(a_hostile_kept_cell_is_survived) { MEET((shmq_word *)(segment.base + g->cells_offset), sizeof(struct shmq_cell), 1) }
-TEST(a_hostile_write_sequence_is_survived) { MEET(&header()->write_seq, 8, 1) }
-TEST(a_hostile_read_sequence_is_survived) { MEET(&header()->read_seq, 8, 1) }
-TEST(hostile_waiter_counts_and_orphan_changes_are_survived) { MEET((shmq_word *)&header()->items_waiters, 8, 4) }
+TEST(a_hostile_write_sequence_is_survived) { MEET(&segment_queue(&segment)->write_seq, 8, 1) }
+TEST(a_hostile_read_sequence_is_survived) { MEET(&segment_queue(&segment)->read_seq, 8, 1) }
+TEST(hostile_waiter_counts_and_orphan_changes_are_survived) { MEET((shmq_word *)&segment_header(&segment)->items_waiters, 8, 4) }
 TEST(hostile_owners_and_intents_are_survived) { MEET((shmq_word *)(segment.base + g->ports_offset), 8, g->ports * 16) }
 TEST(hostile_slot_headers_are_survived) { MEET((shmq_word *)(segment.base + g->slot_offset), g->slot_stride, g->total_slots) }
 TEST(hostile_lengths_are_survived) { MEET((shmq_word *)(segment.base + g->slot_offset + 16), g->slot_stride, g->total_slots) }
@@ -187,8 +185,8 @@ static shmq_word *any_word(void) {
     switch (chance_below(&luck, 6)) {
     case 0: offset = g->ring_offset + 8 * chance_below(&luck, g->slots); break;
     case 1: offset = g->cells_offset + sizeof(struct shmq_cell) * chance_below(&luck, g->cells); break;
-    case 2: offset = offsetof(struct shmq_header, write_seq); break;
-    case 3: offset = offsetof(struct shmq_header, read_seq); break;
+    case 2: offset = offsetof(struct shmq_queue_header, write_seq); break;
+    case 3: offset = offsetof(struct shmq_queue_header, read_seq); break;
     case 4: offset = g->slot_offset + g->slot_stride * chance_below(&luck, g->total_slots) + 8 * chance_below(&luck, 8); break;
     default: offset = 8 * chance_below(&luck, (uint32_t)(g->slot_offset / 8)); break; /* anything before the slots */
     }
@@ -228,7 +226,7 @@ static void *scribble_on(void *argument) {
     uint64_t own = (uint64_t)(uintptr_t)argument;
     const struct shmq_geometry *g = &segment.geometry;
     while (!stop_scribbling) {
-        uint64_t place = chance_below(&own, 4), offset = place == 0 ? offsetof(struct shmq_header, write_seq) : offsetof(struct shmq_header, read_seq);
+        uint64_t place = chance_below(&own, 4), offset = place == 0 ? offsetof(struct shmq_queue_header, write_seq) : offsetof(struct shmq_queue_header, read_seq);
         if (place == 1) offset = g->ring_offset + 8 * chance_below(&own, g->slots);
         if (place == 2) offset = g->cells_offset + sizeof(struct shmq_cell) * chance_below(&own, g->cells);
         shmq_word *word = (shmq_word *)(segment.base + offset);

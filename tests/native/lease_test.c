@@ -12,7 +12,7 @@ TEST(generations) {
             snprintf(context, sizeof context, "generation %#lx, %s cell", (unsigned long)start, kept ? "reserved" : "other");
             struct segment segment;
             segment_make(&segment, 2, 64, 1, 1);
-            struct shmq_port port;
+            struct shmq_queue_port port;
             segment_start_at(&segment, 0, start);
             must_attach(&port, &segment);
             CHECK(ring_put(&port, 0, 1) == SHMQ_OK, "put");
@@ -35,7 +35,7 @@ TEST(generations) {
 TEST(failures) {
     struct segment segment;
     segment_make(&segment, 2, 64, 2, 1);
-    struct shmq_port port;
+    struct shmq_queue_port port;
     must_attach(&port, &segment);
     CHECK(ring_put(&port, 0, 1) == SHMQ_OK, "put");
     uint32_t cell = ring_lease(&port);
@@ -61,7 +61,7 @@ TEST(failures) {
 TEST(orphans) {
     struct segment segment;
     segment_make(&segment, 4, 64, 4, 3);
-    struct shmq_port port, other, late;
+    struct shmq_queue_port port, other, late;
     uint32_t cell, number;
     must_attach(&port, &segment);
     must_attach(&other, &segment);
@@ -96,7 +96,7 @@ TEST(ages) {
         snprintf(context, sizeof context, "%u slots", slots);
         struct segment segment;
         segment_make(&segment, slots, 64, MESSAGES, 2);
-        struct shmq_port ports[2];
+        struct shmq_queue_port ports[2];
         uint32_t holders[MESSAGES], cells[MESSAGES], count = MESSAGES, number;
         segment_start_at(&segment, SHMQ_LAP_MASK - 1, 3);
         for (int i = 0; i < 2; i++) must_attach(&ports[i], &segment);
@@ -111,7 +111,7 @@ TEST(ages) {
             uint32_t returned = 0;
             for (uint32_t i = 0; i < count; i++) { /* the half of them, in any order */
                 uint32_t n = chance_below(&random, count), by = chance_below(&random, 3);
-                struct shmq_port *holder = &ports[holders[n]];
+                struct shmq_queue_port *holder = &ports[holders[n]];
                 if (back[n]) continue;
                 uint64_t delay = by == 2 ? UINT64_C(3600000000000) : 0;
                 CHECK(shmq_lease_give_back(holder, cells[n], shmq_cell_load(holder, cells[n]), by ? SHMQ_NACKED : SHMQ_RELEASED, delay) == SHMQ_OK, "back");

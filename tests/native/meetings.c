@@ -28,7 +28,7 @@ static bool meet(uint64_t nth, void (*act)(void), void (*other)(void)) {
 }
 
 static struct segment segment;
-static struct shmq_port viewer, holder;
+static struct shmq_queue_port viewer, holder;
 static uint32_t cell;
 
 /* The viewer has lost its lease, and looks on; the holder has adopted the message. */
@@ -50,8 +50,8 @@ static void begin_to_look(void) {
 static void viewer_detaches(void) { shmq_port_detach(&viewer); }
 static void viewer_looks_away(void) { shmq_view_end(&viewer, cell); }
 static void viewer_is_reaped(void) {
-    viewer.record->owner ^= 1; /* nobody has this identity */
-    CHECK_EQUAL(shmq_reap(&holder), 1);
+    viewer.port.record->owner ^= 1; /* nobody has this identity */
+    CHECK_EQUAL(shmq_reap(&holder.port), 1);
 }
 static void holder_is_done(void) { ack(&holder, cell); }
 static void holder_detaches(void) { shmq_port_detach(&holder); }
@@ -71,7 +71,7 @@ static const struct meeting meetings[] = {
 };
 
 /* The queue was shut, and its only message is another process's, whose lease is over. */
-static struct shmq_port looker;
+static struct shmq_queue_port looker;
 static bool ended;
 
 static void shut_with_one_held(void) {
@@ -82,23 +82,23 @@ static void shut_with_one_held(void) {
     CHECK_EQUAL(shmq_cell_take_for_long(&holder, SHMQ_TO_GIVE, &cell), SHMQ_OK);
     shmq_lease_time(&holder, cell, 1000); /* over long ago */
     CHECK_EQUAL(shmq_ring_get(&holder, cell, SHMQ_TIMED), SHMQ_OK);
-    holder.record->owner ^= 1; /* of another process */
+    holder.port.record->owner ^= 1; /* of another process */
     shmq_store_seq(&looker.header->shut, SHMQ_SHUT_FOR_PUTS);
     ended = false;
 }
 static void loop_looks(void) { ended |= shmq_is_over(&looker, true); }
 static void another_thread_expires_it(void) {
-    struct shmq_port thread;
+    struct shmq_queue_port thread;
     must_attach(&thread, &segment);
     CHECK_EQUAL(shmq_lease_expire(&thread), 1);
 }
 /* And the port is this process's afterwards. */
 static void its_holder_goes_and_another_comes(void) {
-    struct shmq_port thread;
-    uint32_t index = holder.index;
+    struct shmq_queue_port thread;
+    uint32_t index = holder.port.index;
     shmq_port_detach(&holder);
     must_attach(&thread, &segment);
-    CHECK_EQUAL(thread.index, index);
+    CHECK_EQUAL(thread.port.index, index);
 }
 
 static void process_forks(void) { /* the child has nobody who is in the middle of it */

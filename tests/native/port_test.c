@@ -13,7 +13,7 @@ TEST(detaching) {
     for (int paged = 0; paged < 2; paged++) {
         struct segment segment;
         segment_make(&segment, 4, paged ? 4096 : 64, 4, 2);
-        struct shmq_port port, other;
+        struct shmq_queue_port port, other;
         uint32_t cell;
         must_attach(&port, &segment);
         must_attach(&other, &segment);
@@ -22,16 +22,16 @@ TEST(detaching) {
         CHECK(shmq_lease_ack(&port, held, shmq_cell_load(&port, held), true) == SHMQ_OK, "ack");
         shmq_cell_become(&port, loaned, SHMQ_LOANED);
         uint64_t word = shmq_cell_load(&port, leased);
-        shmq_count(&port.record->counters[SHMQ_PUTS], 7);
+        shmq_count(&port.port.record->counters[SHMQ_PUTS], 7);
         shmq_port_detach(&port);
-        CHECK(shmq_load_relaxed(&other.records[0].counters[SHMQ_PUTS]) == 7, "counters");
+        CHECK(shmq_load_relaxed(&other.port.records[0].counters[SHMQ_PUTS]) == 7, "counters");
         CHECK(shmq_lease_ack(&port, leased, word, false) == SHMQ_LOST, "acked after detaching");
         CHECK(shmq_orphan_adopt(&other, 0, &cell) == SHMQ_OK && failures_of(&other, cell) == 0, "not given back");
         CHECK(message_in(&other, cell).number == 0, "another message");
         ack(&other, cell);
         CHECK(shmq_orphan_adopt(&other, 0, &cell) == SHMQ_WOULD_BLOCK, "the held one came back");
         must_attach(&port, &segment);
-        CHECK(shmq_load_relaxed(&port.record->counters[SHMQ_PUTS]) == 7 && port.next_id >> SHMQ_ID_BITS == 2, "a port of its own");
+        CHECK(shmq_load_relaxed(&port.port.record->counters[SHMQ_PUTS]) == 7 && port.port.next_id >> SHMQ_ID_BITS == 2, "a port of its own");
         shmq_port_detach(&port);
         end(&segment, &other);
     }
@@ -41,33 +41,34 @@ TEST(detaching) {
 TEST(ids) {
     struct segment segment;
     segment_make(&segment, 4, 64, 4, 3);
-    struct shmq_port port, other;
+    struct shmq_queue_port port, other;
     must_attach(&port, &segment);
     must_attach(&other, &segment);
     const uint64_t count = UINT64_C(1) << SHMQ_ID_BITS;
-    CHECK(shmq_next_id(&port) == 1 && shmq_next_id(&other) == (count | 1), "the first ids");
-    port.next_id = count - 1;
-    CHECK(shmq_next_id(&port) == count - 1, "the last one of a serial");
-    CHECK(shmq_load_relaxed(&port.record->serial) == 0, "its serial, while what has the id may be on its way");
-    CHECK(shmq_next_id(&port) == (2 * count | 1) && shmq_next_id(&port) == (2 * count | 2), "another serial");
-    CHECK(shmq_load_relaxed(&port.record->serial) == 2 && shmq_load_relaxed(&port.record->serial_before) == 0, "the serials of the port");
+    CHECK(shmq_next_id(&port.port) == 1 && shmq_next_id(&other.port) == (count | 1), "the first ids");
+    port.port.next_id = count - 1;
+    CHECK(shmq_next_id(&port.port) == count - 1, "the last one of a serial");
+    CHECK(shmq_load_relaxed(&port.port.record->serial) == 0, "its serial, while what has the id may be on its way");
+    CHECK(shmq_next_id(&port.port) == (2 * count | 1) && shmq_next_id(&port.port) == (2 * count | 2), "another serial");
+    CHECK(shmq_load_relaxed(&port.port.record->serial) == 2 && shmq_load_relaxed(&port.port.record->serial_before) == 0, "the serials of the port");
     shmq_port_detach(&port);
     must_attach(&port, &segment);
-    CHECK(port.index == 0 && shmq_next_id(&port) == (3 * count | 1), "the same port, attached again");
-    CHECK(shmq_load_relaxed(&port.record->serial_before) == 3, "nothing of its is of who was there before");
+    CHECK(port.port.index == 0 && shmq_next_id(&port.port) == (3 * count | 1), "the same port, attached again");
+    CHECK(shmq_load_relaxed(&port.port.record->serial_before) == 3, "nothing of its is of who was there before");
     /* At the edge the serials begin again: see `id` in format/queue.h. */
-    shmq_store_relaxed(&port.header->attachments, (UINT64_C(1) << (64 - SHMQ_ID_BITS)) - 1);
-    shmq_port_draw_serial(&port);
-    CHECK(shmq_next_id(&port) == (UINT64_MAX << SHMQ_ID_BITS | 1), "the last serial");
-    shmq_port_draw_serial(&port);
-    CHECK(shmq_next_id(&port) == 1, "and then the first again");
+    shmq_store_relaxed(&port.port.header->attachments, (UINT64_C(1) << (64 - SHMQ_ID_BITS)) - 1);
+    shmq_port_draw_serial(&port.port);
+    CHECK(shmq_next_id(&port.port) == (UINT64_MAX << SHMQ_ID_BITS | 1), "the last serial");
+    shmq_port_draw_serial(&port.port);
+    CHECK(shmq_next_id(&port.port) == 1, "and then the first again");
     shmq_port_detach(&other);
     end(&segment, &port);
 }
 
-static void *sleep_at(void *port) {
+static void *sleep_at(void *port_) {
+    struct shmq_port *port = port_;
     struct shmq_patience patience = {0};
-    shmq_wait_park(port, SHMQ_ITEMS, SHMQ_FOREVER, &patience);
+    shmq_wait_park(port, SHMQ_ITEMS, SHMQ_FOREVER, SHMQ_FOREVER, &patience);
     return NULL;
 }
 
@@ -75,9 +76,9 @@ static void *sleep_at(void *port) {
 TEST(taken_away_asleep) {
     struct segment segment;
     segment_make(&segment, 4, 64, 4, 2);
-    struct shmq_port port, other;
+    struct shmq_queue_port port, other;
     pthread_t threads[2];
-    struct shmq_port *ports[2] = {&port, &other};
+    struct shmq_queue_port *ports[2] = {&port, &other};
     shmq_half *waiters = &segment_header(&segment)->items_waiters;
     for (int i = 0; i < 2; i++) {
         must_attach(ports[i], &segment);
@@ -87,13 +88,13 @@ TEST(taken_away_asleep) {
     usleep(20000); /* they have looked, and sleep; where they have not, less is tried */
     shmq_port_detach(&port);
     CHECK((shmq_load_seq(waiters) & ~SHMQ_BELLS) == 1, "who went is still counted");
-    struct shmq_port heir;
+    struct shmq_queue_port heir;
     must_attach(&heir, &segment);
-    CHECK(heir.index == port.index && shmq_load_seq(&heir.record->asleep[SHMQ_ITEMS]) == 0, "the heir is said to sleep");
+    CHECK(heir.port.index == port.port.index && shmq_load_seq(&heir.port.record->asleep[SHMQ_ITEMS]) == 0, "the heir is said to sleep");
     CHECK(pthread_join(threads[0], NULL) == 0, "the sleeper of the port that is gone"); /* by the end of its slice, at the latest */
-    CHECK(shmq_load_seq(&heir.record->asleep[SHMQ_ITEMS]) == 0, "what the heir sleeps: %u", shmq_load_seq(&heir.record->asleep[SHMQ_ITEMS]));
+    CHECK(shmq_load_seq(&heir.port.record->asleep[SHMQ_ITEMS]) == 0, "what the heir sleeps: %u", shmq_load_seq(&heir.port.record->asleep[SHMQ_ITEMS]));
     CHECK(pthread_join(threads[1], NULL) == 0 && shmq_load_seq(waiters) == 0, "the other sleeper");
-    CHECK(shmq_load_seq(&other.record->asleep[SHMQ_ITEMS]) == 0, "what the other one sleeps");
+    CHECK(shmq_load_seq(&other.port.record->asleep[SHMQ_ITEMS]) == 0, "what the other one sleeps");
     shmq_port_detach(&heir);
     end(&segment, &other);
 }
@@ -103,7 +104,7 @@ TEST(limits) {
     for (int paged = 0; paged < 2; paged++) {
         struct segment segment;
         segment_make(&segment, 3, paged ? 4096 : 64, 2, 2);
-        struct shmq_port port, other, third;
+        struct shmq_queue_port port, other, third;
         uint32_t cells[2], number;
         must_attach(&port, &segment);
         must_attach(&other, &segment);
@@ -130,7 +131,7 @@ TEST(warm) {
     for (uint32_t in_flight = 1; in_flight <= 4; in_flight++) {
         struct segment segment;
         segment_make(&segment, 64, 4096, 8, 2);
-        struct shmq_port producer, consumer;
+        struct shmq_queue_port producer, consumer;
         unsigned char touched[256] = {0};
         uint32_t count = 0, number, sent = 0;
         must_attach(&producer, &segment);

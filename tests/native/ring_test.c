@@ -11,7 +11,7 @@ TEST(capacities) {
             snprintf(context, sizeof context, "capacity %u after %u messages", slots, offset);
             struct segment segment;
             segment_make(&segment, slots, 64, 2, 1);
-            struct shmq_port port;
+            struct shmq_queue_port port;
             uint32_t number = 0, sent = 0, next = 0;
             segment_start_at(&segment, SHMQ_LAP_MASK, 5); /* the next lap is 0 */
             must_attach(&port, &segment);
@@ -46,8 +46,8 @@ TEST(lagging) {
                 snprintf(context, sizeof context, "%u slots, sequences %u behind, %d", slots, behind, which);
                 struct segment segment;
                 segment_make(&segment, slots, 64, 2, 1);
-                struct shmq_header *header = segment_header(&segment);
-                struct shmq_port port;
+                struct shmq_queue_header *header = segment_queue(&segment);
+                struct shmq_queue_port port;
                 uint32_t number;
                 must_attach(&port, &segment);
                 uint64_t at = header->write_seq;
@@ -76,8 +76,8 @@ TEST(far_behind) {
             snprintf(context, sizeof context, "%u slots, %u gone, %u there, %d", slots, gone, there, which);
             struct segment segment;
             segment_make(&segment, slots, 64, 2, 1);
-            struct shmq_header *header = segment_header(&segment);
-            struct shmq_port port;
+            struct shmq_queue_header *header = segment_queue(&segment);
+            struct shmq_queue_port port;
             segment_start_at(&segment, SHMQ_LAP_MASK - 1, 5);
             must_attach(&port, &segment);
             uint64_t at = header->write_seq;
@@ -106,7 +106,7 @@ TEST(batches) {
                 snprintf(context, sizeof context, "%u slots, %u there, %u more", slots, there, wanted);
                 struct segment segment;
                 segment_make(&segment, slots, 64, 8, 1);
-                struct shmq_port port;
+                struct shmq_queue_port port;
                 segment_start_at(&segment, SHMQ_LAP_MASK, 3);
                 must_attach(&port, &segment);
                 for (uint32_t i = 0; i < there; i++) CHECK(ring_put(&port, 0, i) == SHMQ_OK, "put");
@@ -135,9 +135,9 @@ TEST(batches) {
 }
 
 /* A batch is held up in the middle, and others go round the ring meanwhile: it must not take the sequence back to where it was. */
-struct held_up { struct shmq_port *others; uint32_t filled, meanwhile; uint64_t then; };
+struct held_up { struct shmq_queue_port *others; uint32_t filled, meanwhile; uint64_t then; };
 
-static bool fill_held_up(void *held_up_, struct shmq_port *port, uint32_t slot) {
+static bool fill_held_up(void *held_up_, struct shmq_queue_port *port, uint32_t slot) {
     struct held_up *held_up = held_up_;
     if (held_up->filled++ == 0) {
         message_write(port, slot, 0, 0);
@@ -158,7 +158,7 @@ TEST(never_back) {
                 snprintf(context, sizeof context, "%u slots, %u messages meanwhile%s", slots, meanwhile, edge ? ", last lap" : "");
                 struct segment segment;
                 segment_make(&segment, slots, 64, 2, 2);
-                struct shmq_port port, others;
+                struct shmq_queue_port port, others;
                 struct held_up held_up = {&others, 0, meanwhile, 0};
                 shmq_status status;
                 segment_start_at(&segment, edge ? SHMQ_LAP_MASK : 0, 1);
@@ -194,7 +194,7 @@ TEST(corruption) {
             snprintf(context, sizeof context, "corruption %zu", i);
             struct segment segment;
             segment_make(&segment, SLOTS, 64, 2, 1);
-            struct shmq_port port;
+            struct shmq_queue_port port;
             segment_start_at(&segment, LAP, 1);
             must_attach(&port, &segment);
             port.ring[0] = cases[i].word;
@@ -209,7 +209,7 @@ TEST(corruption) {
     for (uint32_t index = SLOTS; index < SLOTS + 2; index++) {
         struct segment segment;
         segment_make(&segment, SLOTS, 64, 2, 1);
-        struct shmq_port port;
+        struct shmq_queue_port port;
         uint32_t number;
         must_attach(&port, &segment);
         port.header->write_seq = port.header->read_seq = shmq_seq_word(0, index);

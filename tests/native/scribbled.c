@@ -23,7 +23,7 @@ static uint64_t random_word(uint64_t *random, uint64_t there, const struct shmq_
 
 /* Any word of the segment between the geometry and the slots, and the header of any slot. */
 static shmq_word *random_place(uint64_t *random, const struct segment *segment) {
-    struct shmq_header *header = segment_header(segment);
+    struct shmq_queue_header *header = segment_queue(segment);
     struct shmq_port_record *record = segment_records(segment) + chance_below(random, segment->geometry.ports);
     switch (chance_below(random, 10)) {
     case 0: return &header->write_seq;
@@ -44,13 +44,13 @@ static void scribble_once(uint64_t *random, const struct segment *segment) {
 }
 
 /* The slot of a cell that the engine has just handed out: whatever the segment says, it must be one. */
-static uint32_t handed(struct shmq_port *port, uint32_t cell, const char *by) {
+static uint32_t handed(struct shmq_queue_port *port, uint32_t cell, const char *by) {
     uint32_t slot = slot_in(port, cell);
     CHECK(slot < port->geometry.total_slots, "%s handed out slot %u of %u", by, slot, port->geometry.total_slots);
     return slot;
 }
 
-static void touch(struct shmq_port *port, uint32_t slot, bool write) {
+static void touch(struct shmq_queue_port *port, uint32_t slot, bool write) {
     unsigned char *payload = shmq_payload_at(port, slot);
     struct shmq_slot *header = shmq_slot_at(port, slot);
     uint64_t nbytes = header->nbytes < port->geometry.slot_size ? header->nbytes : port->geometry.slot_size;
@@ -60,7 +60,7 @@ static void touch(struct shmq_port *port, uint32_t slot, bool write) {
     else memcpy(sink, payload, nbytes);
 }
 
-static bool fill_hostile(void *left, struct shmq_port *port, uint32_t slot) {
+static bool fill_hostile(void *left, struct shmq_queue_port *port, uint32_t slot) {
     if ((*(uint32_t *)left)-- == 0) return false;
     if (slot >= port->geometry.total_slots) return true; /* of my own cell, and somebody has scribbled over it */
     touch(port, slot, true);
@@ -74,7 +74,7 @@ static void expect(shmq_status status, const char *call) {
 }
 
 /* One random call on a segment of which nothing is to be believed. `quiet`: nobody scribbles between two instructions. */
-static void try_anything(struct shmq_port *port, uint64_t *random, bool quiet) {
+static void try_anything(struct shmq_queue_port *port, uint64_t *random, bool quiet) {
     uint32_t cell, cells[4], taken = 0, left = chance_below(random, 12);
     shmq_status status;
     struct shmq_slot header;
@@ -131,20 +131,20 @@ static void try_anything(struct shmq_port *port, uint64_t *random, bool quiet) {
     case 7: shmq_ring_peek(port, left, &header, bytes, port->geometry.slot_size < sizeof bytes ? port->geometry.slot_size : sizeof bytes, &moved); return;
     case 8:
         shmq_ring_has_item(port), shmq_ring_has_space(port), shmq_ring_has_items(port, left), shmq_ring_has_spaces(port, left);
-        port->spins = true;
+        port->port.spins = true;
         shmq_spin(port, left % 2 ? SHMQ_ITEMS : SHMQ_SPACE, shmq_now_ns());
-        shmq_wake(port, SHMQ_ITEMS), shmq_wake(port, SHMQ_SPACE);
+        shmq_wake(&port->port, SHMQ_ITEMS), shmq_wake(&port->port, SHMQ_SPACE);
         return;
-    case 9: shmq_reap(port); return;
+    case 9: shmq_reap(&port->port); return;
     default: {
         struct shmq_patience patience = {0};
-        if (left == 0) shmq_wait_park(port, SHMQ_ITEMS, shmq_now_ns() + 100000, &patience);
+        if (left == 0) shmq_wait_park(&port->port, SHMQ_ITEMS, shmq_now_ns() + 100000, port->due_ns, &patience);
         shmq_linger(port);
     }
     }
 }
 
-static bool attach_hostile(const struct segment *segment, struct shmq_port *port) {
+static bool attach_hostile(const struct segment *segment, struct shmq_queue_port *port) {
     shmq_status status = port_attach(port, segment);
     CHECK(status == SHMQ_OK || status == SHMQ_NO_PORTS, "attach: %d", status);
     return status == SHMQ_OK;
@@ -164,14 +164,14 @@ static void hostile(uint64_t seed, uint32_t rounds) {
         snprintf(context, sizeof context, "hostile %lu, round %u", (unsigned long)seed, round);
         struct segment segment;
         make_by_chance(&segment, &random);
-        struct shmq_port ports[2];
+        struct shmq_queue_port ports[2];
         bool attached[2] = {false, false};
         for (int turn = 0; turn < 150; turn++) {
             int which = (int)chance_below(&random, 2);
             if (turn > 20 && chance_below(&random, 4) == 0) scribble_once(&random, &segment);
             if (!attached[which]) attached[which] = attach_hostile(&segment, &ports[which]);
             if (!attached[which]) continue;
-            struct shmq_port *port = &ports[which];
+            struct shmq_queue_port *port = &ports[which];
             try_anything(port, &random, true);
             if (chance_below(&random, 12) == 0) shmq_port_detach(port), attached[which] = false;
         }
@@ -180,19 +180,19 @@ static void hostile(uint64_t seed, uint32_t rounds) {
     /* And headers. */
     for (uint32_t round = 0; round < rounds * 10; round++) {
         uint64_t random = (seed * 7919 + round) * UINT64_C(0x9e3779b97f4a7c15) | 1;
-        struct shmq_header header;
+        union { struct shmq_header segment; struct shmq_queue_header queue; } header;
         struct shmq_geometry g;
         memset(&header, 0, sizeof header);
-        header.magic = SHMQ_MAGIC;
-        header.version = SHMQ_VERSION;
-        header.endian = SHMQ_ENDIAN;
-        header.kind = SHMQ_KIND_QUEUE;
-        header.slots = 4;
-        header.slot_size = 64;
-        header.cells = 9;
-        header.ports = 4;
+        header.segment.magic = SHMQ_MAGIC;
+        header.segment.version = SHMQ_VERSION;
+        header.segment.endian = SHMQ_ENDIAN;
+        header.segment.kind = SHMQ_KIND_QUEUE;
+        header.queue.slots = 4;
+        header.queue.slot_size = 64;
+        header.queue.cells = 9;
+        header.segment.ports = 4;
         CHECK(shmq_geometry(4, 64, 9, 4, &g), "geometry");
-        header.segment_bytes = g.segment_bytes;
+        header.segment.segment_bytes = g.segment_bytes;
         for (uint32_t i = 0; i < 1 + chance_below(&random, 3); i++) {
             uint64_t *word = (uint64_t *)&header + chance_below(&random, 8);
             *word = chance_below(&random, 2) ? *word ^ UINT64_C(1) << chance_below(&random, 64) : random_word(&random, *word, &g);
@@ -211,7 +211,7 @@ static struct {
 
 static void *work_on_anything(void *index) {
     uint64_t random = (scribbling.seed + (uintptr_t)index) * UINT64_C(0x9e3779b97f4a7c15) | 1;
-    struct shmq_port port;
+    struct shmq_queue_port port;
     bool attached = false;
     while (!scribbling.over) {
         if (!attached) attached = attach_hostile(&scribbling.segment, &port);

@@ -92,7 +92,7 @@ TEST(waking) {
     make();
     struct shmq_port mine = attached();
     struct shmq_patience patience = {0};
-    CHECK_EQUAL(shmq_wait_park(&mine, SHMQ_ITEMS, shmq_now_ns() + 1000000, &patience), SHMQ_TIMED_OUT);
+    CHECK_EQUAL(shmq_wait_park(&mine, SHMQ_ITEMS, shmq_now_ns() + 1000000, SHMQ_FOREVER, &patience), SHMQ_TIMED_OUT);
     pid_t child = fork_child();
     if (child == 0) {
         struct shmq_port port = attached();
@@ -101,7 +101,7 @@ TEST(waking) {
         shmq_port_leave(&port);
         _exit(0);
     }
-    while (!promising(&mine, SHMQ_ITEMS, false)) shmq_wait_park(&mine, SHMQ_ITEMS, SHMQ_FOREVER, &patience);
+    while (!promising(&mine, SHMQ_ITEMS, false)) shmq_wait_park(&mine, SHMQ_ITEMS, SHMQ_FOREVER, SHMQ_FOREVER, &patience);
     CHECK_EQUAL(shmq_load_seq(&notice_of(&mine)->number), 1);
     CHECK_EQUAL(shmq_load_seq(shmq_waiters(&mine, SHMQ_ITEMS)), 0);
     CHECK(!child_was_killed(child));

@@ -29,7 +29,7 @@ int __wrap_fcntl(int fd, int command, ...) {
 }
 
 static struct segment segment;
-static struct shmq_port port; /* ours */
+static struct shmq_queue_port port; /* ours */
 static uint32_t cell;
 static uint32_t number;
 
@@ -37,11 +37,11 @@ static void put_one(void) { CHECK_EQUAL(try_put(&port, 0, number++), SHMQ_OK); }
 static void receive_one(void) { CHECK_EQUAL(try_take(&port, true, &cell), SHMQ_OK); }
 static void ack_it(void) {
     ack(&port, cell);
-    shmq_wake_if_done(&port);
+    shmq_wake_if_done(&port.port);
 }
 static void get(void) {
     CHECK_EQUAL(try_take(&port, false, &cell), SHMQ_OK);
-    shmq_count(&port.record->counters[SHMQ_GETS], 1);
+    shmq_count(&port.port.record->counters[SHMQ_GETS], 1);
     shmq_cell_return(&port, cell, true);
 }
 static void nack_it(void) { give_back(&port, cell, SHMQ_NACKED, SHMQ_BY_POLICY); }
@@ -49,7 +49,7 @@ static void nack_it(void) { give_back(&port, cell, SHMQ_NACKED, SHMQ_BY_POLICY);
 static void task_done(void) {
     uint64_t done = shmq_load_relaxed(&port.header->done);
     CHECK(shmq_has_taken(&port, done + 1) && shmq_swap_seq(&port.header->done, &done, done + 1));
-    shmq_wake_if_done(&port);
+    shmq_wake_if_done(&port.port);
 }
 
 static void nothing(void) {}
@@ -60,13 +60,13 @@ static void length(void) { CHECK_EQUAL(shmq_ring_length(&port), 0); }
 static void all_done(void) { CHECK(shmq_all_done(&port)); }
 static void detach(void) { shmq_port_detach(&port); }
 static void attach(void) { must_attach(&port, &segment); }
-static void look(void) { CHECK_EQUAL(shmq_reap(&port), 0); }
+static void look(void) { CHECK_EQUAL(shmq_reap(&port.port), 0); }
 static void poll_again(void) { CHECK(!shmq_tend(&port)); }
-static void wake(void) { shmq_wake(&port, SHMQ_ITEMS); }
+static void wake(void) { shmq_wake(&port.port, SHMQ_ITEMS); }
 /* Somebody waited for the end of all work, and does no more. */
 static void join_ended(void) {
     put_receive();
-    shmq_or_seq(&port.header->done_waiters, SHMQ_BELLS);
+    shmq_or_seq(&port.port.header->done_waiters, SHMQ_BELLS);
 }
 static void join_ended_twice(void) {
     join_ended();
@@ -76,16 +76,16 @@ static void join_ended_twice(void) {
 /* Somebody waits for it, with its bell armed, and a message is out all the time. */
 static void join_goes_on(void) {
     if (number == 0) put_receive();
-    shmq_store_seq(&port.records[0].bell, UINT64_C(1) << SHMQ_DONE | SHMQ_BELL_MADE);
+    shmq_store_seq(&port.port.records[0].bell, UINT64_C(1) << SHMQ_DONE | SHMQ_BELL_MADE);
     join_ended();
 }
-static void flag_bells(void) { shmq_or_seq(shmq_waiters(&port, SHMQ_ITEMS), SHMQ_BELLS); }
+static void flag_bells(void) { shmq_or_seq(shmq_waiters(&port.port, SHMQ_ITEMS), SHMQ_BELLS); }
 static void someone_dies(void) {
-    static struct shmq_port dead;
+    static struct shmq_queue_port dead;
     must_attach(&dead, &segment);
-    dead.record->owner ^= 1; /* nobody has this identity */
+    dead.port.record->owner ^= 1; /* nobody has this identity */
 }
-static void reap_one(void) { CHECK_EQUAL(shmq_reap(&port), 1); }
+static void reap_one(void) { CHECK_EQUAL(shmq_reap(&port.port), 1); }
 
 static const struct { const char *name; void (*prepare)(void), (*call)(void), (*after)(void); } calls[] = {
     {"put", nothing, put_one, get},
@@ -111,7 +111,7 @@ static const struct { const char *name; void (*prepare)(void), (*call)(void), (*
 
 static int count_steps(const char *name, uint32_t ports, uint32_t in_flight, uint32_t handles) {
     segment_make(&segment, 64, 64, in_flight, ports);
-    static struct shmq_port others[SHMQ_MAX_PORTS];
+    static struct shmq_queue_port others[SHMQ_MAX_PORTS];
     for (uint32_t i = 0; i + 1 < handles; i++) must_attach(&others[i], &segment);
     attach();
     for (size_t i = 0; i < sizeof calls / sizeof *calls; i++) {
@@ -140,7 +140,7 @@ static int count_idle(uint32_t sleepers, uint32_t milliseconds) {
     uint64_t begun = shmq_now_ns(), end = begun + milliseconds * UINT64_C(1000000);
     for (uint32_t i = 0; i < sleepers; i++) {
         if ((pids[i] = fork_child()) != 0) continue;
-        struct shmq_port mine;
+        struct shmq_queue_port mine;
         struct shmq_patience patience = {0};
         must_attach(&mine, &segment);
         while (shmq_await(&mine, SHMQ_ITEMS, end, &patience) != SHMQ_TIMED_OUT) {}

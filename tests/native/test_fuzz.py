@@ -29,18 +29,18 @@ ENOUGH = 500_000  # inputs, among which the fuzzer finds whatever was planted
 PLANTED = {
     "a get that believes the slot in a ring cell": (
         "queue/ring.c",
-        "if (shmq_unlikely(shmq_word_slot(word) >= port->geometry.total_slots)) { *status = SHMQ_CORRUPT; break; }",
+        "if (shmq_unlikely(shmq_word_slot(word) >= queue->geometry.total_slots)) { *status = SHMQ_CORRUPT; break; }",
         "",
     ),
     "a claim that believes the slot in a spare cell": (
         "queue/cell.c",
-        "|| shmq_word_slot(word) >= port->geometry.total_slots) return false;",
+        "|| shmq_word_slot(word) >= queue->geometry.total_slots) return false;",
         ") return false;",
     ),
     "a put that believes the sequence": ("queue/ring.c", "if (shmq_unlikely(index >= slots)) return SHMQ_CORRUPT;", ""),
     "a reaper that believes an intent": (
         "queue/recover.c",
-        "if (cell < port->geometry.cells && index < port->geometry.slots) {",
+        "if (cell < queue->geometry.cells && index < queue->geometry.slots) {",
         "{",
     ),
     "an attach that believes in the length of the file": ("queue/attach.c", " || out->segment_bytes > file_bytes", ""),

@@ -112,7 +112,8 @@ def words_shared(files: dict[str, str]) -> tuple[set[str], dict[str, str]]:
 def plain_accesses(name: str, code: str, members: set[str], variables: dict[str, str]) -> Iterator[tuple[int, str]]:
     """Where an atomic word is used without a wrapper: C makes that seq_cst."""
     if members and is_of_binding(name):  # elsewhere the same names are those of rows
-        chain = rf"(&?)\b(?:\w+(?:\[[^\[\]]*\])?\.)*port\.(?:header|records?|cells)(?:\[[^\[\]]*\])?\.({'|'.join(members)})\b"
+        base = r"port\.(?:any\.|queue\.)?(?:header|records?|cells)"
+        chain = rf"(&?)\b(?:\w+(?:\[[^\[\]]*\])?\.)*{base}(?:\[[^\[\]]*\])?\.({'|'.join(members)})\b"
         yield from ((found.start(), found[2]) for found in re.finditer(chain, code) if not found[1])
     elif members:
         chain = rf"(&?)\b(?:\w+(?:\[[^\[\]]*\])?(?:->|\.))*(?:{BASES})(?:\[[^\[\]]*\])?(?:->|\.)({'|'.join(members)})\b"
@@ -254,7 +255,7 @@ def test_a_waiter_that_has_announced_itself_looks_by_seq_cst_loads_alone():
 def test_a_weak_look_is_found():
     weak = {
         **FILES,
-        "queue/sight.h": FILES["queue/sight.h"].replace("shmq_load_seq(&port->ring", "shmq_load_acquire(&port->ring"),
+        "queue/sight.h": FILES["queue/sight.h"].replace("shmq_load_seq(&queue->ring", "shmq_load_acquire(&queue->ring"),
     }
     assert weak_looks(weak) == ["past: ring"]
     weak = {**FILES, "queue/look.h": FILES["queue/look.h"].replace("shmq_load_seq(&at->word)", "shmq_load_relaxed(&at->word)")}

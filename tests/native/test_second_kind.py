@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import re
+import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from support.native import ENGINE, Builder, run_native, titles
+from test_native_floors import includes_of, lower_headers
 
 SOURCE = Path(__file__).with_name("second_kind.c")
 
@@ -18,8 +21,27 @@ def test_of_another_kind_of_segment_passes(build: Builder, title: str) -> None:
     run_native(build.program(SOURCE, "-O1"), title)
 
 
-def test_what_is_below_a_queue_names_nothing_of_one() -> None:
-    queues = re.compile(r"\b(?:shmq_(?:cell|slot|ring|lease|orphan|view|geometry)\w*|geometry|cells)\b")
-    parts = ["port.c", "bell.c", "wake.c", "reap.c", "watch.c", "wait.c", "bell.h", "wake.h", "reap.h", "watch.h", "wait.h"]
-    code = {part: re.sub(r"/\*.*?\*/", "", (ENGINE / part).read_text(), flags=re.DOTALL) for part in parts}
-    assert {part: queues.findall(text) for part, text in code.items() if queues.search(text)} == {}
+def parts_below_a_queue() -> list[str]:
+    parts = includes_of(ENGINE, "engine.c")
+    return [part for part in parts if not part.startswith("queue/")]
+
+
+def test_what_is_below_a_queue_sees_nothing_of_one() -> None:
+    """So the compiler refuses each word of a queue there: its struct, and its part of the header, are not declared."""
+    below = parts_below_a_queue()
+    assert below[0] == "files.c" and below[-1] == "wait.c"
+    seen = {part: lower_headers(ENGINE, part) for part in below}
+    assert {part: headers for part, headers in seen.items() if any("queue" in header for header in headers)} == {}
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("word", ["geometry", "kept", "policy", "header->write_seq", "header->shut", "header->codec"])
+def test_a_word_of_a_queue_is_refused_below_it(tmp_path: Path, word: str) -> None:
+    folder = shutil.copytree(ENGINE, tmp_path / "engine")
+    source = folder / "wait.c"
+    source.write_text(
+        f"{source.read_text()}\nconst void *names_a_queue(const struct shmq_port *port) {{ return &port->{word}; }}\n"
+    )
+    compiler = ["cc", "-std=c11", "-fsyntax-only", source]
+    done = subprocess.run(compiler, capture_output=True, text=True, env={**os.environ, "LC_ALL": "C"})
+    assert f"has no member named '{word.rpartition('>')[2]}'" in done.stderr

@@ -30,7 +30,7 @@ _Static_assert((int)SHMQ_ERROR_SHUT == SHMQ_SHUT && (int)SHMQ_ERROR_UNKNOWN_KIND
 _Static_assert((int)SHMQ_ERROR_FOREIGN == SHMQ_FOREIGN && (int)SHMQ_ERROR_SYSTEM == SHMQ_SYSTEM, "errors");
 
 struct shmq_queue {
-    struct shmq_port port;
+    struct shmq_queue_port port;
     uint64_t mapped_bytes;
     char path_prefix[256]; /* of port.path_prefix */
 };
@@ -82,19 +82,19 @@ int shmq_attach(const char *name, shmq_queue **out) {
     else if (((struct shmq_header *)base)->flags & SHMQ_GROWS) status = SHMQ_MISMATCH; /* this client neither reads nor writes a backlog */
     else {
         status = (int)shmq_port_attach(&queue->port, base, &geometry, self);
-        if (status == SHMQ_NO_PORTS && shmq_reap(&queue->port)) status = (int)shmq_port_attach(&queue->port, base, &geometry, self);
+        if (status == SHMQ_NO_PORTS && shmq_reap(&queue->port.port)) status = (int)shmq_port_attach(&queue->port, base, &geometry, self);
     }
     if (status == SHMQ_OK) {
         queue->mapped_bytes = mapped;
         if ((size_t)snprintf(queue->path_prefix, sizeof queue->path_prefix, "/dev/shm/shmq-%lu.%s+%016llx",
-                             (unsigned long)geteuid(), name, (unsigned long long)queue->port.nonce) < sizeof queue->path_prefix)
-            queue->port.path_prefix = queue->path_prefix;
+                             (unsigned long)geteuid(), name, (unsigned long long)queue->port.port.nonce) < sizeof queue->path_prefix)
+            queue->port.port.path_prefix = queue->path_prefix;
         int failure = 0;
         for (int side = 0; side < 2; side++) {
-            queue->port.semaphores[side] = open_semaphore(name, queue->port.nonce, side == SHMQ_ITEMS ? "items" : "space");
-            if (queue->port.semaphores[side] == NULL) failure = errno ? errno : ENAMETOOLONG;
+            queue->port.port.semaphores[side] = open_semaphore(name, queue->port.port.nonce, side == SHMQ_ITEMS ? "items" : "space");
+            if (queue->port.port.semaphores[side] == NULL) failure = errno ? errno : ENAMETOOLONG;
         }
-        shmq_reap(&queue->port);
+        shmq_reap(&queue->port.port);
         if (failure == 0) {
             *out = queue;
             return SHMQ_OK;
@@ -109,10 +109,10 @@ int shmq_attach(const char *name, shmq_queue **out) {
 
 void shmq_detach(shmq_queue *queue) {
     if (queue == NULL) return;
-    if (queue->port.owner == shmq_owner_self()) shmq_port_detach(&queue->port); /* a forked child only unmaps */
+    if (queue->port.port.owner == shmq_owner_self()) shmq_port_detach(&queue->port); /* a forked child only unmaps */
     for (int side = 0; side < 2; side++)
-        if (queue->port.semaphores[side]) sem_close(queue->port.semaphores[side]);
-    munmap(queue->port.base, queue->mapped_bytes);
+        if (queue->port.port.semaphores[side]) sem_close(queue->port.port.semaphores[side]);
+    munmap(queue->port.port.base, queue->mapped_bytes);
     free(queue);
 }
 
@@ -232,7 +232,7 @@ int shmq_put(shmq_queue *queue, const void *data, uint64_t nbytes, const shmq_sh
 #define LOSSES 16
 
 int shmq_receive(shmq_queue *queue, shmq_message *message, int64_t timeout_ns) {
-    struct shmq_port *port = &queue->port;
+    struct shmq_queue_port *port = &queue->port;
     struct shmq_patience patience = {0};
     uint64_t deadline = deadline_of(timeout_ns), lease_ns = port->policy.lease_timeout_ns;
     enum shmq_cell_state leased = lease_ns ? SHMQ_TIMED : SHMQ_LEASED;
@@ -241,7 +241,7 @@ int shmq_receive(shmq_queue *queue, shmq_message *message, int64_t timeout_ns) {
         int status = (int)shmq_take(port, true, lease_ns, &cell);
         if (status == SHMQ_OK) {
             message->word = shmq_cell_load(port, cell);
-            if (shmq_cell_owner(message->word) == port->index && shmq_cell_state(message->word) == leased) break;
+            if (shmq_cell_owner(message->word) == port->port.index && shmq_cell_state(message->word) == leased) break;
             /* This thread was stopped for so long that the lease was over before it could be used. That can happen, but not again
              * and again: a scribbler must not keep this call from looking at the clock. */
             if (lost++ < LOSSES) continue;
@@ -251,7 +251,7 @@ int shmq_receive(shmq_queue *queue, shmq_message *message, int64_t timeout_ns) {
         if (status != SHMQ_OK) return status;
     }
     shmq_store_relaxed(&port->cells[cell].leased_ns, shmq_now_coarse_ns());
-    shmq_count(&port->record->counters[SHMQ_RECEIVES], 1);
+    shmq_count(&port->port.record->counters[SHMQ_RECEIVES], 1);
     message->cell = cell;
     if (shmq_word_slot(message->word) >= port->geometry.total_slots) return SHMQ_CORRUPT;
     struct shmq_slot slot = *shmq_slot_at(port, shmq_word_slot(message->word));
@@ -279,9 +279,9 @@ int shmq_ack(shmq_queue *queue, shmq_message *message) {
         memcpy(key, shmq_payload_at(&queue->port, slot), sizeof key);
     int status = (int)shmq_lease_ack(&queue->port, (uint32_t)message->cell, message->word, false);
     if (status == SHMQ_OK) {
-        if (key[0] && queue->port.path_prefix) shmq_file_remove_side(queue->port.path_prefix, key);
+        if (key[0] && queue->port.port.path_prefix) shmq_file_remove_side(queue->port.port.path_prefix, key);
         shmq_cell_return(&queue->port, (uint32_t)message->cell, true);
-        shmq_wake_if_done(&queue->port);
+        shmq_wake_if_done(&queue->port.port);
     }
     message->data = NULL;
     return status;

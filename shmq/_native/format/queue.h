@@ -86,6 +86,79 @@
 #define SHMQ_MAX_CELLS ((1u << 14) - 1)
 #define SHMQ_NO_CELL UINT32_MAX
 
+/* -- header --------------------------------------------------------------------------------------------------------- */
+
+enum shmq_queue_flag {
+    SHMQ_SPILLS = 1,        /* payloads above slot_size go to a side segment. So does one without room for its description, flag or not */
+    SHMQ_PICKLES = 2,       /* pickle is allowed */
+    SHMQ_GROWS = 32,        /* messages that find the ring full wait in a log beside the segment (shmq/_store/backlog.py) */
+};
+
+/* Whether messages still go in: not after a shutdown. */
+enum shmq_shut { SHMQ_NOT_SHUT = 0, SHMQ_SHUT_FOR_PUTS = 1 };
+
+/* The creator's policy for leases and failures. Read once at attach, and clamped: see shmq_policy_of. */
+struct shmq_policy {
+    uint64_t lease_timeout_ns;    /* 0: none */
+    uint64_t retry_initial_ns;    /* how long a message rests after its first failed delivery */
+    uint64_t retry_maximum_ns;    /* how long it rests at most */
+    double retry_factor;          /* by which the rest grows with each failure */
+    double retry_jitter;          /* the share of the rest that chance may add or take away, 0 … 1 */
+    uint64_t max_deliveries;      /* failed deliveries that make a dead letter; 0: never */
+};
+
+/* Rare events, counted by the port that brings them about. */
+enum shmq_event { SHMQ_EXPIRIES, SHMQ_DEATHS, SHMQ_DEAD_LETTERED, SHMQ_EVENTS };
+
+/* A queue's own part of the header, at the offsets that struct shmq_header leaves to the kind. */
+struct shmq_queue_header {
+    uint8_t of_segment0[32];
+    uint64_t slot_size;       /*  32 */
+    uint32_t slots;           /*  40 */
+    uint32_t cells;           /*  44 */
+    uint8_t of_segment1[56];
+    char codec[32];           /* 104  name of the codec, zero-padded */
+    struct shmq_policy policy; /* 136 */
+    uint8_t of_segment2[72];
+    _Alignas(SHMQ_LINE) shmq_word write_seq;      /* 256 */
+    _Alignas(SHMQ_LINE) shmq_word read_seq;       /* 320 */
+    _Alignas(SHMQ_LINE) uint8_t of_segment3[8];
+    shmq_word orphan_changes;                     /* 392  moves whenever a cell became ORPHAN [orphan] */
+    uint8_t of_segment4[4];
+    shmq_half shut;                               /* 404  enum shmq_shut; read by every publisher [park] */
+    shmq_word backlog;                            /* 408  messages that found the ring full and wait beside the segment [park] */
+    _Alignas(SHMQ_LINE) uint8_t of_segment5[92];
+    shmq_half spilled;                            /* 540  1 once a message was larger than a slot; until then no reaper looks for side segments */
+    shmq_word sides_reaped;                       /* 544  the count of deaths, `events`, after which side segments of the dead were last looked for */
+    _Alignas(SHMQ_LINE) shmq_word events[SHMQ_EVENTS]; /* 576  enum shmq_event */
+    shmq_word timing;                             /* 600  1 once a lease had a time-out; until then no port looks for expired ones [timing] */
+    _Alignas(SHMQ_LINE) shmq_word done;           /* 640  messages that a get took, and for which task_done was called [park] */
+    uint8_t reserved[376];
+};
+
+SHMQ_IS_OF_KIND(struct shmq_queue_header, slot_size, of_kind0);
+SHMQ_IS_OF_KIND(struct shmq_queue_header, slots, of_kind0);
+SHMQ_IS_OF_KIND(struct shmq_queue_header, cells, of_kind0);
+SHMQ_IS_OF_KIND(struct shmq_queue_header, codec, of_kind1);
+SHMQ_IS_OF_KIND(struct shmq_queue_header, policy, of_kind1);
+SHMQ_IS_OF_KIND(struct shmq_queue_header, write_seq, of_kind2);
+SHMQ_IS_OF_KIND(struct shmq_queue_header, read_seq, of_kind2);
+SHMQ_IS_OF_KIND(struct shmq_queue_header, orphan_changes, of_kind3);
+SHMQ_IS_OF_KIND(struct shmq_queue_header, shut, of_kind4);
+SHMQ_IS_OF_KIND(struct shmq_queue_header, backlog, of_kind4);
+SHMQ_IS_OF_KIND(struct shmq_queue_header, spilled, of_kind5);
+SHMQ_IS_OF_KIND(struct shmq_queue_header, sides_reaped, of_kind5);
+SHMQ_IS_OF_KIND(struct shmq_queue_header, events, of_kind5);
+SHMQ_IS_OF_KIND(struct shmq_queue_header, timing, of_kind5);
+SHMQ_IS_OF_KIND(struct shmq_queue_header, done, of_kind5);
+_Static_assert(offsetof(struct shmq_queue_header, policy) == 136, "layout");
+_Static_assert(offsetof(struct shmq_queue_header, write_seq) == 256, "layout");
+_Static_assert(offsetof(struct shmq_queue_header, backlog) == 408, "layout");
+_Static_assert(offsetof(struct shmq_queue_header, sides_reaped) == 544, "layout");
+_Static_assert(offsetof(struct shmq_queue_header, events) == 576, "layout");
+_Static_assert(offsetof(struct shmq_queue_header, done) == 640, "layout");
+_Static_assert(sizeof(struct shmq_queue_header) == sizeof(struct shmq_header), "layout");
+
 /* -- ring cells ---------------------------------------------------------------------------------------------------- */
 
 enum { SHMQ_EMPTY = 0, SHMQ_READY = 1 };
@@ -194,8 +267,6 @@ enum shmq_kind {
     SHMQ_ENCODED = 5,   /* by the queue's own codec, named in the header of the segment */
     SHMQ_KINDS = 6,
 };
-
-#define SHMQ_ID_BITS 20 /* of the count in a message's id */
 
 enum shmq_slot_flag {
     SHMQ_FORTRAN = 1,       /* the array is in Fortran order */

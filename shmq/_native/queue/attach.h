@@ -2,7 +2,7 @@
 #ifndef SHMQ_ATTACH_H
 #define SHMQ_ATTACH_H
 
-#include "../port.h"
+#include "port.h"
 
 /* Fill a new segment of at least geometry->segment_bytes zeroed bytes. Everything but `magic`, which the caller stores
  * with shmq_segment_ready() once semaphores and the like exist too. */
@@ -15,13 +15,13 @@ void shmq_segment_format(void *base, const struct shmq_geometry *geometry, uint6
 shmq_status shmq_segment_check(const void *base, uint64_t file_bytes, struct shmq_geometry *out);
 
 /* Note where all parts are. Takes no port: enough to look at a segment, also one that is mapped for reading only. */
-void shmq_port_map(struct shmq_port *port, void *base, const struct shmq_geometry *geometry);
+void shmq_port_map(struct shmq_queue_port *queue, void *base, const struct shmq_geometry *geometry);
 
 /* Take a free port and its cell. Pre: `base` was checked. Post: OK or NO_PORTS.
  * Killed here: a claimed port that holds nothing, or one cell; the reaper frees both. */
-shmq_status shmq_port_attach(struct shmq_port *port, void *base, const struct shmq_geometry *geometry, uint64_t owner);
+shmq_status shmq_port_attach(struct shmq_queue_port *queue, void *base, const struct shmq_geometry *geometry, uint64_t owner);
 
 /* Detach: leased cells become ORPHAN, and no failed delivery is counted; the rest becomes SPARE. The port is free afterwards. */
-void shmq_port_detach(struct shmq_port *port);
+void shmq_port_detach(struct shmq_queue_port *queue);
 
 #endif

@@ -16,22 +16,22 @@
 enum shmq_purpose { SHMQ_TO_WRITE, SHMQ_TO_GIVE };
 
 /* SPARE (or WARM) -> IDLE, mine. False: it was in another state, or another port was quicker. */
-bool shmq_cell_claim(struct shmq_port *port, uint32_t cell, unsigned wanted);
+bool shmq_cell_claim(struct shmq_queue_port *queue, uint32_t cell, unsigned wanted);
 
 /* The cell for one call: the kept one, or one that is claimed, SPARE or WARM -> IDLE, mine; and its return. Post: OK and
  * *cell; NO_CELLS; CORRUPT. Killed here: an IDLE cell of a dead port. */
-shmq_status shmq_cell_take(struct shmq_port *port, enum shmq_purpose purpose, uint32_t *cell);
-void shmq_cell_return(struct shmq_port *port, uint32_t cell, bool warm);
+shmq_status shmq_cell_take(struct shmq_queue_port *queue, enum shmq_purpose purpose, uint32_t *cell);
+void shmq_cell_return(struct shmq_queue_port *queue, uint32_t cell, bool warm);
 
 /* A cell that the caller will hold for long: none of the reserved ones. */
-shmq_status shmq_cell_take_for_long(struct shmq_port *port, enum shmq_purpose purpose, uint32_t *cell);
+shmq_status shmq_cell_take_for_long(struct shmq_queue_port *queue, enum shmq_purpose purpose, uint32_t *cell);
 
 /* IDLE, mine -> SPARE (or WARM where `warm` and the slots are large). */
-void shmq_cell_release(struct shmq_port *port, uint32_t cell, bool warm);
+void shmq_cell_release(struct shmq_queue_port *queue, uint32_t cell, bool warm);
 
 /* The most messages of a batch: half of the cells that are not reserved, so that other calls find one. */
-static inline uint32_t shmq_batch_limit(const struct shmq_port *port) {
-    uint32_t half = (port->geometry.cells - port->geometry.reserved) / 2;
+static inline uint32_t shmq_batch_limit(const struct shmq_queue_port *queue) {
+    uint32_t half = (queue->geometry.cells - queue->geometry.reserved) / 2;
     return half ? half : 1;
 }
 

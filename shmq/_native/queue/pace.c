@@ -18,45 +18,45 @@
  * the consumer has a full ring before it. */
 #define SPACE_ENOUGH 32u
 
-void shmq_linger(struct shmq_port *port) {
-    port->caught_up = false;
-    if (!port->spins) return;
-    uint32_t linger = port->linger_ns;
+void shmq_linger(struct shmq_queue_port *queue) {
+    queue->caught_up = false;
+    if (!queue->port.spins) return;
+    uint32_t linger = queue->linger_ns;
     if (linger == 0) {
-        if (++port->lingers < port->linger_probe) return;
-        port->lingers = 0;
+        if (++queue->lingers < queue->linger_probe) return;
+        queue->lingers = 0;
         linger = LINGER_LEAST_NS;
     }
-    uint32_t half = port->geometry.slots / 2, enough = half < LINGER_ENOUGH ? half : LINGER_ENOUGH;
-    uint64_t begun = shmq_now_ns(), written = shmq_load_relaxed(&port->header->write_seq); /* a hint */
+    uint32_t half = queue->geometry.slots / 2, enough = half < LINGER_ENOUGH ? half : LINGER_ENOUGH;
+    uint64_t begun = shmq_now_ns(), written = shmq_load_relaxed(&queue->header->write_seq); /* a hint */
     bool plenty; /* looked for so far ahead that it disturbs no producer */
     do {
         shmq_pause();
         shmq_pause();
-        plenty = shmq_ring_has_items(port, enough);
+        plenty = shmq_ring_has_items(queue, enough);
     } while (!plenty && shmq_now_ns() - begun < linger);
     /* Messages that were there before did not come because this consumer held back: a burst, or a batch of its own. */
-    bool came = shmq_load_relaxed(&port->header->write_seq) != written;
-    if (!came || (!plenty && !shmq_ring_has_items(port, linger / LINGER_WORTH_NS + 1))) {
-        port->linger_ns = linger / 2 < LINGER_LEAST_NS ? 0 : linger / 2;
-        if (port->linger_probe < LINGER_PROBE_MOST) port->linger_probe *= 2;
+    bool came = shmq_load_relaxed(&queue->header->write_seq) != written;
+    if (!came || (!plenty && !shmq_ring_has_items(queue, linger / LINGER_WORTH_NS + 1))) {
+        queue->linger_ns = linger / 2 < LINGER_LEAST_NS ? 0 : linger / 2;
+        if (queue->linger_probe < LINGER_PROBE_MOST) queue->linger_probe *= 2;
         return;
     }
-    port->linger_probe = 16;
-    port->linger_ns = plenty || 2 * linger > LINGER_MOST_NS ? linger : 2 * linger;
+    queue->linger_probe = 16;
+    queue->linger_ns = plenty || 2 * linger > LINGER_MOST_NS ? linger : 2 * linger;
 }
 
-bool shmq_spin(struct shmq_port *port, enum shmq_side side, uint64_t deadline_ns) {
-    if (!port->spins) return false;
+bool shmq_spin(struct shmq_queue_port *queue, enum shmq_side side, uint64_t deadline_ns) {
+    if (!queue->port.spins) return false;
     /* Polling takes the cache line from the process that is about to write it, so the looks grow rarer. A ring that
      * is nearly empty then fills by a few messages between two looks, and one transfer of the line serves them all. */
-    uint64_t begun = shmq_now_ns(), limit = port->spin_ns[side];
-    uint32_t quarter = port->geometry.slots / 4, enough = quarter < SPACE_ENOUGH ? quarter : SPACE_ENOUGH;
+    uint64_t begun = shmq_now_ns(), limit = queue->spin_ns[side];
+    uint32_t quarter = queue->geometry.slots / 4, enough = quarter < SPACE_ENOUGH ? quarter : SPACE_ENOUGH;
     bool patient = side == SHMQ_SPACE && enough > 1; /* for the first microseconds */
     for (unsigned pauses = 1;; pauses = pauses < PAUSE_MOST ? pauses * 2 : pauses) {
         for (unsigned i = 0; i < pauses; i++) shmq_pause();
-        if (patient ? shmq_ring_has_spaces(port, enough) : shmq_promising(port, side, false)) {
-            port->spin_ns[side] = limit < SHMQ_SPIN_NS ? limit * 2 : limit;
+        if (patient ? shmq_ring_has_spaces(queue, enough) : shmq_promising(queue, side, false)) {
+            queue->spin_ns[side] = limit < SHMQ_SPIN_NS ? limit * 2 : limit;
             return true;
         }
         if (pauses < PAUSE_MOST) continue;
@@ -65,6 +65,6 @@ bool shmq_spin(struct shmq_port *port, enum shmq_side side, uint64_t deadline_ns
         if (now - begun > limit || now >= deadline_ns) break;
         if (now - begun > SPIN_ALONE_NS) sched_yield(); /* the producer of the message may be waiting for this CPU */
     }
-    port->spin_ns[side] = limit > 2 * SPIN_LEAST_NS ? limit / 2 : SPIN_LEAST_NS; /* it did not help: less next time */
+    queue->spin_ns[side] = limit > 2 * SPIN_LEAST_NS ? limit / 2 : SPIN_LEAST_NS; /* it did not help: less next time */
     return false;
 }

@@ -3,7 +3,7 @@
 
 static double clamped(double value, double least, double most) { return value >= least ? value <= most ? value : most : least; }
 
-struct shmq_policy shmq_policy_of(const struct shmq_header *header) {
+struct shmq_policy shmq_policy_of(const struct shmq_queue_header *header) {
     struct shmq_policy policy = header->policy;
     if (policy.lease_timeout_ns > SHMQ_LONGEST_NS) policy.lease_timeout_ns = SHMQ_LONGEST_NS;
     if (policy.retry_initial_ns > SHMQ_LONGEST_NS) policy.retry_initial_ns = SHMQ_LONGEST_NS;

@@ -10,9 +10,9 @@
 #ifndef SHMQ_RECOVER_H
 #define SHMQ_RECOVER_H
 
-#include "../port.h"
+#include "port.h"
 
 /* See struct shmq_behaviour. */
-bool shmq_queue_recover(struct shmq_port *port, uint32_t dead);
+bool shmq_queue_recover(struct shmq_queue_port *queue, uint32_t dead);
 
 #endif

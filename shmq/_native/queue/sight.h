@@ -2,7 +2,7 @@
 #ifndef SHMQ_SIGHT_H
 #define SHMQ_SIGHT_H
 
-#include "../port.h"
+#include "port.h"
 
 /* What a look at the ring cell under a sequence tells. */
 enum sight { CAN, CANNOT, PASSED, NONSENSE };
@@ -33,10 +33,10 @@ static inline enum sight look_for_item(uint64_t word, uint64_t lap) {
  * A waiter that has announced itself looks by this, too (shmq_ready): [park]. An acquire alone may be served before the waiter's
  * announcement is seen, and find a ring of before a message that its producer announced to nobody. Where the sequence lags does not matter,
  * since the cells say how far. */
-static inline uint64_t past(const struct shmq_port *port, uint64_t at, enum shmq_side side, uint32_t *looks) {
-    const uint32_t slots = port->geometry.slots;
+static inline uint64_t past(const struct shmq_queue_port *queue, uint64_t at, enum shmq_side side, uint32_t *looks) {
+    const uint32_t slots = queue->geometry.slots;
     for (; *looks && shmq_seq_index(at) < slots; --*looks) {
-        uint64_t word = shmq_load_seq(&port->ring[shmq_seq_index(at)]), lap = shmq_seq_lap(at); /* [publish] [return] [park] */
+        uint64_t word = shmq_load_seq(&queue->ring[shmq_seq_index(at)]), lap = shmq_seq_lap(at); /* [publish] [return] [park] */
         if ((side == SHMQ_SPACE ? look_for_space(word, lap) : look_for_item(word, lap)) != PASSED) break;
         bool filled = side == SHMQ_SPACE && shmq_ring_state(word) == SHMQ_READY; /* in the lap of the word; else in the one before */
         at = shmq_seq_next(shmq_seq_word(shmq_ring_lap(word) - !filled, shmq_seq_index(at)), slots);

@@ -8,7 +8,7 @@
 #define SHMQ_SNAPSHOT_H
 
 #include "../files.h"
-#include "../port.h"
+#include "port.h"
 
 /* -- cells ----------------------------------------------------------------------------------------------------------- */
 
@@ -19,7 +19,7 @@ struct shmq_cell_row {
     uint32_t slot;
     uint64_t leased_ns;  /* when the lease began, if it did */
 };
-struct shmq_cell_row shmq_cell_row(const struct shmq_port *port, uint32_t cell);
+struct shmq_cell_row shmq_cell_row(const struct shmq_queue_port *queue, uint32_t cell);
 
 /* An in-flight cell that is loaned, leased, held, or has a message that came back. */
 struct shmq_occupied_row {
@@ -34,31 +34,31 @@ struct shmq_occupied_row {
     char key[SHMQ_SIDE_KEY_BYTES]; /* of the side segment, where it spilled */
 };
 /* The next such cell from *cell on; *cell is its index. False: there is none. One that changes while it is read is left out. */
-bool shmq_find_occupied(const struct shmq_port *port, uint32_t *cell, struct shmq_occupied_row *found);
+bool shmq_find_occupied(const struct shmq_queue_port *queue, uint32_t *cell, struct shmq_occupied_row *found);
 
 /* -- where each slot is ---------------------------------------------------------------------------------------------- */
 
 /* For each ring cell: the slot that it names, and how many half laps it is ahead of the first one (shmq_ring_ahead). */
-void shmq_ring_rows(const struct shmq_port *port, uint32_t *slots, int64_t *half_laps);
+void shmq_ring_rows(const struct shmq_queue_port *queue, uint32_t *slots, int64_t *half_laps);
 
 /* An exchange that is begun, and perhaps not done. */
 struct shmq_exchange_row { uint32_t cell, gives, takes; };
 
 /* The next port from *index on that is in an exchange; *index is its index. False: there is none. */
-bool shmq_find_exchange(const struct shmq_port *port, uint32_t *index, struct shmq_exchange_row *found);
+bool shmq_find_exchange(const struct shmq_queue_port *queue, uint32_t *index, struct shmq_exchange_row *found);
 
 /* The next side segment to which a message leads. *at begins with 0, and moves on. False: there is none.
  *
  * In the order in which messages move: ring, open exchanges, cells. On the way between the first and the last a message is in neither,
  * however long its consumer is stopped there: its open intent tells of it. */
-bool shmq_find_side(const struct shmq_port *port, uint64_t *at, char key[SHMQ_SIDE_KEY_BYTES]);
+bool shmq_find_side(const struct shmq_queue_port *queue, uint64_t *at, char key[SHMQ_SIDE_KEY_BYTES]);
 
 /* -- numbers --------------------------------------------------------------------------------------------------------- */
 
 /* What all ports have counted, over all who ever had them. */
-void shmq_counted(const struct shmq_port *port, uint64_t counters[SHMQ_COUNTERS]);
+void shmq_counted(const struct shmq_queue_port *queue, uint64_t counters[SHMQ_COUNTERS]);
 
 /* How many consumers (side ITEMS) or producers (SPACE) wait, asleep or for their bell. */
-uint64_t shmq_waiting(const struct shmq_port *port, enum shmq_side side);
+uint64_t shmq_waiting(const struct shmq_queue_port *queue, enum shmq_side side);
 
 #endif

@@ -19,7 +19,7 @@
 #include "wake.h"
 
 /* A whole snapshot. Whatever is in the segment, it ends, and no row leads out: false where one does. */
-static inline bool snapshot_holds(const struct shmq_port *port) {
+static inline bool snapshot_holds(const struct shmq_queue_port *port) {
     const struct shmq_geometry *g = &port->geometry;
     struct shmq_occupied_row occupied;
     struct shmq_exchange_row exchange;

@@ -22,27 +22,27 @@ static inline uint64_t mixed(uint64_t a, uint64_t b) {
     return chance(&state);
 }
 
-static inline uint64_t message_words(const struct shmq_port *port, uint64_t salt) {
+static inline uint64_t message_words(const struct shmq_queue_port *port, uint64_t salt) {
     uint64_t room = (port->geometry.slot_size - sizeof(struct head)) / 8;
     return salt % ((room < MESSAGE_WORDS ? room : MESSAGE_WORDS) + 1);
 }
 
 /* The whole message in private memory; how many bytes it has. */
-static inline uint64_t message_make(const struct shmq_port *port, struct message *message, uint32_t producer, uint32_t number) {
+static inline uint64_t message_make(const struct shmq_queue_port *port, struct message *message, uint32_t producer, uint32_t number) {
     uint64_t salt = mixed(producer, number), sum = salt, count = message_words(port, salt);
     for (uint64_t i = 0; i < count; i++) sum += message->words[i] = salt ^ i;
     message->head = (struct head){producer, number, sum};
     return sizeof message->head + count * 8;
 }
 
-static inline uint64_t message_checksum(const struct shmq_port *port, uint32_t producer, uint32_t number) {
+static inline uint64_t message_checksum(const struct shmq_queue_port *port, uint32_t producer, uint32_t number) {
     struct message message;
     message_make(port, &message, producer, number);
     return message.head.checksum;
 }
 
 /* Write it to a slot; its checksum. What ThreadSanitizer sees is one access of the whole payload. */
-static inline uint64_t message_write(struct shmq_port *port, uint32_t slot, uint32_t producer, uint32_t number) {
+static inline uint64_t message_write(struct shmq_queue_port *port, uint32_t slot, uint32_t producer, uint32_t number) {
     struct shmq_slot *header = shmq_slot_at(port, slot);
     struct message message;
     uint64_t nbytes = message_make(port, &message, producer, number);
@@ -56,7 +56,7 @@ static inline uint64_t message_write(struct shmq_port *port, uint32_t slot, uint
 }
 
 /* Read it, and check that it is whole. */
-static inline struct head message_read(const struct shmq_port *port, uint32_t slot) {
+static inline struct head message_read(const struct shmq_queue_port *port, uint32_t slot) {
     uint64_t nbytes = shmq_slot_at(port, slot)->nbytes;
     struct message message;
     CHECK(nbytes >= sizeof message.head && nbytes <= sizeof message && nbytes <= port->geometry.slot_size, "it has %lu bytes",

@@ -40,6 +40,7 @@ static inline void *shared_memory(uint64_t nbytes, int protection) {
 }
 
 static inline struct shmq_header *segment_header(const struct segment *segment) { return (struct shmq_header *)segment->base; }
+static inline struct shmq_queue_header *segment_queue(const struct segment *segment) { return (struct shmq_queue_header *)segment->base; }
 static inline shmq_word *segment_ring(const struct segment *segment) { return (shmq_word *)(segment->base + segment->geometry.ring_offset); }
 static inline struct shmq_cell *segment_cells(const struct segment *segment) {
     return (struct shmq_cell *)(segment->base + segment->geometry.cells_offset);
@@ -83,19 +84,19 @@ static inline void segment_unmake(struct segment *segment) {
 /* Another lap and another generation than those of a fresh segment. */
 static inline void segment_start_at(struct segment *segment, uint64_t lap, uint64_t generation) {
     const struct shmq_geometry *g = &segment->geometry;
-    struct shmq_header *header = segment_header(segment);
+    struct shmq_queue_header *header = segment_queue(segment);
     header->write_seq = header->read_seq = shmq_seq_word(lap, 0);
     for (uint32_t i = 0; i < g->slots; i++) segment_ring(segment)[i] = shmq_ring_word(lap & SHMQ_LAP_MASK, SHMQ_EMPTY, i);
     for (uint32_t i = 0; i < g->cells; i++)
         segment_cells(segment)[i].word = shmq_cell_word(generation, SHMQ_SPARE, SHMQ_NO_PORT, g->slots + i);
 }
 
-static inline shmq_status port_attach(struct shmq_port *port, const struct segment *segment) {
+static inline shmq_status port_attach(struct shmq_queue_port *port, const struct segment *segment) {
     shmq_status status = shmq_port_attach(port, segment->base, &segment->geometry, shmq_owner_self());
-    for (int side = 0; side < 2; side++) port->semaphores[side] = &segment->semaphores[side];
+    for (int side = 0; side < 2; side++) port->port.semaphores[side] = &segment->semaphores[side];
     return status;
 }
-static inline void must_attach(struct shmq_port *port, const struct segment *segment) {
+static inline void must_attach(struct shmq_queue_port *port, const struct segment *segment) {
     CHECK_EQUAL(port_attach(port, segment), SHMQ_OK);
 }
 
