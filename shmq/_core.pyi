@@ -17,12 +17,6 @@ ITEMS: int
 SPACE: int
 DONE: int
 SLICE: float
-FLAG_SPILLS: int
-FLAG_PICKLES: int
-FLAG_WITH_CREATOR: int
-FLAG_WITH_HANDLES: int
-FLAG_ANONYMOUS: int
-FLAG_GROWS: int
 AS_CREATED: Any
 
 class Process(NamedTuple):

@@ -174,6 +174,24 @@ def reserved_cells(slot_size, ports) -> int:
     return SHMQ_RESERVED_WHERE_PAGED if slot_size >= SHMQ_PAGE else ports
 
 
+cdef uint32_t flags_of(dict header) except? 0:
+    """The flags of a header that is to be written: each by the name under which `read_header` tells it, True or left out."""
+    cdef uint32_t flags = 0
+    if header.get("spills"):
+        flags |= SHMQ_SPILLS
+    if header.get("pickles"):
+        flags |= SHMQ_PICKLES
+    if header.get("grows"):
+        flags |= SHMQ_GROWS
+    if header.get("with_creator"):
+        flags |= SHMQ_WITH_CREATOR
+    if header.get("with_handles"):
+        flags |= SHMQ_WITH_HANDLES
+    if header.get("anonymous"):
+        flags |= SHMQ_ANONYMOUS
+    return flags
+
+
 def format_segment(memory, dict header) -> None:
     """Write header and cells into zeroed memory. It can be attached only after mark_ready.
 
@@ -183,7 +201,7 @@ def format_segment(memory, dict header) -> None:
     cdef shmq_geometry geometry
     cdef shmq_policy policy = header # those of its fields that a policy has
     cdef uint64_t nonce = header["nonce"], pid = header["creator_pid"]
-    cdef uint32_t flags = header["flags"]
+    cdef uint32_t flags = flags_of(header)
     cdef bytes codec = header["codec"].encode("ascii"), boot_id = header["boot_id"]
     if len(boot_id) != 16 or not lay_out(&geometry, header["slots"], header["slot_size"], header["in_flight"], header["ports"]):
         raise ValueError("geometry out of bounds")
@@ -234,9 +252,12 @@ def read_header(memory) -> dict | None:
             raise contradiction(buffer.len)
         header = <shmq_header *>buffer.buf
         return {
-            "kind": header.kind, "ports": header.ports, "nonce": header.nonce, "flags": header.flags, "creator": header.creator,
+            "kind": header.kind, "ports": header.ports, "nonce": header.nonce, "creator": header.creator,
             "creator_pid": header.creator_pid, "created_at": header.created_unix_ns * 1e-9, "lock_inode": header.lock_inode,
             "boot_id": PyBytes_FromStringAndSize(<const char *>header.boot_id, 16),
+            "spills": header.flags & SHMQ_SPILLS != 0, "pickles": header.flags & SHMQ_PICKLES != 0, "grows": header.flags & SHMQ_GROWS != 0,
+            "with_creator": header.flags & SHMQ_WITH_CREATOR != 0, "with_handles": header.flags & SHMQ_WITH_HANDLES != 0,
+            "anonymous": header.flags & SHMQ_ANONYMOUS != 0,
         }
     finally:
         PyBuffer_Release(&buffer)
@@ -283,7 +304,7 @@ def begin_segment(memory, uint32_t kind, dict header) -> None:
     """Write what the header of a segment of any kind says into zeroed memory; the kind lays out the rest. Ready after mark_ready."""
     cdef Py_buffer buffer
     cdef uint64_t nonce = header["nonce"], pid = header["creator_pid"]
-    cdef uint32_t ports = header["ports"], flags = header["flags"]
+    cdef uint32_t ports = header["ports"], flags = flags_of(header)
     cdef bytes boot_id = header["boot_id"]
     cdef uint64_t inode = lock_inode(), owner = own_identity()
     PyObject_GetBuffer(memory, &buffer, PyBUF_WRITABLE)
@@ -371,9 +392,3 @@ PAGE = SHMQ_PAGE
 KIND_QUEUE = SHMQ_KIND_QUEUE
 ITEMS, SPACE, DONE = SHMQ_ITEMS, SHMQ_SPACE, SHMQ_DONE # the sides at which one waits
 SLICE = SHMQ_SLICE_MS * 1e-3
-FLAG_SPILLS = SHMQ_SPILLS
-FLAG_PICKLES = SHMQ_PICKLES
-FLAG_WITH_CREATOR = SHMQ_WITH_CREATOR
-FLAG_WITH_HANDLES = SHMQ_WITH_HANDLES
-FLAG_ANONYMOUS = SHMQ_ANONYMOUS
-FLAG_GROWS = SHMQ_GROWS

@@ -88,6 +88,6 @@ def is_left_over(name: str) -> bool:
     """Has an anonymous segment outlived its users? **Raises** as `map_file`, and SegmentMismatch, SegmentCorrupt."""
     memory, _ = files.map_file(file_of(name))
     header = _core.read_header(memory)
-    if header is None or not header["flags"] & _core.FLAG_ANONYMOUS or header["lock_inode"] != _core.lock_inode():
+    if header is None or not header["anonymous"] or header["lock_inode"] != _core.lock_inode():
         return False  # beside another lock file, the living look dead
     return lifecycle.outlived(header, memory)

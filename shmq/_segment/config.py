@@ -8,7 +8,6 @@ from __future__ import annotations
 import operator
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from shmq import _core
 from shmq._segment.backoff import YEAR, Backoff
 
 T = TypeVar("T")
@@ -137,18 +136,18 @@ class Nanoseconds(Word):
         return float(round(super().unpack(header) * 1e-9, 6))
 
 
-class Flags:
-    """Bits of the header's flags, by value; one value has none."""
+class Mark:
+    """A mark of the header, True or False, for each value but one, which has none."""
 
-    def __init__(self, bits: Mapping[Any, int]) -> None:
-        self.bits = bits
-        self.without = next(value for value, bit in bits.items() if not bit)
+    def __init__(self, marks: Mapping[Any, str | None]) -> None:
+        self.marks = {value: mark for value, mark in marks.items() if mark}
+        self.without = next(value for value, mark in marks.items() if not mark)
 
     def pack(self, header: Header, value: Any) -> None:
-        header["flags"] = header.get("flags", 0) | self.bits[value]
+        header.update({mark: other == value for other, mark in self.marks.items()})
 
     def unpack(self, header: Header) -> Any:
-        return next((value for value, bit in self.bits.items() if header["flags"] & bit), self.without)
+        return next((value for value, mark in self.marks.items() if header[mark]), self.without)
 
 
 class Rest:
@@ -212,7 +211,7 @@ class Config:
     ports = Value(whole(1), Word("ports"), 64)
     lifetime = Value(
         one_of("creator", "handles", "persistent"),
-        Flags({"persistent": 0, "creator": _core.FLAG_WITH_CREATOR, "handles": _core.FLAG_WITH_HANDLES}),
+        Mark({"persistent": None, "creator": "with_creator", "handles": "with_handles"}),
         "persistent",
     )
 

@@ -64,9 +64,9 @@ def find(name: str) -> Segment | None:
 
 def outlived(header: Header, memory: _core.Mapping) -> bool:
     """Was this segment to go with its creator or its last handle, which ended without the time to remove it?"""
-    if header["flags"] & _core.FLAG_WITH_CREATOR:
+    if header["with_creator"]:
         return not _core.alive(header["creator"])
-    if header["flags"] & _core.FLAG_WITH_HANDLES:
+    if header["with_handles"]:
         living, _, ever = _core.attachments(memory)
         return not living and (ever > 0 or not _core.alive(header["creator"]))  # 0: the creator has yet to attach
     return False
@@ -141,7 +141,7 @@ def existing(name: str) -> Segment | None:
 
 def make(name: str, kind: Kind[Any], config: Config, anonymous: bool) -> Segment:
     """Lay out a new segment. To be called under the name's lock. Killed here, it is found without its magic word."""
-    header: Header = {"creator_pid": os.getpid(), "boot_id": boot_id(), "flags": _core.FLAG_ANONYMOUS if anonymous else 0}
+    header: Header = {"creator_pid": os.getpid(), "boot_id": boot_id(), "anonymous": anonymous}
     config.pack(header)
     nbytes = kind.nbytes(config)
     nonce = header["nonce"] = int.from_bytes(os.urandom(8), "little") >> 2 | 1

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from shmq import _core
 from shmq._segment import files, folders
 from shmq._segment.backoff import Backoff
-from shmq._segment.config import Config, Flags, Rest, Timeout, Value, Word, codec_name, one_of, rest, seconds, truth, whole
+from shmq._segment.config import Config, Mark, Rest, Timeout, Value, Word, codec_name, one_of, rest, seconds, truth, whole
 from shmq._segment.kinds import Kind, register
 
 if TYPE_CHECKING:
@@ -84,9 +84,9 @@ class QueueConfig(Config):
     slots: Value[int] = Value(whole(1), Word("slots"), slots_by_default)
     slot_size = Value(whole(1), Word("slot_size"), SLOT_SIZE)
     in_flight: Value[int] = Value(whole(1), Word("in_flight"), in_flight_by_default)
-    oversize = Value(one_of("error", "spill"), Flags({"error": 0, "spill": _core.FLAG_SPILLS}), "spill")
-    overflow = Value(one_of("block", "grow"), Flags({"block": 0, "grow": _core.FLAG_GROWS}), "block")
-    allow_pickle = Value(truth, Flags({False: 0, True: _core.FLAG_PICKLES}), True)
+    oversize = Value(one_of("error", "spill"), Mark({"error": None, "spill": "spills"}), "spill")
+    overflow = Value(one_of("block", "grow"), Mark({"block": None, "grow": "grows"}), "block")
+    allow_pickle = Value(truth, Mark({False: None, True: "pickles"}), True)
     codec = Value(codec_name, Word("codec"), "")
     lease_timeout: Value[float | None] = Value(seconds, Timeout("lease_timeout_ns"), None)
     max_deliveries = Value(whole(0, MOST_DELIVERIES), Word("max_deliveries"), 20)

@@ -32,7 +32,7 @@ class Segment:
         self.name = name
         self.memory = memory
         self.nonce: int = header["nonce"]
-        self.anonymous = bool(header["flags"] & _core.FLAG_ANONYMOUS)
+        self.anonymous: bool = header["anonymous"]
         self.creator: int = header["creator"]
         self.creator_pid: int = header["creator_pid"]
         self.created_at: float = header["created_at"]

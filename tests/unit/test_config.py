@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 import shmq
+from shmq import _core
 from shmq._segment import queue as _queue
-from shmq._segment.config import Flags
+from shmq._segment.config import Mark
 from shmq._segment.queue import QueueConfig
 
 TABLE = set(QueueConfig.TABLE)
@@ -115,7 +116,32 @@ def test_what_was_not_given_follows_what_was() -> None:
     assert asked.given == {"slot_size": 1 << 20}
 
 
-def test_no_two_flags_have_a_bit_in_common() -> None:
-    flags = [row.field.bits for row in QueueConfig.TABLE.values() if isinstance(row.field, Flags)]
-    bits = [bit for choices in flags for bit in choices.values() if bit]
-    assert len(set(bits)) == len(bits) and all(bit.bit_count() == 1 for bit in bits)
+MARKS = ["spills", "pickles", "grows", "with_creator", "with_handles", "anonymous"]
+VALUES = {"slots": 4, "slot_size": 64, "in_flight": 4, "ports": 2, "codec": "", "lease_timeout_ns": 0, "max_deliveries": 0}
+REST = {"retry_initial_ns": 0, "retry_maximum_ns": 0, "retry_factor": 1.0, "retry_jitter": 0.0}
+
+
+def marks_found(header: dict[str, Any]) -> list[str]:
+    """The marks in the header of a queue that is made with this one."""
+    memory = bytearray(_core.segment_bytes(4, 64, 4, 2))
+    _core.format_segment(memory, {**VALUES, **REST, "nonce": 1, "creator_pid": 1, "boot_id": bytes(16), **header})
+    _core.mark_ready(memory)
+    found = _core.read_header(memory)
+    assert found is not None
+    return [name for name, value in found.items() if value is True]
+
+
+@pytest.mark.parametrize("marks", [[], *([mark] for mark in MARKS), MARKS])
+def test_a_mark_that_is_written_into_a_header_is_read_and_no_other(marks: list[str]) -> None:
+    assert sorted(marks_found(dict.fromkeys(marks, True))) == sorted(marks)
+
+
+def test_no_two_values_have_the_same_mark() -> None:
+    fields = [row.field for row in QueueConfig.TABLE.values() if isinstance(row.field, Mark)]
+    marks = [mark for field in fields for mark in field.marks.values()]
+    assert sorted(marks) == sorted(set(MARKS) - {"anonymous"})
+
+
+def test_only_the_binding_knows_the_bits_of_a_header() -> None:
+    assert [name for name in dir(_core) if name.startswith("FLAG")] == []
+    assert not any("header.flags" in path.read_text() for path in Path(_core.__file__).parent.rglob("*.py"))
