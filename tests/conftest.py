@@ -58,6 +58,7 @@ def pytest_collection(session: pytest.Session) -> Iterator[None]:
 
     Otherwise each would rewrite all, which takes twice as long as the rest of the collection.
     """
+    gc.disable()  # a collection of tests makes little garbage, and much that is looked at again and again
     worker = getattr(session.config, "workerinput", None)
     if worker is None:
         return (yield)
@@ -79,8 +80,8 @@ def pytest_collection(session: pytest.Session) -> Iterator[None]:
 
 def pytest_collection_finish() -> None:
     """What pytest has collected is nothing that a test's collection of garbage need look at: it would take 50 ms each time."""
-    gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)

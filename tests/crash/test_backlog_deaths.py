@@ -221,6 +221,7 @@ class Storm:
 
 def judge(storm: Storm, kills: int) -> None:
     again = 0
+    assert min(storm.ledger) > 0, "a producer never came to its first message"
     for producer, taken in enumerate(storm.taken):
         assert len(taken) <= storm.ledger[producer], "never put"
         missing = {(producer, number) for number in range(storm.ledger[producer]) if not taken[number : number + 1].strip(b"\0")}

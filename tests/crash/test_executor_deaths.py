@@ -359,12 +359,13 @@ def test_in_a_storm_of_kills_every_future_ends_with_its_value_or_says_why_not() 
                 os.kill(chance.choice(workers).pid, signal.SIGKILL)
                 kills += 1
         lost = 0
-        for number, future in small.items():
-            lost += isinstance(future.exception(WATCHDOG), shmq.WorkerLost)
-            assert future.exception() is not None or future.result() == number
-        for number, future in large.items():
-            lost += isinstance(future.exception(WATCHDOG), shmq.WorkerLost)
-            assert future.exception() is not None or np.array_equal(future.result(), array + number)
+        for number, future in [*small.items(), *large.items()]:
+            try:
+                found = future.result(WATCHDOG)
+            except shmq.WorkerLost:
+                lost += 1
+            else:
+                assert np.array_equal(found, number if future is small.get(number) else array + number)
         assert list(mapped) == [number * number for number in range(600)]
         assert pool.stats().pending == 0
     assert kills >= 10 and lost <= kills // 5

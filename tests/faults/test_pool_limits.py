@@ -256,12 +256,16 @@ def test_outcomes_nobody_takes_leave_a_quarter_of_the_memory_free(reply: Reply, 
 
 
 def test_an_outcome_for_a_client_that_is_gone_is_dropped(reply: Reply, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = []
+
     def full(*arguments: Any) -> None:
+        tried.append(arguments)
         raise shmq.OutOfMemory("full")
 
     monkeypatch.setattr(reply.channel, "put", full)
     monkeypatch.setattr(_reply._core, "alive", lambda owner: False)
     reply.put([b"x" * LARGE])
+    assert tried
 
 
 def test_a_client_that_is_lacking_descriptors_for_a_moment_goes_on(

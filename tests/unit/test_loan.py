@@ -112,7 +112,7 @@ def test_no_more_loans_than_may_be_in_flight(q: shmq.Queue) -> None:
     assert q.get_nowait() == b"put goes on"
     loans.pop().abandon()
     q.loan(1).publish()
-    assert q.get_nowait() == b"\0" or True
+    assert len(q.get_nowait()) == 1  # whatever was in the slot
     loans.clear()
     assert counts(q)[:2] == (0, 0)
     shmq.verify(q)
