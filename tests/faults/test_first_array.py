@@ -345,7 +345,7 @@ def test_the_thread_that_imports_numpy_may_fork() -> None:
 # ---- an import that fails -----------------------------------------------------------------------------------------------------
 
 
-def test_what_needs_numpy_in_the_middle_of_its_import_is_refused_and_loses_nothing(make: Make) -> None:
+def test_what_needs_numpy_during_its_import_is_refused_and_loses_nothing(make: Make) -> None:
     """A finalizer, in the thread that imports it."""
     theirs = make(slot_size=64)
     theirs.put(np.arange(3))
@@ -462,7 +462,7 @@ def test_an_import_that_failed_is_tried_again(make: Make) -> None:
     )
 
 
-def test_an_exception_of_a_signal_handler_in_the_middle_of_the_import_loses_nothing(make: Make) -> None:
+def test_an_exception_of_a_handler_during_the_import_loses_nothing(make: Make) -> None:
     theirs = make(slot_size=64, max_deliveries=1)
     theirs.put(np.arange(3))
     run_inside(

@@ -54,10 +54,25 @@ def test_a_child_forked_by_a_handler_leaves_large_messages_to_its_parent(make: M
 
     if overflow == "grow":  # where it would not wait: somebody is at the backlog
         assert _core.try_lock(queue.segment.nonce ^ 0x6C6F67)
-    threading.Timer(0.3, lambda: (_core.unlock(queue.segment.nonce ^ 0x6C6F67), [consumer.get() for _ in range(3)])).start()
+
+    def strike_then_make_room() -> None:
+        if overflow == "block":
+            wait_until(lambda: consumer.stats().waiting_producers)
+        else:
+            time.sleep(0.1)  # nobody sees who waits for the backlog
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGALRM)
+        if overflow == "block":
+            wait_until(lambda: statuses)
+        else:
+            time.sleep(0.2)  # who waits for the backlog comes to its signals afterwards
+        _core.unlock(queue.segment.nonce ^ 0x6C6F67)
+        for _ in range(3):
+            consumer.get()
+
     before = signal.signal(signal.SIGALRM, fork)
+    other = threading.Thread(target=strike_then_make_room)
     try:
-        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        other.start()
         try:
             queue.put_many(large) if many else queue.put(large[0])
         except shmq.ShmqError as error:
@@ -68,6 +83,7 @@ def test_a_child_forked_by_a_handler_leaves_large_messages_to_its_parent(make: M
             os._exit(1)
     finally:
         signal.signal(signal.SIGALRM, before)
+    other.join(LONG)
     assert statuses == [0]
     got = []
     while len(got) < (3 if many else 1):

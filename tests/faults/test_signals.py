@@ -103,17 +103,17 @@ WAITS: dict[str, Callable[[shmq.Queue, float], None]] = {
 @pytest.mark.parametrize("call", WAITS)
 def test_in_a_storm_of_signals_a_timeout_is_neither_shortened_nor_stretched(make: Make, storm: list[int], call: str) -> None:
     queue = make(slots=2, slot_size=64)
-    least = LONG
-    for _ in range(3):  # the best of three: others use these processors too
+    least, rounds = LONG, 0
+    while rounds < 3 or storm[0] <= 50:  # the best of three, or of more: others use these processors too
+        rounds += 1
         began = time.monotonic()
         WAITS[call](queue, 0.25)
         took = time.monotonic() - began
         assert took >= 0.25, "shortened"
         least = min(least, took)
-        if least < 0.25 + SLACK:
+        if least < 0.25 + SLACK and storm[0] > 50:
             break
     assert least < 0.25 + SLACK * 10, "stretched"
-    assert storm[0] > 50
     shmq.verify(queue)
 
 
@@ -663,7 +663,7 @@ def test_a_signal_handler_in_the_middle_of_a_call_may_use_the_queue(make: Make, 
     signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
     try:
         end = time.monotonic() + 0.5
-        while time.monotonic() < end:
+        while time.monotonic() < end or times <= 20:
             try:
                 if call == "get":
                     queue.get(timeout=0.01)
@@ -674,7 +674,6 @@ def test_a_signal_handler_in_the_middle_of_a_call_may_use_the_queue(make: Make, 
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-    assert times > 20
     queue.purge()
     stats = queue.stats()
     assert (stats.ready, stats.leased, stats.loaned, stats.held, stats.returned) == (0, 0, 0, 0, 0)
@@ -692,9 +691,9 @@ def test_a_handler_that_raises_while_another_thread_waits_disturbs_only_its_own(
         raise Struck
 
     before = signal.signal(signal.SIGALRM, strike)
-    signal.setitimer(signal.ITIMER_REAL, 0.01)
     try:
         with pytest.raises(Struck):
+            signal.setitimer(signal.ITIMER_REAL, 0.01)
             queue.get(timeout=LONG)
     finally:
         signal.signal(signal.SIGALRM, before)

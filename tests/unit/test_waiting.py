@@ -564,8 +564,8 @@ def test_ctrl_c_ends_a_receive_that_waits_for_a_cell(q: shmq.Queue) -> None:
 
     before = signal.signal(signal.SIGALRM, lambda *_: act())
     try:
-        signal.setitimer(signal.ITIMER_REAL, 0.05)
         with pytest.raises(KeyboardInterrupt):
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
             q.receive(timeout=LONG)
     finally:
         signal.signal(signal.SIGALRM, before)
