@@ -33,8 +33,6 @@ from shmq._errors import (
     TooManyPorts,
 )
 from shmq._include import get_include
-from shmq._observe.holdings import Holding
-from shmq._observe.stats import QueueStats
 from shmq._observe.verify import verify
 from shmq._queue import Queue
 from shmq._segment.backoff import Backoff
@@ -46,6 +44,8 @@ from shmq._waiting.bell import wait_any
 if _typing.TYPE_CHECKING:
     from shmq import aio as aio
     from shmq import mp as mp
+    from shmq._observe.holdings import Holding
+    from shmq._observe.stats import QueueStats
     from shmq._store.dead_letters import DeadLetter, DeadLetters
     from shmq._worker_lost import WorkerLost
     from shmq.executor import Executor, ExecutorStats, WorkerStats
@@ -92,12 +92,14 @@ __all__ = [
     "wait_any",
 ]
 
-# They bring concurrent.futures, multiprocessing and json, which a program that only wants a queue need not pay for.
+# They bring dataclasses, concurrent.futures, multiprocessing and json, which a program that only wants a queue need not pay for.
 _ON_FIRST_USE = {
     "DeadLetter": "shmq._store.dead_letters",
     "DeadLetters": "shmq._store.dead_letters",
     "Executor": "shmq.executor",
     "ExecutorStats": "shmq.executor",
+    "Holding": "shmq._observe.holdings",
+    "QueueStats": "shmq._observe.stats",
     "WorkerLost": "shmq._worker_lost",
     "WorkerStats": "shmq.executor",
 }

@@ -15,8 +15,7 @@ from shmq._codec.codec import Codec, json_codec
 from shmq._codec.reducers import reducers, state_beside
 from shmq._errors import Closed, Empty, Full, SegmentCorrupt, SegmentMismatch, SegmentNotFound
 from shmq._observe import notices
-from shmq._observe.holdings import Holding, attached_report, holders_report, holdings_of
-from shmq._observe.stats import QueueStats, stats_of
+from shmq._observe.holders import attached_report, holders_report
 from shmq._segment import anonymous as _anonymous
 from shmq._segment import lifecycle
 from shmq._segment.config import check_mode
@@ -30,6 +29,8 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self, TypeVar, Unpack
 
+    from shmq._observe.holdings import Holding
+    from shmq._observe.stats import QueueStats
     from shmq._segment.backoff import Backoff
     from shmq._segment.config import Lifetime
     from shmq._segment.queue import Overflow, Oversize, Values
@@ -279,11 +280,15 @@ class Queue(_core.QueueHandle[T]):
 
     def stats(self) -> QueueStats:
         """Counts of this moment, over all processes. **Raises** Closed."""
+        from shmq._observe.stats import stats_of  # on first use: dataclasses take longer than the rest of `import shmq`
+
         self.qsize()
         return stats_of(self)
 
     def leases(self) -> list[Holding]:
         """Which process holds what since when: messages that are leased, loaned, or acked and still looked at, longest first."""
+        from shmq._observe.holdings import holdings_of
+
         self.qsize()
         return holdings_of(self)
 

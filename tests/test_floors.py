@@ -286,6 +286,8 @@ def loaded_after(statements: str) -> set[str]:
 def test_importing_shmq_loads_nothing_heavy() -> None:
     heavy = {
         "numpy",
+        "dataclasses",
+        "inspect",
         "psutil",
         "multiprocessing",
         "asyncio",

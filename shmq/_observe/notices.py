@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from shmq._errors import SegmentNotFound
-from shmq._observe.holdings import attached_report, holders_report
+from shmq._observe.holders import attached_report, holders_report
 
 if TYPE_CHECKING:
     import logging

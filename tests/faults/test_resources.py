@@ -279,6 +279,8 @@ def test_a_first_use_without_address_space_says_so() -> None:
         import shmq
 
         soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+        room = [bytes(30_000) for _ in range(3)]  # in the heap, where it stays: Python itself opens folders and makes objects
+        del room
         with open("/proc/self/statm") as file:
             resource.setrlimit(resource.RLIMIT_AS, (int(file.read().split()[0]) * resource.getpagesize(), hard))
         try:

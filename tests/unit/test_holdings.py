@@ -19,7 +19,8 @@ import pytest
 
 import shmq
 from shmq import _core
-from shmq._observe.holdings import UNKNOWN, attached_report, holders_report, holdings_of
+from shmq._observe.holders import UNKNOWN, attached_report, holders_report
+from shmq._observe.holdings import holdings_of
 from support.processes import Children, is_stopped, wait_until
 from support.shared_memory import PREFIX
 

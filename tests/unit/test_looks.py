@@ -19,7 +19,8 @@ from click.testing import CliRunner, Result
 import shmq
 from shmq import _core
 from shmq._observe import doctor
-from shmq._observe.holdings import attached_report, holders_report, holdings_of
+from shmq._observe.holders import attached_report, holders_report
+from shmq._observe.holdings import holdings_of
 from shmq._observe.look import look
 from shmq._observe.stats import stats_of
 from shmq._store.dead_letters import DeadLetters
