@@ -25,7 +25,11 @@ KINDS: dict[int, Kind[Any]] = {}  # by number
 
 
 class Kind(Generic[C]):
-    """What a segment can hold. The answers that stand here are those of a segment that holds nothing but ports."""
+    """What a segment can hold.
+
+    Each kind says its number, its table of values and its size. The other answers, as they stand here, are those of a segment
+    that holds nothing but ports.
+    """
 
     number: int  # in the header of each segment of this kind
     config: type[C]  # what they are made with
@@ -38,7 +42,7 @@ class Kind(Generic[C]):
         return self.config.noun
 
     def nbytes(self, config: C) -> int:
-        """The size of a segment with these values. **Raises** ValueError where there can be none."""
+        """The bytes of a segment with these values. **Raises** ValueError where there can be none."""
         raise NotImplementedError
 
     def shape(self, config: C) -> str:

@@ -143,13 +143,13 @@ def make(name: str, kind: Kind[Any], config: Config, anonymous: bool) -> Segment
     """Lay out a new segment. To be called under the name's lock. Killed here, it is found without its magic word."""
     header: Header = {"creator_pid": os.getpid(), "boot_id": boot_id(), "anonymous": anonymous}
     config.pack(header)
-    nbytes = kind.nbytes(config)
+    file, nbytes = file_of(name), kind.nbytes(config)
     nonce = header["nonce"] = int.from_bytes(os.urandom(8), "little") >> 2 | 1
     try:
-        memory = files.make_file(file_of(name), nbytes)
+        memory = files.make_file(file, nbytes)
     except OutOfMemory as error:
         raise OutOfMemory(f"{kind.shape(config)}: {error}") from None
-    beside = f"{file_of(name)}{SEPARATOR}{nonce:016x}"
+    beside = f"{file}{SEPARATOR}{nonce:016x}"
     try:
         kind.lay_out(memory, header)
         kind.make_beside(beside, config)  # first: nobody knows the nonce before, and can have put something there
@@ -158,12 +158,12 @@ def make(name: str, kind: Kind[Any], config: Config, anonymous: bool) -> Segment
         _core.mark_ready(memory)
     except BaseException:
         # By their names: to list the folder takes a descriptor, and there may be none.
-        for file in (*made_beside(beside), file_of(name)):
-            entries.remove(file)
+        for left in (*made_beside(beside), file):
+            entries.remove(left)
         raise
     made = _core.read_header(memory)
     assert made is not None
-    segment = Segment(name, memory, made, files.identity_of(os.lstat(f"{SHM}/{file_of(name)}")))
+    segment = Segment(name, memory, made, files.identity_of(os.lstat(f"{SHM}/{file}")))
     segment.made = True
     return segment
 
