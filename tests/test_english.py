@@ -82,6 +82,7 @@ MOST_CHARACTERS = 75  # of the name of a test
 def test_the_name_of_a_test_is_a_sentence_that_fits_into_a_line():
     assert len(TESTS) > 1000
     assert [where for where in TESTS if len(where[1]) > MOST_CHARACTERS or where[1].count("_") < 3] == []
+    assert [where for where in TESTS if re.match(r"test_(?:those_)?who(?:ever)?_", where[1])] == [], "who is that?"
 
 
 def public_docstrings() -> dict[str, str]:

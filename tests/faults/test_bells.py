@@ -180,7 +180,7 @@ def test_a_claim_is_not_covered_by_arming_again(queue, other, another):
 
 
 @pytest.mark.usefixtures("no_clock")
-def test_who_was_told_twice_and_goes_passes_on_twice(queue, other, another):
+def test_a_listener_that_was_told_twice_and_goes_passes_on_twice(queue, other, another):
     listener = bell.Listener(other)
     for number in range(2):
         listener.arm(ITEMS)
@@ -230,7 +230,7 @@ def test_room_that_was_freed_is_passed_on_at_once(make, another):
 
 
 @pytest.mark.usefixtures("no_clock")
-def test_whoever_wait_any_returns_for_takes_before_the_others_are_woken(queue):
+def test_the_task_that_wait_any_returns_to_takes_before_others_are_woken(queue):
     async def main() -> list[int]:
         came: list[int] = []
 

@@ -114,7 +114,7 @@ def test_the_next_to_attach_finds_every_message(make: Make, children: Children, 
         assert len(files_of(name)) == 4, "side segments were left"
 
 
-def test_those_who_died_count_as_failures_only_of_what_they_had_begun_with(make: Make, children: Children) -> None:
+def test_deaths_are_failures_only_of_messages_that_were_begun_with(make: Make, children: Children) -> None:
     queue, expected = lay_hands_on(make, children, {"slots": 16, "slot_size": 64}, consumers=1)
     kill_all(children)
     reap_all(queue)

@@ -151,7 +151,7 @@ def cancel(pool: shmq.Executor) -> None:
 @pytest.mark.parametrize("stride", [17, pytest.param(1, marks=pytest.mark.stress)])
 @pytest.mark.parametrize("ask", [submit, submit_large, ask_by_map, take_by_map, wait_for_results, cancel])
 @pytest.mark.parametrize("kind", [InterruptAtLine, InterruptAfterCall])
-def test_who_is_interrupted_at_any_place_can_go_on_and_can_leave(
+def test_a_program_interrupted_at_any_place_can_go_on_and_can_end(
     kind: type[InterruptAtLine | InterruptAfterCall], ask: Callable[[shmq.Executor], None], stride: int, fresh: bool
 ) -> None:
     place, reached = 0, 0

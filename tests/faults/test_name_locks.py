@@ -184,7 +184,7 @@ def hold_name(name: str, connection: Any) -> None:
         connection.recv()
 
 
-def test_who_waits_in_vain_is_told_the_pid_of_who_has_the_name(name: str, children: Children) -> None:
+def test_a_process_that_waits_in_vain_is_told_the_pid_that_has_the_name(name: str, children: Children) -> None:
     here, there = children.context.Pipe()
     child = children.start(hold_name, name, there)
     assert here.recv() == child.pid

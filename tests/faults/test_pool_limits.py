@@ -121,7 +121,7 @@ def channel(name: str) -> Iterator[Channel]:
     made.close()
 
 
-def test_who_takes_outcomes_takes_them_though_producers_hold_every_cell(channel: Channel) -> None:
+def test_a_client_takes_outcomes_though_producers_hold_every_cell(channel: Channel) -> None:
     assert channel.large is not None
     loans = []
     with pytest.raises(shmq.InFlightLimit):
@@ -133,7 +133,7 @@ def test_who_takes_outcomes_takes_them_though_producers_hold_every_cell(channel:
         loan.abandon()
 
 
-def test_who_takes_tasks_waits_for_a_cell_as_for_a_task(channel: Channel) -> None:
+def test_a_worker_waits_for_a_cell_as_for_a_task(channel: Channel) -> None:
     assert channel.large is not None
     loans = []
     with pytest.raises(shmq.InFlightLimit):

@@ -250,7 +250,7 @@ def test_a_first_use_without_descriptors_can_be_repeated(name: str) -> None:
 
 @pytest.mark.parametrize("slot_size", [64, 4096])
 @pytest.mark.parametrize("kind", [shmq.Queue, shmq.mp.Queue], ids=["Queue", "drop-in"])
-def test_who_lacks_a_descriptor_for_a_large_message_does_not_fail_it(kind: Any, slot_size: int) -> None:
+def test_a_consumer_without_a_descriptor_for_a_large_message_does_not_fail_it(kind: Any, slot_size: int) -> None:
     with kind(slots=4, slot_size=slot_size, max_deliveries=2) if kind is shmq.Queue else contextlib.closing(kind()) as queue:
         queue.put({"a": bytes(5000)})
         for take in (lambda: queue.get(timeout=1), lambda: queue.get(timeout=1), lambda: queue.get(timeout=1)):

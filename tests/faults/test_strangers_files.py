@@ -223,7 +223,9 @@ def test_a_put_takes_another_name_where_that_of_its_side_segment_is_taken(
 
 @pytest.mark.parametrize("trap", TRAPS)
 @pytest.mark.parametrize("kind", ["backlog", "items", "space"])
-def test_who_attaches_is_told_what_is_in_the_way(name: str, precious: Path, stranger: Stranger, kind: str, trap: str) -> None:
+def test_a_process_that_attaches_is_told_what_is_in_the_way(
+    name: str, precious: Path, stranger: Stranger, kind: str, trap: str
+) -> None:
     queue = shmq.Queue.create(name, slots=4, slot_size=64, overflow="grow", ports=4)
     path = path_of(queue, kind)
     clear(path)
@@ -263,7 +265,7 @@ def test_a_listener_is_told_what_is_in_the_place_of_its_bell(name: str, precious
 
 
 @pytest.mark.parametrize("trap", TRAPS)
-def test_who_rings_does_not_ring_what_is_no_bell_of_ours(name: str, precious: Path, stranger: Stranger, trap: str) -> None:
+def test_a_producer_does_not_ring_what_is_no_bell_of_ours(name: str, precious: Path, stranger: Stranger, trap: str) -> None:
     with shmq.Queue.create(name, slots=4, slot_size=64, ports=4) as queue, shmq.Queue.attach(name) as other:
         listener = bell.Listener(queue)
         path = path_of(queue, "bell")

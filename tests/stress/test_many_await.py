@@ -154,7 +154,7 @@ CONSUMERS = {"tasks": consume_by_tasks, "wait_any": consume_by_wait_any, "aio.wa
 
 @long_too
 @pytest.mark.parametrize("new_loop", list(loops()))
-def test_who_gives_up_in_the_moment_of_the_message_leaves_it_to_another(
+def test_a_waiter_that_gives_up_as_the_message_comes_leaves_it_to_another(
     make: Make, children: Children, monkeypatch: pytest.MonkeyPatch, new_loop: Any, seconds: int
 ) -> None:
     """Two consumers cancel all that they await while a message comes, and a third one waits on. Nobody looks by the clock."""

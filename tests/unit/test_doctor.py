@@ -429,7 +429,7 @@ def test_a_systemd_that_removes_queues_at_logout_is_told(logind: Any, conf: str 
     assert all(finding.level == "warning" and "RemoveIPC=no" in finding.text for finding in found)
 
 
-def test_whoever_lingers_or_is_of_the_system_or_without_systemd_is_safe(logind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_users_that_linger_or_are_of_the_system_or_without_systemd_are_safe(logind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     import psutil
 
     assert list(doctor.examine_logind())

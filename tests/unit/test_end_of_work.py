@@ -86,7 +86,7 @@ def test_a_dead_letter_and_a_purged_message_are_done(queue):
 
 
 @pytest.mark.parametrize("how", ["task_done", "ack", "reject", "purge"])
-def test_who_joins_is_woken_by_the_last_step(queue, how):
+def test_a_join_is_woken_by_the_last_step(queue, how):
     queue.put(1)
     lease = queue.receive() if how in ("ack", "reject") else None
     if how == "task_done":

@@ -251,7 +251,7 @@ def test_an_event_loop_of_others_takes_it_as_a_reader(queue: shmq.Queue) -> None
 
 
 @pytest.mark.usefixtures("no_clock")
-def test_who_puts_rings_once_and_not_for_every_message(queue: shmq.Queue) -> None:
+def test_a_producer_rings_once_and_not_for_every_message(queue: shmq.Queue) -> None:
     number = queue.fileno()
     queue.put_many(range(50))
     assert os.read(number, 100) == b"\0"

@@ -76,7 +76,7 @@ def test_a_queue_made_without_any_word_takes_what_people_send(name: str, thing: 
 # -- a name that is there ------------------------------------------------------------------------------------------------------
 
 
-def test_who_asks_for_other_values_is_told_the_ways_out(name: str) -> None:
+def test_a_program_that_asks_for_other_values_is_told_the_ways_out(name: str) -> None:
     with shmq.Queue(name, slots=16) as queue:
         with pytest.raises(shmq.SegmentMismatch) as caught:
             shmq.Queue(name, slots=17)
@@ -88,7 +88,7 @@ def test_who_asks_for_other_values_is_told_the_ways_out(name: str) -> None:
 
 
 @pytest.mark.parametrize("codec", [None, shmq.json_codec], ids=["without a codec", "with a codec"])
-def test_who_opens_with_another_codec_is_told_the_ways_out(make: Callable[..., shmq.Queue], codec: Any) -> None:
+def test_a_program_that_opens_with_another_codec_is_told_the_ways_out(make: Callable[..., shmq.Queue], codec: Any) -> None:
     class Other:
         name, encode, decode = "other", None, None
 

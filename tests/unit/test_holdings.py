@@ -297,7 +297,7 @@ def test_a_holder_that_left_before_it_could_be_named_is_counted() -> None:
     assert told(pretended(cells, in_flight=7)) == ("is", [f"7 leased by {UNKNOWN}"])
 
 
-def test_whoever_attaches_after_the_look_is_not_named_for_a_holder_that_left(make: Make) -> None:
+def test_a_process_that_attaches_after_the_look_is_not_named_as_the_holder(make: Make) -> None:
     """The cells are looked at before the ports."""
     order: list[str] = []
     port = pretended([], in_flight=0, order=order)

@@ -288,7 +288,7 @@ def test_another_kind_is_opened_where_it_is_and_made_where_it_is_not(kind: Board
     lifecycle.remove(name)
 
 
-def test_who_opens_another_kind_with_other_values_is_told_each_of_them(made: Segment, name: str) -> None:
+def test_opening_another_kind_with_other_values_tells_each_of_them(made: Segment, name: str) -> None:
     with pytest.raises(shmq.SegmentMismatch) as refused:
         lifecycle.open_or_create(name, BOARD, BoardConfig.asked({"first": 7, "unit": "pears", "ports": 5}))
     assert str(refused.value) == (

@@ -199,7 +199,7 @@ def test_a_consumer_that_was_asleep_before_the_lease_began_gets_it(q: shmq.Queue
 
 
 @pytest.mark.parametrize("poll", ["get_nowait", "receive", "get_many"])
-def test_whoever_polls_gets_it_although_nobody_waits(q: shmq.Queue, poll: str) -> None:
+def test_a_consumer_that_polls_gets_it_although_nobody_waits(q: shmq.Queue, poll: str) -> None:
     q.put("x")
     held = q.receive(timeout=0, lease_timeout=SHORT)
     assert q.empty()
@@ -289,7 +289,7 @@ LATE: dict[str, Callable[[Any], Any]] = {
 
 @pytest.mark.parametrize("late", LATE.values(), ids=LATE.keys())
 @pytest.mark.parametrize("holder", [None, 50], ids=["for ever", "timed"])
-def test_whoever_is_late_has_lost_the_lease_and_changes_nothing(
+def test_a_consumer_that_is_late_has_lost_the_lease_and_changes_nothing(
     sized: shmq.Queue, late: Callable[[Any], Any], holder: float | None
 ) -> None:
     sized.put("x")
@@ -305,7 +305,7 @@ def test_whoever_is_late_has_lost_the_lease_and_changes_nothing(
 
 
 @pytest.mark.parametrize("late", LATE.values(), ids=LATE.keys())
-def test_whoever_is_late_has_no_power_over_the_next_message_in_that_cell(q: shmq.Queue, late: Callable[[Any], Any]) -> None:
+def test_a_late_consumer_has_no_power_over_the_next_message_in_that_cell(q: shmq.Queue, late: Callable[[Any], Any]) -> None:
     q.put("x")
     old = q.receive(timeout=0, lease_timeout=0.001)
     assert q.get(timeout=LONG) == "x"

@@ -782,7 +782,7 @@ TAKE_A_CELL: dict[str, Callable[[shmq.Queue], Any]] = {
 
 @pytest.mark.parametrize("take", TAKE_A_CELL.values(), ids=TAKE_A_CELL)
 @pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
-def test_who_needs_a_cell_that_a_running_get_holds_waits_for_it(
+def test_a_call_that_needs_a_cell_that_a_running_get_holds_waits_for_it(
     make: Make, children: Children, tmp_path: Any, size: int, take: Callable[[shmq.Queue], Any]
 ) -> None:
     queue, gate = make(slots=8, slot_size=size, in_flight=4), tmp_path / "gate"

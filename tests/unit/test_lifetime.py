@@ -423,7 +423,7 @@ def open_and_die(name: str) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_whoever_is_killed_as_the_last_takes_its_messages_along(name: str, children: Children) -> None:
+def test_the_last_process_takes_its_messages_along_when_it_is_killed(name: str, children: Children) -> None:
     for _ in range(5):
         children.start(open_and_die, name).join()
     with opened(name, "handles") as queue:

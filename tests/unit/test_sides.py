@@ -272,7 +272,7 @@ def test_another_users_file_of_such_a_name_is_left_alone(make: Make, children: C
         os.unlink(f"{SHM}/{file}")
 
 
-def test_who_only_looks_removes_nothing(make: Make, children: Children) -> None:
+def test_a_process_that_only_looks_removes_nothing(make: Make, children: Children) -> None:
     queue = make(slots=1, slot_size=64)
     queue.put("full")
     killed_in_put(children, queue)

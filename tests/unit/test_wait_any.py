@@ -147,7 +147,7 @@ def test_descriptors_alone_can_be_waited_for_and_so_can_nothing_at_all(pipe):
     assert wait_many([], 0.01) == ([], [])
 
 
-def test_who_waited_leaves_no_bell_armed(several):
+def test_a_task_that_waited_leaves_no_bell_armed(several):
     with pytest.raises(shmq.Empty):
         shmq.wait_any(several, timeout=0.05)
     assert [queue._waiters() for queue in several] == [(0, 0)] * 3

@@ -411,7 +411,7 @@ def test_a_pool_that_is_not_there_yet_is_waited_for(start: Start, name: str) -> 
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_who_waits_for_a_queue_leaves_when_it_is_told_to(start: Start, name: str, number: signal.Signals) -> None:
+def test_a_worker_that_waits_for_its_queue_leaves_when_it_is_told_to(start: Start, name: str, number: signal.Signals) -> None:
     process = start(name, "work:note")
     assert process.stderr is not None and "waiting" in process.stderr.readline()
     process.send_signal(number)

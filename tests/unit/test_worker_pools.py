@@ -336,7 +336,7 @@ def test_with_zero_copy_arrays_are_read_only_views_that_stay_as_they_are() -> No
         assert all(np.array_equal(found, (array + number) * 2) for number, found in enumerate(kept))
 
 
-def test_who_keeps_every_view_gets_copies_from_then_on() -> None:
+def test_a_program_that_keeps_every_view_gets_copies_from_then_on() -> None:
     with shmq.Executor(1, "fork", zero_copy=True) as pool:
         array = np.ones(LARGE // 8)
         kept = [pool.submit(twice, array).result(WATCHDOG) for _ in range(100)]
@@ -526,7 +526,7 @@ def test_what_cannot_be_sent_is_the_exception_of_its_future(
     assert pool.submit(len, bytes(LARGE)).result(WATCHDOG) == LARGE
 
 
-def test_who_is_interrupted_while_asking_is_not_waited_for(pool: shmq.Executor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_interrupted_while_asking_is_not_waited_for(pool: shmq.Executor, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*arguments: Any) -> None:
         raise KeyboardInterrupt
 
@@ -554,7 +554,7 @@ def test_of_a_map_whose_iterable_raises_only_what_was_handed_over_is_run() -> No
 
 @pytest.mark.parametrize("method", START_METHODS)
 @pytest.mark.parametrize("moment", ["before", "after"])
-def test_who_is_interrupted_while_a_worker_starts_is_not_haunted_by_it(
+def test_a_program_interrupted_while_a_worker_starts_is_not_haunted_by_it(
     moment: str, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Started and not known to the pool, it would never be asked to leave, and multiprocessing waits for it at exit."""
@@ -580,7 +580,7 @@ def test_who_is_interrupted_while_a_worker_starts_is_not_haunted_by_it(
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
-def test_who_is_interrupted_while_the_manager_thread_starts_can_go_on_or_leave(
+def test_a_program_interrupted_while_its_manager_thread_starts_can_go_on_or_end(
     moment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start = threading.Thread.start
@@ -630,7 +630,7 @@ def test_callbacks_run_in_the_manager_thread_and_never_in_one_that_asks(pool: sh
     assert not any(called)
 
 
-def test_whoever_sleeps_is_woken_by_a_cancel_though_another_has_given_up() -> None:
+def test_a_sleeper_is_woken_by_a_cancel_though_another_has_given_up() -> None:
     with shmq.Executor(1, "fork") as pool:
         last = [pool.submit(time.sleep, 0.2) for _ in range(6)][-1]
         seen: list[BaseException] = []
