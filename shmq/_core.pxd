@@ -187,7 +187,7 @@ cdef extern from "wake.h" nogil:
     void shmq_wake_after(shmq_port *port, shmq_side side)
     void shmq_wake_if_done(shmq_port *port)
     void shmq_wake_if_done_after_store(shmq_port *port)
-    void shmq_port_leave(shmq_port *port)
+    void shmq_port_free(shmq_port *port)
 
 cdef extern from "reap.h" nogil:
     uint32_t shmq_reap(shmq_port *port)
@@ -250,7 +250,7 @@ cdef extern from "queue/look.h" nogil:
 
 cdef extern from "queue/view.h" nogil:
     shmq_status shmq_view_begin(shmq_queue_port *queue, uint32_t cell, uint64_t leased)
-    void shmq_view_end(shmq_queue_port *queue, uint32_t cell)
+    void shmq_view_release(shmq_queue_port *queue, uint32_t cell)
 
 cdef extern from "queue/cell.h" nogil:
     ctypedef enum shmq_purpose "enum shmq_purpose":
@@ -258,7 +258,7 @@ cdef extern from "queue/cell.h" nogil:
     shmq_status shmq_cell_take(shmq_queue_port *queue, shmq_purpose purpose, uint32_t *cell)
     shmq_status shmq_cell_take_for_long(shmq_queue_port *queue, shmq_purpose purpose, uint32_t *cell)
     void shmq_cell_return(shmq_queue_port *queue, uint32_t cell, bint warm)
-    void shmq_cell_release(shmq_queue_port *queue, uint32_t cell, bint warm)
+    void shmq_cell_free(shmq_queue_port *queue, uint32_t cell, bint warm)
     uint32_t shmq_batch_limit(const shmq_queue_port *queue)
 
 cdef extern from "queue/lease.h" nogil:

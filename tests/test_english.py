@@ -16,7 +16,10 @@ from support.prose import comments_of, docstrings_of, is_long, sentences_of
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted(
     path
-    for pattern in ("shmq/**/*.py", "tests/support/*.py", "tests/*.py", "benchmarks/**/*.py", "examples/**/*.py", ".ci/*.py")
+    for pattern in (
+        *("shmq/**/*.py", "shmq/**/*.pxi", "shmq/*.pyx"),
+        *("tests/support/*.py", "tests/*.py", "benchmarks/**/*.py", "examples/**/*.py", ".ci/*.py"),
+    )
     for path in ROOT.glob(pattern)
 )
 HEADLESS = re.compile(r"(?:^|[;:] )[*(\"]*(?:who|whoever)\b(?!.*\?)|\bwhoever\b", re.IGNORECASE)

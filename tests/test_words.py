@@ -99,7 +99,10 @@ def test_every_exception_is_needed():
 
 LETTING_GO = GLOSSARY.read_text().partition("## One verb for letting go")[2].partition("## Refused words")[0]
 PUBLIC = {
-    ("shmq/_native/client/client.c", "shmq_abandon"): "the interface for C programs",
+    **{
+        ("shmq/_native/client/client.c", f"shmq_{verb}"): "the interface for C programs"
+        for verb in ("abandon", "ack", "detach", "nack")
+    },
     ("shmq/executor/_future.py", "release"): "the interface of threading.Condition",
     ("shmq/mp.py", "cancel_join_thread"): "the interface of multiprocessing",
 }
@@ -144,7 +147,7 @@ def test_functions_let_go_by_the_verb_of_their_level():
     wrong = []
     for path in FILES:
         name = path.relative_to(ROOT).as_posix()
-        if not name.startswith("shmq/") or name.startswith("shmq/cli/") or path.suffix != ".py":
+        if not name.startswith("shmq/") or name.startswith("shmq/cli/") or path.suffix not in (".py", ".pyx", ".pxi", ".c", ".h"):
             continue
         for owner, function in functions_of(path):
             words = f"_{'_'.join(words_of(function))}_"

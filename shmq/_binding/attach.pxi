@@ -35,9 +35,9 @@ cdef class Attachment(Mapped):
 
     cdef void free_port(self) noexcept:
         """Give back the port, and whatever it holds."""
-        shmq_port_leave(&self.port.any)
+        shmq_port_free(&self.port.any)
 
-    cdef void give_back_at_exit(self, bint crashed) noexcept:
+    cdef void give_back_leases(self, bint crashed) noexcept:
         """The interpreter ends: give back what nobody of this process can still use. `crashed`: it failed."""
 
     cdef int refuse_hopeless(self, shmq_status status, shmq_side side, shmq_patience *patience) except -1:
@@ -261,7 +261,7 @@ cdef class Attachment(Mapped):
             return False
         if not self.left:
             self.left = True
-            self.give_back_at_exit(crashed)
+            self.give_back_leases(crashed)
         if self.users == 0:
             self.detach_and_tell()
         return self.attached

@@ -1,6 +1,6 @@
 # The end of the work: of what waits, of what was taken, of the queue itself.
 
-cdef Py_ssize_t purge_all(QueuePort queue) except -1:
+cdef Py_ssize_t purge_messages(QueuePort queue) except -1:
     cdef uint32_t cell
     cdef uint64_t word
     cdef shmq_status status
@@ -52,5 +52,5 @@ cdef int shut_down(QueuePort queue, bint immediate) except -1:
     if queue.unbounded:
         let_appends_end(queue)
     if immediate:
-        purge_all(queue)
+        purge_messages(queue)
     shmq_wake_all(&queue.port.any, SHMQ_ITEMS)

@@ -72,7 +72,7 @@ cdef class QueuePort(Attachment):
     cdef void free_port(self) noexcept:
         shmq_port_detach(&self.port.queue)
 
-    cdef void give_back_at_exit(self, bint crashed) noexcept:
+    cdef void give_back_leases(self, bint crashed) noexcept:
         cdef uint32_t i
         cdef uint64_t word
         cdef bint failed
@@ -258,7 +258,7 @@ cdef class QueuePort(Attachment):
 
         Nothing is decoded, and it needs no more than get does. **If the process dies here** the message in hand comes back.
         """
-        return purge_all(self)
+        return purge_messages(self)
 
     @cython.critical_section
     def task_done(self) -> None:

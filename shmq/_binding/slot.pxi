@@ -157,7 +157,7 @@ cdef class Slot:
         if self.watching:
             self.watching = False
             if self.is_here():
-                shmq_view_end(&self.port.port.queue, self.cell)
+                shmq_view_release(&self.port.port.queue, self.cell)
         if self.state == HAND_HELD:
             self.state = HAND_SETTLED
             self.return_cell(True)

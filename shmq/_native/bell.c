@@ -76,14 +76,14 @@ static bool grasp(const struct shmq_port *port, uint32_t index, struct rope *rop
     return errno = failure, false;
 }
 
-static void let_go(const struct rope *rope) {
+static void close_rope(const struct rope *rope) {
     close(rope->read);
     close(rope->write);
 }
 
 static bool pull(const struct rope *rope) {
     bool heard = write(rope->write, "", 1) == 1 || errno == EAGAIN; /* full: it has been rung, and not yet heard */
-    let_go(rope);
+    close_rope(rope);
     return heard;
 }
 
@@ -113,7 +113,7 @@ bool shmq_bell_ring(struct shmq_port *port, enum shmq_side side) {
             bool mine = shmq_and_seq(&port->records[i].bell, ~bit) & bit; /* [bell]: otherwise another port rings it */
             if (!grasped) continue;
             if (!mine) {
-                let_go(&rope);
+                close_rope(&rope);
                 continue;
             }
             SHMQ_CRASH_POINT(bell_claimed);

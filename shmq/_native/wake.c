@@ -14,7 +14,7 @@ bool shmq_take_one_off(shmq_half *waiters) {
     return false;
 }
 
-void shmq_sleepers_forget(struct shmq_port *port, uint32_t index) {
+void shmq_sleepers_take_off(struct shmq_port *port, uint32_t index) {
     for (int side = 0; side < 2; side++) {
         shmq_half *asleep = &port->records[index].asleep[side];
         for (uint32_t n = shmq_load_seq(asleep); n && n <= TAKES; n--) { /* [asleep] */
@@ -64,10 +64,10 @@ void shmq_tell_if_done(struct shmq_port *port) {
 
 void shmq_port_stop_waiting(struct shmq_port *port, uint32_t index) {
     shmq_bell_remove(port, index);
-    shmq_sleepers_forget(port, index);
+    shmq_sleepers_take_off(port, index);
 }
 
-void shmq_port_leave(struct shmq_port *port) {
+void shmq_port_free(struct shmq_port *port) {
     bool belled = shmq_load_relaxed(&port->record->bell) & SHMQ_BELL_MADE;
     shmq_port_stop_waiting(port, port->index); /* threads may have slept here when their process took the port away */
     shmq_store_release(&port->record->owner, 0); /* [port] */

@@ -23,7 +23,7 @@ void shmq_wake_all(struct shmq_port *port, enum shmq_side side);
 bool shmq_take_one_off(shmq_half *waiters);
 
 /* Take the sleepers of a dead port off the counts. One that the count does not have any more had a post on its way. */
-void shmq_sleepers_forget(struct shmq_port *port, uint32_t index);
+void shmq_sleepers_take_off(struct shmq_port *port, uint32_t index);
 
 /* After a put (get): look at the count, which pairs with the announcement [park]. */
 static inline void shmq_wake_after(struct shmq_port *port, enum shmq_side side) {
@@ -47,6 +47,6 @@ static inline void shmq_wake_if_done_after_store(struct shmq_port *port) {
 void shmq_port_stop_waiting(struct shmq_port *port, uint32_t index);
 
 /* Give back my port, which holds nothing any more. It is free afterwards. */
-void shmq_port_leave(struct shmq_port *port);
+void shmq_port_free(struct shmq_port *port);
 
 #endif

@@ -93,7 +93,7 @@ static void receive_many(struct world *w, struct shmq_queue_port *port) {
     for (int i = 0; i < 3; i++) CHECK(shmq_cell_take_for_long(port, SHMQ_TO_GIVE, &cells[i]) == SHMQ_OK, "no cell");
     uint32_t done = shmq_ring_get_many(port, cells, 3, SHMQ_LEASED, &status);
     CHECK(done == w->of_role_count, "%u", done);
-    for (uint32_t i = done; i < 3; i++) shmq_cell_release(port, cells[i], false);
+    for (uint32_t i = done; i < 3; i++) shmq_cell_free(port, cells[i], false);
 }
 
 static void expect_acked(struct world *w) { put_one_for_the_role(w, SECOND | GONE); }
@@ -144,7 +144,7 @@ static void receive_and_look(struct world *w, struct shmq_queue_port *port) {
 static void look_at_it(struct world *w, struct shmq_queue_port *port) {
     (void)w;
     CHECK(shmq_view_begin(port, childs_cell, shmq_cell_load(port, childs_cell)) == SHMQ_OK, "lease lost");
-    shmq_view_end(port, childs_cell);
+    shmq_view_release(port, childs_cell);
 }
 static void receive_look_and_nack(struct world *w, struct shmq_queue_port *port) {
     receive_and_look(w, port);
@@ -157,7 +157,7 @@ static void finish_and_look_away(struct world *w, struct shmq_queue_port *port) 
     ack(port, cell);
     CHECK(shmq_cell_state(shmq_cell_load(port, cell)) == SHMQ_HELD, "freed under a viewer");
     read_message(w, port, slot_in(port, cell));
-    shmq_view_end(port, cell);
+    shmq_view_release(port, cell);
     CHECK(shmq_cell_state(shmq_cell_load(port, cell)) <= SHMQ_WARM, "not freed");
 }
 /* … and the survivor's views: it looked, gave back, and looks on while the child finishes. */

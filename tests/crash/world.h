@@ -224,7 +224,7 @@ static void survive(struct world *w, bool others_first) {
     shmq_lease_expire(&w->survivor);
     if (w->looked_at != SHMQ_NO_CELL) { /* whatever became of the message, nobody wrote to the slot */
         CHECK(read_message(w, &w->survivor, shmq_word_slot(shmq_cell_load(&w->survivor, w->looked_at))) == w->of_role, "another message");
-        shmq_view_end(&w->survivor, w->looked_at);
+        shmq_view_release(&w->survivor, w->looked_at);
     }
     CHECK(shmq_reap(&w->survivor.port) == 0, "somebody dead was left");
     check_cells(w);

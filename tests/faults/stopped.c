@@ -279,7 +279,7 @@ static void play_watch(void) {
     if (acked) done(lease.number);
     else ledger->lost++;
     CHECK_EQUAL(message_read(&port, slot).number, lease.number);
-    shmq_view_end(&port, lease.cell);
+    shmq_view_release(&port, lease.cell);
     if (acked) shmq_cell_return(&port, lease.cell, true);
 }
 static void play_expire(void) {
@@ -515,7 +515,7 @@ static bool trial(const struct role *role, bool past) {
     if (role->before == one_is_over) finish(held_too_long, false);
     if (role->before == one_is_looked_at) {
         CHECK_EQUAL(message_read(&port, shmq_word_slot(looked_at.word)).number, looked_at.number);
-        shmq_view_end(&port, looked_at.cell);
+        shmq_view_release(&port, looked_at.cell);
     }
     check_end();
     shmq_port_detach(&port);

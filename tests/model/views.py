@@ -177,7 +177,7 @@ class Protocol:
         yield "says that it has gone", self.at(without(state, number), number, process._replace(step="was_it_handed"))
 
     def view_end_held(self, state: State, number: int, process: Process) -> Iterator[tuple[str, State]]:
-        # What follows in shmq_view_end finds the cell HELD, and not handed: nothing to do. Then it is released.
+        # What follows in shmq_view_release finds the cell HELD, and not handed: nothing to do. Then it is released.
         yield "says that it has gone", self.at(without(state, number), number, process._replace(step="release"))
 
     def was_it_handed(self, state: State, number: int, process: Process) -> Iterator[tuple[str, State]]:
@@ -220,7 +220,7 @@ class Protocol:
         freed = state._replace(dead=state.dead | {number}, reaped=state.reaped | {number})
         yield "frees its port", self.at(freed, number, Process("gone"))
 
-    # -- freeing a cell: shmq_cell_release and shmq_cell_let_go ------------------------------------------------------------
+    # -- freeing a cell: shmq_cell_free and shmq_cell_free_or_hand ------------------------------------------------------------
 
     def release(self, state: State, number: int, process: Process) -> Iterator[tuple[str, State]]:
         if state.viewers and self.configuration.mutant != FREES_REGARDLESS:

@@ -159,7 +159,7 @@ static void *consume_leased(void *index) {
             shmq_status status = shmq_ring_get(&port, cell, SHMQ_LEASED);
             CHECK(status == SHMQ_OK || status == SHMQ_WOULD_BLOCK, "get: %d", status);
             got = status == SHMQ_OK;
-            if (!got) shmq_cell_release(&port, cell, false);
+            if (!got) shmq_cell_free(&port, cell, false);
         }
         if (got) {
             struct head head = message_in(&port, cell);
@@ -189,7 +189,7 @@ struct timed { struct lease lease; uint32_t slot; struct head head; };
 
 static void look_away(struct shmq_queue_port *port, struct timed held, bool acked) {
     CHECK(message_read(port, held.slot).number == held.head.number, "a slot changed under a viewer");
-    shmq_view_end(port, held.lease.cell);
+    shmq_view_release(port, held.lease.cell);
     if (acked) shmq_cell_return(port, held.lease.cell, true);
 }
 
@@ -218,7 +218,7 @@ static bool take_timed(struct shmq_queue_port *port, uint64_t until, struct time
         if (shmq_cell_take_for_long(port, SHMQ_TO_GIVE, &cell) != SHMQ_OK) return false;
         shmq_lease_time(port, cell, until);
         if (shmq_ring_get(port, cell, SHMQ_TIMED) != SHMQ_OK) {
-            shmq_cell_release(port, cell, false);
+            shmq_cell_free(port, cell, false);
             return false;
         }
     }

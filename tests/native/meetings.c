@@ -48,7 +48,7 @@ static void begin_to_look(void) {
 }
 
 static void viewer_detaches(void) { shmq_port_detach(&viewer); }
-static void viewer_looks_away(void) { shmq_view_end(&viewer, cell); }
+static void viewer_looks_away(void) { shmq_view_release(&viewer, cell); }
 static void viewer_is_reaped(void) {
     viewer.port.record->owner ^= 1; /* nobody has this identity */
     CHECK_EQUAL(shmq_reap(&holder.port), 1);

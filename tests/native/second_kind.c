@@ -82,7 +82,7 @@ TEST(attachment) {
     shmq_port_point(&more, made.base, PORTS, &behaviour_of_notice);
     CHECK_EQUAL(shmq_port_claim(&more, shmq_owner_self()), SHMQ_NO_PORTS);
     CHECK_EQUAL(shmq_ports_used(&ports[0]), PORTS);
-    shmq_port_leave(&ports[2]);
+    shmq_port_free(&ports[2]);
     CHECK_EQUAL(shmq_port_claim(&more, shmq_owner_self()), SHMQ_OK);
     CHECK_EQUAL(more.index, 2);
 }
@@ -98,7 +98,7 @@ TEST(waking) {
         struct shmq_port port = attached();
         while (shmq_load_seq(shmq_waiters(&port, SHMQ_ITEMS)) == 0) usleep(100);
         raise_number(&port);
-        shmq_port_leave(&port);
+        shmq_port_free(&port);
         _exit(0);
     }
     while (!promising(&mine, SHMQ_ITEMS, false)) shmq_wait_park(&mine, SHMQ_ITEMS, SHMQ_FOREVER, SHMQ_FOREVER, &patience);
@@ -142,7 +142,7 @@ TEST(listening) {
     raise_number(&other);
     CHECK_EQUAL(read(bell, &heard, 1), 1);
     CHECK(shmq_bell_is_there(&mine, bell));
-    shmq_port_leave(&mine);
+    shmq_port_free(&mine);
     CHECK(!shmq_bell_is_there(&other, bell));
 }
 

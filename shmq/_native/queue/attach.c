@@ -69,12 +69,12 @@ shmq_status shmq_port_attach(struct shmq_queue_port *queue, void *base, const st
 
 void shmq_port_detach(struct shmq_queue_port *queue) {
     for (uint32_t i = 0; i < queue->geometry.cells; i++) {
-        shmq_view_forget(queue, i, queue->port.index); /* before the look: a port that hands it the cell later finds that this one has gone */
+        shmq_view_clear(queue, i, queue->port.index); /* before the look: a port that hands it the cell later finds that this one has gone */
         uint64_t word = shmq_load_seq(&queue->cells[i].word); /* [view] */
         if (shmq_cell_owner(word) != queue->port.index) continue;
         if (shmq_state_leased(shmq_cell_state(word))) shmq_lease_give_back(queue, i, word, SHMQ_RELEASED, 0);
-        else shmq_cell_let_go(queue, i, word, SHMQ_SPARE);
+        else shmq_cell_free_or_hand(queue, i, word, SHMQ_SPARE);
         SHMQ_CRASH_POINT(detach_cell);
     }
-    shmq_port_leave(&queue->port);
+    shmq_port_free(&queue->port);
 }

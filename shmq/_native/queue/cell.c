@@ -39,11 +39,11 @@ shmq_status shmq_cell_take_for_long(struct shmq_queue_port *queue, enum shmq_pur
     return claim_from(queue, queue->geometry.reserved, purpose, cell);
 }
 
-void shmq_cell_release(struct shmq_queue_port *queue, uint32_t cell, bool warm) {
+void shmq_cell_free(struct shmq_queue_port *queue, uint32_t cell, bool warm) {
     uint64_t word = shmq_cell_load(queue, cell);
     unsigned state = warm && queue->geometry.paged ? SHMQ_WARM : SHMQ_SPARE;
     if (shmq_unlikely(shmq_load_seq(&queue->cells[cell].viewers))) { /* [view] */
-        shmq_cell_let_go(queue, cell, word, state);
+        shmq_cell_free_or_hand(queue, cell, word, state);
         return;
     }
     shmq_store_release(&queue->cells[cell].word, shmq_cell_next(word, state, SHMQ_NO_PORT, shmq_word_slot(word))); /* [hand] */
@@ -76,7 +76,7 @@ shmq_status shmq_cell_take(struct shmq_queue_port *queue, enum shmq_purpose purp
 void shmq_cell_return(struct shmq_queue_port *queue, uint32_t cell, bool warm) {
     /* [view] */
     if (shmq_unlikely(queue->kept != SHMQ_NO_CELL || queue->geometry.paged || cell != queue->port.index || shmq_load_seq(&queue->cells[cell].viewers))) {
-        shmq_cell_release(queue, cell, warm);
+        shmq_cell_free(queue, cell, warm);
         return;
     }
     if (shmq_cell_state(shmq_cell_load(queue, cell)) != SHMQ_IDLE) shmq_cell_become(queue, cell, SHMQ_IDLE);

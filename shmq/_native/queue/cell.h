@@ -27,7 +27,7 @@ void shmq_cell_return(struct shmq_queue_port *queue, uint32_t cell, bool warm);
 shmq_status shmq_cell_take_for_long(struct shmq_queue_port *queue, enum shmq_purpose purpose, uint32_t *cell);
 
 /* IDLE, mine -> SPARE (or WARM where `warm` and the slots are large). */
-void shmq_cell_release(struct shmq_queue_port *queue, uint32_t cell, bool warm);
+void shmq_cell_free(struct shmq_queue_port *queue, uint32_t cell, bool warm);
 
 /* The most messages of a batch: half of the cells that are not reserved, so that other calls find one. */
 static inline uint32_t shmq_batch_limit(const struct shmq_queue_port *queue) {

@@ -39,8 +39,8 @@ static enum verdict scan(const struct shmq_queue_port *queue, uint32_t dead_cell
     return UNKNOWN;
 }
 
-/* Settle the dead port's open exchange. False: whether it happened cannot be told yet. */
-static bool settle(struct shmq_queue_port *queue, uint32_t dead) {
+/* Close the open exchange of the dead port. False: whether it happened cannot be told yet. */
+static bool close_exchange(struct shmq_queue_port *queue, uint32_t dead) {
     struct shmq_port_record *record = &queue->port.records[dead];
     uint64_t intent = shmq_load_acquire(&record->intent); /* [intent] */
     unsigned operation = shmq_intent_operation(intent);
@@ -70,10 +70,10 @@ static bool settle(struct shmq_queue_port *queue, uint32_t dead) {
 }
 
 bool shmq_queue_recover(struct shmq_queue_port *queue, uint32_t dead) {
-    if (!settle(queue, dead)) return false;
+    if (!close_exchange(queue, dead)) return false;
     for (uint32_t i = 0; i < queue->geometry.cells; i++) {
-        shmq_view_forget(queue, i, dead);
-        shmq_view_settle(queue, i);
+        shmq_view_clear(queue, i, dead);
+        shmq_view_repair(queue, i);
         uint64_t word = shmq_load_seq(&queue->cells[i].word); /* [hand] [view] */
         if (shmq_cell_owner(word) != dead) continue;
         if (shmq_cell_state(word) == SHMQ_TIMED) {
@@ -90,7 +90,7 @@ bool shmq_queue_recover(struct shmq_queue_port *queue, uint32_t dead) {
         SHMQ_CRASH_POINT(reap_counted);
         /* [hand] */
         if (leased) shmq_swap_seq(&queue->cells[i].word, &word, shmq_cell_next(word, SHMQ_ORPHAN, SHMQ_NO_PORT, shmq_word_slot(word)));
-        else shmq_cell_let_go(queue, i, word, SHMQ_SPARE);
+        else shmq_cell_free_or_hand(queue, i, word, SHMQ_SPARE);
         SHMQ_CRASH_POINT(reap_cell);
     }
     shmq_add_seq(&queue->header->events[SHMQ_DEATHS], 1); /* [sides] */

@@ -36,12 +36,12 @@ uint32_t shmq_view_first(struct shmq_queue_port *queue, uint32_t cell) {
     return SHMQ_NO_PORT;
 }
 
-void shmq_view_forget(struct shmq_queue_port *queue, uint32_t cell, uint32_t viewer) {
+void shmq_view_clear(struct shmq_queue_port *queue, uint32_t cell, uint32_t viewer) {
     if (shmq_likely(shmq_load_seq(&queue->cells[cell].viewers) == 0)) return; /* [view] */
     for (int index = 0; index < VIEWERS; index++) change_viewer(queue, cell, viewer + 1, 0);
 }
 
-void shmq_cell_let_go(struct shmq_queue_port *queue, uint32_t cell, uint64_t word, enum shmq_cell_state state) {
+void shmq_cell_free_or_hand(struct shmq_queue_port *queue, uint32_t cell, uint64_t word, enum shmq_cell_state state) {
     for (int tries = 0; tries < 8; tries++) { /* more than once only if viewers go at this moment */
         uint32_t viewer = shmq_view_first(queue, cell);
         bool handed = viewer != SHMQ_NO_PORT;
@@ -59,23 +59,23 @@ shmq_status shmq_view_begin(struct shmq_queue_port *queue, uint32_t cell, uint64
     if (!change_viewer(queue, cell, 0, queue->port.index + 1)) return SHMQ_NO_CELLS;
     SHMQ_CRASH_POINT(view_begun);
     if (shmq_load_seq(&queue->cells[cell].word) == leased) return SHMQ_OK; /* [view]: a port that gets the cell later sees this viewer */
-    shmq_view_end(queue, cell);
+    shmq_view_release(queue, cell);
     return SHMQ_LOST;
 }
 
-void shmq_view_end(struct shmq_queue_port *queue, uint32_t cell) {
+void shmq_view_release(struct shmq_queue_port *queue, uint32_t cell) {
     change_viewer(queue, cell, queue->port.index + 1, 0);
     SHMQ_CRASH_POINT(view_ended);
     if (shmq_view_is(queue, cell, queue->port.index)) return;
     uint64_t word = shmq_load_seq(&queue->cells[cell].word); /* [hand] [view] */
     if (shmq_cell_state(word) != SHMQ_HELD || shmq_cell_owner(word) != queue->port.index) return;
     /* [hand]: handed over, not acked by this port */
-    if (shmq_load_acquire(&queue->cells[cell].handed) == word) shmq_cell_let_go(queue, cell, word, SHMQ_SPARE);
+    if (shmq_load_acquire(&queue->cells[cell].handed) == word) shmq_cell_free_or_hand(queue, cell, word, SHMQ_SPARE);
 }
 
-void shmq_view_settle(struct shmq_queue_port *queue, uint32_t cell) {
-    uint64_t word = shmq_load_seq(&queue->cells[cell].word); /* [hand] [view]: after shmq_view_forget */
+void shmq_view_repair(struct shmq_queue_port *queue, uint32_t cell) {
+    uint64_t word = shmq_load_seq(&queue->cells[cell].word); /* [hand] [view]: after shmq_view_clear */
     if (shmq_cell_state(word) != SHMQ_HELD || shmq_load_acquire(&queue->cells[cell].handed) != word) return; /* [hand] */
     /* A living port may be about to do the same: both swap from this word, and one of them does it. */
-    if (!shmq_view_is(queue, cell, shmq_cell_owner(word))) shmq_cell_let_go(queue, cell, word, SHMQ_SPARE);
+    if (!shmq_view_is(queue, cell, shmq_cell_owner(word))) shmq_cell_free_or_hand(queue, cell, word, SHMQ_SPARE);
 }
