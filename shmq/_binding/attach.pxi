@@ -287,69 +287,6 @@ cdef class Attachment(Mapped):
             PyBuffer_Release(&self.memory)
             self.memory.buf = NULL
 
-    # -- waiting ------------------------------------------------------------------------------------------------------
-
-    cdef shmq_status wait(self, shmq_status status, shmq_side side, uint64_t deadline, shmq_patience *patience) except *:
-        """The waiting half of a blocking call: OK: look again; TIMED_OUT. Raises what a signal handler raises, Closed, SegmentCorrupt."""
-        cdef bint unannounced = status == SHMQ_NO_CELLS
-        if deadline != 1 or not self.is_own(): # a loan outlives its closed handle: its publication may try once, and find no room
-            self.look_again()
-        self.refuse_hopeless(status, side, patience)
-        if deadline == 1: # the caller does not wait, but may poll for ever
-            if patience.late or not self.tend(): # one look more: a scribbler can let leases expire for ever
-                return SHMQ_TIMED_OUT
-            patience.late = True
-            return SHMQ_OK
-        if patience.begun_ns == 0:
-            patience.begun_ns = shmq_now_ns()
-        self.users += 1
-        with nogil:
-            status = self.sleep(status, side, deadline, patience)
-        self.users -= 1
-        if self.forks != shmq_owner_forks:
-            if status == SHMQ_OK and not unannounced:
-                self._pass_on(side) # we may have been woken, and go
-            if self.closed and self.users == 0:
-                self.detach_and_tell()
-            self.enter() # raises Closed
-        try:
-            PyErr_CheckSignals() # also at the end of a slice: the signal may have met another thread
-            if self._after_sleep is not None:
-                self._after_sleep()
-            self.watch_name()
-        except:
-            if status == SHMQ_OK and not unannounced:
-                self._pass_on(side)
-            raise
-        if self.forks != shmq_owner_forks: # a handler closed this handle
-            self.enter()
-        if (unannounced or side == SHMQ_SPACE) and not patience.told and shmq_now_ns() - patience.begun_ns > STALL_NS:
-            patience.told = True
-            self._stalled((shmq_now_ns() - patience.begun_ns) * 1e-9, unannounced)
-            self.look_again()
-        return SHMQ_TIMED_OUT if status == SHMQ_TIMED_OUT else SHMQ_OK
-
-    cdef int watch_name(self) except -1:
-        """For waiters: is the name another queue's, so that nobody new comes to this one? Raises SegmentNotFound."""
-        cdef uint64_t now = shmq_now_coarse_ns()
-        if now - self.name_looked_ns >= NAME_NS:
-            if self.name_looked_ns and self.is_idle(): # soon after, it has just come
-                self._look_at_name()
-            self.name_looked_ns = now
-        return 0
-
-    @cython.final
-    cdef int pause(self, unsigned int microseconds) except -1:
-        """Sleep without the interpreter lock. Raises Closed, and what a signal handler raises."""
-        self.users += 1
-        with nogil:
-            usleep(microseconds)
-        self.end_use()
-        PyErr_CheckSignals()
-        if self.forks != shmq_owner_forks:
-            self.enter()
-        return 0
-
     # -- waiting for several things at once: shmq/_waiting/bell.py ----------------------------------------------------------------
 
     @cython.critical_section
@@ -417,7 +354,7 @@ cdef class Attachment(Mapped):
         cdef uint64_t due, now
         if shmq_unlikely(self.forks != shmq_owner_forks):
             self.enter()
-        self.watch_name()
+        watch_name(self)
         due = self.tend_all()
         now = shmq_now_ns()
         return (due - now) * 1e-9 if due > now else 0.0

@@ -57,7 +57,7 @@ cdef int take_patiently(QueuePort queue, uint32_t *cell, shmq_status status, uin
                 until = min(deadline, cells_deadline)
             if until < cells_deadline and shmq_cells_move(&queue.port.queue, for_long): # however short the time-out: others' calls will be through
                 until = cells_deadline
-        timed_out = queue.wait(status, SHMQ_ITEMS, until, &patience) == SHMQ_TIMED_OUT
+        timed_out = wait(queue, status, SHMQ_ITEMS, until, &patience) == SHMQ_TIMED_OUT
         queue.look_again()
         if not timed_out or deadline != 1: # a last look: it may have come with the last tick
             status = take_or_dead_letter(queue, cell, for_long, lease_ns, deadline)

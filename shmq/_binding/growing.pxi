@@ -26,7 +26,7 @@ cdef int offer_growing(QueuePort queue, const draft_t *draft, uint64_t deadline)
             return 0
         if shmq_backlog(&queue.port.queue) != 0:
             break
-        if queue.wait(status, SHMQ_SPACE, until, &patience) == SHMQ_TIMED_OUT:
+        if wait(queue, status, SHMQ_SPACE, until, &patience) == SHMQ_TIMED_OUT:
             queue.patience_ns -= <int64_t>(shmq_now_ns() - began)
             break
     return append(queue, draft, deadline)
@@ -95,7 +95,7 @@ cdef int lock_backlog(QueuePort queue, uint64_t deadline) except -1:
         if not told and shmq_now_ns() - began > STALL_NS:
             told = True
             queue._stalled((shmq_now_ns() - began) * 1e-9, False)
-        queue.pause(pause)
+        nap(queue, pause)
         pause = min(pause * 2, 1000)
     queue.users += 1
     return 0
@@ -147,7 +147,7 @@ cdef bint refill(QueuePort queue, uint64_t deadline) except -1:
         elif shmq_now_ns() > min(until, latest):
             queue.stuck_at = seen
             return False
-        queue.pause(pause)
+        nap(queue, pause)
         pause = min(pause * 2, 1000)
 
 

@@ -183,7 +183,7 @@ cdef int take_patiently_for_loan(QueuePort queue, uint32_t *cell, shmq_status st
     while status != SHMQ_OK:
         if status == SHMQ_NO_CELLS and not shmq_cells_move(&queue.port.queue, True):
             raise InFlightLimit(queue._in_flight_report())
-        if queue.wait(status, SHMQ_SPACE, deadline, &patience) == SHMQ_TIMED_OUT:
+        if wait(queue, status, SHMQ_SPACE, deadline, &patience) == SHMQ_TIMED_OUT:
             raise InFlightLimit(queue._in_flight_report())
         queue.look_again()
         status = shmq_cell_take_for_long(&queue.port.queue, SHMQ_TO_WRITE, cell)
@@ -205,7 +205,7 @@ cdef int publish_cell(QueuePort queue, uint32_t cell, double seconds) except -1:
         status = shmq_offer(&queue.port.queue, cell, True)
         if shmq_likely(status == SHMQ_OK):
             return 0
-        if queue.wait(status, SHMQ_SPACE, deadline, &patience) == SHMQ_TIMED_OUT:
+        if wait(queue, status, SHMQ_SPACE, deadline, &patience) == SHMQ_TIMED_OUT:
             raise_full(queue, status, seconds)
         if forks != shmq_owner_forks:
             raise LeaseLost(f"this process was forked while a loan of queue {queue.name!r} was published: the loan is its parent's")

@@ -72,7 +72,7 @@ cdef int offer_patiently(QueuePort queue, const draft_t *draft, double seconds) 
         status = offer(queue, draft)
         if status == SHMQ_OK:
             return 0
-        if queue.wait(status, SHMQ_SPACE, deadline, &patience) == SHMQ_TIMED_OUT:
+        if wait(queue, status, SHMQ_SPACE, deadline, &patience) == SHMQ_TIMED_OUT:
             raise_full(queue, status, seconds)
         draft_refuse_forked(draft, queue)
 
@@ -157,7 +157,7 @@ cdef int offer_batch(QueuePort queue, batch_t *batch, uint64_t deadline) except 
             batch.next = published # one more was filled where the ring was full
             if put:
                 memset(&patience, 0, sizeof(patience))
-        if published == batch.count or (status == SHMQ_SHUT and published) or queue.wait(status, SHMQ_SPACE, deadline, &patience) == SHMQ_TIMED_OUT:
+        if published == batch.count or (status == SHMQ_SHUT and published) or wait(queue, status, SHMQ_SPACE, deadline, &patience) == SHMQ_TIMED_OUT:
             return 0
         if shmq_unlikely(forks != shmq_owner_forks):
             batch_refuse_forked(batch, queue)
