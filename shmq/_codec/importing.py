@@ -3,18 +3,23 @@
 The import takes longer than everything else that `import shmq` does, and most messages need none of it.
 
 - Threads that need it at the same time wait for the one that is at it, as with every import.
-- What it runs (finalizers, signal handlers) may need it again, in the same thread: that is refused, since NumPy is there by half.
+- What it runs (finalizers) may need it again, in the same thread: that is refused, since NumPy is there by half.
+- Handlers of signals are called when it has ended. NumPy cannot be imported again in a process after an exception of theirs.
 - A fork waits until another thread has ended it. Else the child would have NumPy by half, behind locks that no thread gives back.
-- Where it fails, nothing has changed, and it is tried again next time.
+- Where it fails, it is tried again next time.
 """
 
 from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
+import threading
 import time
+from collections.abc import Callable
 from types import FrameType, ModuleType
+from typing import Any
 
 __all__ = ["arrays"]
 
@@ -30,11 +35,57 @@ def arrays() -> ModuleType:
             "this process was forked while another thread of its parent imported NumPy, which is of no use here: "
             "import numpy before you fork"
         )
+    module = sys.modules.get(NAMES[-1])
+    if module is not None and not is_half_imported():
+        return module
+    if threading.current_thread() is threading.main_thread():
+        return without_signals(import_arrays)
+    return import_arrays()
+
+
+def import_arrays() -> ModuleType:
     for name in NAMES:
         module = importlib.import_module(name)
         if is_initializing(name):
             raise ImportError("NumPy is needed in the middle of its own import, by a finalizer or a signal handler that it runs")
     return module
+
+
+def without_signals(function: Callable[[], ModuleType]) -> ModuleType:
+    """Call it in the main thread, which calls the handlers of signals: those that strike meanwhile are called afterwards."""
+    struck: list[tuple[Any, int]] = []
+    handlers: dict[int, Any] = {
+        number: handler for number in signal.valid_signals() if callable(handler := signal.getsignal(number))
+    }
+    try:
+        for number, handler in handlers.items():
+            signal.signal(number, lambda number, _, handler=handler: struck.append((handler, number)))  # type: ignore[misc]
+        return function()
+    finally:
+        set_handlers(handlers)
+        call_handlers(struck)
+
+
+def set_handlers(handlers: dict[int, Any]) -> None:
+    """Set them all, also where one that is set already is called meanwhile, and raises."""
+    try:
+        for number in list(handlers):
+            signal.signal(number, handlers[number])
+            del handlers[number]
+    finally:
+        if handlers:
+            set_handlers(handlers)
+
+
+def call_handlers(struck: list[tuple[Any, int]]) -> None:
+    """Call them all, also where one raises. The signal is not raised again: a wakeup descriptor has heard of it already."""
+    try:
+        while struck:
+            handler, number = struck.pop(0)
+            handler(number, sys._getframe())
+    finally:
+        if struck:
+            call_handlers(struck)
 
 
 def is_initializing(name: str) -> bool:

@@ -20,11 +20,12 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 
 import shmq
 from support.processes import Children, wait_until
-from support.programs import LONG, PROMPT
+from support.programs import LONG, PROMPT, run_program
 from support.shared_memory import PREFIX, side_files
 
 Make = Callable[..., shmq.Queue]
@@ -332,6 +333,8 @@ def test_an_interrupt_at_any_instruction_of_python_loses_and_keeps_nothing(
     make: Make, act: Callable[[shmq.Queue, Book], None], slot_size: int
 ) -> None:
     queue = make(slots=4, slot_size=slot_size, in_flight=5, max_deliveries=0)
+    queue.put(np.zeros(1))  # what the first array imports is no part of the calls
+    queue.get()
     lines = strike_everywhere(queue, act, opcodes=False)
     assert strike_everywhere(queue, act, opcodes=True) > lines > 2
 
@@ -700,3 +703,50 @@ def test_a_handler_that_raises_while_another_thread_waits_disturbs_only_its_own(
     queue.put("for the thread")
     thread.join(LONG)
     assert taken == ["for the thread"]
+
+
+# -- the first array ---------------------------------------------------------------------------------------------------------
+
+# The signals come when NumPy's C extension is there, and NumPy is not: a second one cannot be loaded.
+DURING_THE_IMPORT_OF_NUMPY = """
+    import array, os, signal, socket, sys
+    import shmq
+
+    def caught(number, _):
+        called.append(number)
+        raise TimeoutError(number)
+
+    class Inside:
+        def find_spec(self, name, path=None, target=None):
+            if name == "numpy.linalg":
+                sys.meta_path.remove(self)
+                os.kill(os.getpid(), signal.SIGALRM)
+                os.kill(os.getpid(), signal.SIGINT)
+                assert called == [], "in the middle of the import"
+
+    called = []
+    for number in signal.SIGALRM, signal.SIGINT:
+        signal.signal(number, caught)
+    sys.meta_path.insert(0, Inside())
+    heard, wakeup = socket.socketpair()
+    wakeup.setblocking(False)
+    signal.set_wakeup_fd(wakeup.fileno())
+    with shmq.Queue.attach(sys.argv[1]) as queue:
+        try:
+            CALL
+        except TimeoutError:
+            pass
+        else:
+            raise AssertionError("its handlers raised nothing")
+        assert sorted(called) == sorted(heard.recv(9)) == [signal.SIGINT, signal.SIGALRM], called
+        assert {signal.getsignal(number) for number in called} == {caught}
+        CALL
+"""
+
+
+@pytest.mark.parametrize("call", ['queue.put(array.array("d", [1, 2]))', "assert queue.get().tolist() == [1.0, 2.0]"])
+def test_handlers_that_raise_while_numpy_is_imported_do_not_end_the_import(make: Make, call: str) -> None:
+    queue = make()
+    queue.put(np.array([1.0, 2.0]))
+    run_program(DURING_THE_IMPORT_OF_NUMPY.replace("CALL", call), queue.name)
+    assert queue.stats().nacks == 0 and not queue.leases()
