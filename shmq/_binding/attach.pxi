@@ -183,7 +183,7 @@ cdef class Attachment(Mapped):
         if failure != ENOENT:
             raise OSError(failure, _os.strerror(failure), f"/dev/shm/sem.{name.decode()[1:]}")
         raise SegmentCorrupt(f"the semaphore {name.decode()} of {self._noun} {self.segment.name!r} is gone from /dev/shm "
-                             f"(a logout with systemd's RemoveIPC does that): unlink the {self._noun} and create it again")
+                             f"(a logout with systemd's RemoveIPC does that): `shmq doctor {self.segment.name}` makes a new one")
 
     cdef int enter(self) except -1:
         """The slow entrance: a closed handle, or the first call in a forked child, which attaches again."""
