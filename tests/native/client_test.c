@@ -87,6 +87,11 @@ static void fill(char **words) { /* NUMBER HEX */
 static void publish(char **words) { answer(shmq_publish(queue, message(words[1]), ns(words[2]))); }
 static void publish_abandon(char **words) { answer(shmq_abandon(queue, message(words[1]))); }
 
+static void copy(char **words) { /* FROM TO */
+    *message(words[2]) = *message(words[1]);
+    answer(0);
+}
+
 static void receive(char **words) { /* NUMBER MILLISECONDS -> kind, deliveries, dtype and shape, bytes */
     shmq_message *got = message(words[1]);
     int error = shmq_receive(queue, got, ns(words[2]));
@@ -148,7 +153,7 @@ static void words_for(char **words) { answer(atoi(words[1])); }
 
 static const struct { const char *name; void (*run)(char **); } commands[] = {
     {"attach", attach}, {"detach", detach}, {"slot_size", slot_size}, {"put", put}, {"put_doubles", put_doubles}, {"loan", loan},
-    {"fill", fill}, {"publish", publish}, {"abandon", publish_abandon}, {"receive", receive}, {"about", about}, {"ack", ack},
+    {"fill", fill}, {"publish", publish}, {"abandon", publish_abandon}, {"copy", copy}, {"receive", receive}, {"about", about}, {"ack", ack},
     {"nack", nack}, {"again", again}, {"produce", produce}, {"consume", consume}, {"in_child", in_child}, {"strerror", words_for},
 };
 

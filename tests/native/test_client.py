@@ -146,6 +146,14 @@ def test_every_kind_of_number_arrives_as_what_it_was(client, queue, dtype):
     assert there.dtype == array.dtype and there.shape == array.shape and (there == array).all()
 
 
+@pytest.mark.parametrize("dtype", ["O8", "Z8", "f7", "f1", "c4", "b2", "u0", "i16", "U5", "S0"])
+def test_what_numpy_has_no_items_for_is_refused_before_it_is_put(client, queue, dtype):
+    size = int(dtype[1:])
+    assert client.error("put", bytes(size).hex() or "-", 0, f"{dtype}:1") == MISMATCH
+    assert client.error("loan", 0, size, f"{dtype}:1") == MISMATCH
+    assert queue.empty() and queue.stats().loaned == 0
+
+
 @pytest.mark.parametrize("shape", [(1,), (2, 3), (2, 3, 4), (1, 2, 3, 4), (0, 5)])
 def test_arrays_of_c_have_one_to_four_dimensions(client, queue, shape):
     array = np.arange(np.prod(shape), dtype="i4").reshape(shape)
@@ -422,6 +430,32 @@ def test_a_loan_is_settled_once(client, queue, first, second):
     assert queue.qsize() == (first == "publish")
 
 
+@pytest.mark.parametrize("first", ["publish", "abandon"])
+@pytest.mark.parametrize("second", ["publish", "abandon"])
+def test_a_copy_of_a_settled_loan_settles_nothing(client, queue, first, second):
+    """Its cell has another's message by then."""
+    client.do("loan", 0, 1)
+    client.do("fill", 0, "00")
+    client.do("copy", 0, 1)
+    client.do(first, 0, 0)
+    before = queue.qsize()
+    for _ in range(2):
+        with queue.loan(1):
+            assert client.error(second, 1, 0) == LOST
+    assert queue.qsize() == before + 2
+    shmq.verify(queue)
+
+
+@pytest.mark.parametrize("call", ["publish", "abandon"])
+def test_a_message_that_c_received_is_no_loan(client, queue, call):
+    queue.put(b"kept")
+    client.receive(0)
+    assert client.error(call, 0, 0) == LOST
+    assert queue.stats().leased == 1 and queue.empty()
+    client.do("ack", 0)
+    shmq.verify(queue)
+
+
 def test_a_loan_that_finds_no_room_is_still_lent(client, queue):
     for _ in range(queue.maxsize):
         queue.put(b"x")
@@ -654,7 +688,7 @@ WORDS = {  # what each error of shmq.h says
     "NO_PORTS": "every port of the queue is in use: close a handle, or create it with more ports",
     "TOO_LARGE": "the message is larger than a slot of the queue",
     "NOT_FOUND": "there is no queue of this name",
-    "MISMATCH": "the segment is of another format, version or machine",
+    "MISMATCH": "the segment is of another format, version or machine, or the shape is none of these bytes",
     "FOREIGN": "the segment belongs to another user",
     "SHUT": "the queue was shut down: no message goes in any more",
     "UNKNOWN_KIND": "the segment holds no queue, but something that this version of shmq does not know",

@@ -134,6 +134,22 @@ static int wait_on(shmq_queue *queue, int status, enum shmq_side side, uint64_t 
     return status == SHMQ_INTERRUPTED ? SHMQ_OK : status;
 }
 
+/* Has NumPy items of this kind and size? Python could not read others. */
+static bool is_item(char dtype, uint32_t itemsize) {
+    bool is_power = itemsize && !(itemsize & (itemsize - 1));
+    switch (dtype) {
+    case 'b': return itemsize == 1;
+    case 'u':
+    case 'i': return is_power && itemsize <= 8;
+    case 'f': return is_power && itemsize >= 2 && itemsize <= 16;
+    case 'c': return is_power && itemsize >= 8 && itemsize <= 32;
+    case 'S':
+    case 'V': return itemsize > 0;
+    case 'U': return itemsize > 0 && itemsize % 4 == 0;
+    default: return false;
+    }
+}
+
 static int describe(struct shmq_slot *slot, uint64_t nbytes, const shmq_shape *shape) {
     slot->nbytes = nbytes;
     slot->described = 0;
@@ -146,7 +162,7 @@ static int describe(struct shmq_slot *slot, uint64_t nbytes, const shmq_shape *s
         slot->shape[i] = shape->shape[i];
         if (__builtin_mul_overflow(total, (uint64_t)shape->shape[i], &total)) return SHMQ_TOO_LARGE;
     }
-    if (total != nbytes) return SHMQ_MISMATCH;
+    if (total != nbytes || !is_item(shape->dtype, shape->itemsize)) return SHMQ_MISMATCH;
     slot->kind = SHMQ_ARRAY;
     slot->ndim = (uint8_t)shape->ndim;
     slot->dtype = (uint8_t)shape->dtype;
@@ -175,6 +191,7 @@ int shmq_loan(shmq_queue *queue, uint64_t nbytes, const shmq_shape *shape, shmq_
     }
     shmq_cell_become(&queue->port, cell, SHMQ_LOANED);
     memset(message, 0, sizeof *message);
+    message->word = shmq_cell_load(&queue->port, cell);
     message->data = shmq_payload_at(&queue->port, slot);
     message->nbytes = nbytes;
     message->cell = cell;
@@ -197,15 +214,23 @@ static int publish(shmq_queue *queue, uint32_t cell, uint64_t deadline) {
     return SHMQ_OK;
 }
 
+/* Is it a loan of this handle's that was neither published nor abandoned, through this message or a copy of it? */
+static bool is_lent(const shmq_queue *queue, const shmq_message *message) {
+    const struct shmq_queue_port *port = &queue->port;
+    return message->data != NULL && message->cell < port->geometry.cells
+        && shmq_cell_load(port, (uint32_t)message->cell) == message->word
+        && shmq_cell_state(message->word) == SHMQ_LOANED && shmq_cell_owner(message->word) == port->port.index;
+}
+
 int shmq_publish(shmq_queue *queue, shmq_message *message, int64_t timeout_ns) {
-    if (message->data == NULL) return SHMQ_LOST;
+    if (!is_lent(queue, message)) return SHMQ_LOST;
     int status = publish(queue, (uint32_t)message->cell, deadline_of(timeout_ns));
     if (status == SHMQ_OK) message->data = NULL;
     return status;
 }
 
 int shmq_abandon(shmq_queue *queue, shmq_message *message) {
-    if (message->data == NULL) return SHMQ_LOST;
+    if (!is_lent(queue, message)) return SHMQ_LOST;
     shmq_cell_return(&queue->port, (uint32_t)message->cell, true);
     message->data = NULL;
     return SHMQ_OK;
@@ -309,7 +334,7 @@ const char *shmq_strerror(int error) {
         [SHMQ_NO_PORTS] = "every port of the queue is in use: close a handle, or create it with more ports",
         [SHMQ_TOO_LARGE] = "the message is larger than a slot of the queue",
         [SHMQ_NOT_FOUND] = "there is no queue of this name",
-        [SHMQ_MISMATCH] = "the segment is of another format, version or machine",
+        [SHMQ_MISMATCH] = "the segment is of another format, version or machine, or the shape is none of these bytes",
         [SHMQ_FOREIGN] = "the segment belongs to another user",
         [SHMQ_EXHAUSTED] = "the message has failed too often",
         [SHMQ_SHUT] = "the queue was shut down: no message goes in any more",

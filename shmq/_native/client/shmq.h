@@ -27,7 +27,8 @@ enum shmq_error {
     SHMQ_ERROR_NO_PORTS = 7,    /* as many handles attached as the queue has ports */
     SHMQ_ERROR_TOO_LARGE = 8,
     SHMQ_ERROR_NOT_FOUND = 9,
-    SHMQ_ERROR_MISMATCH = 10,   /* another format, version or byte order; a queue without a bound (overflow="grow") */
+    SHMQ_ERROR_MISMATCH = 10,   /* another format, version or byte order; a queue without a bound (overflow="grow"); a shape that NumPy has
+                                 * not, or that has more or fewer bytes */
     SHMQ_ERROR_FOREIGN = 11,    /* another user's */
     SHMQ_ERROR_SYSTEM = 12,     /* errno tells */
     SHMQ_ERROR_UNKNOWN_KIND = 15, /* the segment holds no queue, but something that this version does not know */
