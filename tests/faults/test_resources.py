@@ -332,6 +332,17 @@ def test_what_needs_no_descriptor_works_without(make: Make) -> None:
         shmq.verify(queue)
 
 
+def test_errors_that_name_processes_are_raised_without_descriptors_too(make: Make) -> None:
+    queue = make(slots=2, slot_size=64, in_flight=2, ports=1)
+    queue.put_many([b"one", b"two"])
+    leases = queue.receive_many(2)
+    with free_descriptors(0), pytest.raises(shmq.InFlightLimit, match=f"2 leased by pid {os.getpid()}"):
+        queue.receive(timeout=2)
+    with free_descriptors(4), pytest.raises(shmq.TooManyPorts, match=f"pid {os.getpid()}"):
+        shmq.Queue.attach(queue.name)
+    assert len(leases) == 2
+
+
 @pytest.mark.parametrize("lifetime", ["creator", "handles"])
 def test_a_queue_that_no_descriptor_is_left_to_remove_is_removed_later(name: str, lifetime: Any) -> None:
     queue = shmq.Queue.create(name, slots=2, slot_size=64, lifetime=lifetime)
