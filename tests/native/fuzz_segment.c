@@ -74,13 +74,14 @@ static unsigned char *images[WELL_FORMED];
 static void each_part(const struct segment *s, void (*part)(unsigned char *begin, uint64_t nbytes, unsigned char *end)) {
     const struct shmq_geometry *g = &s->geometry;
     unsigned char *slots = s->base + g->slot_offset, *payloads = s->base + g->payload_offset, *end = s->base + g->segment_bytes;
+    uint64_t room = g->slot_size > SHMQ_SIDE_KEY_BYTES ? g->slot_size : SHMQ_SIDE_KEY_BYTES; /* such a key lies in what rounding left */
     uint64_t ring_end = g->ring_offset + g->slots * sizeof(shmq_word);
     part(s->base, ring_end, slots);
     for (uint32_t i = 0; i < g->total_slots; i++) {
         unsigned char *header = slots + i * g->slot_stride, *payload = payloads + i * g->payload_stride;
         unsigned char *after = i + 1 < g->total_slots ? header + g->slot_stride : payloads;
         part(header, sizeof(struct shmq_slot), g->paged ? after : payload);
-        part(payload, g->slot_size, i + 1 < g->total_slots ? payload + (g->paged ? g->payload_stride : g->slot_stride - sizeof(struct shmq_slot)) : end);
+        part(payload, room, i + 1 < g->total_slots ? payload + (g->paged ? g->payload_stride : g->slot_stride - sizeof(struct shmq_slot)) : end);
     }
 }
 
