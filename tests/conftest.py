@@ -31,6 +31,7 @@ pytest.register_assert_rewrite("support")
 import shmq
 from support.native import Builder
 from support.processes import Children
+from support.programs import WithoutNumpy
 from support.shared_memory import SHM, left_behind_by
 
 _numbers = itertools.count()
@@ -136,6 +137,12 @@ def build(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     """Compile programs in C, each once in a run."""
     folder = tmp_path_factory.getbasetemp()
     return Builder((folder.parent if hasattr(request.config, "workerinput") else folder) / "built")
+
+
+@pytest.fixture
+def without_numpy(tmp_path: Path) -> WithoutNumpy:
+    """Processes that find a broken NumPy."""
+    return WithoutNumpy(tmp_path)
 
 
 @pytest.fixture

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import textwrap
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
-import pytest
 
 import shmq
-from support.programs import LONG, run_program
+from support.programs import WithoutNumpy, run_program
 
 Make = Callable[..., shmq.Queue]
 
@@ -42,14 +37,6 @@ def inside(action):
 def run_inside(script: str, *arguments: object) -> str:
     """The same as run_program, with what INSIDE defines."""
     return run_program(INSIDE + textwrap.dedent(script), *arguments)
-
-
-@pytest.fixture
-def without_numpy(tmp_path: Path) -> dict[str, str]:
-    """An environment for processes that find a NumPy which cannot be imported."""
-    (tmp_path / "numpy").mkdir()
-    (tmp_path / "numpy" / "__init__.py").write_text("raise ImportError('this NumPy is broken')")
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(Path(shmq.__file__).parents[1])])}
 
 
 # ---- what needs no NumPy ------------------------------------------------------------------------------------------------------
@@ -112,28 +99,30 @@ NO_ARRAYS = """
 """
 
 
-def test_what_is_no_array_imports_no_numpy() -> None:
-    run_program(f"{NO_ARRAYS}\n    assert 'numpy' not in sys.modules")
+def test_what_is_no_array_needs_no_numpy(without_numpy: WithoutNumpy) -> None:
+    run_program(NO_ARRAYS, env=without_numpy.environment)
+    assert not without_numpy.was_tried()
 
 
-def test_what_is_no_array_needs_no_numpy(without_numpy: dict[str, str]) -> None:
-    run_program(NO_ARRAYS, env=without_numpy)
-
-
-@pytest.mark.parametrize(
-    "command", ["ls", "doctor", "doctor --look", "dead {}", "redrive {}", "unlink -y {}", "--help", "demo {folder}"]
-)
-def test_commands_need_no_numpy(command: str, without_numpy: dict[str, str], make: Make, tmp_path: Path) -> None:
+def test_commands_need_no_numpy(without_numpy: WithoutNumpy, make: Make) -> None:
+    """But for the bench; what the demo does without is seen in tests/unit/test_cli.py."""
     queue = make(max_deliveries=1)
     queue.put("hopeless")
     queue.receive().reject()
-    (tmp_path / "files").mkdir()
-    (tmp_path / "files" / "one").write_text("of one line")
-    arguments = command.format(queue.name, folder=tmp_path / "files").split()
-    done = subprocess.run(
-        [sys.executable, "-m", "shmq", *arguments], env=without_numpy, capture_output=True, text=True, timeout=2 * LONG
+    run_program(
+        """
+        import sys
+        from click.testing import CliRunner
+        from shmq.cli._group import group
+
+        for command in "ls", "doctor --look {}", "doctor {}", "dead {}", "redrive {}", "unlink -y {}", "--help":
+            done = CliRunner().invoke(group, command.format(sys.argv[1]).split())
+            assert done.exit_code == 0, (command, done.output)
+        """,
+        queue.name,
+        env=without_numpy.environment,
     )
-    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    assert not without_numpy.was_tried()
 
 
 # ---- the first array ----------------------------------------------------------------------------------------------------------
@@ -385,7 +374,7 @@ def test_what_needs_numpy_during_its_import_is_refused_and_loses_nothing(make: M
     )
 
 
-def test_arrays_that_cannot_be_made_stay_where_they_are(make: Make, without_numpy: dict[str, str]) -> None:
+def test_arrays_that_cannot_be_made_stay_where_they_are(make: Make, without_numpy: WithoutNumpy) -> None:
     theirs = make(slot_size=64, max_deliveries=1)
     theirs.put(b"first")
     for number in range(3):
@@ -428,7 +417,7 @@ def test_arrays_that_cannot_be_made_stay_where_they_are(make: Make, without_nump
         print("done")
         """,
         theirs.name,
-        env=without_numpy,
+        env=without_numpy.environment,
     )
     assert said == "done\n"
     for number in range(3):

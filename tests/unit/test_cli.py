@@ -21,7 +21,7 @@ import pytest
 import shmq
 from support.commands import Commands
 from support.processes import session_of, survivors_of
-from support.programs import require
+from support.programs import WithoutNumpy, require
 from support.shared_memory import PREFIX, left_behind_by
 
 click_testing = pytest.importorskip("click.testing")
@@ -172,9 +172,11 @@ def test_demo_checks_every_file_and_compares(folder: Path) -> None:
     assert "\x1b" not in output
 
 
-def test_demo_does_without_the_comparison(folder: Path) -> None:
-    status, output, _ = finished(shmq_command("demo", folder, "--no-compare", "--workers", "3"))
-    assert status == 0
+def test_demo_does_without_the_comparison_and_without_numpy(folder: Path, without_numpy: WithoutNumpy) -> None:
+    command = shmq_command("demo", folder, "--no-compare", "--workers", "3", **without_numpy.environment)
+    status, output, errors = finished(command)
+    assert (status, errors) == (0, "")
+    assert not without_numpy.was_tried()
     assert "✓ shmq: 204 of 204 files" in output
     assert "multiprocessing" not in output
 
