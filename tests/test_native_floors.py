@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -107,3 +108,12 @@ def test_a_part_that_engine_c_does_not_list_is_found(tmp_path: Path) -> None:
 def test_includes_are_relative_to_the_file_that_they_stand_in() -> None:
     missing = {(file, name) for file in files_of(NATIVE) for name in includes_of(NATIVE, file) if not (NATIVE / name).exists()}
     assert missing == set()
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("file", sorted(files_of(NATIVE)))
+def test_each_file_of_the_engine_includes_what_it_names(file: str) -> None:
+    """Together, in the order of engine.c, a part may find by luck what it does not include."""
+    command = ["cc", "-std=c11", "-D_GNU_SOURCE=", "-Wall", "-Wextra", "-Wshadow", "-Werror", "-fsyntax-only", "-x", "c"]
+    done = subprocess.run([*command, NATIVE / file], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 SIDES = ("items", "space")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+LONGEST_NAME = 200
 SIDE_KEY = re.compile("[0-9a-f]{16}")
 
 
@@ -145,13 +146,13 @@ class Segment:
         entries.remove(self.side_file(key))
 
 
-def check_name(name: str, noun: str = "queue") -> str:
+def check_name(name: str, noun: str = "queue", longest: int = LONGEST_NAME) -> str:
     """The name, if it can be one. Raises ValueError or TypeError that says what a name is."""
     if not isinstance(name, str):
         raise TypeError(f"a {noun}'s name is a str, not {type(name).__name__}")
-    if not NAME.fullmatch(name):
+    if not NAME.fullmatch(name) or len(name) > longest:
         raise ValueError(
-            f"{name!r} cannot name a {noun}: a name has 1 to 200 letters, digits, '.', '_' or '-', "
+            f"{name!r} cannot name a {noun}: a name has 1 to {longest} letters, digits, '.', '_' or '-', "
             "and begins with a letter or digit"
         )
     return name

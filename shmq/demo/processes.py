@@ -18,7 +18,8 @@ __all__ = ["SPAWN", "Children", "available_cpus", "leaving_cleanly"]
 
 # spawn, since a parent that draws a progress bar has a thread, and a fork copies the locks which that thread holds.
 SPAWN = multiprocessing.get_context("spawn")
-DEFERRED = (signal.SIGINT, signal.SIGTERM)
+ASKING = (signal.SIGTERM, signal.SIGHUP)  # to leave; SIGHUP: the terminal was closed
+DEFERRED = (signal.SIGINT, *ASKING)
 FORGOTTEN_AGAIN = 0.01
 
 
@@ -58,7 +59,7 @@ class Children:
 
 
 def _run(body: Callable[..., None], *arguments: Any) -> None:
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKING)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     body(*arguments)
 
@@ -96,7 +97,7 @@ def _signals_deferred() -> Iterator[None]:
 
 @contextlib.contextmanager
 def leaving_cleanly() -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM unwind the block, children and queues included, and leave with the usual status."""
+    """Let Ctrl-C, SIGTERM and SIGHUP unwind the block, children and queues included, and leave with the usual status."""
     main = threading.get_ident()
     unraisable_before = sys.unraisablehook
 
@@ -111,7 +112,8 @@ def leaving_cleanly() -> Iterator[None]:
         else:  # from another thread and a little later: here it would strike in the finalizer once more
             threading.Timer(FORGOTTEN_AGAIN, os.kill, (os.getpid(), number)).start()
 
-    before = signal.signal(signal.SIGTERM, exit_by)
+    # nohup ignores SIGHUP, and so does its child.
+    before = {number: signal.signal(number, exit_by) for number in ASKING if signal.getsignal(number) != signal.SIG_IGN}
     sys.unraisablehook = hear_again
     try:
         yield
@@ -120,4 +122,5 @@ def leaving_cleanly() -> Iterator[None]:
         raise SystemExit(128 + signal.SIGINT) from None
     finally:
         sys.unraisablehook = unraisable_before
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

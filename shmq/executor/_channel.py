@@ -29,10 +29,11 @@ from shmq._segment import lifecycle
 from shmq._segment.queue import QueueConfig
 from shmq.executor._tasks import SMALL, Message
 
-__all__ = ["MOST_WORKERS", "SLOTS", "Channel", "shape_of"]
+__all__ = ["LARGE", "MOST_WORKERS", "SLOTS", "Channel", "shape_of"]
 
 Crowded = Literal["waits", "spills", "goes beside"]
 TICKET = b""
+LARGE = ".large"  # what the name of the second queue adds to that of the first one
 SLOTS = 1024
 LEAST_PORTS = 64
 MOST_PORTS = 1000  # of 1,022 that a segment can have
@@ -114,7 +115,7 @@ class Channel:
 
     @property
     def large_name(self) -> str:
-        return f"{self.small.name}.large"
+        return self.small.name + LARGE
 
     # -- putting -----------------------------------------------------------------------------------------------------------
 

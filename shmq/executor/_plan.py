@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from shmq._segment.segment import LONGEST_NAME, check_name
+from shmq.executor._channel import LARGE
+
 __all__ = ["Plan", "tasks_name"]
+
+TASKS = ".tasks"
 
 
 class Plan(NamedTuple):
@@ -23,5 +28,5 @@ class Plan(NamedTuple):
 
 
 def tasks_name(pool: str) -> str:
-    """The name of the queue of a pool's tasks."""
-    return f"{pool}.tasks"
+    """The name of the queue of a pool's tasks. Raises ValueError or TypeError that says what names a pool."""
+    return check_name(pool, "pool", LONGEST_NAME - len(TASKS + LARGE)) + TASKS

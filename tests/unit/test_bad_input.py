@@ -24,7 +24,7 @@ import pytest
 
 import shmq
 from shmq import _core
-from support.processes import Children
+from support.processes import WATCHDOG, Children
 from support.shared_memory import PREFIX, left_behind_by
 
 SHM = Path("/dev/shm")
@@ -479,10 +479,17 @@ def test_a_buffersize_that_cannot_be_is_refused_in_cpythons_words(buffersize: An
         pool.map(abs, [1], buffersize=buffersize)
 
 
-@pytest.mark.parametrize("bad", ["a/b", "x" * 301, "\udcff", "-x"], ids=ascii)
+@pytest.mark.parametrize("bad", ["a/b", "x" * 301, "x" * 189, "\udcff", "-x"], ids=ascii)
 def test_a_pool_of_an_impossible_name_is_refused(bad: str) -> None:
-    with pytest.raises(ValueError, match="cannot name"):
+    """Its queues have longer names, which nobody typed: the refusal speaks of the pool's, before any of them is made."""
+    with pytest.raises(ValueError, match=f"^{re.escape(repr(bad))} cannot name a pool: a name has 1 to 188 letters"):
         shmq.Executor(1, name=bad)
+
+
+def test_a_pool_whose_name_is_as_long_as_can_be_works(name: str) -> None:
+    with shmq.Executor(1, name=name + "x" * (188 - len(name))) as pool:
+        assert pool.submit(len, b"x" * (1 << 19)).result(WATCHDOG) == 1 << 19
+        assert any(segment.endswith(".tasks.large") and segment.startswith(name) for segment in shmq.list_segments())
 
 
 # -- waiting -------------------------------------------------------------------------------------------------------------------

@@ -209,7 +209,11 @@ def test_files_of_killed_workers_come_back_to_the_others(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("after", [0.4, *(pytest.param(after, marks=pytest.mark.stress) for after in (0.1, 1.0, 1.6))])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "terminate"])
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGINT, signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.stress)],
+    ids=["ctrl-c", "terminate", "terminal closed"],
+)
 def test_demo_interrupted_leaves_no_child_and_no_segment(tmp_path: Path, after: float, number: signal.Signals) -> None:
     process = shmq_command("demo", files_of(4.0, tmp_path / "files"), "--workers", "2")
     assert process.stdout is not None

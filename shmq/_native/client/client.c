@@ -69,8 +69,8 @@ static int map_segment(const char *name, void **base, struct shmq_geometry *geom
 
 int shmq_attach(const char *name, shmq_queue **out) {
     if (!shmq_owner_is_this_user()) return SHMQ_FOREIGN;
-    uint64_t self = shmq_owner_self();
-    if (self == 0) return SHMQ_SYSTEM;
+    uint64_t own = shmq_owner_self();
+    if (own == 0) return SHMQ_SYSTEM;
     void *base;
     struct shmq_geometry geometry;
     uint64_t mapped;
@@ -81,8 +81,8 @@ int shmq_attach(const char *name, shmq_queue **out) {
     else if (((struct shmq_header *)base)->lock_inode != shmq_owner_lock_inode()) status = SHMQ_MISMATCH;
     else if (((struct shmq_header *)base)->flags & SHMQ_GROWS) status = SHMQ_MISMATCH; /* this client neither reads nor writes a backlog */
     else {
-        status = (int)shmq_port_attach(&queue->port, base, &geometry, self);
-        if (status == SHMQ_NO_PORTS && shmq_reap(&queue->port.port)) status = (int)shmq_port_attach(&queue->port, base, &geometry, self);
+        status = (int)shmq_port_attach(&queue->port, base, &geometry, own);
+        if (status == SHMQ_NO_PORTS && shmq_reap(&queue->port.port)) status = (int)shmq_port_attach(&queue->port, base, &geometry, own);
     }
     if (status == SHMQ_OK) {
         queue->mapped_bytes = mapped;

@@ -3,6 +3,7 @@
 #define SHMQ_AWAIT_H
 
 #include "../wait.h"
+#include "port.h"
 
 /* Take back what the dead held, and leases whose time is over, if no port of this segment has looked for a slice. So a consumer that
  * only polls notices them, too. True: a message came back, or a port was freed. */
