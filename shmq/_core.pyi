@@ -86,7 +86,8 @@ class Waiters(NamedTuple):
     producers: int
 
 class Mapped:
-    segment: Any
+    @property
+    def segment(self) -> Any: ...
     def _observe(self, segment: Any) -> None: ...
     @property
     def name(self) -> str:
@@ -130,8 +131,10 @@ class Observer(Mapped):
     def _decode_image(self, image: bytes) -> Any: ...
 
 class Attachment(Mapped):
-    closed: bool
-    spin: bool
+    @property
+    def closed(self) -> bool: ...
+    @property
+    def spin(self) -> bool: ...
     _after_sleep: Callable[[], object] | None
     _noun: str
     def close(self) -> None:
@@ -162,7 +165,8 @@ class Attachment(Mapped):
     def _reap(self) -> int: ...
 
 class QueuePort(Attachment, Generic[T]):
-    spills: bool
+    @property
+    def spills(self) -> bool: ...
     @property
     def codec(self) -> Any:
         """The codec of what is neither bytes, str nor an array; None where there is none."""

@@ -326,6 +326,29 @@ class Queue(_core.QueueHandle[T]):
         readable: Readable = self._readable
         return readable.descriptor
 
+    # The core's fields cannot have docstrings.
+
+    @property
+    def closed(self) -> bool:
+        """Was this handle closed: by `close`, or by the end of the interpreter?"""
+        return super().closed
+
+    @property
+    def spills(self) -> bool:
+        """Does a message that is too large for a slot go into a side segment, as `oversize="spill"` has it?"""
+        return super().spills
+
+    @property
+    def spin(self) -> bool:
+        """Does this handle spin for some microseconds before it sleeps?"""
+        return super().spin
+
+    @property
+    def segment(self) -> Segment:
+        """The mapped segment: an internal object, which may change from one version to the next."""
+        segment: Segment = super().segment
+        return segment
+
     def close(self) -> None:
         """Let go of the queue in this process; messages stay. Leases and loans already taken can still be settled.
 

@@ -103,6 +103,7 @@ def public_docstrings() -> dict[str, str]:
                     callable(value)
                     or isinstance(value, property | classmethod | staticmethod)
                     or "method" in type(value).__name__
+                    or "descriptor" in type(value).__name__
                 )
                 if not attribute.startswith("_") and described and not inspect.isclass(value):
                     found[f"{module.__name__}.{name}.{attribute}"] = inspect.getdoc(getattr(thing, attribute)) or ""
