@@ -25,22 +25,30 @@ __all__ = ["arrays"]
 
 NAMES = ("numpy", "shmq._codec.arrays")
 PATIENCE = 10.0  # seconds that a fork waits: then there is something wrong with the import
-forked_inside = False  # the child of a fork that found it by half in another thread
+importers: set[int] = set()  # threads that are in the middle of it for shmq
+forked_inside = False  # another thread of the parent was, when this process was forked
 
 
 def arrays() -> ModuleType:
     """Return shmq._codec.arrays, which has NumPy. Raises what its import raises, and ImportError where NumPy is there by half."""
-    if forked_inside and is_half_imported():
+    module = sys.modules.get(NAMES[-1])
+    if module is not None and not is_half_imported():
+        return module
+    if forked_inside:
         raise ImportError(
             "this process was forked while another thread of its parent imported NumPy, which is of no use here: "
             "import numpy before you fork"
         )
-    module = sys.modules.get(NAMES[-1])
-    if module is not None and not is_half_imported():
-        return module
-    if threading.current_thread() is threading.main_thread():
-        return without_signals(import_arrays)
-    return import_arrays()
+    thread = threading.get_ident()
+    first = thread not in importers  # else this is something that the import runs
+    try:
+        importers.add(thread)
+        if threading.current_thread() is threading.main_thread():
+            return without_signals(import_arrays)
+        return import_arrays()
+    finally:
+        if first:
+            importers.discard(thread)
 
 
 def import_arrays() -> ModuleType:
@@ -109,7 +117,7 @@ def runs_here(name: str) -> bool:
 
 def is_imported_elsewhere() -> bool:
     """Is another thread in the middle of it?"""
-    return any(is_initializing(name) and not runs_here(name) for name in NAMES)
+    return bool(importers - {threading.get_ident()}) or any(is_initializing(name) and not runs_here(name) for name in NAMES)
 
 
 def wait_for_import() -> None:
@@ -126,6 +134,7 @@ def note_fork() -> None:
     """In the child."""
     global forked_inside
     forked_inside = is_imported_elsewhere()
+    importers.intersection_update({threading.get_ident()})
 
 
 os.register_at_fork(before=wait_for_import, after_in_child=note_fork)

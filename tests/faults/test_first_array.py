@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Callable
 
 import numpy as np
+import pytest
 
 import shmq
 from support.programs import WithoutNumpy, run_program
@@ -267,13 +268,28 @@ def test_bytes_travel_while_another_thread_imports_numpy() -> None:
 
 # Another thread is in the middle of the import when the main one forks; the child then needs NumPy.
 FORKED = """
-    import array, os, time
+    import array, os, time, types
     import shmq
     from shmq._codec import importing
 
     importing.PATIENCE = float(sys.argv[2])
-    begun, go_on = threading.Event(), threading.Event()
-    inside(lambda: (begun.set(), go_on.wait(float(sys.argv[3]))))
+    begun, go_on, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def pause():
+        begun.set()
+        go_on.wait(float(sys.argv[3]))
+        ended.set()
+
+    def import_module(name):
+        module = __import__(name, fromlist=["*"])
+        if name == "numpy":
+            pause()
+        return module
+
+    if sys.argv[4] == "inside":
+        inside(pause)
+    else:
+        importing.importlib = types.SimpleNamespace(import_module=import_module)
     theirs = shmq.Queue.attach(sys.argv[1])
     importer = threading.Thread(target=theirs.get)
     importer.start()
@@ -282,7 +298,7 @@ FORKED = """
         with shmq.Queue() as ours:
             try:
                 ours.put(array.array("d", [1, 2]))
-                print(ours.get().tolist())
+                print(ours.get().tolist(), ended.is_set())
             except ImportError as error:
                 ours.put(b"bytes")
                 assert ours.get() == b"bytes"
@@ -297,17 +313,19 @@ FORKED = """
 """
 
 
-def test_a_fork_waits_until_another_thread_has_imported_numpy(make: Make) -> None:
+@pytest.mark.parametrize("where", ["inside", "behind"])
+def test_a_fork_waits_until_another_thread_has_imported_numpy(where: str, make: Make) -> None:
+    """Also where NumPy is there, and what shmq needs of it is not yet."""
     theirs = make(slot_size=64)
     theirs.put(np.arange(3))
-    assert run_inside(FORKED, theirs.name, 30, 0.2) == "[1.0, 2.0]\n"
+    assert run_inside(FORKED, theirs.name, 30, 0.2, where) == "[1.0, 2.0] True\n"
 
 
 def test_a_child_that_was_forked_in_the_middle_of_the_import_is_told(make: Make) -> None:
     """Where the fork had no patience: otherwise the child would wait for a thread that it does not have."""
     theirs = make(slot_size=64)
     theirs.put(np.arange(3))
-    assert "forked while another thread of its parent imported NumPy" in run_inside(FORKED, theirs.name, 0, 30)
+    assert "forked while another thread of its parent imported NumPy" in run_inside(FORKED, theirs.name, 0, 30, "inside")
     assert theirs.empty()
 
 
