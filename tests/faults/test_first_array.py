@@ -295,10 +295,11 @@ FORKED = """
     importer.start()
     assert begun.wait(30)
     if (child := os.fork()) == 0:
+        waited = ended.is_set()
         with shmq.Queue() as ours:
             try:
                 ours.put(array.array("d", [1, 2]))
-                print(ours.get().tolist(), ended.is_set())
+                print(ours.get().tolist(), waited)
             except ImportError as error:
                 ours.put(b"bytes")
                 assert ours.get() == b"bytes"
