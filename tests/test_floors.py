@@ -17,6 +17,7 @@ PACKAGE = Path(shmq.__file__).parent
 FLOORS = {  # folders, and the modules beside them
     "_errors": 0,
     "_core": 1,
+    "_signals": 1,
     "_worker_lost": 1,
     "_segment": 2,
     "_codec": 2,

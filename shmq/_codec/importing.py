@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import importlib
 import os
-import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
 from types import FrameType, ModuleType
-from typing import Any
+
+from shmq._signals import ALL, put_off_signals
 
 __all__ = ["arrays"]
 
@@ -43,9 +42,8 @@ def arrays() -> ModuleType:
     first = thread not in importers  # else this is something that the import runs
     try:
         importers.add(thread)
-        if threading.current_thread() is threading.main_thread():
-            return without_signals(import_arrays)
-        return import_arrays()
+        with put_off_signals(ALL):
+            return import_arrays()
     finally:
         if first:
             importers.discard(thread)
@@ -57,43 +55,6 @@ def import_arrays() -> ModuleType:
         if is_initializing(name):
             raise ImportError("NumPy is needed in the middle of its own import, by a finalizer or a signal handler that it runs")
     return module
-
-
-def without_signals(function: Callable[[], ModuleType]) -> ModuleType:
-    """Call it in the main thread, which calls the handlers of signals: those that strike meanwhile are called afterwards."""
-    struck: list[tuple[Any, int]] = []
-    handlers: dict[int, Any] = {
-        number: handler for number in signal.valid_signals() if callable(handler := signal.getsignal(number))
-    }
-    try:
-        for number, handler in handlers.items():
-            signal.signal(number, lambda number, _, handler=handler: struck.append((handler, number)))  # type: ignore[misc]
-        return function()
-    finally:
-        set_handlers(handlers)
-        call_handlers(struck)
-
-
-def set_handlers(handlers: dict[int, Any]) -> None:
-    """Set them all, also where one that is set already is called meanwhile, and raises."""
-    try:
-        for number in list(handlers):
-            signal.signal(number, handlers[number])
-            del handlers[number]
-    finally:
-        if handlers:
-            set_handlers(handlers)
-
-
-def call_handlers(struck: list[tuple[Any, int]]) -> None:
-    """Call them all, also where one raises. The signal is not raised again: a wakeup descriptor has heard of it already."""
-    try:
-        while struck:
-            handler, number = struck.pop(0)
-            handler(number, sys._getframe())
-    finally:
-        if struck:
-            call_handlers(struck)
 
 
 def is_initializing(name: str) -> bool:

@@ -44,13 +44,9 @@ def holders_report(port: Observer) -> str:
         parts.append(f"{free} given back while this was written")
     since = min((cell.leased_at for cell in cells if cell.state == "leased" and cell.leased_at), default=None)
     age = "" if since is None else f"; the oldest lease is {_core.monotonic_ns() * 1e-9 - since:.1f} s old"
+    was = "was" if free else "is"
     return (
-        (
-            f"every in-flight cell of queue {port.name!r} was in use (in_flight={in_flight}): "
-            if free
-            else f"every in-flight cell of queue {port.name!r} is in use (in_flight={in_flight}): "
-        )
-        + f"{', '.join(parts)}{age}. "
+        f"every in-flight cell of queue {port.name!r} {was} in use (in_flight={in_flight}): {', '.join(parts)}{age}. "
         "Ack or release leases, drop views of acked messages, or create the queue with a larger in_flight="
     )
 

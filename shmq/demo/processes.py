@@ -106,7 +106,9 @@ def leaving_cleanly() -> Iterator[None]:
 
     def hear_again(forgotten: sys.UnraisableHookArgs) -> None:
         """Send a signal again whose exception struck in a finalizer, where Python forgets it and goes on."""
-        number = {SystemExit: signal.SIGTERM, KeyboardInterrupt: signal.SIGINT}.get(forgotten.exc_type)
+        error = forgotten.exc_value
+        status = 128 + signal.SIGINT if isinstance(error, KeyboardInterrupt) else getattr(error, "code", None)
+        number = next((number for number in DEFERRED if status == 128 + number), None)
         if number is None or threading.get_ident() != main:
             unraisable_before(forgotten)
         else:  # from another thread and a little later: here it would strike in the finalizer once more

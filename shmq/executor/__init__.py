@@ -28,7 +28,6 @@
     _channel       a line of messages of any size: two queues
     _tasks         tasks and outcomes to bytes and back
     _pickles       their pickles
-    _signals       signals by which a program is asked to end
 
 A task is a leased message: it is gone when its outcome has been put, and not before.
 """

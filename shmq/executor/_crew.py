@@ -22,12 +22,12 @@ from multiprocessing.process import BaseProcess
 from typing import NamedTuple
 
 from shmq._core import Hold
+from shmq._signals import HEARD, put_off_signals
 from shmq._worker_lost import WorkerLost
 from shmq.executor import _board
 from shmq.executor._autoscale import Autoscale
 from shmq.executor._board import Board, WorkerRow, WorkerStats
 from shmq.executor._plan import Plan
-from shmq.executor._signals import HEARD, put_off_signals
 
 __all__ = ["Crew", "Death", "describe_exit"]
 

@@ -13,10 +13,10 @@ from collections.abc import Callable
 from shmq._core import Hold
 from shmq._errors import ShmqError
 from shmq._queue import Queue
+from shmq._signals import put_off_signals
 from shmq._waiting.bell import wait_many
 from shmq.executor._future import lock
 from shmq.executor._reserve import is_limit
-from shmq.executor._signals import put_off_signals
 
 __all__ = ["Manager"]
 

@@ -15,11 +15,11 @@ from shmq import _core
 from shmq._core import Lease
 from shmq._errors import Empty, ShmqError
 from shmq._queue import Queue
+from shmq._signals import HEARD
 from shmq.executor import _board
 from shmq.executor._board import Board
 from shmq.executor._plan import Plan
 from shmq.executor._reserve import is_limit
-from shmq.executor._signals import HEARD
 
 if TYPE_CHECKING:
     import logging

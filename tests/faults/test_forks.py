@@ -228,13 +228,17 @@ def test_a_killed_parent_is_dead_although_its_child_lives(make: Make) -> None:
         os.close(read)
 
 
+def close_descriptors() -> None:
+    os.closerange(3, 256)
+
+
 def test_a_childs_exit_does_not_let_go_of_the_parents_life(make: Make) -> None:
     """Closing any descriptor of the lock file would drop its locks, if they were inherited: a hundred children try."""
     queue = make(slots=4)
     queue.put("held")
     lease = queue.receive(timeout=0)
     for number in range(100):
-        assert ended_well(forked(lambda number=number: _core.identity() if number % 2 else os.closerange(3, 256)))  # type: ignore[misc]
+        assert ended_well(forked(_core.identity if number % 2 else close_descriptors))
     judge = """
         import shmq, sys
         queue = shmq.Queue.attach(sys.argv[1])

@@ -688,7 +688,7 @@ WORDS = {  # what each error of shmq.h says
     "NO_PORTS": "every port of the queue is in use: close a handle, or create it with more ports",
     "TOO_LARGE": "the message is larger than a slot of the queue",
     "NOT_FOUND": "there is no queue of this name",
-    "MISMATCH": "the segment is of another format, version or machine, or the shape is none of these bytes",
+    "MISMATCH": "the segment is of another format, version or machine, or the shape does not fit the bytes",
     "FOREIGN": "the segment belongs to another user",
     "SHUT": "the queue was shut down: no message goes in any more",
     "UNKNOWN_KIND": "the segment holds no queue, but something that this version of shmq does not know",

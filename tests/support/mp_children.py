@@ -60,7 +60,7 @@ def put_what_it_has(queue: Any) -> None:
 
 
 def answer(q: Any) -> Callable[..., Any]:
-    return q.get(timeout=LONG).put("here I am")  # type: ignore[no-any-return]
+    return q.get(timeout=LONG).put("here I am")  # type: ignore[no-any-return]  # a queue carries any object
 
 
 def put_number(q: Any, number: int) -> int:

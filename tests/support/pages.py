@@ -162,7 +162,7 @@ def run_one(path: str, prefix: str, folder: str) -> None:
 def serve() -> None:
     """Run each page that is asked for on the standard input in a fork of this process; tell its pid, and how it ended."""
     os.environ["PATH"] = f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"
-    import numpy  # noqa: F401
+    import numpy  # noqa: F401  # for the pages: each is run in a fork
 
     from shmq.cli._group import COMMANDS, load
 

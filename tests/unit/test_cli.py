@@ -240,7 +240,7 @@ with leaving_cleanly():
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "terminate"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=["ctrl-c", "terminate", "terminal closed"])
 def test_a_command_ends_although_its_signal_struck_in_a_finalizer(number: signal.Signals) -> None:
     """Python prints and forgets what is raised there; the demo went on to its end, as if nobody had asked it to leave."""
     program = FORGETFUL.format(number=number.name, limit=WATCHDOG)

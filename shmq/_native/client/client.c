@@ -334,7 +334,7 @@ const char *shmq_strerror(int error) {
         [SHMQ_NO_PORTS] = "every port of the queue is in use: close a handle, or create it with more ports",
         [SHMQ_TOO_LARGE] = "the message is larger than a slot of the queue",
         [SHMQ_NOT_FOUND] = "there is no queue of this name",
-        [SHMQ_MISMATCH] = "the segment is of another format, version or machine, or the shape is none of these bytes",
+        [SHMQ_MISMATCH] = "the segment is of another format, version or machine, or the shape does not fit the bytes",
         [SHMQ_FOREIGN] = "the segment belongs to another user",
         [SHMQ_EXHAUSTED] = "the message has failed too often",
         [SHMQ_SHUT] = "the queue was shut down: no message goes in any more",
